@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Pre-trains the small world's CLIP from nothing, on captions alone, with open_clip's model and loss.
+
+This made the weights in tcl_d2/assets/shapes_clip. It draws its scenes from a seed of its own, so none of them is
+seen again by TCL or in evaluation. It can be stopped and started again: it goes on from its last checkpoint.
+
+    python tools/pretrain_shapes_clip.py --output output/shapes_clip
+"""
+
+import argparse
+import math
+import os
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from tcl_d2.data.shapes import draw_scene
+
+ASSETS = Path(__file__).resolve().parent.parent / "tcl_d2/assets/shapes_clip"
+SEED = 1_000_003  # apart from the seeds of prepare_shapes.py
+PLAIN = 0.3  # scenes on a blank ground: the image-level loss shows CLIP masked pictures
+MEAN, STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255  # as TCL normalises
+
+
+def _draw(index: int) -> tuple[np.ndarray, str]:
+    scene = draw_scene(SEED, index, plain=PLAIN)
+    return scene.image, scene.caption
+
+
+def draw_pairs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 [count, 3, S, S] and tokens int16 [count, context]."""
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(ASSETS / "bpe.txt.gz", context_length=32)
+    with Pool() as pool:
+        pairs = list(tqdm(pool.imap(_draw, range(count), chunksize=256), "drawing", count, mininterval=5))
+    images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2)
+    return images, tokenizer([caption for _, caption in pairs]).short()
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(x, dtype=torch.float32, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
+    return (images - mean) / std
+
+
+def random_flip(images: torch.Tensor) -> torch.Tensor:
+    for axis in (-1, -2):
+        flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        images = torch.where(flip, images.flip(axis), images)
+    return images
+
+
+@torch.no_grad()
+def retrieval_accuracy(model, images: torch.Tensor, tokens: torch.Tensor, batch: int = 100) -> float:
+    """Share of images whose own caption scores highest among `batch`, in percent."""
+    model.eval()
+    hits = 0
+    for image, token in zip(images.split(batch), tokens.split(batch)):
+        logits, _ = model.get_logits(normalize(image), token.long())
+        hits += (logits.argmax(1) == torch.arange(len(image), device=logits.device)).sum().item()
+    model.train()
+    return 100 * hits / len(images)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("output/shapes_clip"))
+    parser.add_argument("--scenes", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    images, tokens = (x.to(args.device) for x in draw_pairs(args.scenes))
+    held_out, images = images[:2000], images[2000:]
+    held_out_tokens, tokens = tokens[:2000], tokens[2000:]
+    torch.manual_seed(SEED)
+    open_clip.add_model_config(ASSETS / "model.json")
+    model = open_clip.create_model("model", device=args.device)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    no_decay = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    warm_up = 150
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1, step / args.steps))),
+    )
+    loss_of = ClipLoss()
+
+    checkpoint, start = args.output / "last.pth", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=args.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = state["step"]
+        print(f"going on from step {start} of {checkpoint}")
+
+    generator, began = torch.Generator().manual_seed(SEED + start), time.perf_counter()
+    for step in range(start, args.steps):
+        batch = torch.randint(len(images), (args.batch,), generator=generator).to(args.device)
+        image, text, scale = model(normalize(random_flip(images[batch].float())), tokens[batch].long())
+        loss = loss_of(image, text, scale)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        model.logit_scale.data.clamp_(0, math.log(100))
+        done = step + 1
+        if done % 20 == 0:
+            left = (time.perf_counter() - began) / (done - start) * (args.steps - done) / 60
+            accuracy = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
+            accuracy = accuracy.float().mean().item() * 100
+            print(f"step {done}/{args.steps} loss {loss.item():.3f} batch accuracy {accuracy:.1f}% "
+                  f"scale {scale.item():.1f}, {left:.0f} min left", flush=True)
+        if done % 100 == 0 or done == args.steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "schedule": schedule.state_dict(), "step": done}, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+
+    accuracy = retrieval_accuracy(model, held_out, held_out_tokens)
+    print(f"held-out scenes: {accuracy:.1f}% find their caption among 100")
+    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, args.output / "weights.safetensors")
+    print(f"written: {args.output / 'weights.safetensors'}; copy it to {ASSETS} to use it")
+
+
+if __name__ == "__main__":
+    main()
