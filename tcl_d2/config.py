@@ -1,0 +1,121 @@
+"""Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
+
+from detectron2.config import CfgNode as CN
+
+# The prompt templates of the paper's published results.
+TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of a {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a photo of many {}.",
+    "a photo of {}s.",
+)
+
+
+def add_tcl_config(cfg: CN) -> None:
+    """Adds the keys of TCL to `cfg`, in place; call it before merging a config file.
+
+    Every key has its comment on its own line or just above: the table of keys in the documentation is made from them.
+    """
+    # ImageNet's mean and deviation in RGB order and 0..255, as the official release normalises (not CLIP's own).
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    cfg.MODEL.CLIP = CN()
+    # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).
+    cfg.MODEL.CLIP.NAME = "ViT-B-16"
+    # Its weights: an open_clip tag ("openai"), a file in OpenAI's or OpenCLIP's layout, or "" for random ones.
+    cfg.MODEL.CLIP.PRETRAINED = "openai"
+
+    # Masks from CLIP's dense similarities s (knowledge preservation, MaskCLIP): sigmoid((s - shift) * scale).
+    cfg.MODEL.CLIP.MASK_SHIFT = 0.25
+    cfg.MODEL.CLIP.MASK_SCALE = 10.0
+
+    cfg.MODEL.TCL = CN()
+    # Blocks of the image encoder that are shared and stay frozen; the rest is copied into the grounder (paper: 11 of 12).
+    cfg.MODEL.TCL.FREEZE = 11
+    # Gated decoder blocks; each doubles the resolution of the masks.
+    cfg.MODEL.TCL.DECODER_BLOCKS = 2
+    # Sim2Mask, logit = w * similarity + b: initial values of the learnable w and b.
+    cfg.MODEL.TCL.SIM_SCALE_INIT = 10.0
+    cfg.MODEL.TCL.SIM_BIAS_INIT = -2.5
+    # Temperature of the Gumbel-sigmoid that makes the hard masks of the image-level loss.
+    cfg.MODEL.TCL.GUMBEL_TAU = 1.0
+    # Iteration at which the copied last blocks begin to train too (second stage); -1: never.
+    cfg.MODEL.TCL.UNFREEZE_ITER = 30000
+    # Loss heads, by name in TCL_LOSS_REGISTRY; leave one out to train without it.
+    cfg.MODEL.TCL.LOSS_HEADS = [
+        "ImageTCLLoss",
+        "FeatureTCLLoss",
+        "PositiveAreaLoss",
+        "NegativeAreaLoss",
+        "ImageSmoothnessLoss",
+        "MaskSmoothnessLoss",
+    ]
+    # Share of the image that the masks of matching pairs should cover; depends on the data (paper: 0.4).
+    cfg.MODEL.TCL.AREA_PRIOR = 0.4
+    # The same for pairs that do not match.
+    cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR = 0.0
+    cfg.MODEL.TCL.LOSS_WEIGHT = CN()
+    # Image-level TCL: contrast of the masked image, seen by CLIP, with the texts.
+    cfg.MODEL.TCL.LOSS_WEIGHT.TCL_IMAGE = 0.1
+    # Feature-level TCL: contrast of the features pooled under the masks with the texts.
+    cfg.MODEL.TCL.LOSS_WEIGHT.TCL_FEATURE = 0.1
+    # Area of the masks of matching pairs.
+    cfg.MODEL.TCL.LOSS_WEIGHT.AREA_POS = 0.4
+    # Area of the masks of pairs that do not match.
+    cfg.MODEL.TCL.LOSS_WEIGHT.AREA_NEG = 0.4
+    # Total variation of the pixel embeddings.
+    cfg.MODEL.TCL.LOSS_WEIGHT.TV_IMAGE = 1.0
+    # Total variation of the soft masks.
+    cfg.MODEL.TCL.LOSS_WEIGHT.TV_MASK = 1.0
+    # Ablation: contrast of the whole image (no masks) with the texts; used by WholeImageLoss alone.
+    cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
+
+    cfg.INPUT.FORMAT = "RGB"
+    # Image reading at evaluation (the unified protocol): short side 448, long side at most 2048.
+    cfg.INPUT.MIN_SIZE_TEST = 448
+    cfg.INPUT.MAX_SIZE_TEST = 2048
+    cfg.INPUT.IMAGE_TEXT = CN()
+    # Side of the square training crop, in pixels.
+    cfg.INPUT.IMAGE_TEXT.SIZE = 224
+    # Random resized crop: share of the image's area, and aspect ratio (width / height).
+    cfg.INPUT.IMAGE_TEXT.CROP_SCALE = [0.08, 1.0]
+    cfg.INPUT.IMAGE_TEXT.CROP_RATIO = [0.75, 1.3333]
+    # Probability of a horizontal flip.
+    cfg.INPUT.IMAGE_TEXT.FLIP = 0.5
+    # RandAugment policy in timm's notation; "" for none.
+    cfg.INPUT.IMAGE_TEXT.RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+    # Probability of random erasing (timm's pixel mode).
+    cfg.INPUT.IMAGE_TEXT.ERASING = 0.25
+
+    # Samples that each loader worker holds to draw from, so that neighbours in a shard are not neighbours in a batch.
+    cfg.DATALOADER.SHUFFLE_BUFFER = 1000
+
+    # AdamW.
+    cfg.SOLVER.BETAS = [0.9, 0.999]
+    cfg.SOLVER.EPS = 1e-6
+    # Low precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA, with loss scaling) or "bfloat16" (also CPU).
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
+    cfg.TEST.ZERO_SHOT = CN()
+    # Sliding window: side and step of the square crops, in pixels of the resized image.
+    cfg.TEST.ZERO_SHOT.CROP = 448
+    cfg.TEST.ZERO_SHOT.STRIDE = 224
+    # Constant score of the background where a data set has one (paper: 0.4 with PAMR, 0.5 without).
+    cfg.TEST.ZERO_SHOT.BACKGROUND = 0.4
+    # Knowledge preservation: weight of frozen CLIP's own masks in the mixture; 0 for none.
+    cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
+    # Prompt templates; a class embedding is the mean over them.
+    cfg.TEST.ZERO_SHOT.TEMPLATES = list(TEMPLATES)
+    # Refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
+    cfg.TEST.ZERO_SHOT.PAMR = CN()
+    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
+    # How often a mask is averaged over its neighbours.
+    cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
+    # Distances of the 8 neighbours, in pixels of the mask.
+    cfg.TEST.ZERO_SHOT.PAMR.DILATIONS = [1, 2, 4, 8, 12, 24]

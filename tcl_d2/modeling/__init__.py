@@ -1,0 +1,21 @@
+"""The model: pure tensors in, tensors out below the meta-architectures."""
+
+from .clip import FrozenCLIP, build_clip, build_tokenizer
+from .grounder import Grounder, Sim2Mask
+from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
+from .meta_arch import TCL, MaskCLIP
+from .refine import PAMR
+
+__all__ = [
+    "FrozenCLIP",
+    "Grounder",
+    "Grounding",
+    "MaskCLIP",
+    "PAMR",
+    "Sim2Mask",
+    "TCL",
+    "TCL_LOSS_REGISTRY",
+    "build_clip",
+    "build_losses",
+    "build_tokenizer",
+]

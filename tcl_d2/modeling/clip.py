@@ -1,0 +1,247 @@
+"""The frozen CLIP, on open_clip: text embeddings, image embeddings, and the shared trunk of the grounder."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Callable
+
+import open_clip
+import torch
+from detectron2.utils.file_io import PathManager
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+# Numbers that OpenAI's files carry beside the weights; they also tell its layout, whose models use QuickGELU.
+_OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+
+
+def _model_name(name: str) -> str:
+    """open_clip's name of a model; a JSON config is registered first, under its file's name."""
+    if not name.endswith(".json"):
+        if name not in open_clip.list_models():
+            raise ValueError(
+                f"MODEL.CLIP.NAME: open_clip knows no model '{name}'. Expected one of open_clip.list_models(), such as "
+                "'ViT-B-16', or the path of a model config ending in .json."
+            )
+        return name
+    path = Path(PathManager.get_local_path(name))
+    if not path.is_file():
+        raise FileNotFoundError(f"MODEL.CLIP.NAME: no model config at '{name}'.")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """The tokeniser of the CLIP `name` (see build_clip): list of N texts -> int64 [N, context], truncated and padded.
+
+    A `bpe_path` in a JSON config's `tokenizer_kwargs` is looked for beside the config.
+    """
+    model_name = _model_name(name)
+    text_cfg = open_clip.get_model_config(model_name)["text_cfg"]
+    bpe_path = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
+    if bpe_path is None:
+        return open_clip.get_tokenizer(model_name)
+    bpe_path = Path(PathManager.get_local_path(name)).parent / bpe_path
+    return open_clip.get_tokenizer(model_name, bpe_path=str(bpe_path))
+
+
+def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
+    """Reads a CLIP's state dict from a file in OpenAI's or OpenCLIP's layout, without running code from it.
+
+    Returns:
+        the state dict (names as in open_clip's CLIP), and whether the file says that it is OpenAI's (QuickGELU).
+
+    Raises:
+        FileNotFoundError, ValueError: with the file's name and what was expected.
+    """
+    local = PathManager.get_local_path(path)
+    if not Path(local).is_file():
+        raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
+    try:
+        state = open_clip.factory.load_state_dict(local)
+    except Exception as error:  # torch and safetensors raise many kinds
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: '{path}' could not be read as CLIP weights (a state dict saved by torch.save, or "
+            f"safetensors, that holds tensors alone): {str(error).splitlines()[0]}"
+        ) from None
+    if "visual.conv1.weight" not in state:
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: '{path}' is no CLIP ViT in OpenAI's or OpenCLIP's layout: it has no "
+            f"'visual.conv1.weight'. Its first keys: {list(state)[:3]}."
+        )
+    is_openai = "input_resolution" in state
+    return {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, is_openai
+
+
+def _is_file(pretrained: str) -> bool:
+    return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
+
+
+def _create_from_file(name: str, model_name: str, path: str) -> nn.Module:
+    state, is_openai = read_clip_weights(path)
+    model = open_clip.create_model(model_name, force_quick_gelu=is_openai, pretrained_text=False)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    wrong = [
+        f"{key}: the file has {tuple(state[key].shape) if key in state else 'nothing'}, the model {shape}"
+        for key, shape in expected.items()
+        if key not in state or tuple(state[key].shape) != shape
+    ] + [f"{key}: the model has no such weight" for key in state.keys() - expected.keys()]
+    if wrong:
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}' ({len(wrong)} weights differ; "
+            f"{'; '.join(wrong[:3])}). Give the name of the model that the file was made with."
+        )
+    model.load_state_dict({key: value.float() for key, value in state.items()})
+    return model
+
+
+def _create_from_tag(model_name: str, tag: str) -> nn.Module:
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if tag not in tags:
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED: '{tag}' is neither a weights file nor a tag that open_clip knows for "
+            f"'{model_name}' (tags: {', '.join(tags) or 'none'})."
+        )
+    quick_gelu = open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu", False)
+    try:
+        return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick_gelu)
+    except Exception as error:  # the hub client, urllib and open_clip raise many kinds
+        raise RuntimeError(
+            f"MODEL.CLIP.PRETRAINED: the weights '{tag}' of '{model_name}' are not in the local cache and could not be "
+            f"downloaded ({type(error).__name__}). Run once where the network reaches the hub and keep its cache "
+            "(HF_HOME, or ~/.cache/clip), or give a weights file: MODEL.CLIP.PRETRAINED /path/to/weights.pt"
+        ) from None
+
+
+def build_clip(name: str, pretrained: str) -> nn.Module:
+    """Builds an open_clip model.
+
+    Args:
+        name: a model name that open_clip knows, or the path of a model config (JSON).
+        pretrained: an open_clip tag, a weights file in OpenAI's or OpenCLIP's layout, or "" for random weights.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: unknown name or tag, unfit or unreadable file, no network.
+    """
+    model_name = _model_name(name)
+    if not pretrained:
+        logger.warning("MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights.", name)
+        return open_clip.create_model(model_name, pretrained_text=False)
+    if _is_file(pretrained):
+        return _create_from_file(name, model_name, pretrained)
+    return _create_from_tag(model_name, pretrained)
+
+
+def _check_tower(visual: nn.Module) -> None:
+    plain = (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+    )
+    if not plain:
+        raise ValueError(
+            f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer with "
+            "a class token and standard attention blocks (ViT-B-32, ViT-B-16, ViT-L-14, ...), no ResNet, timm or "
+            "attention-pooled tower."
+        )
+
+
+def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """A block under MaskCLIP's rule: each token attends to itself alone, so attention is out_proj(v_proj(.)).
+
+    Args:
+        x: tokens [B, L, C]; returns the same shape.
+    """
+    attention, width = block.attn, x.shape[-1]
+    value = F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+    x = x + block.ls_1(attention.out_proj(value))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def fold(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Drops the class token and folds tokens [B, 1 + h*w, C] to a map [B, C, h, w] (channels last in memory)."""
+    return tokens[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+class FrozenCLIP(nn.Module):
+    """CLIP's two encoders, frozen and always in eval mode. Gradient may flow through them, never into them.
+
+    Images are float [B, 3, H, W], normalised, H and W multiples of `patch_size`.
+    """
+
+    def __init__(self, model: nn.Module):
+        """
+        Args:
+            model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
+        """
+        super().__init__()
+        _check_tower(model.visual)
+        self.model = model.requires_grad_(False).eval()
+        self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
+
+    def train(self, mode: bool = True) -> "FrozenCLIP":
+        return super().train(False)
+
+    @property
+    def visual(self) -> VisionTransformer:
+        return self.model.visual
+
+    @property
+    def patch_size(self) -> int:
+        return self.visual.patch_size[0]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.visual.output_dim
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.visual.transformer.resblocks
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens of images [B, 3, H, W]."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Tokens int [N, context] -> embeddings [N, D], not normalised."""
+        return self.model.encode_text(tokens)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Images -> embeddings [B, D], not normalised: the class token after all blocks, ln_post and projection."""
+        visual = self.visual
+        tokens = self.trunk(images, len(self.blocks))
+        return visual.ln_post(tokens[:, 0]) @ visual.proj
+
+    def trunk(self, images: Tensor, depth: int) -> Tensor:
+        """Images -> tokens [B, 1 + h*w, C] after the first `depth` blocks, class token first."""
+        visual = self.visual
+        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([class_token, x], dim=1) + self._position(self.grid(images)).to(x.dtype)
+        x = visual.ln_pre(x)
+        for block in self.blocks[:depth]:
+            x = block(x)
+        return x
+
+    def dense(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:
+        """MaskCLIP's dense features [B, D, h, w], not normalised, from the trunk's tokens after `depth` blocks.
+
+        The last block follows the MaskCLIP rule; ln_post and projection are applied to every token.
+        """
+        for block in self.blocks[depth:-1]:
+            tokens = block(tokens)
+        tokens = value_path(self.blocks[-1], tokens)
+        return fold(self.visual.ln_post(tokens) @ self.visual.proj, grid)
+
+    def _position(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings [1 + h*w, C], resized to the grid (bicubic, no antialias); the class token's stay."""
+        position = self.visual.positional_embedding
+        if grid == tuple(self.visual.grid_size):
+            return position
+        patches = position[1:].unflatten(0, self.visual.grid_size).permute(2, 0, 1)[None]
+        patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([position[:1], patches[0].permute(1, 2, 0).flatten(0, 1)])

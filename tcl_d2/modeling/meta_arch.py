@@ -1,0 +1,303 @@
+"""The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
+
+from typing import Callable, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .clip import FrozenCLIP, build_clip, build_tokenizer
+from .grounder import Grounder, Sim2Mask, normalize
+from .losses import Grounding, build_losses, gather
+from .refine import PAMR
+from .text import TextEmbedder, check_templates
+from .window import pad_to_multiple, slide
+
+
+class ZeroShotSegmentor(nn.Module):
+    """Segments images into the classes of a vocabulary: windows, text embeddings and background, on a frozen CLIP.
+
+    A subclass says in `segment` how a crop and text embeddings become masks.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: FrozenCLIP,
+        tokenizer: Callable[[list[str]], Tensor],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        templates: Sequence[str],
+        crop: int,
+        stride: int,
+        background_score: float,
+        pamr: PAMR | None = None,
+        mask_shift: float = 0.25,
+        mask_scale: float = 10.0,
+    ):
+        """
+        Args:
+            tokenizer: N texts -> int64 [N, context].
+            pixel_mean, pixel_std: of RGB in 0..255.
+            templates: prompt templates, each with one `{}`, used where a vocabulary comes without.
+            crop, stride: sliding window, in pixels.
+            background_score: constant score of the background, in 0..1, where there is one.
+            pamr: refinement of masks; None for none.
+            mask_shift, mask_scale: masks from CLIP's dense similarities s are sigmoid((s - shift) * scale).
+        """
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.embed_vocabulary = TextEmbedder(clip, tokenizer)
+        self.templates = check_templates(templates)
+        self.crop = crop
+        self.stride = stride
+        self.background_score = background_score
+        self.pamr = pamr
+        self.mask_shift = mask_shift
+        self.mask_scale = mask_scale
+        self._text: Tensor | None = None
+        self._background = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        test = cfg.TEST.ZERO_SHOT
+        return {
+            "clip": FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
+            "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "templates": test.TEMPLATES,
+            "crop": test.CROP,
+            "stride": test.STRIDE,
+            "background_score": test.BACKGROUND,
+            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
+            "mask_shift": cfg.MODEL.CLIP.MASK_SHIFT,
+            "mask_scale": cfg.MODEL.CLIP.MASK_SCALE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def segment(self, images: Tensor, text: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] of whole patches, text embeddings [K, D] -> masks in 0..1 [B, K, h, w]."""
+        raise NotImplementedError
+
+    def set_vocabulary(
+        self, names: Sequence[str], background: bool = False, templates: Sequence[str] | None = None
+    ) -> None:
+        """Sets the classes that images without a vocabulary of their own are segmented into.
+
+        Args:
+            names: class words, without the background; ValueError if empty, blank or double.
+            background: whether a background, at the constant score, comes before them.
+            templates: prompt templates; None for the model's.
+        """
+        self.set_text_embeddings(self.embed_vocabulary(names, templates or self.templates), background)
+
+    def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
+        """The same from embeddings [K, D], of any lengths; ValueError for another shape."""
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
+            raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
+        self._text, self._background = embeddings.detach().to(self.device), background
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Detectron2's inference format.
+
+        Args:
+            batched_inputs: a dict an image: `image` [3, H, W], RGB, 0..255, already at the size at which windows are
+                taken; `height`, `width` of the result (default: the image's); optionally `vocabulary` (class words)
+                and `background` (bool), in place of those set before.
+
+        Returns:
+            a dict an image: `sem_seg`, scores fp32 [K, height, width], background first where there is one.
+        """
+        return [{"sem_seg": self._segment_image(one)} for one in batched_inputs]
+
+    @torch.no_grad()
+    def _segment_image(self, one: dict) -> Tensor:
+        text, background = self._classes(one)
+        image = self.normalize_images([one["image"]])[0]
+        scores = slide(lambda crops: self.segment_crops(crops, text), image, self.crop, self.stride)
+        if background:
+            scores = torch.cat([torch.full_like(scores[:1], self.background_score), scores])
+        size = (one.get("height", image.shape[1]), one.get("width", image.shape[2]))
+        return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+    def _classes(self, one: dict) -> tuple[Tensor, bool]:
+        if one.get("vocabulary") is not None:
+            return self.embed_vocabulary(one["vocabulary"], self.templates), one.get("background", False)
+        if self._text is None:
+            raise RuntimeError(
+                "The model does not know which classes to look for: call model.set_vocabulary(names), or give each "
+                "input a 'vocabulary'."
+            )
+        return self._text, self._background
+
+    def normalize_images(self, images: list[Tensor]) -> Tensor:
+        """Images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device; ValueError for others."""
+        for image in images:
+            if image.ndim != 3 or image.shape[0] != 3 or image.shape != images[0].shape:
+                shapes = sorted({tuple(image.shape) for image in images})
+                raise ValueError(f"'image' must be a tensor [3, H, W], of one size in a training batch; got {shapes}.")
+        batch = torch.stack([image.to(self.device, torch.float32) for image in images])
+        return (batch - self.pixel_mean) / self.pixel_std
+
+    def segment_crops(self, crops: Tensor, text: Tensor) -> Tensor:
+        """Normalised crops [B, 3, H, W] of any size, text embeddings [K, D] -> masks in 0..1 [B, K, H, W]."""
+        padded, (rows, columns) = pad_to_multiple(crops, self.clip.patch_size)
+        masks = self.segment(padded, text)
+        masks = F.interpolate(masks, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return masks[..., rows, columns]
+
+    def dense_clip_masks(self, tokens: Tensor, depth: int, grid: tuple[int, int], text: Tensor) -> Tensor:
+        """CLIP's own masks [B, K, h, w] on the token grid, from its trunk's tokens after `depth` blocks."""
+        features = normalize(self.clip.dense(tokens, depth, grid), 1)
+        similarity = torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
+        return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
+
+
+@META_ARCH_REGISTRY.register()
+class MaskCLIP(ZeroShotSegmentor):
+    """Dense CLIP: similarities of CLIP's own last values and the texts (Zhou et al., ECCV 2022). Nothing is trained."""
+
+    def segment(self, images: Tensor, text: Tensor) -> Tensor:
+        depth, grid = len(self.clip.blocks) - 1, self.clip.grid(images)
+        masks = self.dense_clip_masks(self.clip.trunk(images, depth), depth, grid, text)
+        # Enlarged as TCL's decoder does, so that refinement works at the same resolution for both.
+        masks = F.interpolate(masks, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return masks if self.pamr is None else self.pamr(images, masks)
+
+
+@META_ARCH_REGISTRY.register()
+class TCL(ZeroShotSegmentor):
+    """Text-grounded contrastive learning (Cha et al., CVPR 2023)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        freeze: int,
+        losses: Sequence[nn.Module],
+        decoder_blocks: int = 2,
+        sim2mask: Sim2Mask | None = None,
+        kp_weight: float = 0.3,
+        train_last_blocks: bool = False,
+        vis_period: int = 0,
+        **zero_shot,
+    ):
+        """
+        Args:
+            freeze: blocks of the image encoder that are shared and frozen; the rest is copied.
+            losses: loss heads (see losses.py).
+            decoder_blocks: doublings of the masks' resolution.
+            sim2mask: None for the paper's initial values.
+            kp_weight: share of CLIP's own masks at inference (knowledge preservation); 0 for none.
+            train_last_blocks: whether the copied blocks train from the start, rather than only the rest.
+            vis_period: iterations between pictures of masks; 0 for none.
+            zero_shot: the arguments of ZeroShotSegmentor.
+        """
+        super().__init__(**zero_shot)
+        self.freeze = freeze
+        self.grounder = Grounder(self.clip, freeze, decoder_blocks)
+        self.sim2mask = sim2mask or Sim2Mask()
+        self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
+        self.kp_weight = kp_weight
+        self.vis_period = vis_period
+        self.train_last_blocks(train_last_blocks)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        tcl = cfg.MODEL.TCL
+        return {
+            **super().from_config(cfg),
+            "freeze": tcl.FREEZE,
+            "losses": build_losses(cfg),
+            "decoder_blocks": tcl.DECODER_BLOCKS,
+            "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
+            "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
+            "train_last_blocks": tcl.UNFREEZE_ITER == 0,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    def train_last_blocks(self, train: bool) -> None:
+        """Frees or freezes the copied last blocks: the second or the first stage of the schedule."""
+        self.grounder.blocks.requires_grad_(train)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """In training, `image` [3, H, W] (RGB, 0..255, one size for the batch) with `caption` (str) or `tokens`
+        (int [context]) -> weighted losses by name. In inference see ZeroShotSegmentor.forward."""
+        if not self.training:
+            return super().forward(batched_inputs)
+        images = self.normalize_images([one["image"] for one in batched_inputs])
+        return self.compute_losses(images, self._tokens(batched_inputs))
+
+    def _tokens(self, batched_inputs: list[dict]) -> Tensor:
+        if all("tokens" in one for one in batched_inputs):
+            return torch.stack([one["tokens"] for one in batched_inputs]).to(self.device)
+        if all("caption" in one for one in batched_inputs):
+            return self.tokenizer([one["caption"] for one in batched_inputs]).to(self.device)
+        raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
+
+    def compute_losses(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> dict[str, Tensor]:
+        """
+        Args:
+            images: normalised, [B, 3, H, W], of whole patches.
+            tokens: int [B, context]; text i belongs to image i.
+            uniform: noise of the hard masks [B, 1, h, w] in (0, 1), to repeat a step exactly; None draws it.
+
+        Returns:
+            the weighted losses by name.
+        """
+        grounding = self.ground(images, tokens, uniform)
+        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
+            get_event_storage().put_image("image | mask of its text | mask of another", self._draw(images, grounding))
+        return {head.name: head(grounding) for head in self.losses.values()}
+
+    def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
+        """Pixel embeddings and masks of a batch, for the losses; arguments as compute_losses."""
+        with torch.no_grad():
+            text = gather(self.clip.encode_text(tokens).float())
+            trunk = self.clip.trunk(images, self.freeze)
+        embedding = self.grounder(trunk, self.clip.grid(images)).float()
+        logits = self.sim2mask(embedding, text)
+        first = comm.get_rank() * len(images)
+        matching = logits[:, first : first + len(images)].diagonal().permute(2, 0, 1)[:, None]
+
+        def encode_masked(masks: Tensor) -> Tensor:
+            return self.clip.encode_image(images * F.interpolate(masks, size=images.shape[-2:], mode="nearest"))
+
+        hard = self.sim2mask.hard(matching, uniform)
+        return Grounding(embedding, text, torch.sigmoid(logits), hard, encode_masked, first)
+
+    def segment(self, images: Tensor, text: Tensor) -> Tensor:
+        grid = self.clip.grid(images)
+        tokens = self.clip.trunk(images, self.freeze)
+        masks = torch.sigmoid(self.sim2mask(self.grounder(tokens, grid), text))
+        if self.pamr is not None:
+            masks = self.pamr(images, masks)
+        if self.kp_weight > 0:
+            kept = self.dense_clip_masks(tokens, self.freeze, grid, text)
+            kept = F.interpolate(kept, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+            masks = self.kp_weight * kept + (1 - self.kp_weight) * masks
+        return masks
+
+    @torch.no_grad()
+    def _draw(self, images: Tensor, grounding: Grounding, count: int = 4) -> Tensor:
+        """Picture uint8 [3, count*H, 3*W]: the images, and under the masks of their own and of another text."""
+        images = images[:count]
+        soft = grounding.soft[:count]
+        own = grounding.positive[:count]
+        other = torch.stack([mask[(grounding.first + i + 1) % len(mask)] for i, mask in enumerate(soft)])
+        masks = F.interpolate(torch.stack([own, other], 1).float(), size=images.shape[-2:], mode="nearest")
+        picture = (images * self.pixel_std + self.pixel_mean).clamp(0, 255)
+        columns = [picture, *(picture * (0.2 + 0.8 * masks[:, i, None]) for i in range(2))]
+        return torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns)], dim=-2).to(torch.uint8)

@@ -1,0 +1,75 @@
+"""From words to text embeddings: prompt templates, and a vocabulary's cached embeddings."""
+
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .clip import FrozenCLIP
+from .grounder import normalize
+
+_PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
+
+
+def check_vocabulary(names: Sequence[str]) -> tuple[str, ...]:
+    """The class words as a tuple.
+
+    Raises:
+        ValueError: no words, a word that is no text or blank, or a word that stands twice.
+    """
+    if isinstance(names, str) or not names:
+        raise ValueError(f"A vocabulary is a list of at least one class word, not {names!r}.")
+    blank = [name for name in names if not isinstance(name, str) or not name.strip()]
+    if blank:
+        raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"A vocabulary names each class once; these stand twice: {', '.join(twice[:5])}.")
+    return tuple(names)
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """The templates as a tuple; ValueError unless there is one and each has exactly one place, `{}`."""
+    if isinstance(templates, str) or not templates:
+        raise ValueError(f"Prompt templates are a list of at least one text, not {templates!r}.")
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong:
+        raise ValueError(f"A prompt template has the place '{{}}' exactly once; not so: {wrong[0]!r}.")
+    return tuple(templates)
+
+
+class TextEmbedder:
+    """Embeds vocabularies with prompt templates, and remembers those it was asked for last."""
+
+    def __init__(self, clip: FrozenCLIP, tokenizer: Callable[[list[str]], Tensor], remember: int = 16):
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.remember = remember
+        self._cache: dict[tuple, Tensor] = {}
+
+    def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Class words and templates -> [K, D], normalised: the mean of T(template) over templates, each not normalised.
+
+        Raises:
+            ValueError: see check_vocabulary and check_templates.
+        """
+        key = (check_vocabulary(tuple(names)), check_templates(tuple(templates)))
+        device = self.clip.visual.proj.device
+        if key not in self._cache or self._cache[key].device != device:
+            while len(self._cache) >= self.remember:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = self._embed(*key, device)
+        return self._cache[key]
+
+    @torch.no_grad()
+    def _embed(self, names: tuple[str, ...], templates: tuple[str, ...], device: torch.device) -> Tensor:
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        parts = [
+            self.clip.encode_text(self.tokenizer(prompts[i : i + _PROMPTS_AT_ONCE]).to(device)).float()
+            for i in range(0, len(prompts), _PROMPTS_AT_ONCE)
+        ]
+        return normalize(torch.cat(parts).unflatten(0, (len(names), len(templates))).mean(1), 1)
+
+    def forget(self) -> None:
+        """Empties the cache; to be called when CLIP's weights change."""
+        self._cache.clear()

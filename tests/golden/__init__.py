@@ -1,0 +1,90 @@
+"""Figures of the official TCL release (commit bc2b551) on a small random CLIP, fp32 on a CPU, and the model they are of."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import open_clip
+import torch
+
+from tcl_d2.checkpoint import from_official
+from tcl_d2.modeling import PAMR, TCL, FrozenCLIP
+from tcl_d2.modeling.losses import (
+    FeatureTCLLoss,
+    ImageSmoothnessLoss,
+    ImageTCLLoss,
+    MaskSmoothnessLoss,
+    NegativeAreaLoss,
+    PositiveAreaLoss,
+)
+
+PATH = Path(__file__).parent / "golden.pt"
+CLIP_CONFIG = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 48, "layers": 3, "width": 128, "head_width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 256, "width": 64, "heads": 1, "layers": 2},
+}
+
+
+@lru_cache(maxsize=1)
+def load() -> dict:
+    return torch.load(PATH, weights_only=True)
+
+
+def write_clip(folder: Path) -> tuple[Path, Path]:
+    """The golden CLIP as users would have it: a model config (JSON) and a weights file in OpenAI's layout."""
+    config, weights = folder / "golden_clip.json", folder / "golden_clip.pt"
+    config.write_text(json.dumps(CLIP_CONFIG))
+    torch.save(load()["clip"], weights)
+    return config, weights
+
+
+def build_clip() -> FrozenCLIP:
+    model = open_clip.model.CLIP(
+        embed_dim=32,
+        quick_gelu=True,
+        vision_cfg=open_clip.model.CLIPVisionCfg(**CLIP_CONFIG["vision_cfg"]),
+        text_cfg=open_clip.model.CLIPTextCfg(**CLIP_CONFIG["text_cfg"]),
+    )
+    model.load_state_dict({key: value.float() for key, value in load()["clip"].items()})
+    return FrozenCLIP(model)
+
+
+def build_model(pamr: bool = False, kp_weight: float = 0.0, train_last_blocks: bool = False) -> TCL:
+    """The golden model in eval mode. Images are given normalised, so the mean is 0 and the deviation 1."""
+    heads = (
+        ImageTCLLoss(weight=0.1),
+        FeatureTCLLoss(weight=0.1),
+        PositiveAreaLoss(weight=0.4, prior=0.4),
+        NegativeAreaLoss(weight=0.4, prior=0.0),
+        ImageSmoothnessLoss(weight=1.0),
+        MaskSmoothnessLoss(weight=1.0),
+    )
+    model = TCL(
+        clip=build_clip(),
+        tokenizer=None,
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(1.0, 1.0, 1.0),
+        templates=("{}",),
+        crop=48,
+        stride=24,
+        background_score=0.4,
+        pamr=PAMR() if pamr else None,
+        freeze=2,
+        losses=heads,
+        kp_weight=kp_weight,
+        train_last_blocks=train_last_blocks,
+    )
+    model.load_state_dict(from_official(load()["model"]))
+    return model.eval()
+
+
+LOSS_NAMES = {
+    "tcli_loss": "loss_tcl_image",
+    "tclf_loss": "loss_tcl_feature",
+    "area_loss": "loss_area_pos",
+    "neg_area_loss": "loss_area_neg",
+    "tv_img_loss": "loss_tv_image",
+    "tv_mask_loss": "loss_tv_mask",
+}
