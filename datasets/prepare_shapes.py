@@ -1,0 +1,104 @@
+#!/usr/bin/env python
+"""Draws the small world into $DETECTRON2_DATASETS/shapes, in the formats of the real data sets.
+
+    train/00000.tar ...   webdataset shards of image (jpg) + caption (txt), with img2dataset's *_stats.json
+    val/images, val/labels   larger scenes (png) and their label maps, for the three benchmarks
+    world.json   what it was drawn with; written last, so that it stands for a whole world
+
+Can be repeated and interrupted: what is there is kept, unless it was drawn with other numbers.
+
+    python datasets/prepare_shapes.py
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import webdataset as wds
+from PIL import Image
+from tqdm import tqdm
+
+from tcl_d2.data.benchmarks import datasets_root
+from tcl_d2.data.shapes import draw_scene
+
+PER_SHARD = 1000
+TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do
+VAL_OBJECTS = (3, 6)
+
+
+def encode(image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
+    """Writes scenes number*PER_SHARD ... of the world `seed`, at most `count` in all; returns how many."""
+    path = folder / f"{number:05d}.tar"
+    indices = range(number * PER_SHARD, min(count, (number + 1) * PER_SHARD))
+    if not path.exists():
+        unfinished = path.with_suffix(".tmp")
+        with wds.TarWriter(str(unfinished)) as tar:
+            for index in indices:
+                scene = draw_scene(seed, index, TRAIN_SIZE)
+                # No chroma subsampling: it would blur patterns of a few pixels.
+                picture = encode(scene.image, "JPEG", quality=95, subsampling=0)
+                tar.write({"__key__": f"{index:09d}", "jpg": picture, "txt": scene.caption.encode()})
+        stats = folder / f"{number:05d}_stats.json"
+        stats.write_text(json.dumps({"count": len(indices), "successes": len(indices)}))
+        os.replace(unfinished, path)
+    return len(indices)
+
+
+def write_val(index: int, folder: Path, seed: int) -> None:
+    scene = draw_scene(seed, index, VAL_SIZE, objects=VAL_OBJECTS)
+    for kind, array in (("labels", scene.label), ("images", scene.image)):
+        path = folder / kind / f"{index:05d}.png"
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_bytes(encode(array, "PNG"))
+        os.replace(unfinished, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=datasets_root() / "shapes")
+    parser.add_argument("--train", type=int, default=20_000, help="image-caption pairs")
+    parser.add_argument("--val", type=int, default=200, help="images with labels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if min(args.train, args.val, args.processes) < 1 or args.seed < 0:
+        parser.error("--train, --val and --processes are at least 1, --seed is at least 0")
+
+    world = {"train": args.train, "val": args.val, "seed": args.seed}
+    started, done = args.root / "started.json", args.root / "world.json"
+    if done.exists() and json.loads(done.read_text()) == world:
+        print(f"{args.root} is ready: {args.train} training pairs, {args.val} validation images")
+        return
+    if not started.exists() or json.loads(started.read_text()) != world:
+        for folder in ("train", "val"):  # of another world, or none
+            shutil.rmtree(args.root / folder, ignore_errors=True)
+    done.unlink(missing_ok=True)
+    for folder in ("train", "val/images", "val/labels"):
+        (args.root / folder).mkdir(parents=True, exist_ok=True)
+    started.write_text(json.dumps(world))
+
+    # Training and validation draw from seeds of their own, so no scene is in both.
+    shard = partial(write_shard, folder=args.root / "train", count=args.train, seed=2 * args.seed)
+    val = partial(write_val, folder=args.root / "val", seed=2 * args.seed + 1)
+    with Pool(args.processes) as pool, tqdm(total=args.train + args.val, desc="drawing", unit="scene") as progress:
+        for count in pool.imap_unordered(shard, range(-(-args.train // PER_SHARD))):
+            progress.update(count)
+        for _ in pool.imap_unordered(val, range(args.val), chunksize=16):
+            progress.update(1)
+    os.replace(started, done)
+    print(f"{args.root}: {args.train} training pairs, {args.val} validation images")
+
+
+if __name__ == "__main__":
+    main()

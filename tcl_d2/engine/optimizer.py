@@ -1,0 +1,64 @@
+"""AdamW with the paper's decay groups and clipping of the total gradient norm."""
+
+from typing import Iterable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import nn
+
+from ..modeling import FrozenCLIP
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """AdamW that clips the total norm of all gradients first.
+
+    Clipping inside `step` sees gradients that a loss scaler has already unscaled (Detectron2's own clipping is per
+    parameter, and cannot).
+    """
+
+    def __init__(self, params: Iterable, max_norm: float, **options):
+        """
+        Args:
+            max_norm: largest total norm; 0 for no clipping.
+            options: AdamW's.
+        """
+        super().__init__(params, **options)
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm or float("inf"))
+        if has_event_storage():
+            get_event_storage().put_scalar("gradient_norm", norm.item())
+        return super().step(closure)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a schedule trains at some stage: all outside the frozen CLIP, whether frozen now or not."""
+    frozen = {id(p) for module in model.modules() if isinstance(module, FrozenCLIP) for p in module.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in frozen}
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """
+    Raises:
+        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another kind of clipping.
+    """
+    parameters = trained_parameters(model)
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'full_model' (total norm), not '{clip.CLIP_TYPE}'.")
+    # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
+    spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
+    decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
+    return ClippedAdamW(
+        [{"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}],
+        max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
+        lr=cfg.SOLVER.BASE_LR,
+        betas=tuple(cfg.SOLVER.BETAS),
+        eps=cfg.SOLVER.EPS,
+    )

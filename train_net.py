@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Trains and evaluates TCL.
+
+    python train_net.py --config-file configs/tcl.yaml --num-gpus 8
+    python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
+    python train_net.py --config-file configs/tcl.yaml --resume SOLVER.IMS_PER_BATCH 512 MODEL.DEVICE cpu
+"""
+
+import sys
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from tcl_d2 import add_tcl_config
+from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.data import check_datasets
+from tcl_d2.engine import Trainer
+
+
+def setup(args) -> CfgNode:
+    """The configuration: defaults, then the file, then KEY VALUE pairs of the command line."""
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    check_datasets(() if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
+    return cfg
+
+
+def prepare(args):
+    """What there is to do, built: (cfg, model) for evaluation, (cfg, Trainer) for training."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        TCLCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return cfg, model
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return cfg, trainer
+
+
+def main(args) -> dict | None:
+    try:
+        cfg, prepared = prepare(args)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        # Missing data or weights, wrong settings: the message says all; a stack of calls would hide it.
+        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
+    return Trainer.test(cfg, prepared) if args.eval_only else prepared.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser(epilog=__doc__).parse_args()
+    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
