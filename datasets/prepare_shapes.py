@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=datasets_root() / "shapes")
     parser.add_argument("--train", type=int, default=20_000, help="image-caption pairs")
-    parser.add_argument("--val", type=int, default=200, help="images with labels")
+    parser.add_argument("--val", type=int, default=100, help="images with labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()

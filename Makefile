@@ -1,0 +1,24 @@
+# Each target sets up what it needs first. `make test PYTHON=/path/to/python` uses an environment of yours.
+PYTHON ?=
+RUN = $(or $(PYTHON),.venv/bin/python)
+SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
+
+.PHONY: help setup demo test lint
+help:
+	@echo "make demo   set up, train TCL on the small world, compare with dense CLIP (table and pictures)"
+	@echo "make test   set up, run the tests"
+	@echo "make lint   set up, check the style"
+	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
+
+setup:
+	@$(SETUP)
+
+demo: setup
+	$(RUN) tools/shapes_demo.py
+
+test: setup
+	$(RUN) -m pytest -q
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .

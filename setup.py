@@ -1,0 +1,44 @@
+"""Package metadata. Detectron2 is required too, but is not on PyPI under its name: `make` sees to it, or install it
+as its own documentation says (README.md, Installation)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="tcl_d2",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "tcl_d2/__init__.py").read_text())[1],
+    description="TCL (text-grounded contrastive learning, CVPR 2023) as a Detectron2 plugin",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tcl_d2", "tcl_d2.*"]),
+    package_data={"tcl_d2.assets": ["*/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.1",
+        "torchvision",
+        "open_clip_torch>=2.30",
+        "timm>=1.0",
+        "webdataset>=0.2.86",
+        "braceexpand",
+        "fvcore",
+        "iopath",
+        "pycocotools",
+        "lvis",
+        "cityscapesscripts",
+        "numpy",
+        "Pillow",
+        "safetensors",
+        "tabulate",
+        "tqdm",
+        "tensorboard",
+    ],
+    extras_require={
+        "demo": ["matplotlib"],
+        "dev": ["pytest", "ruff"],
+    },
+)

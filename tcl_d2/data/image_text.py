@@ -1,0 +1,161 @@
+"""What models are trained on: pairs of image and caption, as Detectron2 catalog entries.
+
+`DatasetCatalog.get(name)` gives a list of dicts: `{"shard": path, "num_samples": count}` for webdataset shards,
+`{"file_name", "captions"}` for the rest. Nothing is read from disk before that.
+"""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Callable
+
+import braceexpand
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .benchmarks import datasets_root
+
+EVALUATOR_TYPE = "image_text"  # of no use to an evaluator: marks a training source
+
+
+def _advice(prepare: str) -> str:
+    return f"Looked below DETECTRON2_DATASETS={datasets_root()}. To get it: {prepare}"
+
+
+def _register(name: str, load: Callable[[], list[dict]]) -> None:
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE)
+
+
+def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
+    """Paths of shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    paths = []
+    for pattern in (spelled for pattern in patterns for spelled in braceexpand.braceexpand(pattern)):
+        path = root / pattern  # an absolute pattern stays as it is
+        paths += sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    return [str(path) for path in paths]
+
+
+def register_webdataset(
+    name: str, shards: str | list[str], num_samples: int | None = None, prepare: str = "img2dataset"
+) -> None:
+    """Registers webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
+
+    Args:
+        shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
+        num_samples: pairs in all, the source's share in a mixture; None: from img2dataset's *_stats.json.
+        prepare: how to get the shards, for the error when they are missing.
+
+    When asked for: FileNotFoundError if no shard is there or one is missing; ValueError if the size is unknown.
+    """
+
+    def load() -> list[dict]:
+        paths = expand_shards(shards, datasets_root())
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing or not paths:
+            what = f"{len(missing)} of {len(paths)} shards, such as {missing[0]}" if missing else f"shards {shards}"
+            raise FileNotFoundError(f"Data set '{name}': there are no {what}. {_advice(prepare)}")
+        counts = [num_samples / len(paths)] * len(paths) if num_samples else _count_samples(name, paths)
+        return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
+
+    _register(name, load)
+
+
+def _count_samples(name: str, shards: list[str]) -> list[int]:
+    stats = [Path(shard.removesuffix(".tar") + "_stats.json") for shard in shards]
+    missing = [path for path in stats if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"Data set '{name}': its number of pairs is unknown: there is no {missing[0]} (img2dataset writes one a "
+            "shard). Give num_samples to register_webdataset."
+        )
+    return [json.loads(path.read_text())["successes"] for path in stats]
+
+
+def register_coco_captions(name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org") -> None:
+    """Registers COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
+
+    When asked for: FileNotFoundError if a file or folder is missing; ValueError if the JSON is no COCO Captions.
+    """
+
+    def load() -> list[dict]:
+        annotations, images = datasets_root() / json_file, datasets_root() / image_root
+        for path in (annotations, images):
+            if not path.exists():
+                raise FileNotFoundError(f"Data set '{name}': there is no {path}. {_advice(prepare)}")
+        try:
+            content = json.loads(annotations.read_text())
+            files = {image["id"]: image["file_name"] for image in content["images"]}
+            captions = defaultdict(list)
+            for annotation in content["annotations"]:
+                captions[annotation["image_id"]].append(annotation["caption"])
+            return [{"file_name": str(images / files[key]), "captions": texts} for key, texts in captions.items()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"Data set '{name}': {annotations} is no COCO Captions file ({error!r}).") from None
+
+    _register(name, load)
+
+
+def register_caption_list(
+    name: str, path: str, image_root: str = "", image_column: str = "image", caption_column: str = "caption"
+) -> None:
+    """Registers a list of pairs: .csv or .tsv with a head line, or .jsonl / .json with an object a line.
+
+    Several lines may name one image; in JSON lines a caption may be a list of texts too.
+
+    Args:
+        path: the list, and `image_root` the folder that its image paths start from; relative to DETECTRON2_DATASETS
+            or absolute. An empty `image_root` is the list's own folder.
+
+    When asked for: FileNotFoundError for a missing list or image; ValueError for a missing column or broken line.
+    """
+
+    def load() -> list[dict]:
+        file = datasets_root() / path
+        if not file.is_file():
+            raise FileNotFoundError(f"Data set '{name}': there is no list {file}. {_advice('write the list')}")
+        root = datasets_root() / image_root if image_root else file.parent
+        captions = defaultdict(list)
+        for number, row in enumerate(_read_rows(name, file), start=1):
+            for column in (image_column, caption_column):
+                if row.get(column) is None:
+                    raise ValueError(f"Data set '{name}': row {number} of {file} has no '{column}'; it has {list(row)}.")
+            texts = row[caption_column]
+            captions[str(root / row[image_column])] += texts if isinstance(texts, list) else [texts]
+        missing = [image for image in captions if not Path(image).is_file()]
+        if missing or not captions:
+            what = f"{len(missing)} of its {len(captions)} images, such as {missing[0]}" if captions else "rows"
+            raise FileNotFoundError(f"Data set '{name}': for {file} there are no {what}.")
+        return [{"file_name": image, "captions": texts} for image, texts in captions.items()]
+
+    _register(name, load)
+
+
+def _read_rows(name: str, file: Path) -> list[dict]:
+    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # a caption that is no text is found later
+    if file.suffix in (".csv", ".tsv"):
+        return list(csv.DictReader(text.splitlines(), delimiter="," if file.suffix == ".csv" else "\t"))
+    if file.suffix not in (".jsonl", ".json"):
+        raise ValueError(f"Data set '{name}': {file} must end in .csv, .tsv or .jsonl.")
+    rows = []
+    for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"Data set '{name}': row {number} of {file} is no JSON object.")
+        rows.append(row)
+    return rows
+
+
+register_webdataset("cc3m_train", "cc3m/*.tar", 2_881_393, "img2dataset, from the CC3M list (see datasets/README.md)")
+register_webdataset("cc12m_train", "cc12m/*.tar", 11_286_526, "img2dataset, from CC12M's list (see datasets/README.md)")
+register_webdataset("shapes_train", "shapes/train/*.tar", prepare="python datasets/prepare_shapes.py")
+register_coco_captions(
+    "coco_captions_train2017",
+    "coco/annotations/captions_train2017.json",
+    "coco/train2017",
+    "annotations_trainval2017 and train2017 from https://cocodataset.org",
+)

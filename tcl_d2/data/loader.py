@@ -1,0 +1,178 @@
+"""The endless, shuffled, seeded stream of image-text pairs, split over processes and workers."""
+
+import logging
+import random
+from collections import Counter
+from typing import Callable, Iterator
+
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog, build_detection_train_loader
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import shuffle
+from webdataset.tariterators import tarfile_samples
+
+from .mapper import BrokenSample, ImageTextDatasetMapper
+
+logger = logging.getLogger(__name__)
+_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+class SkipCounter:
+    """Counts the samples that were skipped, by reason; logs the first ones, then each power of ten."""
+
+    def __init__(self):
+        self.counts: Counter[str] = Counter()
+
+    def add(self, reason: str, message: str) -> None:
+        self.counts[reason] += 1
+        count = self.counts[reason]
+        if count <= 3 or str(count).strip("0") == "1":
+            logger.warning("Skipped a sample (%s: %d so far in this worker): %s", reason, count, message)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{reason}: {count}" for reason, count in self.counts.most_common()) or "no samples"
+
+
+def _from_tar(sample: dict) -> dict:
+    """webdataset's sample -> the mapper's; BrokenSample without image or caption."""
+    name = f"{sample['__url__']}/{sample['__key__']}"
+    image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
+    if not image or "txt" not in sample:
+        raise BrokenSample("no image" if not image else "no caption", name)
+    return {"image_bytes": image, "captions": [sample["txt"]], "key": name}
+
+
+def _is_shards(rows: list[dict]) -> bool:
+    return "shard" in rows[0]
+
+
+class ImageTextStream(IterableDataset):
+    """Endless samples, ready for the model, of one source: this process's and worker's share, shuffled each pass."""
+
+    def __init__(self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int):
+        """
+        Args:
+            name: of the source, for messages.
+            rows: as its catalog entry gives them.
+            buffer: samples from which the next one is drawn (shards; other rows are shuffled as a whole).
+        """
+        self.name = name
+        self.rows = rows
+        self.mapper = mapper
+        self.buffer = buffer
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        index = comm.get_rank() * workers + (worker.id if worker else 0)
+        return self.iterate(index, comm.get_world_size() * workers)
+
+    def iterate(self, index: int, count: int) -> Iterator[dict]:
+        """The share `index` of `count`: no sample is in two shares of a pass, and each is in one.
+
+        Raises:
+            RuntimeError: a whole pass gave nothing; says why.
+        """
+        for turn in range(1_000_000_000):
+            skipped, good = SkipCounter(), 0
+            for sample in self._one_pass(turn, index, count, skipped):
+                try:
+                    mapped = self.mapper(_from_tar(sample) if _is_shards(self.rows) else sample)
+                except BrokenSample as error:
+                    skipped.add(error.reason, str(error))
+                    continue
+                good += 1
+                yield mapped
+            if not good:
+                raise RuntimeError(
+                    f"Data set '{self.name}': a whole pass over share {index + 1} of {count} gave no usable sample "
+                    f"({skipped}). Check the data, or use fewer processes and workers than it has samples."
+                )
+
+    def _one_pass(self, turn: int, index: int, count: int, skipped: SkipCounter) -> Iterator[dict]:
+        # The order of rows is one for all shares: the same generator everywhere, then every count-th row.
+        order = random.Random(f"{self.seed} {self.name} {turn}")
+        rows = order.sample(self.rows, len(self.rows))
+        if not _is_shards(rows):
+            return iter(rows[index::count])
+
+        def skip(error: Exception) -> bool:
+            skipped.add("unreadable shard", str(error))
+            return True
+
+        if len(rows) >= count:
+            rows = rows[index::count]
+            samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
+        else:  # too few shards to give each share one: all read all, and each keeps every count-th sample
+            samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
+            samples = (sample for i, sample in enumerate(samples) if i % count == index)
+        own = random.Random(f"{self.seed} {self.name} {turn} {index}")
+        return shuffle(self.buffer, initial=min(self.buffer, 100), rng=own)(samples)
+
+
+class Mixture(IterableDataset):
+    """Draws each sample from one of several streams, in proportion to their weights."""
+
+    def __init__(self, streams: list[ImageTextStream], weights: list[float], seed: int):
+        self.streams = streams
+        self.weights = weights
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = get_worker_info()
+        draw = random.Random(f"{self.seed} {comm.get_rank()} {worker.id if worker else 0}")
+        running = [iter(stream) for stream in self.streams]
+        while True:
+            yield next(draw.choices(running, self.weights)[0])
+
+
+def _size(rows: list[dict]) -> float:
+    """Number of pairs; an image with several captions counts once."""
+    return sum(row.get("num_samples", 1) for row in rows)
+
+
+def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, seed: int | None = None) -> dict:
+    if seed is None:
+        seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+    return {
+        "names": list(cfg.DATASETS.TRAIN),
+        "mapper": mapper or ImageTextDatasetMapper(cfg, is_train=True),
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "buffer": cfg.DATALOADER.SHUFFLE_BUFFER,
+        "seed": seed,
+    }
+
+
+@configurable(from_config=_train_loader_from_config)
+def build_image_text_train_loader(
+    names: list[str],
+    *,
+    mapper: Callable[[dict], dict],
+    total_batch_size: int,
+    num_workers: int = 0,
+    buffer: int = 1000,
+    seed: int = 0,
+):
+    """An endless iterable of batches, list[dict] as `mapper` gives them.
+
+    Args:
+        names: registered image-text data sets, mixed in proportion to their numbers of pairs.
+        total_batch_size: of all processes together.
+        buffer: samples that each worker holds to draw from.
+        seed: the same seed, workers and processes give the same batches on one machine.
+    """
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text data set.")
+    sources = [DatasetCatalog.get(name) for name in names]
+    streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, sources)]
+    return build_detection_train_loader(
+        Mixture(streams, [_size(rows) for rows in sources], seed),
+        mapper=None,
+        total_batch_size=total_batch_size,
+        aspect_ratio_grouping=False,
+        num_workers=num_workers,
+        seed=seed + comm.get_rank(),  # of the workers' own generators, from which augmentation draws
+    )

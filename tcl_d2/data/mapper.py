@@ -1,0 +1,150 @@
+"""ImageTextDatasetMapper: a pair of image and caption becomes what TCL trains on."""
+
+import io
+import random
+from typing import Callable, Sequence
+
+import numpy as np
+import timm.data
+import torch
+from detectron2.config import CfgNode, configurable
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision import transforms
+
+MAX_PIXELS = 100_000_000  # beyond this an image is taken for a decompression bomb
+
+
+class BrokenSample(ValueError):
+    """A sample that cannot be used. `reason` is one of few words, to count by; the message names the sample."""
+
+    def __init__(self, reason: str, sample: str, detail: object = ""):
+        super().__init__(f"{reason}: {sample}" + (f" ({detail})" if detail else ""))
+        self.reason = reason
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def read_image(source: str | bytes, name: str) -> Image.Image:
+    """Decodes a file or its bytes to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
+
+    Raises:
+        BrokenSample: missing, truncated, no image, or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenSample("image too large", name, f"{image.width} x {image.height} pixels")
+            return _to_rgb(image)
+    except BrokenSample:
+        raise
+    except Exception as error:  # PIL and its decoders raise many kinds
+        raise BrokenSample("unreadable image", name, error) from None
+
+
+def read_caption(text: str | bytes, name: str) -> str:
+    """A caption as text; BrokenSample if it is blank or not UTF-8."""
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        text.encode()  # a list file's undecodable bytes are surrogates here
+    except (UnicodeError, AttributeError) as error:
+        raise BrokenSample("caption is no UTF-8 text", name, error) from None
+    if not text.strip():
+        raise BrokenSample("empty caption", name)
+    return text
+
+
+class ImageTextDatasetMapper:
+    """Reads, augments and tokenises one pair."""
+
+    @configurable
+    def __init__(
+        self,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        is_train: bool = True,
+        size: int = 224,
+        crop_scale: Sequence[float] = (0.08, 1.0),
+        crop_ratio: Sequence[float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        rand_augment: str = "rand-m9-mstd0.5-inc1",
+        erasing: float = 0.25,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ):
+        """
+        Args:
+            tokenizer: N texts -> int64 [N, context].
+            is_train: augment, and draw one of several captions; otherwise centre crop and first caption.
+            size: side of the square result in pixels.
+            crop_scale, crop_ratio: of the random resized crop: share of the area, width / height.
+            flip, erasing: probabilities. rand_augment: timm's notation, "" for none.
+            pixel_mean, pixel_std: of RGB in 0..255: erased pixels are noise in normalised values, as officially.
+        """
+        self.tokenizer = tokenizer
+        self.is_train = is_train
+        mean, std = (tuple(value / 255 for value in values) for values in (pixel_mean, pixel_std))
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (mean, std))
+        if is_train:
+            self.transform = timm.data.create_transform(
+                size,
+                is_training=True,
+                scale=tuple(crop_scale),
+                ratio=tuple(crop_ratio),
+                hflip=flip,
+                auto_augment=rand_augment or None,
+                color_jitter=None,
+                interpolation="bilinear",
+                re_prob=erasing,
+                re_mode="pixel",
+                mean=mean,
+                std=std,
+            )
+        else:
+            resize = transforms.Resize(size, transforms.InterpolationMode.BILINEAR)
+            crop = transforms.CenterCrop(size)
+            self.transform = transforms.Compose([resize, crop, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        from ..modeling.clip import build_tokenizer
+
+        image_text = cfg.INPUT.IMAGE_TEXT
+        return {
+            "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
+            "is_train": is_train,
+            "size": image_text.SIZE,
+            "crop_scale": image_text.CROP_SCALE,
+            "crop_ratio": image_text.CROP_RATIO,
+            "flip": image_text.FLIP,
+            "rand_augment": image_text.RAND_AUGMENT,
+            "erasing": image_text.ERASING,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def __call__(self, sample: dict) -> dict:
+        """
+        Args:
+            sample: `file_name` or `image_bytes`; `captions`, a list of texts or UTF-8 bytes; optionally `key`, a name.
+
+        Returns:
+            `image` fp32 [3, size, size], RGB, 0..255 (erased pixels may lie outside), not normalised; `caption`;
+            `tokens` int64 [context]; `key`.
+
+        Raises:
+            BrokenSample: the image or the caption cannot be used.
+        """
+        name = sample.get("key") or sample.get("file_name", "")
+        captions = sample.get("captions")
+        if not captions:
+            raise BrokenSample("no caption", name)
+        caption = read_caption(random.choice(captions) if self.is_train else captions[0], name)
+        image = read_image(sample.get("image_bytes") or sample.get("file_name", ""), name)
+        pixels = self.transform(image) * self.std + self.mean
+        return {"image": pixels, "caption": caption, "tokens": self.tokenizer([caption])[0], "key": name}
