@@ -25,6 +25,7 @@ setup(
         "timm>=1.0",
         "webdataset>=0.2.86",
         "braceexpand",
+        "huggingface_hub",
         "fvcore",
         "iopath",
         "pycocotools",

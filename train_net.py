@@ -3,11 +3,12 @@
 
     python train_net.py --config-file configs/tcl.yaml --num-gpus 8
     python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
-    python train_net.py --config-file configs/tcl.yaml --resume SOLVER.IMS_PER_BATCH 512 MODEL.DEVICE cpu
+    python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
 """
 
 import sys
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
@@ -17,6 +18,21 @@ from tcl_d2 import add_tcl_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
+from tcl_d2.modeling.clip import check_clip
+
+
+def check(cfg: CfgNode, data: tuple[str, ...]) -> None:
+    """Looks for the GPU, the data and CLIP's weights; one error names all that is missing."""
+    problems = []
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        problems.append(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add MODEL.DEVICE cpu")
+    for look in (lambda: check_datasets(data), lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)):
+        try:
+            look()
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n  ".join(["cannot start:", *problems]))
 
 
 def setup(args) -> CfgNode:
@@ -26,7 +42,7 @@ def setup(args) -> CfgNode:
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
-    check_datasets(cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+    check(cfg, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
     return cfg
@@ -47,7 +63,7 @@ def prepare(args):
 def main(args) -> dict | None:
     try:
         cfg, prepared = prepare(args)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         # Missing data or weights, wrong settings: the message says all; a stack of calls would hide it.
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     return Trainer.test(cfg, prepared) if args.eval_only else prepared.train()

@@ -57,9 +57,10 @@ class TCLCheckpointer(DetectionCheckpointer):
         try:
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that is none of its own
+            reason = str(error).split("\n")[0] or type(error).__name__
             raise ValueError(
                 f"MODEL.WEIGHTS: '{filename}' could not be read as a checkpoint that holds tensors and plain values: "
-                f"{str(error).splitlines()[0]}"
+                f"{reason}"
             ) from None
         model = loaded.get("model", loaded) if isinstance(loaded, dict) else None
         if not isinstance(model, dict):

@@ -5,7 +5,6 @@ import random
 from typing import Callable, Sequence
 
 import numpy as np
-import timm.data
 import torch
 from detectron2.config import CfgNode, configurable
 from PIL import Image, ImageOps
@@ -86,6 +85,8 @@ class ImageTextDatasetMapper:
             flip, erasing: probabilities. rand_augment: timm's notation, "" for none.
             pixel_mean, pixel_std: of RGB in 0..255: erased pixels are noise in normalised values, as officially.
         """
+        import timm.data  # here, for it takes longer to import than all the rest
+
         self.tokenizer = tokenizer
         self.is_train = is_train
         mean, std = (tuple(value / 255 for value in values) for values in (pixel_mean, pixel_std))

@@ -98,6 +98,15 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        if cfg.SOLVER.WARMUP_ITERS >= cfg.SOLVER.MAX_ITER:
+            raise ValueError(
+                f"SOLVER.WARMUP_ITERS ({cfg.SOLVER.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER "
+                f"({cfg.SOLVER.MAX_ITER})."
+            )
+        return super().build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode, skip: int = 0):
         """
         Args:

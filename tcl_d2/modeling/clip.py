@@ -1,13 +1,17 @@
 """The frozen CLIP, on open_clip: text embeddings, image embeddings, and the shared trunk of the grounder."""
 
-import json
 import logging
+import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Callable
 
 import open_clip
 import torch
 from detectron2.utils.file_io import PathManager
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,9 +67,10 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     try:
         state = open_clip.factory.load_state_dict(local)
     except Exception as error:  # torch and safetensors raise many kinds
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' could not be read as CLIP weights (a state dict saved by torch.save, or "
-            f"safetensors, that holds tensors alone): {str(error).splitlines()[0]}"
+            f"safetensors, that holds tensors alone): {reason}"
         ) from None
     if "visual.conv1.weight" not in state:
         raise ValueError(
@@ -76,13 +81,23 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     return {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, is_openai
 
 
+def _create(model_name: str, quick_gelu: bool = False) -> nn.Module:
+    """An open_clip model with random weights, without open_clip's warning that it has them."""
+    root, quiet = logging.getLogger(), lambda record: "No pretrained weights" not in record.getMessage()
+    root.addFilter(quiet)
+    try:
+        return open_clip.create_model(model_name, force_quick_gelu=quick_gelu, pretrained_text=False)
+    finally:
+        root.removeFilter(quiet)
+
+
 def _is_file(pretrained: str) -> bool:
     return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 
-def _create_from_file(name: str, model_name: str, path: str) -> nn.Module:
+def _create_from_file(name: str, model_name: str, path: str, quick_gelu: bool = False) -> nn.Module:
     state, is_openai = read_clip_weights(path)
-    model = open_clip.create_model(model_name, force_quick_gelu=is_openai, pretrained_text=False)
+    model = _create(model_name, quick_gelu or is_openai)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [
         f"{key}: the file has {tuple(state[key].shape) if key in state else 'nothing'}, the model {shape}"
@@ -98,22 +113,64 @@ def _create_from_file(name: str, model_name: str, path: str) -> nn.Module:
     return model
 
 
-def _create_from_tag(model_name: str, tag: str) -> nn.Module:
+def _cached(tag_cfg: dict) -> str | None:
+    """The file of a tag's weights in the hub's local cache. Asking the hub client would ask the network first."""
+    repository, filename = os.path.split(tag_cfg.get("hf_hub", ""))  # "owner/name/file", or "owner/name/"
+    for filename in (filename,) if filename else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        path = try_to_load_from_cache(repository, filename) if repository else None
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def _reaches_hub() -> bool:
+    """Whether the hub answers, within seconds: its client tries for a minute."""
+    try:
+        with urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def find_weights(model_name: str, tag: str) -> str:
+    """The local file of the weights that open_clip knows as `tag`, downloaded if it is not in the cache.
+
+    Raises:
+        ValueError: open_clip knows no such tag for the model.
+        RuntimeError: neither cached nor to be downloaded; says the two ways out.
+    """
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{tag}' is neither a weights file nor a tag that open_clip knows for "
             f"'{model_name}' (tags: {', '.join(tags) or 'none'})."
         )
-    quick_gelu = open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu", False)
-    try:
-        return open_clip.create_model(model_name, pretrained=tag, force_quick_gelu=quick_gelu)
-    except Exception as error:  # the hub client, urllib and open_clip raise many kinds
+    tag_cfg = open_clip.get_pretrained_cfg(model_name, tag)
+    path, reason = _cached(tag_cfg), "the hub does not answer"
+    if path is None and ("hf_hub" not in tag_cfg or _reaches_hub()):
+        try:
+            path = open_clip.download_pretrained(tag_cfg)
+        except Exception as error:  # the hub client and urllib raise many kinds
+            reason = type(error).__name__
+    if path is None:
         raise RuntimeError(
             f"MODEL.CLIP.PRETRAINED: the weights '{tag}' of '{model_name}' are not in the local cache and could not be "
-            f"downloaded ({type(error).__name__}). Run once where the network reaches the hub and keep its cache "
-            "(HF_HOME, or ~/.cache/clip), or give a weights file: MODEL.CLIP.PRETRAINED /path/to/weights.pt"
-        ) from None
+            f"downloaded ({reason}). Run once where the network reaches the hub and keep its cache (HF_HOME, default "
+            "~/.cache/huggingface), or give a weights file: MODEL.CLIP.PRETRAINED /path/to/weights.pt"
+        )
+    return path
+
+
+def check_clip(name: str, pretrained: str) -> None:
+    """Looks whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
+    model_name = _model_name(name)
+    if _is_file(pretrained):
+        if not Path(PathManager.get_local_path(pretrained)).is_file():
+            raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{pretrained}'.")
+    elif pretrained:
+        find_weights(model_name, pretrained)
 
 
 def build_clip(name: str, pretrained: str) -> nn.Module:
@@ -129,10 +186,11 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
     model_name = _model_name(name)
     if not pretrained:
         logger.warning("MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights.", name)
-        return open_clip.create_model(model_name, pretrained_text=False)
+        return _create(model_name)
     if _is_file(pretrained):
         return _create_from_file(name, model_name, pretrained)
-    return _create_from_tag(model_name, pretrained)
+    quick_gelu = (open_clip.get_pretrained_cfg(model_name, pretrained) or {}).get("quick_gelu", False)
+    return _create_from_file(name, model_name, find_weights(model_name, pretrained), quick_gelu)
 
 
 def _check_tower(visual: nn.Module) -> None:

@@ -86,7 +86,7 @@ class Sim2Mask(nn.Module):
         elif uniform.shape != logits.shape:
             raise ValueError(f"uniform must have the masks' shape {tuple(logits.shape)}, not {tuple(uniform.shape)}")
         soft = torch.sigmoid((logits + uniform.log() - (-uniform).log1p()) / self.tau)
-        return (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+        return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())  # the bracket is 0 and carries the gradient
 
 
 class Grounder(nn.Module):

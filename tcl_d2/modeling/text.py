@@ -53,7 +53,7 @@ class TextEmbedder:
         Raises:
             ValueError: see check_vocabulary and check_templates.
         """
-        key = (check_vocabulary(tuple(names)), check_templates(tuple(templates)))
+        key = (check_vocabulary(names), check_templates(templates))
         device = self.clip.visual.proj.device
         if key not in self._cache or self._cache[key].device != device:
             while len(self._cache) >= self.remember:

@@ -1,0 +1,145 @@
+"""Image-text sources as catalog entries: what each format gives, and the one clear error when something is missing."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from tcl_d2.data import check_datasets, register_caption_list, register_coco_captions, register_webdataset
+from tcl_d2.data.image_text import expand_shards
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def register():
+    """Registers under names that are gone after the test."""
+    names = []
+
+    def call(function, name, *args, **options):
+        names.append(name)
+        function(name, *args, **options)
+        return lambda: DatasetCatalog.get(name)
+
+    yield call
+    for name in names:
+        DatasetCatalog.remove(name)
+
+
+def save_image(path, size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, "red").save(path)
+
+
+def write_tar(path, samples):
+    """samples: {name in the tar: bytes}"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in samples.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_builtin_names_are_registered_without_touching_the_disk(root):
+    assert {"cc3m_train", "cc12m_train", "coco_captions_train2017", "shapes_train"} <= set(DatasetCatalog.list())
+    assert not list(root.iterdir())
+
+
+def test_shards_brace_patterns_and_globs(root):
+    for name in ("a/00000.tar", "a/00001.tar", "b/x.tar"):
+        write_tar(root / name, {})
+    assert expand_shards("a/{00000..00001}.tar", root) == [str(root / f"a/0000{i}.tar") for i in range(2)]
+    assert expand_shards(["a/*.tar", "b/x.tar"], root) == [str(root / n) for n in ("a/00000.tar", "a/00001.tar", "b/x.tar")]
+
+
+def test_shards_sizes(root, register):
+    for i, count in enumerate((7, 5)):
+        write_tar(root / f"s/0000{i}.tar", {})
+        (root / f"s/0000{i}_stats.json").write_text(json.dumps({"successes": count}))
+    rows = register(register_webdataset, "t_shards", "s/*.tar")()
+    assert [row["num_samples"] for row in rows] == [7, 5]
+    rows = register(register_webdataset, "t_told", "s/*.tar", num_samples=40)()
+    assert sum(row["num_samples"] for row in rows) == 40
+    (root / "s/00001_stats.json").unlink()
+    with pytest.raises(ValueError, match="Give num_samples"):
+        DatasetCatalog.get("t_shards")
+
+
+def test_missing_shards(root, register):
+    load = register(register_webdataset, "t_missing", "s/{0..3}.tar", 10, prepare="fetch them")
+    with pytest.raises(FileNotFoundError, match=r"t_missing.*4 of 4 shards.*DETECTRON2_DATASETS=.*fetch them"):
+        load()
+
+
+def test_coco_captions_groups_by_image(root, register):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+        "annotations": [{"image_id": i, "caption": c} for i, c in ((1, "one"), (2, "two"), (1, "uno"))],
+    }
+    (root / "c.json").write_text(json.dumps(content))
+    (root / "img").mkdir()
+    load = register(register_coco_captions, "t_coco", "c.json", "img")
+    assert load() == [
+        {"file_name": str(root / "img/a.jpg"), "captions": ["one", "uno"]},
+        {"file_name": str(root / "img/b.jpg"), "captions": ["two"]},
+    ]
+    (root / "c.json").write_text('{"images": []}')
+    with pytest.raises(ValueError, match="no COCO Captions"):
+        load()
+    (root / "c.json").unlink()
+    with pytest.raises(FileNotFoundError, match="c.json"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("l.csv", 'image,caption\na.png,"one, with comma"\nsub/b.png,two\na.png,uno\n'),
+        ("l.tsv", "image\tcaption\na.png\tone, with comma\nsub/b.png\ttwo\na.png\tuno\n"),
+        (
+            "l.jsonl",
+            '{"image": "a.png", "caption": ["one, with comma", "uno"]}\n\n{"image": "sub/b.png", "caption": "two"}\n',
+        ),
+    ],
+)
+def test_list_files(root, register, name, text):
+    save_image(root / "lists/a.png")
+    save_image(root / "lists/sub/b.png")
+    (root / "lists" / name).write_text(text)
+    assert register(register_caption_list, "t_list", f"lists/{name}")() == [
+        {"file_name": str(root / "lists/a.png"), "captions": ["one, with comma", "uno"]},
+        {"file_name": str(root / "lists/sub/b.png"), "captions": ["two"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, text, error, message",
+    [
+        ("l.csv", "picture,caption\na.png,one\n", ValueError, "row 1 .* has no 'image'"),
+        ("l.csv", "image,caption\na.png\n", ValueError, "row 1 .* has no 'caption'"),
+        ("l.csv", "image,caption\nnone.png,one\n", FileNotFoundError, "none.png"),
+        ("l.csv", "image,caption\n", FileNotFoundError, "no rows"),
+        ("l.jsonl", '{"image": "a.png", "caption": "one"}\n{oops\n', ValueError, "row 2 .* no JSON object"),
+        ("l.txt", "a.png one\n", ValueError, "must end in"),
+    ],
+)
+def test_broken_list_files(root, register, name, text, error, message):
+    save_image(root / "a.png")
+    (root / name).write_text(text)
+    with pytest.raises(error, match=message):
+        register(register_caption_list, "t_list", name)()
+
+
+def test_all_missing_data_sets_are_named_at_once(root):
+    with pytest.raises(FileNotFoundError) as error:
+        check_datasets(["cc3m_train", "shapes_val", "no_such_set"])
+    for part in ("cc3m", "img2dataset", "shapes/val/images", "prepare_shapes.py", "'no_such_set' is not registered"):
+        assert part in str(error.value)

@@ -1,0 +1,134 @@
+"""The stream of training pairs: shares without overlap, seeds, mixtures, and broken samples."""
+
+import logging
+from collections import Counter
+from itertools import islice
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from tcl_d2.data import build_image_text_train_loader, register_webdataset
+from tcl_d2.data.loader import ImageTextStream, Mixture, SkipCounter, _from_tar
+from tcl_d2.data.mapper import BrokenSample
+from tests.data.test_image_text import write_tar
+
+
+def identity(sample: dict) -> dict:
+    caption = sample["captions"][0]
+    name = sample.get("key") or sample["file_name"]
+    return {"key": name, "caption": caption.decode() if isinstance(caption, bytes) else caption}
+
+
+def make_shards(folder, shards: int, per_shard: int) -> list[dict]:
+    for s in range(shards):
+        samples = {}
+        for i in range(per_shard):
+            samples |= {f"{s:02d}{i:03d}.jpg": b"image", f"{s:02d}{i:03d}.txt": f"caption {s} {i}".encode()}
+        write_tar(folder / f"{s:05d}.tar", samples)
+    return [{"shard": str(folder / f"{s:05d}.tar"), "num_samples": per_shard} for s in range(shards)]
+
+
+def take_pass(rows, index, count, seed=0, turn=0):
+    """The captions of one share's pass number `turn`."""
+    stream = ImageTextStream("t", rows, identity, buffer=7, seed=seed)
+    samples = stream._one_pass(turn, index, count, SkipCounter())
+    return [identity(_from_tar(s) if "shard" in rows[0] else s)["caption"] for s in samples]
+
+
+@pytest.mark.parametrize("shards, shares", [(6, 1), (6, 2), (6, 4), (3, 8)])
+def test_shares_of_shards_do_not_overlap_and_miss_nothing(tmp_path, shards, shares):
+    """Also with fewer shards than processes x workers."""
+    rows = make_shards(tmp_path, shards, 10)
+    parts = [take_pass(rows, i, shares) for i in range(shares)]
+    assert Counter(caption for part in parts for caption in part) == Counter(
+        f"caption {s} {i}" for s in range(shards) for i in range(10)
+    )
+    assert all(parts)
+
+
+def test_shares_of_a_list_do_not_overlap_and_miss_nothing():
+    rows = [{"file_name": f"{i}", "captions": [f"c{i}"]} for i in range(31)]
+    parts = [take_pass(rows, i, 4) for i in range(4)]
+    assert Counter(caption for part in parts for caption in part) == Counter(f"c{i}" for i in range(31))
+
+
+def test_each_pass_has_another_order_and_a_seed_repeats_it(tmp_path):
+    rows = make_shards(tmp_path, 4, 10)
+    first = take_pass(rows, 0, 1)
+    assert first != sorted(first)
+    assert first == take_pass(rows, 0, 1)
+    assert first != take_pass(rows, 0, 1, turn=1)
+    assert first != take_pass(rows, 0, 1, seed=1)
+
+
+def test_stream_is_endless(tmp_path):
+    stream = ImageTextStream("t", make_shards(tmp_path, 2, 3), identity, buffer=2, seed=0)
+    assert len(set(s["caption"] for s in islice(stream, 20))) == 6
+
+
+def test_mixture_is_in_proportion():
+    def stream(name):
+        return ImageTextStream(name, [{"file_name": name, "captions": [name]}], identity, 1, 0)
+
+    counts = Counter(s["caption"] for s in islice(Mixture([stream("a"), stream("b")], [1, 3], seed=0), 4000))
+    assert counts["b"] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_broken_samples_are_skipped_with_a_counted_warning(tmp_path, caplog):
+    """A missing caption, a missing image, a sample the mapper refuses, a shard cut in the middle, one that is empty,
+    and one that is gone."""
+    rows = make_shards(tmp_path, 2, 5)
+    write_tar(tmp_path / "odd.tar", {"a.jpg": b"x", "b.txt": b"no image", "c.jpg": b"bad", "c.txt": b"bad one"})
+    whole = (tmp_path / "00001.tar").read_bytes()
+    (tmp_path / "00001.tar").write_bytes(whole[: len(whole) // 2 + 100])
+    (tmp_path / "empty.tar").write_bytes(b"")
+    rows += [{"shard": str(tmp_path / name)} for name in ("odd.tar", "empty.tar", "gone.tar")]
+
+    def mapper(sample):
+        if sample["image_bytes"] == b"bad":
+            raise BrokenSample("unreadable image", sample["key"])
+        return identity(sample)
+
+    with caplog.at_level(logging.WARNING):
+        stream = ImageTextStream("t", rows, mapper, buffer=3, seed=0)
+        captions = {s["caption"] for s in islice(stream, 40)}
+    assert {f"caption 0 {i}" for i in range(5)} <= captions
+    assert "bad one" not in captions and "no image" not in captions
+    for reason in ("no caption", "no image", "unreadable image", "unreadable shard"):
+        assert f"({reason}: 1 so far" in caplog.text
+    assert caplog.text.count("(no caption:") <= 4  # not one line for each of many
+
+
+def test_nothing_usable_stops_with_the_reasons(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
+    stream = ImageTextStream("broken_set", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
+    with pytest.raises(RuntimeError, match="'broken_set': a whole pass .* no usable sample .no caption: 2"):
+        next(iter(stream))
+
+
+def test_nothing_usable_stops_from_a_worker_too(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
+    register_webdataset("t_all_broken", str(tmp_path / "a.tar"), num_samples=2)
+    try:
+        loader = build_image_text_train_loader(["t_all_broken"], mapper=identity, total_batch_size=2, num_workers=1)
+        with pytest.raises(RuntimeError, match="no usable sample"):
+            next(iter(loader))
+    finally:
+        DatasetCatalog.remove("t_all_broken")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_gives_the_same_batches(in_world, workers):
+    def batches(seed):
+        loader = build_image_text_train_loader(
+            ["shapes_train"], mapper=identity, total_batch_size=4, num_workers=workers, buffer=50, seed=seed
+        )
+        return [sample["key"] for batch in islice(loader, 5) for sample in batch]
+
+    first = batches(3)
+    assert len(first) == 20 and first == batches(3) != batches(4)
+
+
+def test_no_data_set_is_an_error():
+    with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
+        build_image_text_train_loader([], mapper=identity, total_batch_size=4)

@@ -1,0 +1,138 @@
+"""ImageTextDatasetMapper: every kind of image and caption, and the augmentation that the config asks for."""
+
+import io
+import random
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from tcl_d2.data import ImageTextDatasetMapper
+from tcl_d2.data import mapper as mapper_module
+from tcl_d2.data.mapper import BrokenSample, read_image
+
+TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
+PLAIN = {"flip": 0.0, "rand_augment": "", "erasing": 0.0}
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(width: int = 60, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def sample(image: bytes, *captions) -> dict:
+    return {"image_bytes": image, "captions": list(captions) or ["a cat"], "key": "shard.tar/007"}
+
+
+def test_eval_variant_is_the_exact_centre_crop():
+    image = picture(60, 40)
+    out = ImageTextDatasetMapper(TOKENIZER, is_train=False, size=40)(sample(encode(image)))
+    expected = np.asarray(image)[:, 10:50].transpose(2, 0, 1)
+    torch.testing.assert_close(out["image"], torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-3)
+    assert torch.equal(out["tokens"], TOKENIZER(["a cat"])[0])
+
+
+def test_training_crop_without_colour_changes_stays_in_range():
+    out = ImageTextDatasetMapper(TOKENIZER, size=32, **PLAIN)(sample(encode(picture())))
+    assert out["image"].shape == (3, 32, 32) and out["image"].dtype == torch.float32
+    assert -1e-3 <= out["image"].min() and out["image"].max() <= 255 + 1e-3
+
+
+def test_config_keys_take_effect():
+    data = sample(encode(picture()))
+    whole = {"crop_scale": (1, 1), "crop_ratio": (1.5, 1.5)}
+    options = {"size": 40, **PLAIN, **whole}
+    base = ImageTextDatasetMapper(TOKENIZER, **options)(data)["image"]
+    again = ImageTextDatasetMapper(TOKENIZER, **options)(data)["image"]
+    assert torch.equal(base, again)  # nothing random is left
+    flipped = ImageTextDatasetMapper(TOKENIZER, **{**options, "flip": 1.0})(data)["image"]
+    torch.testing.assert_close(flipped, base.flip(-1), rtol=0, atol=1e-3)
+    torch.manual_seed(0)
+    random.seed(0)
+    erased = ImageTextDatasetMapper(TOKENIZER, **{**options, "erasing": 1.0})(data)["image"]
+    assert 0.01 < (erased != base).float().mean() < 0.5  # a rectangle, not the image
+    mapper = ImageTextDatasetMapper(TOKENIZER, **{**options, "rand_augment": "rand-m9-n2"})
+    assert any(not torch.equal(mapper(data)["image"], base) for _ in range(8))
+
+
+def test_erased_pixels_are_noise_in_normalised_values():
+    """As timm's pixel mode in the official release: mean = the mean colour, deviation = the normalisation's."""
+    torch.manual_seed(0)
+    random.seed(0)
+    gray = Image.new("RGB", (64, 64), (255, 0, 255))
+    mapper = ImageTextDatasetMapper(TOKENIZER, size=64, **{**PLAIN, "erasing": 1.0})
+    outs = torch.stack([mapper(sample(encode(gray)))["image"] for _ in range(20)])
+    noise = outs.permute(1, 0, 2, 3)[1][outs[:, 1].abs() > 1e-3]  # green was 0
+    assert noise.mean().item() == pytest.approx(116.28, abs=2)
+    assert noise.std().item() == pytest.approx(57.12, abs=2)
+
+
+def test_one_of_several_captions_is_drawn():
+    mapper = ImageTextDatasetMapper(TOKENIZER, size=16, **PLAIN)
+    data = sample(encode(picture()), "one", "two", b"three")
+    random.seed(0)
+    assert {mapper(data)["caption"] for _ in range(60)} == {"one", "two", "three"}
+    assert ImageTextDatasetMapper(TOKENIZER, is_train=False, size=16)(data)["caption"] == "one"
+
+
+def test_very_long_caption_is_truncated():
+    out = ImageTextDatasetMapper(TOKENIZER, size=16, **PLAIN)(sample(encode(picture()), "cat " * 2500))
+    assert out["tokens"].shape == (77,) and out["tokens"][-1] == TOKENIZER.eot_token_id
+
+
+@pytest.mark.parametrize(
+    "captions, reason",
+    [([], "no caption"), ([""], "empty caption"), ([" \n"], "empty caption"), ([b"\xff\xfe\xfa"], "caption is no UTF-8")],
+)
+def test_unusable_captions(captions, reason):
+    data = {**sample(encode(picture())), "captions": captions}
+    with pytest.raises(BrokenSample, match=f"{reason}.*shard.tar/007"):
+        ImageTextDatasetMapper(TOKENIZER, size=16)(data)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr"])
+def test_image_modes(mode):
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    image = read_image(encode(picture().convert(mode), kind), "x")
+    assert image.mode == "RGB" and image.size == (60, 40)
+
+
+def test_16_bit_image_is_scaled_not_clipped():
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    image = np.asarray(read_image(encode(Image.fromarray(ramp)), "x"))
+    np.testing.assert_allclose(image[..., 0].ravel(), np.arange(256), atol=1)
+
+
+def test_1x1_image():
+    out = ImageTextDatasetMapper(TOKENIZER, size=16)(sample(encode(Image.new("RGB", (1, 1)))))
+    assert out["image"].shape == (3, 16, 16)
+
+
+def test_exif_rotation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    assert read_image(encode(picture(60, 40), "JPEG", exif=exif), "x").size == (40, 60)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", encode(picture(), "JPEG")[:700], encode(picture())[:-2000]])
+def test_broken_images(data):
+    with pytest.raises(BrokenSample, match="unreadable image: x"):
+        read_image(data, "x")
+
+
+def test_missing_file():
+    with pytest.raises(BrokenSample, match="unreadable image: /none.jpg"):
+        ImageTextDatasetMapper(TOKENIZER, size=16)({"file_name": "/none.jpg", "captions": ["a"]})
+
+
+def test_decompression_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(mapper_module, "MAX_PIXELS", 1000)
+    with pytest.raises(BrokenSample, match="image too large"):
+        read_image(encode(picture()), "x")

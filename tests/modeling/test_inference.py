@@ -1,0 +1,226 @@
+"""Inference: PAMR against a plain loop, windows, padding, vocabularies, and the errors of bad input."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer
+from tcl_d2.modeling.meta_arch import MaskCLIP
+from tcl_d2.modeling.window import pad_to_multiple, slide, window_starts
+from tests import golden
+
+
+def plain_pamr(image, masks, iterations, dilations):
+    """PAMR as the paper's formula, one pixel and one neighbour at a time."""
+    _, height, width = image.shape
+    clamp = lambda value, top: min(max(value, 0), top - 1)  # noqa: E731
+    offsets = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    weights = {}
+    for y in range(height):
+        for x in range(width):
+            window = [
+                (clamp(y + d * dy, height), clamp(x + d * dx, width), dy or dx) for d in dilations for dy, dx in offsets
+            ]
+            values = torch.stack([image[:, v, u] for v, u, _ in window])
+            spread = values.std(0)
+            around = [(v, u) for v, u, is_neighbour in window if is_neighbour]
+            logits = [(-(image[:, y, x] - image[:, v, u]).abs() / (1e-8 + 0.1 * spread)).mean() for v, u in around]
+            weights[y, x] = around, torch.stack(logits).softmax(0)
+    for _ in range(iterations):
+        new = torch.zeros_like(masks)
+        for (y, x), (around, weight) in weights.items():
+            new[:, y, x] = sum(w * masks[:, v, u] for w, (v, u) in zip(weight, around))
+        masks = new
+    return masks
+
+
+def test_pamr_equals_a_plain_loop():
+    torch.manual_seed(0)
+    image, masks = torch.randn(2, 3, 7, 9), torch.rand(2, 4, 7, 9)
+    refined = PAMR(iterations=3, dilations=(1, 2, 5))(image, masks)
+    for one, mask, result in zip(image, masks, refined):
+        torch.testing.assert_close(result, plain_pamr(one, mask, 3, (1, 2, 5)), rtol=0, atol=1e-5)
+
+
+def test_pamr_refuses_no_dilations():
+    with pytest.raises(ValueError, match="at least 1"):
+        PAMR(dilations=())
+
+
+@pytest.mark.parametrize("length, expected", [(10, [0]), (48, [0]), (49, [0, 1]), (96, [0, 24, 48]), (100, [0, 24, 48, 52])])
+def test_windows_cover_a_side(length, expected):
+    assert window_starts(length, crop=48, stride=24) == expected
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_overlapping_windows_are_averaged(batch):
+    """Each window scores its own mean: a pixel's score is the mean over the windows that hold it."""
+    image = torch.arange(3 * 5 * 7.0).view(3, 5, 7)
+    total, count = torch.zeros(5, 7), torch.zeros(5, 7)
+    for y in (0, 1):
+        for x in (0, 2, 3):
+            total[y : y + 4, x : x + 4] += image[:, y : y + 4, x : x + 4].mean()
+            count[y : y + 4, x : x + 4] += 1
+    scores = slide(lambda crops: crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4), image, 4, 2, batch)
+    torch.testing.assert_close(scores, (total / count).expand(2, -1, -1))
+
+
+def test_stride_larger_than_window_is_refused():
+    with pytest.raises(ValueError, match="stride must be in 1..4"):
+        slide(lambda crops: crops, torch.zeros(3, 9, 9), crop=4, stride=5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 15), (1, 1), (61, 78)])
+def test_padding_is_undone(size):
+    image = torch.randn(1, 3, *size)
+    padded, (rows, columns) = pad_to_multiple(image, 8)
+    assert padded.shape[-2] % 8 == padded.shape[-1] % 8 == 0
+    assert rows.start == (-size[0] % 8) // 2 and columns.start == (-size[1] % 8) // 2
+    assert torch.equal(padded[..., rows, columns], image)
+    assert padded.count_nonzero() == image.count_nonzero()  # zeros around
+
+
+# ------------------------------------------------------------------------------------------------- vocabularies
+
+
+@pytest.fixture(scope="module")
+def model():
+    clip = FrozenCLIP(build_clip("tcl_d2://shapes_clip/model.json", "tcl_d2://shapes_clip/weights.safetensors"))
+    return MaskCLIP(
+        clip=clip,
+        tokenizer=build_tokenizer("tcl_d2://shapes_clip/model.json"),
+        pixel_mean=(123.675, 116.28, 103.53),
+        pixel_std=(58.395, 57.12, 57.375),
+        templates=("a {}", "the {}"),
+        crop=48,
+        stride=24,
+        background_score=0.3,
+    )
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ([], "at least one class word"),
+        ("cat", "at least one class word"),
+        (["cat", " "], "not blank"),
+        (["cat", "dog", "cat"], "stand twice: cat"),
+    ],
+)
+def test_unfit_vocabulary_is_refused(model, names, message):
+    with pytest.raises(ValueError, match=message):
+        model.set_vocabulary(names)
+
+
+@pytest.mark.parametrize("templates", [("a photo",), ("{} and {}",), "a {}"])
+def test_unfit_templates_are_refused(model, templates):
+    with pytest.raises(ValueError, match="[Tt]emplate"):
+        model.set_vocabulary(["cat"], templates=templates)
+
+
+def test_vocabulary_travels_with_the_input(model):
+    image = torch.randint(0, 256, (3, 60, 50), dtype=torch.uint8)
+    out = model([{"image": image, "height": 30, "width": 40, "vocabulary": ["brick", "wood"], "background": True}])
+    scores = out[0]["sem_seg"]
+    assert scores.shape == (3, 30, 40)
+    assert (scores[0] == 0.3).all()
+    model.set_vocabulary(["brick", "wood"])
+    other = model([{"image": image, "height": 30, "width": 40}])[0]["sem_seg"]
+    torch.testing.assert_close(other, scores[1:])
+
+
+def test_large_vocabulary_of_any_unicode(model):
+    """5,000 words, embedded in parts; braces, emoji and other scripts are words too."""
+    names = ["{x}", "🦓 斑馬", "größer"] + [f"thing {i}" for i in range(4997)]
+    model.set_vocabulary(names, templates=("{}",))
+    single = model.embed_vocabulary(["🦓 斑馬"], ("{}",))
+    torch.testing.assert_close(model._text[1:2], single, rtol=0, atol=1e-5)
+    assert model([{"image": torch.zeros(3, 48, 48)}])[0]["sem_seg"].shape == (5000, 48, 48)
+
+
+def test_text_embeddings_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match=r"\[K, 128\], not \[2, 5\]"):
+        model.set_text_embeddings(torch.randn(2, 5))
+
+
+def test_model_without_vocabulary_says_so():
+    with pytest.raises(RuntimeError, match="set_vocabulary"):
+        golden.build_model()([{"image": torch.zeros(3, 48, 48)}])
+
+
+def test_training_input_errors():
+    model = golden.build_model().train()
+    with pytest.raises(ValueError, match="'caption'"):
+        model([{"image": torch.zeros(3, 48, 48)}])
+    with pytest.raises(ValueError, match=r"\[3, H, W\]"):
+        model([{"image": torch.zeros(1, 48, 48), "tokens": torch.zeros(77)}])
+
+
+def test_frozen_clip_stays_in_eval_mode_and_gets_no_gradient():
+    model = golden.build_model(train_last_blocks=True).train()
+    assert not model.clip.model.training
+    assert not any(p.requires_grad for p in model.clip.parameters())
+
+
+def test_trained_part_starts_as_a_copy():
+    """The gates are 0: the new grounder's embeddings are CLIP's dense features, enlarged by nearest."""
+    clip = golden.build_clip()
+    from tcl_d2.modeling import Grounder
+
+    images = torch.randn(1, 3, 48, 48)
+    tokens = clip.trunk(images, 2)
+    dense = F.interpolate(clip.dense(tokens, 2, (6, 6)), scale_factor=4.0, mode="nearest")
+    torch.testing.assert_close(Grounder(clip, 2)(tokens, (6, 6)), dense, rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- CLIP
+
+
+def test_open_clip_agrees_on_whole_images():
+    """Our pass through the tower is open_clip's own."""
+    clip, images = golden.build_clip(), torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(clip.encode_image(images), clip.model.encode_image(images), rtol=0, atol=1e-5)
+
+
+def test_unfit_tower_is_refused():
+    with torch.device("meta"), pytest.raises(ValueError, match="no ResNet"):
+        FrozenCLIP(open_clip.create_model("RN50", device="meta"))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-B-16-quickgelu"])
+def test_common_towers_are_accepted(name):
+    with torch.device("meta"):
+        clip = FrozenCLIP(open_clip.create_model(name, device="meta"))
+    assert clip.embed_dim in (512, 768)
+
+
+def test_weights_file_errors(tmp_path):
+    config, weights = golden.write_clip(tmp_path)
+    build_clip(str(config), str(weights))
+    html, empty = tmp_path / "page.pt", tmp_path / "empty.pt"
+    html.write_text("<html>not found</html>")
+    empty.write_bytes(b"")
+    for file in (html, empty):
+        with pytest.raises(ValueError, match=file.name):
+            build_clip(str(config), str(file))
+    with pytest.raises(FileNotFoundError, match="missing.pt"):
+        build_clip(str(config), str(tmp_path / "missing.pt"))
+    with pytest.raises(ValueError, match="does not fit MODEL.CLIP.NAME"):
+        build_clip("tcl_d2://shapes_clip/model.json", str(weights))
+    with pytest.raises(ValueError, match="knows no model 'ViT-B-17'"):
+        build_clip("ViT-B-17", "")
+    with pytest.raises(ValueError, match="neither a weights file nor a tag"):
+        build_clip("ViT-B-32", "laion3b")
+
+
+def test_weights_of_openai_layout_imply_quick_gelu(tmp_path):
+    config, weights = tmp_path / "gelu_clip.json", tmp_path / "openai.pt"
+    config.write_text(json.dumps({**golden.CLIP_CONFIG, "quick_gelu": False}))
+    state = {**golden.load()["clip"], "input_resolution": torch.tensor(48), "context_length": torch.tensor(77)}
+    torch.save({**state, "vocab_size": torch.tensor(256)}, weights)
+    clip = FrozenCLIP(build_clip(str(config), str(weights)))
+    expected = golden.load()["inference"]["caption_embedding"]
+    torch.testing.assert_close(clip.encode_text(golden.load()["tokens"]), expected, rtol=0, atol=1e-5)
