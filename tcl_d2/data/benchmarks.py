@@ -111,7 +111,7 @@ class PlainBilinearResize(Transform):
         raise NotImplementedError("Zero-shot benchmarks have no coordinates.")
 
 
-def test_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
     """Size at which an image is segmented: short side `short`, long side at most `long`, rounded half up."""
     scale = min(long / max(height, width), short / min(height, width))
     return int(height * scale + 0.5), int(width * scale + 0.5)
@@ -142,7 +142,7 @@ class BenchmarkMapper:
         except Exception as error:  # PIL raises many kinds
             raise OSError(f"Image {one['file_name']} could not be read: {error}") from None
         height, width = image.shape[:2]
-        size = test_size(height, width, self.short, self.long)
+        size = segmentation_size(height, width, self.short, self.long)
         if size != (height, width):
             image = PlainBilinearResize(*size).apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

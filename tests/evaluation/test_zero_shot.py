@@ -1,0 +1,192 @@
+"""The evaluator against an independent computation, label rules, ignored pixels, and bad label files."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from tcl_d2.data import register_benchmark
+from tcl_d2.data.benchmarks import BenchmarkMapper, PlainBilinearResize, distinct_colors, segmentation_size
+from tcl_d2.evaluation import ZeroShotSemSegEvaluator, write_report
+
+CLASSES = ("background", "cat", "dog", "cow")
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Four classes; label files hold 0 (background), 10, 20, 30 and 255; 99 has no meaning. Three images."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i in range(3):
+        size = (12 + i, 9)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+        values = rng.choice([0, 10, 20, 255], size).astype(np.uint8)  # no cow in the ground truth
+        Image.fromarray(values).save(tmp_path / f"labels/{i}.png")
+    register_benchmark(
+        "t_bench",
+        images=str(tmp_path / "images"),
+        labels=str(tmp_path / "labels"),
+        classes=CLASSES,
+        background=True,
+        label_map={0: 0, 10: 1, 20: 2, 30: 3},
+    )
+    yield tmp_path
+    DatasetCatalog.remove("t_bench")
+    MetadataCatalog.remove("t_bench")
+
+
+def scores_of(prediction: np.ndarray, classes: int = 4) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.from_numpy(prediction), classes).permute(2, 0, 1).float()
+
+
+def run(predict) -> dict:
+    evaluator = ZeroShotSemSegEvaluator("t_bench")
+    for one in DatasetCatalog.get("t_bench"):
+        raw = np.array(Image.open(one["sem_seg_file_name"]))
+        evaluator.process([one], [{"sem_seg": scores_of(predict(raw))}])
+    return evaluator.evaluate()["sem_seg"]
+
+
+def test_equals_an_independent_computation(benchmark):
+    """Over the whole data set, class by class, with loops over pixels; 'cow' is predicted but never there, IoU 0."""
+    rng = np.random.default_rng(1)
+    predictions = {}
+
+    def predict(raw):
+        predictions[raw.tobytes()] = (raw, rng.integers(0, 4, raw.shape))
+        return predictions[raw.tobytes()][1]
+
+    result = run(predict)
+    pairs = [(r, p) for raw, prediction in predictions.values() for r, p in zip(raw.ravel(), prediction.ravel())]
+    pairs = [({0: 0, 10: 1, 20: 2}[r], p) for r, p in pairs if r != 255]
+    ious, accuracies = [], []
+    for k, name in enumerate(CLASSES):
+        both = sum(t == k and p == k for t, p in pairs)
+        either = sum(t == k or p == k for t, p in pairs)
+        ious.append(both / either)
+        assert result[f"IoU-{name}"] == pytest.approx(100 * both / either)
+        if any(t == k for t, _ in pairs):
+            accuracies.append(both / sum(t == k for t, _ in pairs))
+    assert result["mIoU"] == pytest.approx(100 * np.mean(ious))
+    assert result["mACC"] == pytest.approx(100 * np.mean(accuracies))
+    assert result["pACC"] == pytest.approx(100 * np.mean([t == p for t, p in pairs]))
+    share = [sum(t == k for t, _ in pairs) / len(pairs) for k in range(4)]
+    assert result["fwIoU"] == pytest.approx(100 * np.dot(share, ious))
+
+
+def test_ground_truth_scores_100_and_absent_classes_do_not_count(benchmark):
+    result = run(lambda raw: np.where(raw == 255, 3, raw // 10).astype(np.int64) % 4)
+    assert result["mIoU"] == pytest.approx(100)
+    assert np.isnan(result["IoU-cow"])
+
+
+def test_ignored_pixels_change_nothing(benchmark):
+    def predict(fill):
+        return lambda raw: np.where(raw == 255, fill, 1).astype(np.int64)
+
+    assert run(predict(0)) == pytest.approx(run(predict(3)), nan_ok=True)
+
+
+def test_processes_partial_matrices_are_added(benchmark):
+    """Two evaluators with a part of the images each hold what one with all of them does."""
+    rows = DatasetCatalog.get("t_bench")
+    parts = [ZeroShotSemSegEvaluator("t_bench", distributed=False) for _ in range(3)]
+    for i, one in enumerate(rows):
+        size = np.array(Image.open(one["sem_seg_file_name"])).shape
+        output = {"sem_seg": scores_of(np.random.default_rng(i).integers(0, 4, size))}
+        for evaluator in (parts[i % 2], parts[2]):
+            evaluator.process([one], [output])
+    assert torch.equal(parts[0]._matrix + parts[1]._matrix, parts[2]._matrix)
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda path: Image.fromarray(np.full((12, 9), 99, np.uint8)).save(path), ValueError, "the value 99"),
+        (lambda path: Image.fromarray(np.zeros((12, 9, 3), np.uint8)).save(path), OSError, "3 channels"),
+        (lambda path: path.write_bytes(b"no png"), OSError, "could not be read"),
+        (lambda path: path.unlink(), OSError, "could not be read"),
+        (lambda path: Image.fromarray(np.zeros((5, 5), np.uint8)).save(path), ValueError, "differ in size"),
+    ],
+)
+def test_bad_labels_are_named(benchmark, make, error, message):
+    evaluator, one = ZeroShotSemSegEvaluator("t_bench"), DatasetCatalog.get("t_bench")[0]
+    make(benchmark / "labels/0.png")
+    with pytest.raises(error, match=f"labels/0.png.*{message}"):
+        evaluator.process([one], [{"sem_seg": torch.zeros(4, 12, 9)}])
+
+
+def test_nothing_evaluated_is_an_error(benchmark):
+    with pytest.raises(ValueError, match="Nothing to evaluate"):
+        ZeroShotSemSegEvaluator("t_bench").evaluate()
+
+
+def test_label_rule_with_an_unknown_class_is_refused(benchmark):
+    register_benchmark("t_rule", "i", "l", classes=("a", "b"), label_map={0: 2})
+    try:
+        with pytest.raises(ValueError, match="class 2; there are 2"):
+            ZeroShotSemSegEvaluator("t_rule")
+    finally:
+        DatasetCatalog.remove("t_rule")
+        MetadataCatalog.remove("t_rule")
+
+
+def test_missing_label_file_is_found_before_evaluation(benchmark):
+    (benchmark / "labels/1.png").unlink()
+    with pytest.raises(FileNotFoundError, match="'t_bench': 1 of 3 images have no label.*1.png"):
+        DatasetCatalog.get("t_bench")
+
+
+def test_report_has_each_data_set_and_the_average():
+    metrics = [dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), value) for value in (20.0, 50.0)]
+    table = write_report({"one": {"sem_seg": metrics[0]}, "two": {"sem_seg": metrics[1]}}).splitlines()
+    assert [cell.strip() for cell in table[2].split("|")][1:3] == ["one", "20.00"]
+    assert table[-1].split("|")[2].strip() == "35.00"
+
+
+# ------------------------------------------------------------------------------------------------- reading images
+
+
+def test_image_size_of_the_protocol():
+    assert segmentation_size(375, 500, 448, 2048) == (448, 597)
+    assert segmentation_size(100, 1000, 448, 2048) == (205, 2048)  # 204.8 and the long side's limit
+    assert segmentation_size(448, 448, 448, 2048) == (448, 448)
+
+
+@pytest.mark.parametrize("size", [(30, 45), (13, 9), (64, 100)])
+def test_resizing_is_opencvs_plain_bilinear(size):
+    """Within one grey level (OpenCV rounds its weights), also when it shrinks: no antialias."""
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    ours = PlainBilinearResize(*size).apply_image(image).astype(int)
+    theirs = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(int)
+    assert abs(ours - theirs).max() <= 1
+
+
+def test_mapper_gives_the_resized_image_and_the_original_size(benchmark):
+    one = DatasetCatalog.get("t_bench")[0]
+    out = BenchmarkMapper(short=18, long=100)(one)
+    assert out["image"].shape == (3, 24, 18) and out["image"].dtype == torch.uint8
+    assert (out["height"], out["width"]) == (12, 9)
+    (benchmark / "images/0.png").write_bytes(b"broken")
+    with pytest.raises(OSError, match="images/0.png could not be read"):
+        BenchmarkMapper(short=18, long=100)(one)
+
+
+def test_colors_are_pascal_vocs():
+    assert distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert len(set(distinct_colors(200))) == 200
+
+
+def test_small_worlds_three_benchmarks_read_the_same_files(in_world):
+    names = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
+    files = [[one["sem_seg_file_name"] for one in DatasetCatalog.get(name)] for name in names]
+    assert len(files[0]) == 12 and files[0] == files[1] == files[2]
+    label = np.array(Image.open(files[0][0]))
+    rules = [ZeroShotSemSegEvaluator(name)._rule(label, "x") for name in names]
+    things = label < 23
+    assert (rules[0][~things] == 0).all() and (rules[0][things] == label[things] + 1).all()
+    assert (rules[1][~things] == 23).all() and (rules[1][things] == label[things]).all()  # 23 classes: ignored
+    assert (rules[2] == label).all()
