@@ -19,10 +19,11 @@ TEMPLATES = (
 def add_tcl_config(cfg: CN) -> None:
     """Adds the keys of TCL to `cfg`, in place; call it before merging a config file.
 
-    Every key has its comment on its own line or just above: the table of keys in the documentation is made from them.
+    Every key has a comment just above it: docs/config.md is made from them.
     """
-    # ImageNet's mean and deviation in RGB order and 0..255, as the official release normalises (not CLIP's own).
+    # ImageNet's mean, of RGB in 0..255, as the official release normalises (not CLIP's own).
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    # ImageNet's standard deviation, likewise.
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
 
     cfg.MODEL.CLIP = CN()
@@ -31,8 +32,9 @@ def add_tcl_config(cfg: CN) -> None:
     # Its weights: an open_clip tag ("openai"), a file in OpenAI's or OpenCLIP's layout, or "" for random ones.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
 
-    # Masks from CLIP's dense similarities s (knowledge preservation, MaskCLIP): sigmoid((s - shift) * scale).
+    # Masks from CLIP's dense similarities s (knowledge preservation, MaskCLIP) are sigmoid((s - shift) * scale): shift.
     cfg.MODEL.CLIP.MASK_SHIFT = 0.25
+    # And scale.
     cfg.MODEL.CLIP.MASK_SCALE = 10.0
 
     cfg.MODEL.TCL = CN()
@@ -40,8 +42,9 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.TCL.FREEZE = 11
     # Gated decoder blocks; each doubles the resolution of the masks.
     cfg.MODEL.TCL.DECODER_BLOCKS = 2
-    # Sim2Mask, logit = w * similarity + b: initial values of the learnable w and b.
+    # Sim2Mask, logit = w * similarity + b: initial value of the learnable w.
     cfg.MODEL.TCL.SIM_SCALE_INIT = 10.0
+    # And of b.
     cfg.MODEL.TCL.SIM_BIAS_INIT = -2.5
     # Temperature of the Gumbel-sigmoid that makes the hard masks of the image-level loss.
     cfg.MODEL.TCL.GUMBEL_TAU = 1.0
@@ -76,16 +79,19 @@ def add_tcl_config(cfg: CN) -> None:
     # Ablation: contrast of the whole image (no masks) with the texts; used by WholeImageLoss alone.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
+    # CLIP's order of channels.
     cfg.INPUT.FORMAT = "RGB"
-    # Image reading at evaluation (the unified protocol): short side 448, long side at most 2048.
+    # Short side at which images are evaluated (the unified protocol).
     cfg.INPUT.MIN_SIZE_TEST = 448
+    # And the most that the long side may have.
     cfg.INPUT.MAX_SIZE_TEST = 2048
     cfg.INPUT.IMAGE_TEXT = CN()
     # Side of the square training crop, in pixels.
     cfg.INPUT.IMAGE_TEXT.SIZE = 224
-    # Random resized crop: share of the image's area, and aspect ratio (width / height).
+    # Random resized crop: share of the image's area.
     cfg.INPUT.IMAGE_TEXT.CROP_SCALE = [0.08, 1.0]
-    cfg.INPUT.IMAGE_TEXT.CROP_RATIO = [0.75, 1.3333]
+    # And aspect ratio, width / height.
+    cfg.INPUT.IMAGE_TEXT.CROP_RATIO = [3 / 4, 4 / 3]
     # Probability of a horizontal flip.
     cfg.INPUT.IMAGE_TEXT.FLIP = 0.5
     # RandAugment policy in timm's notation; "" for none.
@@ -96,15 +102,17 @@ def add_tcl_config(cfg: CN) -> None:
     # Samples that each loader worker holds to draw from, so that neighbours in a shard are not neighbours in a batch.
     cfg.DATALOADER.SHUFFLE_BUFFER = 1000
 
-    # AdamW.
+    # AdamW's decay rates of the two moments.
     cfg.SOLVER.BETAS = [0.9, 0.999]
+    # And its epsilon.
     cfg.SOLVER.EPS = 1e-6
     # Low precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA, with loss scaling) or "bfloat16" (also CPU).
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     cfg.TEST.ZERO_SHOT = CN()
-    # Sliding window: side and step of the square crops, in pixels of the resized image.
+    # Sliding window: side of the square crops, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.CROP = 448
+    # And their step.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
     # Constant score of the background where a data set has one (paper: 0.4 with PAMR, 0.5 without).
     cfg.TEST.ZERO_SHOT.BACKGROUND = 0.4

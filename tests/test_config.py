@@ -1,0 +1,82 @@
+"""Configuration: it survives a round trip, every shipped file builds, and every key is documented."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from tcl_d2 import add_tcl_config
+from tests import golden
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import config_table  # noqa: E402
+
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+
+
+def load(path: Path):
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    cfg.merge_from_file(str(path))
+    return cfg
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_round_trip(path, tmp_path):
+    cfg = load(path)
+    (tmp_path / "dumped.yaml").write_text(cfg.dump())
+    assert load(tmp_path / "dumped.yaml") == cfg
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "shapes" in path.parts], ids=lambda path: path.stem)
+def test_small_worlds_configs_build_a_model(path):
+    cfg = load(path)
+    model = build_model(cfg)
+    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
+    if cfg.MODEL.META_ARCHITECTURE == "TCL":
+        assert list(model.losses) == cfg.MODEL.TCL.LOSS_HEADS
+
+
+def test_config_reaches_the_model(tmp_path):
+    clip, weights = golden.write_clip(tmp_path)
+    cfg = load(ROOT / "configs/tcl.yaml")
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", str(clip), "MODEL.CLIP.PRETRAINED", str(weights)])
+    cfg.merge_from_list(["MODEL.TCL.FREEZE", 1, "MODEL.TCL.AREA_PRIOR", 0.25, "MODEL.TCL.GUMBEL_TAU", 0.5])
+    cfg.merge_from_list(["TEST.ZERO_SHOT.KP_WEIGHT", 0.1, "TEST.ZERO_SHOT.PAMR.ITERS", 3])
+    model = build_model(cfg)
+    assert len(model.grounder.blocks) == 2 and model.sim2mask.tau == 0.5 and model.kp_weight == 0.1
+    assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.pamr.iterations == 3
+    assert not any(p.requires_grad for p in model.grounder.blocks.parameters())  # first stage
+
+
+def test_every_key_is_documented():
+    """docs/config.md is what tools/config_table.py prints, with a comment for every key that differs or is new."""
+    assert (ROOT / "docs/config.md").read_text() == config_table.table()
+    documented = dict(config_table.documented_keys())
+    assert all(documented.values())
+
+    def leaves(node, prefix=""):
+        for key, value in node.items():
+            yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(f"{prefix}{key}", value)]
+
+    ours, theirs = get_cfg(), dict(leaves(get_cfg()))
+    add_tcl_config(ours)
+    changed = {key for key, value in leaves(ours) if key not in theirs or theirs[key] != value}
+    assert changed <= documented.keys()
+
+
+def test_import_is_cheap():
+    """No weights, no network, no data; and little time beyond Detectron2's own import (not measured here: modules)."""
+    code = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise SystemExit('the import used the network')\n"
+        "socket.socket.connect = refuse\n"
+        "import detectron2.engine, tcl_d2\n"
+        "print('timm.data' in sys.modules, 'lvis' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[1] == "False", done.stderr

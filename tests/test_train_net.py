@@ -1,0 +1,92 @@
+"""train_net.py as a user runs it: train, resume, evaluate, and one clear error instead of a stack of calls."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests import golden
+from tests.conftest import ROOT
+
+SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
+ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.PAMR.ENABLED", False]
+
+
+def run(root, *arguments, config="configs/shapes/tcl.yaml"):
+    command = [sys.executable, "train_net.py", "--config-file", config, *map(str, arguments)]
+    env = {**os.environ, "DETECTRON2_DATASETS": str(root)}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def last_miou(folder) -> float:
+    rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [row["average/mIoU"] for row in rows if "average/mIoU" in row][-1]
+
+
+def test_train_resume_and_evaluate(world, tmp_path):
+    """Stops at 2 iterations, goes on to 4, and --eval-only gives the figure that training ended with."""
+    out = tmp_path / "out"
+    options = [*SMALL, *ONE, "OUTPUT_DIR", out, "SOLVER.CHECKPOINT_PERIOD", 2]
+    first = run(world, *options, "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1)
+    assert first.returncode == 0, first.stderr
+    assert {"model_final.pth", "model_best.pth", "config.yaml", "metrics.json", "log.txt"} <= set(os.listdir(out))
+    second = run(world, "--resume", *options, "SOLVER.MAX_ITER", 4)
+    assert second.returncode == 0 and "Starting training from iteration 2" in second.stderr + second.stdout
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 3
+    evaluated = run(world, "--eval-only", *ONE, "MODEL.WEIGHTS", out / "model_final.pth", "OUTPUT_DIR", tmp_path / "e")
+    assert evaluated.returncode == 0, evaluated.stderr
+    text = evaluated.stdout + evaluated.stderr
+    row = next(line for line in text.splitlines() if line.startswith("| average"))
+    assert float(row.split("|")[2]) == pytest.approx(last_miou(out), abs=0.01)
+
+
+def test_official_checkpoint_loads_by_its_layout(world, tmp_path):
+    """The golden model, saved as the official release does, with CLIP from files: every weight finds its place."""
+    clip, weights = golden.write_clip(tmp_path)
+    torch.save({"model": golden.load()["model"], "step": 7}, tmp_path / "tcl.pth")
+    options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, "DATASETS.TEST", "()"]
+    done = run(world, "--eval-only", *options, "MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    assert "not found in the checkpoint" not in done.stdout and "unexpected keys" not in done.stdout
+
+
+def check_error(done, *parts):
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    lines = done.stderr[done.stderr.index("error: ") :]
+    for part in parts:
+        assert part in lines
+
+
+def test_missing_data_and_weights_are_named_at_once(tmp_path):
+    parts = ["cc3m", "cc12m", "img2dataset", "DETECTRON2_DATASETS", "MODEL.CLIP.PRETRAINED", "/none.pt"]
+    check_error(run(tmp_path, "MODEL.CLIP.PRETRAINED", "/none.pt", config="configs/tcl.yaml"), *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["MODEL.CLIP.NAEM", "x"], ["MODEL.CLIP.NAEM"]),
+        (["--eval-only", "MODEL.WEIGHTS", "/none.pth"], ["/none.pth"]),
+        (["--eval-only", "MODEL.WEIGHTS", "README.md"], ["README.md"]),
+        (["DATASETS.TEST", '("no_such_set",)'], ["no_such_set", "not registered"]),
+    ],
+)
+def test_wrong_arguments_give_one_clear_error(world, tmp_path, arguments, parts):
+    check_error(run(world, *arguments, "OUTPUT_DIR", tmp_path), *parts)
+
+
+def test_malicious_checkpoint_is_refused(world, tmp_path):
+    import pickle
+
+    trap, mark = tmp_path / "trap.pth", tmp_path / "executed"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    trap.write_bytes(pickle.dumps({"model": Trap()}))
+    check_error(run(world, "--eval-only", "MODEL.WEIGHTS", trap, "OUTPUT_DIR", tmp_path), "trap.pth")
+    assert not mark.exists()

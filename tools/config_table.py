@@ -1,0 +1,50 @@
+#!/usr/bin/env python
+"""Prints the table of the plugin's config keys, made from the comments in tcl_d2/config.py; it stands in docs/config.md.
+
+    python tools/config_table.py > docs/config.md
+"""
+
+import inspect
+import re
+
+from detectron2.config import get_cfg
+
+from tcl_d2 import add_tcl_config
+
+HEAD = """# Config keys
+
+What the plugin adds to Detectron2's keys, or gives another default. Made by `python tools/config_table.py`.
+
+| key | default | what it is |
+|---|---|---|"""
+
+
+def documented_keys() -> list[tuple[str, str]]:
+    """(key, comment) of every key that add_tcl_config sets; a key without a comment has that of its group or none."""
+    keys, comment = [], []
+    for line in inspect.getsource(add_tcl_config).splitlines():
+        line = line.strip()
+        if line.startswith("#"):
+            comment.append(line.lstrip("# "))
+        elif match := re.match(r"cfg\.([A-Z0-9_.]+) = (.*)", line):
+            if match[2] != "CN()":
+                keys.append((match[1], " ".join(comment)))
+                comment = []
+    return keys
+
+
+def value_of(key: str):
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def table() -> str:
+    rows = [f"| `{key}` | `{value_of(key)}` | {comment} |" for key, comment in documented_keys()]
+    return "\n".join([HEAD, *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
