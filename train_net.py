@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Trains and evaluates TCL.
 
-    python train_net.py --config-file configs/tcl.yaml --num-gpus 8
-    python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
-    python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
+python train_net.py --config-file configs/tcl.yaml --num-gpus 8
+python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
+python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
 """
 
 import sys

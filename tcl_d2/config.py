@@ -38,7 +38,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.MASK_SCALE = 10.0
 
     cfg.MODEL.TCL = CN()
-    # Blocks of the image encoder that are shared and stay frozen; the rest is copied into the grounder (paper: 11 of 12).
+    # Blocks of the image encoder that are shared and stay frozen; the rest is copied into the grounder (paper: 11).
     cfg.MODEL.TCL.FREEZE = 11
     # Gated decoder blocks; each doubles the resolution of the masks.
     cfg.MODEL.TCL.DECODER_BLOCKS = 2

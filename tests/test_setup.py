@@ -59,7 +59,9 @@ def declared() -> tuple[set[str], set[str]]:
         for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
     )
-    values = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("install_requires", "extras_require")}
+    values = {
+        k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("install_requires", "extras_require")
+    }
 
     def names(requirements):
         bare = {requirement.split(">")[0] for requirement in requirements}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Prints the table of the plugin's config keys, made from the comments in tcl_d2/config.py; it stands in docs/config.md.
+"""Prints the table of the plugin's config keys, from the comments in tcl_d2/config.py.
 
-    python tools/config_table.py > docs/config.md
+python tools/config_table.py > docs/config.md
 """
 
 import inspect
@@ -20,16 +20,15 @@ What the plugin adds to Detectron2's keys, or gives another default. Made by `py
 
 
 def documented_keys() -> list[tuple[str, str]]:
-    """(key, comment) of every key that add_tcl_config sets; a key without a comment has that of its group or none."""
+    """(key, comment) of every key that add_tcl_config sets; the comment stands just above."""
     keys, comment = [], []
     for line in inspect.getsource(add_tcl_config).splitlines():
         line = line.strip()
         if line.startswith("#"):
             comment.append(line.lstrip("# "))
-        elif match := re.match(r"cfg\.([A-Z0-9_.]+) = (.*)", line):
-            if match[2] != "CN()":
-                keys.append((match[1], " ".join(comment)))
-                comment = []
+        elif match := re.match(r"cfg\.([A-Z0-9_.]+) = (?!CN\(\))", line):
+            keys.append((match[1], " ".join(comment)))
+            comment = []
     return keys
 
 

@@ -120,8 +120,11 @@ def main() -> None:
             left = (time.perf_counter() - began) / (done - start) * (args.steps - done) / 60
             accuracy = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
             accuracy = accuracy.float().mean().item() * 100
-            print(f"step {done}/{args.steps} loss {loss.item():.3f} batch accuracy {accuracy:.1f}% "
-                  f"scale {scale.item():.1f}, {left:.0f} min left", flush=True)
+            print(
+                f"step {done}/{args.steps} loss {loss.item():.3f} batch accuracy {accuracy:.1f}% "
+                f"scale {scale.item():.1f}, {left:.0f} min left",
+                flush=True,
+            )
         if done % 100 == 0 or done == args.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "schedule": schedule.state_dict(), "step": done}, checkpoint.with_suffix(".tmp"))

@@ -22,10 +22,21 @@ TORCH_GIGABYTES = 9  # the default builds of torch and torchvision with their CU
 # (April 2024). Its wheel is tagged for Python 3.10, for the sake of a compiled part that nothing here needs.
 DETECTRON2 = "sal-detectron2==0.7.2"
 DETECTRON2_HASH = "sha256:491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
-DETECTRON2_NEEDS = (
-    "fvcore iopath omegaconf hydra-core yacs pycocotools cloudpickle tabulate termcolor matplotlib tqdm tensorboard "
-    "packaging"
-).split()
+DETECTRON2_NEEDS = [
+    "fvcore",
+    "iopath",
+    "omegaconf",
+    "hydra-core",
+    "yacs",
+    "pycocotools",
+    "cloudpickle",
+    "tabulate",
+    "termcolor",
+    "matplotlib",
+    "tqdm",
+    "tensorboard",
+    "packaging",
+]
 OFFICIAL = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 
 
@@ -53,7 +64,9 @@ def has_module(python: Path, name: str) -> bool:
 def check_python(version: tuple[int, ...]) -> None:
     if tuple(version[:2]) < OLDEST_PYTHON:
         found, needed = (".".join(map(str, numbers[:2])) for numbers in (version, OLDEST_PYTHON))
-        raise SetupError(f"Python {found} is too old: {needed} or newer is needed. Give one: make test PYTHON=python3.11")
+        raise SetupError(
+            f"Python {found} is too old: {needed} or newer is needed. Give one: make test PYTHON=python3.11"
+        )
 
 
 def check_disk(folder: Path, gigabytes: float) -> None:
@@ -68,7 +81,20 @@ def check_disk(folder: Path, gigabytes: float) -> None:
 def check_network(python: Path) -> None:
     """Asks the package index for one small file, so that a missing network is said at once and not after minutes."""
     with tempfile.TemporaryDirectory() as folder:
-        command = (python, "-m", "pip", "--timeout", "10", "--retries", "1", "download", "-q", "--no-deps", "-d", folder)
+        command = (
+            python,
+            "-m",
+            "pip",
+            "--timeout",
+            "10",
+            "--retries",
+            "1",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            folder,
+        )
         try:
             run(*command, "packaging", what="Reaching the package index")
         except SetupError as error:
@@ -118,7 +144,9 @@ def install_detectron2(python: Path) -> None:
     """Installs the redistribution, checked by its hash, unless a Detectron2 is there: that one is never replaced."""
     if has_module(python, "detectron2"):
         return
-    print(f"Installing Detectron2 from PyPI ({DETECTRON2}). The official way, if you prefer it:\n  {OFFICIAL}", flush=True)
+    print(
+        f"Installing Detectron2 from PyPI ({DETECTRON2}). The official way, if you prefer it:\n  {OFFICIAL}", flush=True
+    )
     run(python, "-m", "pip", "install", "-q", *DETECTRON2_NEEDS, what="Installing what Detectron2 needs")
     target = ask(python, "import sysconfig; print(sysconfig.get_paths()['purelib'])")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirement:

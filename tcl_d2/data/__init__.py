@@ -1,6 +1,6 @@
 """Data: image-text pairs to train on, benchmarks to evaluate on, and the small world."""
 
-from typing import Iterable
+from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog
 

@@ -1,8 +1,8 @@
 """What models are evaluated on: zero-shot benchmarks as Detectron2 catalog entries, and how their images are read."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch

@@ -7,8 +7,8 @@
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import braceexpand
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -31,8 +31,8 @@ def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
     """Paths of shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk."""
     patterns = [patterns] if isinstance(patterns, str) else patterns
     paths = []
-    for pattern in (spelled for pattern in patterns for spelled in braceexpand.braceexpand(pattern)):
-        path = root / pattern  # an absolute pattern stays as it is
+    for spelled in (spelled for pattern in patterns for spelled in braceexpand.braceexpand(pattern)):
+        path = root / spelled  # an absolute pattern stays as it is
         paths += sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
     return [str(path) for path in paths]
 
@@ -73,7 +73,9 @@ def _count_samples(name: str, shards: list[str]) -> list[int]:
     return [json.loads(path.read_text())["successes"] for path in stats]
 
 
-def register_coco_captions(name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org") -> None:
+def register_coco_captions(
+    name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org"
+) -> None:
     """Registers COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
 
     When asked for: FileNotFoundError if a file or folder is missing; ValueError if the JSON is no COCO Captions.
@@ -120,7 +122,9 @@ def register_caption_list(
         for number, row in enumerate(_read_rows(name, file), start=1):
             for column in (image_column, caption_column):
                 if row.get(column) is None:
-                    raise ValueError(f"Data set '{name}': row {number} of {file} has no '{column}'; it has {list(row)}.")
+                    raise ValueError(
+                        f"Data set '{name}': row {number} of {file} has no '{column}'; it has {list(row)}."
+                    )
             texts = row[caption_column]
             captions[str(root / row[image_column])] += texts if isinstance(texts, list) else [texts]
         missing = [image for image in captions if not Path(image).is_file()]

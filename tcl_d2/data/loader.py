@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import Counter
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, build_detection_train_loader

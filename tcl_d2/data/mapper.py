@@ -2,7 +2,7 @@
 
 import io
 import random
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch

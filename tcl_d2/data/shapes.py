@@ -7,7 +7,7 @@ outlines vary freely and are never a class. Everything here is numpy on arrays o
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Scene:
 # ---------------------------------------------------------------------------------------------- noise and colour
 
 
-@lru_cache(maxsize=None)
+@cache
 def _noise_field(grain: float, size: int = 256) -> np.ndarray:
     """Smooth noise in [-1, 1], float32 [size, size], periodic, with features of about `grain` pixels."""
     rng = np.random.default_rng(int(grain * 1000))
@@ -243,9 +243,7 @@ def _write_caption(rng, things: list[tuple[str, str]], ground: str | None) -> st
     """A caption that reads like the web's: it names some of what is seen, and never what is held out."""
     nameable = [thing for thing in things if thing[0] not in HELD_OUT]
     named = [thing for thing in nameable if rng.random() < 0.8] or nameable[:1]
-    text = "".join(
-        ("" if i == 0 else str(rng.choice(_JOINTS))) + _name(rng, *thing) for i, thing in enumerate(named)
-    )
+    text = "".join(("" if i == 0 else str(rng.choice(_JOINTS))) + _name(rng, *thing) for i, thing in enumerate(named))
     if ground and (not named or rng.random() < 0.4):
         place = str(rng.choice(_PLACES)).format(ground)
         text = text + place if named else ground

@@ -1,6 +1,6 @@
 """AdamW with the paper's decay groups and clipping of the total gradient norm."""
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode

@@ -51,7 +51,7 @@ class LabelRule:
 
 
 def confusion_matrix(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Counts [num_classes, num_classes], rows ground truth, of index maps int64 [H, W]; label num_classes is ignored."""
+    """Counts [K, K], rows ground truth, of index maps int64 [H, W], K = num_classes; label K is ignored."""
     counts = torch.bincount((label * num_classes + prediction).flatten(), minlength=(num_classes + 1) * num_classes)
     return counts.view(num_classes + 1, num_classes)[:num_classes]
 
@@ -118,7 +118,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             if tuple(scores.shape) != (len(self.class_names), *label.shape):
                 raise ValueError(
                     f"Label {path} is {label.shape} and the data set has {len(self.class_names)} classes, but the "
-                    f"prediction is {tuple(scores.shape)}: image and label differ in size, or the vocabulary is another."
+                    f"prediction is {tuple(scores.shape)}: image and label differ in size, or in classes."
                 )
             prediction = scores.argmax(0)
             target = torch.from_numpy(label).to(prediction.device)

@@ -4,8 +4,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import open_clip
 import torch
@@ -115,8 +115,8 @@ def _create_from_file(name: str, model_name: str, path: str, quick_gelu: bool = 
 
 def _cached(tag_cfg: dict) -> str | None:
     """The file of a tag's weights in the hub's local cache. Asking the hub client would ask the network first."""
-    repository, filename = os.path.split(tag_cfg.get("hf_hub", ""))  # "owner/name/file", or "owner/name/"
-    for filename in (filename,) if filename else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+    repository, named = os.path.split(tag_cfg.get("hf_hub", ""))  # "owner/name/file", or "owner/name/"
+    for filename in (named,) if named else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
         path = try_to_load_from_cache(repository, filename) if repository else None
         if isinstance(path, str):
             return path
@@ -202,8 +202,8 @@ def _check_tower(visual: nn.Module) -> None:
     )
     if not plain:
         raise ValueError(
-            f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer with "
-            "a class token and standard attention blocks (ViT-B-32, ViT-B-16, ViT-L-14, ...), no ResNet, timm or "
+            f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer, "
+            "with a class token and standard attention blocks (ViT-B-32, ViT-B-16, ViT-L-14, ...), no ResNet, timm or "
             "attention-pooled tower."
         )
 

@@ -6,8 +6,8 @@ of one process that holds the whole batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -84,156 +84,139 @@ def masked_mean(embedding: Tensor, masks: Tensor) -> Tensor:
     return summed / (masks.sum((2, 3))[..., None] + 1e-6)
 
 
-def _new_log_scale() -> nn.Parameter:
-    return nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+class LossHead(nn.Module):
+    """A loss with its weight; a subclass has the `name` of its loss and its `weight_key` in MODEL.TCL.LOSS_WEIGHT."""
+
+    name: str
+    weight_key: str
+
+    @configurable
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT[cls.weight_key]}
+
+    def forward(self, grounding: Grounding) -> Tensor:
+        return self.weight * self.loss(grounding)
+
+    def loss(self, grounding: Grounding) -> Tensor:
+        raise NotImplementedError
+
+
+class ContrastLoss(LossHead):
+    """A head with a learnable log-scale for its similarities."""
+
+    @configurable
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight=weight)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 @TCL_LOSS_REGISTRY.register()
-class ImageTCLLoss(nn.Module):
+class ImageTCLLoss(ContrastLoss):
     """Image level: the masked image, as CLIP sees it, is contrasted with the texts."""
 
     name = "loss_tcl_image"
+    weight_key = "TCL_IMAGE"
 
-    @configurable
-    def __init__(self, weight: float = 0.1):
-        super().__init__()
-        self.weight = weight
-        self.logit_scale = _new_log_scale()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.TCL_IMAGE}
-
-    def forward(self, grounding: Grounding) -> Tensor:
+    def loss(self, grounding: Grounding) -> Tensor:
         image = gather(normalize(grounding.encode_masked(grounding.hard), 1))
-        similarity = image @ normalize(grounding.text, 1).T
-        return self.weight * info_nce(similarity, self.logit_scale)
+        return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
 
 
 @TCL_LOSS_REGISTRY.register()
-class FeatureTCLLoss(nn.Module):
+class FeatureTCLLoss(ContrastLoss):
     """Feature level: pixel embeddings, averaged under every text's soft mask, are contrasted with the texts."""
 
     name = "loss_tcl_feature"
+    weight_key = "TCL_FEATURE"
 
-    @configurable
-    def __init__(self, weight: float = 0.1):
-        super().__init__()
-        self.weight = weight
-        self.logit_scale = _new_log_scale()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.TCL_FEATURE}
-
-    def forward(self, grounding: Grounding) -> Tensor:
+    def loss(self, grounding: Grounding) -> Tensor:
         grounded = normalize(masked_mean(grounding.embedding, grounding.soft), 2)  # [B, N, D]
         similarity = torch.einsum("bnd,nd->bn", grounded, normalize(grounding.text, 1))
-        return self.weight * info_nce(gather(similarity), self.logit_scale)
+        return info_nce(gather(similarity), self.logit_scale)
 
 
 @TCL_LOSS_REGISTRY.register()
-class PositiveAreaLoss(nn.Module):
-    """The masks of matching pairs cover, on average, the share `prior` of the image."""
+class WholeImageLoss(ContrastLoss):
+    """Ablation, in place of TCL: the mean pixel embedding of the whole image is contrasted with the texts."""
+
+    name = "loss_whole_image"
+    weight_key = "WHOLE_IMAGE"
+
+    def loss(self, grounding: Grounding) -> Tensor:
+        image = gather(normalize(grounding.embedding.mean((2, 3)), 1))
+        return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
+
+
+@TCL_LOSS_REGISTRY.register()
+class PositiveAreaLoss(LossHead):
+    """The masks of matching pairs cover, on average over the batch, the share `prior` of the image."""
 
     name = "loss_area_pos"
+    weight_key = "AREA_POS"
 
     @configurable
-    def __init__(self, weight: float = 0.4, prior: float = 0.4):
-        super().__init__()
-        self.weight = weight
+    def __init__(self, weight: float = 1.0, prior: float = 0.4):
+        super().__init__(weight=weight)
         self.prior = prior
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.AREA_POS, "prior": cfg.MODEL.TCL.AREA_PRIOR}
+        return {**super().from_config(cfg), "prior": cfg.MODEL.TCL.AREA_PRIOR}
 
-    def forward(self, grounding: Grounding) -> Tensor:
-        return self.weight * (global_mean(grounding.positive) - self.prior).abs()
+    def loss(self, grounding: Grounding) -> Tensor:
+        return (global_mean(grounding.positive) - self.prior).abs()
 
 
 @TCL_LOSS_REGISTRY.register()
-class NegativeAreaLoss(nn.Module):
-    """The masks of pairs that do not match cover, on average, the share `prior`: nothing."""
+class NegativeAreaLoss(LossHead):
+    """The masks of pairs that do not match cover, on average over the batch, the share `prior`: nothing."""
 
     name = "loss_area_neg"
+    weight_key = "AREA_NEG"
 
     @configurable
-    def __init__(self, weight: float = 0.4, prior: float = 0.0):
-        super().__init__()
-        self.weight = weight
+    def __init__(self, weight: float = 1.0, prior: float = 0.0):
+        super().__init__(weight=weight)
         self.prior = prior
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.AREA_NEG, "prior": cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR}
+        return {**super().from_config(cfg), "prior": cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR}
 
-    def forward(self, grounding: Grounding) -> Tensor:
+    def loss(self, grounding: Grounding) -> Tensor:
         soft = grounding.soft
         if soft.shape[1] == 1:  # a lone pair has no negatives
             return 0.0 * soft.sum()
         negatives = soft.mean((2, 3)).sum() - grounding.positive.mean((1, 2)).sum()
         mean = negatives / (soft.shape[0] * (soft.shape[1] - 1))
-        return self.weight * (global_mean(mean) - self.prior).abs()
+        return (global_mean(mean) - self.prior).abs()
 
 
 @TCL_LOSS_REGISTRY.register()
-class ImageSmoothnessLoss(nn.Module):
+class ImageSmoothnessLoss(LossHead):
     """Total variation of the pixel embeddings."""
 
     name = "loss_tv_image"
+    weight_key = "TV_IMAGE"
 
-    @configurable
-    def __init__(self, weight: float = 1.0):
-        super().__init__()
-        self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.TV_IMAGE}
-
-    def forward(self, grounding: Grounding) -> Tensor:
-        return self.weight * total_variation(grounding.embedding)
+    def loss(self, grounding: Grounding) -> Tensor:
+        return total_variation(grounding.embedding)
 
 
 @TCL_LOSS_REGISTRY.register()
-class MaskSmoothnessLoss(nn.Module):
+class MaskSmoothnessLoss(LossHead):
     """Total variation of the soft masks of all pairs."""
 
     name = "loss_tv_mask"
+    weight_key = "TV_MASK"
 
-    @configurable
-    def __init__(self, weight: float = 1.0):
-        super().__init__()
-        self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.TV_MASK}
-
-    def forward(self, grounding: Grounding) -> Tensor:
-        return self.weight * total_variation(grounding.soft)
-
-
-@TCL_LOSS_REGISTRY.register()
-class WholeImageLoss(nn.Module):
-    """Ablation, in place of TCL: the mean pixel embedding of the whole image is contrasted with the texts."""
-
-    name = "loss_whole_image"
-
-    @configurable
-    def __init__(self, weight: float = 0.1):
-        super().__init__()
-        self.weight = weight
-        self.logit_scale = _new_log_scale()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE}
-
-    def forward(self, grounding: Grounding) -> Tensor:
-        image = gather(normalize(grounding.embedding.mean((2, 3)), 1))
-        return self.weight * info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
+    def loss(self, grounding: Grounding) -> Tensor:
+        return total_variation(grounding.soft)
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:

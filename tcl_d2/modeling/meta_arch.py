@@ -1,6 +1,6 @@
 """The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable

@@ -1,6 +1,6 @@
 """From words to text embeddings: prompt templates, and a vocabulary's cached embeddings."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Sliding-window inference over one image, and padding of crops to whole patches."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,7 +41,9 @@ def slide(score: Callable[[Tensor], Tensor], image: Tensor, crop: int, stride: i
         scores fp32 [K, H, W].
     """
     if not 1 <= stride <= crop:
-        raise ValueError(f"The window's stride must be in 1..{crop} (its side), not {stride}: some pixels have no score.")
+        raise ValueError(
+            f"The window's stride must be in 1..{crop} (its side), not {stride}: some pixels have no score."
+        )
     height, width = image.shape[-2:]
     corners = [(y, x) for y in window_starts(height, crop, stride) for x in window_starts(width, crop, stride)]
     total, count = None, image.new_zeros(height, width, dtype=torch.float32)

@@ -57,7 +57,9 @@ def test_shards_brace_patterns_and_globs(root):
     for name in ("a/00000.tar", "a/00001.tar", "b/x.tar"):
         write_tar(root / name, {})
     assert expand_shards("a/{00000..00001}.tar", root) == [str(root / f"a/0000{i}.tar") for i in range(2)]
-    assert expand_shards(["a/*.tar", "b/x.tar"], root) == [str(root / n) for n in ("a/00000.tar", "a/00001.tar", "b/x.tar")]
+    assert expand_shards(["a/*.tar", "b/x.tar"], root) == [
+        str(root / n) for n in ("a/00000.tar", "a/00001.tar", "b/x.tar")
+    ]
 
 
 def test_shards_sizes(root, register):

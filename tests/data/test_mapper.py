@@ -42,7 +42,7 @@ def test_eval_variant_is_the_exact_centre_crop():
 def test_training_crop_without_colour_changes_stays_in_range():
     out = ImageTextDatasetMapper(TOKENIZER, size=32, **PLAIN)(sample(encode(picture())))
     assert out["image"].shape == (3, 32, 32) and out["image"].dtype == torch.float32
-    assert -1e-3 <= out["image"].min() and out["image"].max() <= 255 + 1e-3
+    assert out["image"].min() >= -1e-3 and out["image"].max() <= 255 + 1e-3
 
 
 def test_config_keys_take_effect():
@@ -89,7 +89,12 @@ def test_very_long_caption_is_truncated():
 
 @pytest.mark.parametrize(
     "captions, reason",
-    [([], "no caption"), ([""], "empty caption"), ([" \n"], "empty caption"), ([b"\xff\xfe\xfa"], "caption is no UTF-8")],
+    [
+        ([], "no caption"),
+        ([""], "empty caption"),
+        ([" \n"], "empty caption"),
+        ([b"\xff\xfe\xfa"], "caption is no UTF-8"),
+    ],
 )
 def test_unusable_captions(captions, reason):
     data = {**sample(encode(picture())), "captions": captions}

@@ -1,4 +1,4 @@
-"""Figures of the official TCL release (commit bc2b551) on a small random CLIP, fp32 on a CPU, and the model they are of."""
+"""Figures of the official TCL release (commit bc2b551) on a small random CLIP, fp32, and the model of them."""
 
 import json
 from functools import lru_cache

@@ -48,7 +48,9 @@ def test_soft_masks(step):
     figures, _, _, grounding = step
     torch.testing.assert_close(grounding.positive[:, None], figures["soft_pos_mask"], rtol=0, atol=1e-5)
     negatives = ~torch.eye(4, dtype=torch.bool)
-    torch.testing.assert_close(grounding.soft[negatives].view(4, 3, 24, 24), figures["soft_neg_mask"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        grounding.soft[negatives].view(4, 3, 24, 24), figures["soft_neg_mask"], rtol=0, atol=1e-5
+    )
 
 
 def test_caption_embedding():

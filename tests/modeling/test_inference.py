@@ -50,7 +50,9 @@ def test_pamr_refuses_no_dilations():
         PAMR(dilations=())
 
 
-@pytest.mark.parametrize("length, expected", [(10, [0]), (48, [0]), (49, [0, 1]), (96, [0, 24, 48]), (100, [0, 24, 48, 52])])
+@pytest.mark.parametrize(
+    "length, expected", [(10, [0]), (48, [0]), (49, [0, 1]), (96, [0, 24, 48]), (100, [0, 24, 48, 52])]
+)
 def test_windows_cover_a_side(length, expected):
     assert window_starts(length, crop=48, stride=24) == expected
 

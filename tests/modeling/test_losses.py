@@ -67,8 +67,8 @@ def test_areas():
     grounding = make()
     positive = torch.stack([grounding.soft[i, i] for i in range(3)]).mean()
     negative = torch.stack([grounding.soft[i, j] for i in range(3) for j in range(3) if i != j]).mean()
-    torch.testing.assert_close(PositiveAreaLoss(0.4, prior=0.3)(grounding), 0.4 * (positive - 0.3).abs())
-    torch.testing.assert_close(NegativeAreaLoss(0.4, prior=0.1)(grounding), 0.4 * (negative - 0.1).abs())
+    torch.testing.assert_close(PositiveAreaLoss(weight=0.4, prior=0.3)(grounding), 0.4 * (positive - 0.3).abs())
+    torch.testing.assert_close(NegativeAreaLoss(weight=0.4, prior=0.1)(grounding), 0.4 * (negative - 0.1).abs())
 
 
 def test_total_variation_of_a_ramp():
@@ -80,8 +80,8 @@ def test_total_variation_of_a_ramp():
 
 def test_smoothness():
     grounding = make()
-    torch.testing.assert_close(ImageSmoothnessLoss(0.5)(grounding), 0.5 * total_variation(grounding.embedding))
-    torch.testing.assert_close(MaskSmoothnessLoss(0.5)(grounding), 0.5 * total_variation(grounding.soft))
+    torch.testing.assert_close(ImageSmoothnessLoss(weight=0.5)(grounding), 0.5 * total_variation(grounding.embedding))
+    torch.testing.assert_close(MaskSmoothnessLoss(weight=0.5)(grounding), 0.5 * total_variation(grounding.soft))
 
 
 def test_whole_image():
@@ -117,7 +117,7 @@ def test_gradients_are_finite_for_degenerate_batches(head, batch, fill):
 def test_identical_captions():
     grounding = make()
     grounding.text[:] = grounding.text[0].clone()
-    loss = FeatureTCLLoss(1.0)(grounding)
+    loss = FeatureTCLLoss(weight=1.0)(grounding)
     assert loss.isfinite() and loss > 0
 
 
