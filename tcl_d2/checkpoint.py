@@ -52,8 +52,6 @@ class TCLCheckpointer(DetectionCheckpointer):
     """A DetectionCheckpointer that also reads the official release's `.pth`, and unpickles nothing but tensors."""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith((".pth", ".pt")):
-            return super()._load_file(filename)
         try:
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a file that is none of its own
