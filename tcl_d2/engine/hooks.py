@@ -21,14 +21,13 @@ class StageSwitch(HookBase):
         # By iteration, not by event: a training resumed in the second stage switches at its first step.
         if self._done or self.iteration < 0 or self.trainer.iter < self.iteration:
             return
-        step = self.trainer._trainer
-        parallel = isinstance(step.model, DistributedDataParallel)
-        model = step.model.module if parallel else step.model
+        parallel = isinstance(self.trainer.model, DistributedDataParallel)
+        model = self.trainer.model.module if parallel else self.trainer.model
         model.train_last_blocks(True)
         if parallel:
             # It averages the gradients of what was trainable when it was built: build it anew. (The official release
             # does not, and the blocks of its processes drift apart.)
-            step.model = self.trainer.model = create_ddp_model(model, broadcast_buffers=False)
+            self.trainer.model = create_ddp_model(model, broadcast_buffers=False)
         self._done = True
 
 
@@ -40,7 +39,7 @@ class LearnedScalars(HookBase):
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period == 0:
-            parameters = trained_parameters(self.trainer._trainer.model)
+            parameters = trained_parameters(self.trainer.model)
             scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if p.ndim == 0}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
 

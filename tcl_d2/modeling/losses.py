@@ -14,7 +14,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 from .grounder import normalize
@@ -53,9 +52,29 @@ class Grounding:
         return self.soft[:, self.own].diagonal().permute(2, 0, 1)
 
 
+class _Gather(torch.autograd.Function):
+    """All-gather along the first axis; its gradient is the sum of all processes' gradients of this process's part.
+
+    Not torch.distributed.nn.functional.all_gather, which confuses gradients that are not contiguous on gloo.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(comm.get_world_size())]
+        torch.distributed.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(comm.get_world_size())[comm.get_rank()]
+
+
 def gather(x: Tensor) -> Tensor:
     """Concatenates x [B, ...] of all processes, in rank order; gradient flows back to each process's part."""
-    return x if comm.get_world_size() == 1 else torch.cat(all_gather(x.contiguous()))
+    return x if comm.get_world_size() == 1 else _Gather.apply(x)
 
 
 def global_mean(x: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def logged(trainer: Trainer, key: str) -> dict[int, float]:
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trained_parameters(trainer._trainer.model).items()}
+    return {name: p.detach().clone() for name, p in trained_parameters(trainer.model).items()}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_resume_right_after_the_switch_trains_the_block(cfg):
     trainer.train()
     block = "grounder.blocks.0.mlp.c_fc.weight"
     assert not torch.equal(before[block], weights(trainer)[block])
-    assert len(trainer._trainer.optimizer.state) == len(before)
+    assert len(trainer.optimizer.state) == len(before)
 
 
 def test_resume_goes_on_with_optimizer_and_schedule(cfg):
@@ -121,7 +121,7 @@ def test_resume_goes_on_with_optimizer_and_schedule(cfg):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2
-    state = trainer._trainer.optimizer.state
+    state = trainer.optimizer.state
     assert state and all(float(entry["step"]) == 2 for entry in state.values())
     trainer.train()
     assert logged(trainer, "lr") == pytest.approx({i: whole[i] for i in (2, 3)})
@@ -150,7 +150,7 @@ def test_pictures_of_masks(cfg):
     with EventStorage() as storage:
         for iteration in range(4):
             storage.iter = iteration
-            trainer._trainer.model(next(trainer._trainer._data_loader_iter))
+            trainer.model(next(trainer._trainer._data_loader_iter))
         pictures = [(picture.shape, iteration) for _, picture, iteration in storage._vis_data]
     assert pictures == [((3, 4 * 48, 3 * 48), 0), ((3, 4 * 48, 3 * 48), 2)]
 
