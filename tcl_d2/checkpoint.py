@@ -71,15 +71,15 @@ class TCLCheckpointer(DetectionCheckpointer):
         known = self.model.state_dict().keys() & checkpoint["model"].keys()
         if not known:
             raise ValueError(
-                f"MODEL.WEIGHTS: none of the checkpoint's weights is one of this {type(self.model).__name__}'s. Its first "
-                f"names: {list(checkpoint['model'])[:3]}."
+                f"MODEL.WEIGHTS: none of the checkpoint's weights is one of this {type(self.model).__name__}'s. "
+                f"Its first names: {list(checkpoint['model'])[:3]}."
             )
         incompatible = super()._load_model(checkpoint)
         if incompatible.incorrect_shapes:  # Detectron2 would go on with random weights in their place
             name, found, expected = incompatible.incorrect_shapes[0]
             raise ValueError(
-                f"MODEL.WEIGHTS: the checkpoint does not fit the model: {len(incompatible.incorrect_shapes)} weights differ "
-                f"in shape, such as {name}: {tuple(found)} in the file, {tuple(expected)} in the model. Was it trained "
+                f"MODEL.WEIGHTS: the checkpoint does not fit the model: {len(incompatible.incorrect_shapes)} weights "
+                f"differ in shape, such as {name}: {tuple(found)} in the file, {tuple(expected)} in the model. Was it trained "
                 "with another MODEL.CLIP.NAME or MODEL.TCL?"
             )
         return incompatible

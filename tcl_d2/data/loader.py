@@ -1,5 +1,6 @@
 """The endless, shuffled, seeded stream of image-text pairs, split over processes and workers."""
 
+import itertools
 import logging
 import random
 from collections import Counter
@@ -75,8 +76,9 @@ class ImageTextStream(IterableDataset):
         Raises:
             RuntimeError: a whole pass gave nothing; says why.
         """
-        for turn in range(1_000_000_000):
-            skipped, good = SkipCounter(), 0
+        skipped = SkipCounter()
+        for turn in itertools.count():
+            good = 0
             for sample in self._one_pass(turn, index, count, skipped):
                 try:
                     mapped = self.mapper(_from_tar(sample) if _is_shards(self.rows) else sample)
@@ -102,12 +104,11 @@ class ImageTextStream(IterableDataset):
             skipped.add("unreadable shard", str(error))
             return True
 
-        if len(rows) >= count:
-            rows = rows[index::count]
-            samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
-        else:  # too few shards to give each share one: all read all, and each keeps every count-th sample
-            samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
-            samples = (sample for i, sample in enumerate(samples) if i % count == index)
+        enough = len(rows) >= count
+        shards = rows[index::count] if enough else rows
+        samples = tarfile_samples(({"url": row["shard"]} for row in shards), handler=skip)
+        if not enough:  # to give each share one: all shares read all shards, and each keeps every count-th sample
+            samples = itertools.islice(samples, index, None, count)
         own = random.Random(f"{self.seed} {self.name} {turn} {index}")
         return shuffle(self.buffer, initial=min(self.buffer, 100), rng=own)(samples)
 
