@@ -79,7 +79,7 @@ class TCLCheckpointer(DetectionCheckpointer):
             name, found, expected = incompatible.incorrect_shapes[0]
             raise ValueError(
                 f"MODEL.WEIGHTS: the checkpoint does not fit the model: {len(incompatible.incorrect_shapes)} weights "
-                f"differ in shape, such as {name}: {tuple(found)} in the file, {tuple(expected)} in the model. Was it trained "
-                "with another MODEL.CLIP.NAME or MODEL.TCL?"
+                f"differ in shape, such as {name}: {tuple(found)} in the file, {tuple(expected)} in the model. Was it "
+                "trained with another MODEL.CLIP.NAME or MODEL.TCL?"
             )
         return incompatible
