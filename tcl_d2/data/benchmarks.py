@@ -103,7 +103,7 @@ class PlainBilinearResize(Transform):
         self.size = (height, width)
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         resized = F.interpolate(tensor, size=self.size, mode="bilinear", align_corners=False)
         return resized[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
