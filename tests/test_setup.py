@@ -42,6 +42,16 @@ def test_installed_detectron2_is_left_alone(monkeypatch):
     assert len(calls) == 1 and "pip" not in calls[0]
 
 
+def test_another_checkout_is_set_up_anew_in_the_same_environment(monkeypatch, tmp_path):
+    """The environment holds a link to one checkout: its mark must not satisfy another one."""
+    (tmp_path / "tools").mkdir()
+    for name in ("setup.py", "tools/setup_env.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    before = setup_env.fingerprint(sys.executable)
+    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    assert setup_env.fingerprint(sys.executable) != before
+
+
 def test_errors_are_one_line_without_a_traceback():
     command = [sys.executable, "tools/setup_env.py", "--python", "/no/such/python"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

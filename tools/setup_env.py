@@ -159,7 +159,11 @@ def install_detectron2(python: Path) -> None:
 
 def fingerprint(python: Path) -> str:
     """Of all that decides what is installed: the same again means that there is nothing to do."""
-    parts = [str(python).encode(), *((ROOT / name).read_bytes() for name in ("setup.py", "tools/setup_env.py"))]
+    parts = [
+        str(python).encode(),
+        str(ROOT).encode(),
+        *((ROOT / name).read_bytes() for name in ("setup.py", "tools/setup_env.py")),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
