@@ -8,7 +8,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.hooks import LearnedScalars
+from tcl_d2.engine.hooks import BestByAverage, LearnedScalars
 from tcl_d2.engine.optimizer import ClippedAdamW, trained_parameters
 
 
@@ -125,6 +125,19 @@ def test_resume_goes_on_with_optimizer_and_schedule(cfg):
     assert state and all(float(entry["step"]) == 2 for entry in state.values())
     trainer.train()
     assert logged(trainer, "lr") == pytest.approx({i: whole[i] for i in (2, 3)})
+
+
+def test_best_checkpoint_is_remembered_over_a_resume(cfg):
+    """Else the first evaluation after a resume would overwrite model_best.pth, however bad it is."""
+    cfg.DATASETS.TEST, cfg.TEST.EVAL_PERIOD = ("shapes_objects_val",), 2
+
+    def best(trainer: Trainer) -> BestByAverage:
+        return next(hook for hook in trainer._hooks if isinstance(hook, BestByAverage))
+
+    stopped, resumed = Trainer(cfg), Trainer(cfg)
+    stopped.iter, best(stopped).best_metric, best(stopped).best_iter = 2, 99.0, 1
+    resumed.load_state_dict(stopped.state_dict())
+    assert (best(resumed).best_metric, best(resumed).best_iter) == (99.0, 1)
 
 
 def test_same_seed_gives_the_same_losses(cfg):
