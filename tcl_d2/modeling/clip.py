@@ -52,6 +52,13 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     return open_clip.get_tokenizer(model_name, bpe_path=str(bpe_path))
 
 
+def _local_weights(path: str) -> str:
+    local = PathManager.get_local_path(path)
+    if not Path(local).is_file():
+        raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
+    return local
+
+
 def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     """Reads a CLIP's state dict from a file in OpenAI's or OpenCLIP's layout, without running code from it.
 
@@ -61,9 +68,7 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     Raises:
         FileNotFoundError, ValueError: with the file's name and what was expected.
     """
-    local = PathManager.get_local_path(path)
-    if not Path(local).is_file():
-        raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
+    local = _local_weights(path)
     try:
         state = open_clip.factory.load_state_dict(local)
     except Exception as error:  # torch and safetensors raise many kinds
@@ -167,8 +172,7 @@ def check_clip(name: str, pretrained: str) -> None:
     """Looks whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
     model_name = _model_name(name)
     if _is_file(pretrained):
-        if not Path(PathManager.get_local_path(pretrained)).is_file():
-            raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{pretrained}'.")
+        _local_weights(pretrained)
     elif pretrained:
         find_weights(model_name, pretrained)
 
