@@ -10,13 +10,13 @@ HERE = Path(__file__).parent
 
 setup(
     name="tcl_d2",
-    version=re.search(r'__version__ = "(.+)"', (HERE / "tcl_d2/__init__.py").read_text())[1],
+    version=re.search(r'__version__ = "(.+)"', (HERE / "tcl_d2/version.py").read_text())[1],
     description="TCL (text-grounded contrastive learning, CVPR 2023) as a Detectron2 plugin",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tcl_d2", "tcl_d2.*"]),
-    package_data={"tcl_d2.assets": ["*/*"]},
+    package_data={"tcl_d2.assets": ["*.json", "*/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.1",
@@ -32,6 +32,7 @@ setup(
         "lvis",
         "cityscapesscripts",
         "numpy",
+        "scipy",
         "Pillow",
         "safetensors",
         "tabulate",

@@ -42,7 +42,7 @@ def setup(args) -> CfgNode:
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     cfg.freeze()
-    check(cfg, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+    check(cfg, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + (cfg.DATASETS.VAL or cfg.DATASETS.TEST))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
     return cfg
@@ -66,7 +66,7 @@ def main(args) -> dict | None:
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         # Missing data or weights, wrong settings: the message says all; a stack of calls would hide it.
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
-    return Trainer.test(cfg, prepared) if args.eval_only else prepared.train()
+    return Trainer.test(cfg, prepared, resume=args.resume) if args.eval_only else prepared.train()
 
 
 if __name__ == "__main__":

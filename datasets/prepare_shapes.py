@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from tcl_d2.data.benchmarks import datasets_root
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.files import replacing
 
 PER_SHARD = 1000
 TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do
@@ -42,26 +43,22 @@ def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
     path = folder / f"{number:05d}.tar"
     indices = range(number * PER_SHARD, min(count, (number + 1) * PER_SHARD))
     if not path.exists():
-        unfinished = path.with_suffix(".tmp")
-        with wds.TarWriter(str(unfinished)) as tar:
+        stats = folder / f"{number:05d}_stats.json"
+        stats.write_text(json.dumps({"count": len(indices), "successes": len(indices)}))
+        with replacing(path) as unfinished, wds.TarWriter(str(unfinished)) as tar:
             for index in indices:
                 scene = draw_scene(seed, index, TRAIN_SIZE)
                 # No chroma subsampling: it would blur patterns of a few pixels.
                 picture = encode(scene.image, "JPEG", quality=95, subsampling=0)
                 tar.write({"__key__": f"{index:09d}", "jpg": picture, "txt": scene.caption.encode()})
-        stats = folder / f"{number:05d}_stats.json"
-        stats.write_text(json.dumps({"count": len(indices), "successes": len(indices)}))
-        os.replace(unfinished, path)
     return len(indices)
 
 
 def write_val(index: int, folder: Path, seed: int) -> None:
     scene = draw_scene(seed, index, VAL_SIZE, objects=VAL_OBJECTS)
     for kind, array in (("labels", scene.label), ("images", scene.image)):
-        path = folder / kind / f"{index:05d}.png"
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_bytes(encode(array, "PNG"))
-        os.replace(unfinished, path)
+        with replacing(folder / kind / f"{index:05d}.png") as unfinished:
+            unfinished.write_bytes(encode(array, "PNG"))
 
 
 def main() -> None:

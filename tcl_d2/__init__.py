@@ -2,6 +2,6 @@
 
 from . import assets, data, modeling  # noqa: F401  (registers)
 from .config import add_tcl_config
+from .version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["add_tcl_config"]
+__all__ = ["__version__", "add_tcl_config"]

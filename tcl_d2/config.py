@@ -79,6 +79,9 @@ def add_tcl_config(cfg: CN) -> None:
     # Ablation: contrast of the whole image (no masks) with the texts; used by WholeImageLoss alone.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
+    # Benchmarks evaluated while training (TEST.EVAL_PERIOD), whose average picks the best checkpoint; (): DATASETS.TEST.
+    cfg.DATASETS.VAL = ()
+
     # CLIP's order of channels.
     cfg.INPUT.FORMAT = "RGB"
     # Short side at which images are evaluated (the unified protocol).
@@ -118,6 +121,10 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.BACKGROUND = 0.4
     # Knowledge preservation: weight of frozen CLIP's own masks in the mixture; 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
+    # Images of each benchmark that are evaluated, evenly spaced, for a quick look; 0 for all.
+    cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
+    # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
+    cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS = False
     # Prompt templates; a class embedding is the mean over them.
     cfg.TEST.ZERO_SHOT.TEMPLATES = list(TEMPLATES)
     # Refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).

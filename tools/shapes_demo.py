@@ -26,8 +26,9 @@ from torch import nn
 from tcl_d2 import add_tcl_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data import BenchmarkMapper
+from tcl_d2.data.labels import LabelRule, read_label
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation.zero_shot import LabelRule, read_label
+from tcl_d2.files import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -76,9 +77,8 @@ def evaluate(weights: Path) -> dict[str, dict[str, float]]:
 
 
 def segment(cfg: CfgNode, model: nn.Module, one: dict, data: str) -> np.ndarray:
-    metadata = MetadataCatalog.get(data)
-    model.set_vocabulary(metadata.stuff_classes[int(metadata.background) :], metadata.background)
-    return model([BenchmarkMapper(cfg)(one)])[0]["sem_seg"].argmax(0).numpy()
+    model.set_dataset(data)
+    return model([BenchmarkMapper(cfg)(one)])[0]["sem_seg_labels"].numpy()
 
 
 def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
@@ -106,8 +106,7 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
 
 def draw_pictures(folder: Path, weights: Path, count: int = 4, data: str = "shapes_val") -> list[Path]:
     """Pictures of image, ground truth, baseline and TCL (both with PAMR) for the first images of a benchmark."""
-    metadata = MetadataCatalog.get(data)
-    rule = LabelRule(len(metadata.stuff_classes), metadata.label_map, metadata.ignore_label)
+    rule = LabelRule.of(data)
     cfgs = configure("maskclip.yaml"), configure("tcl.yaml", "MODEL.WEIGHTS", weights)
     models = [build(cfg) for cfg in cfgs]
     paths = []
@@ -135,9 +134,8 @@ def main() -> None:
     setup_logger(name="tcl_d2")
     weights = output / "tcl/model_final.pth"
     results = evaluate(weights)
-    unfinished = output / "results.tmp"
-    unfinished.write_text(json.dumps(results, indent=1))
-    unfinished.replace(output / "results.json")
+    with replacing(output / "results.json") as unfinished:
+        unfinished.write_text(json.dumps(results, indent=1))
     pictures = draw_pictures(output / "pictures", weights)
 
     data = list(next(iter(results.values())))

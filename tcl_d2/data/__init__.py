@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from detectron2.data import DatasetCatalog
 
-from .benchmarks import BenchmarkMapper, register_benchmark
+from .benchmark_mapper import BenchmarkMapper
+from .benchmarks import register_benchmark, register_folder
 from .image_text import register_caption_list, register_coco_captions, register_webdataset
 from .loader import build_image_text_train_loader
 from .mapper import ImageTextDatasetMapper
@@ -17,6 +18,7 @@ __all__ = [
     "register_benchmark",
     "register_caption_list",
     "register_coco_captions",
+    "register_folder",
     "register_webdataset",
 ]
 
@@ -24,12 +26,16 @@ __all__ = [
 def check_datasets(names: Iterable[str]) -> None:
     """Looks for the files of all data sets at once, before anything costly is built.
 
+    A name that is no data set's but a path (has a slash) is registered as a benchmark first: see register_folder.
+
     Raises:
         FileNotFoundError: says of every data set that is missing or unfit where it was looked for and how to get it.
     """
     problems = []
     for name in names:
         try:
+            if "/" in name and name not in DatasetCatalog.list():
+                register_folder(name)
             DatasetCatalog.get(name)
         except KeyError:
             problems.append(f"Data set '{name}' is not registered. Known ones of this kind: {_known(name)}.")

@@ -1,12 +1,15 @@
 """The Trainer: Detectron2's DefaultTrainer with TCL's data, optimiser, precision, stages and zero-shot evaluation."""
 
+import logging
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
@@ -15,11 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import TCLCheckpointer
 from ..data import BenchmarkMapper, build_image_text_train_loader
+from ..data.benchmarks import spread
 from ..evaluation import ZeroShotSemSegEvaluator, write_report
-from ..evaluation.report import average
+from ..evaluation.progress import SavedProgress, fingerprint
+from ..evaluation.report import average, save_report
+from ..version import __version__
 from .hooks import BestByAverage, LearnedScalars, StageSwitch
 from .optimizer import build_optimizer
 
+logger = logging.getLogger(__name__)
 EVALUATORS = {"zero_shot_sem_seg": ZeroShotSemSegEvaluator}
 
 
@@ -65,7 +72,11 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own builds parts that are replaced here
-        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        if cfg.DATASETS.VAL:  # EvalHook and the best checkpoint go by DATASETS.TEST
+            cfg.defrost()
+            cfg.DATASETS.TEST = cfg.DATASETS.VAL
+            cfg.freeze()
         precision = _precision(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -116,35 +127,78 @@ class Trainer(DefaultTrainer):
         return build_image_text_train_loader(cfg, seed=seed)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_detection_test_loader(cfg, dataset_name, mapper=BenchmarkMapper(cfg))
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = ()):
+        """
+        Args:
+            done: IDs of images to leave out.
+        """
+        done = set(done)
+        rows = [one for one in cls._test_rows(cfg, dataset_name) if one["image_id"] not in done]
+        return build_detection_test_loader(rows, mapper=BenchmarkMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def _test_rows(cls, cfg: CfgNode, dataset_name: str) -> list[dict]:
+        return spread(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, progress: SavedProgress | None = None
+    ) -> DatasetEvaluator:
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if kind not in EVALUATORS:
             raise ValueError(
                 f"Data set '{dataset_name}' has the evaluator_type '{kind}'; expected one of {', '.join(EVALUATORS)}."
             )
-        return EVALUATORS[kind](dataset_name)
+        predictions = _folder(cfg, dataset_name) / "predictions" if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None
+        return EVALUATORS[kind](dataset_name, progress=progress, predictions=predictions)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> OrderedDict:
-        """Evaluates on each of DATASETS.TEST with its own vocabulary, and logs one table with the average.
+    def test(cls, cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> OrderedDict:
+        """Evaluates on each of DATASETS.TEST with its own vocabulary; logs one table and writes results.json and .csv.
+
+        Args:
+            resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
         Returns:
-            {data set: {"sem_seg": metrics}, "average": metrics}, in percent; {} off rank 0 or without data sets.
+            {data set: {"sem_seg": metrics, "images": count}, "average": metrics}, in percent; {} off rank 0 or without
+            data sets.
         """
-        evaluators = evaluators or [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
-        bare = model.module if isinstance(model, DistributedDataParallel) else model
         results = OrderedDict()
-        for name, evaluator in zip(cfg.DATASETS.TEST, evaluators, strict=True):
-            metadata = MetadataCatalog.get(name)
-            background = metadata.get("background", False)
-            bare.set_vocabulary(metadata.stuff_classes[int(background) :], background)
-            results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+        for i, name in enumerate(cfg.DATASETS.TEST, start=1):
+            logger.info("Benchmark %d of %d: %s", i, len(cfg.DATASETS.TEST), name)
+            results[name] = cls._test_one(cfg, model, name, resume)
         if not results or not comm.is_main_process():
             return OrderedDict()
-        write_report(results)
+        method = cfg.MODEL.META_ARCHITECTURE
+        write_report(results, method)
+        save_report(results, Path(cfg.OUTPUT_DIR), method, _settings(cfg))
         results["average"] = average(results)
         return results
+
+    @classmethod
+    def _test_one(cls, cfg: CfgNode, model: nn.Module, name: str, resume: bool) -> dict:
+        bare = model.module if isinstance(model, DistributedDataParallel) else model
+        bare.set_dataset(name)
+        rows = cls._test_rows(cfg, name)
+        mark = fingerprint(bare, settings=_settings(cfg), data=rows, metadata=MetadataCatalog.get(name).as_dict())
+        progress = SavedProgress(_folder(cfg, name), mark, resume)
+        if progress.done:
+            logger.info("%d of %d images were done before", len(progress.done), len(rows))
+        evaluator = cls.build_evaluator(cfg, name, progress)
+        if len(progress.done) < len(rows):
+            result = inference_on_dataset(model, cls.build_test_loader(cfg, name, progress.done), evaluator)
+        else:
+            result = evaluator.evaluate()
+        return {**(result or {}), "images": len(rows)}
+
+
+def _folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Where the files of a benchmark's evaluation go."""
+    return Path(cfg.OUTPUT_DIR, "inference", dataset_name.strip("/.").replace("/", "_"))
+
+
+def _settings(cfg: CfgNode) -> dict:
+    """What results depend on, to be written beside them."""
+    sizes = {"MIN_SIZE_TEST": cfg.INPUT.MIN_SIZE_TEST, "MAX_SIZE_TEST": cfg.INPUT.MAX_SIZE_TEST}
+    settings = {"MODEL": cfg.MODEL, "INPUT": sizes, "TEST.ZERO_SHOT": cfg.TEST.ZERO_SHOT}
+    return {"tcl_d2": __version__, "torch": torch.__version__, **settings}

@@ -2,57 +2,30 @@
 
 import logging
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
 
+from ..data.labels import LabelRule, read_label
+from ..files import replacing
+from .progress import SavedProgress
+
 logger = logging.getLogger(__name__)
-
-
-def read_label(path: str) -> np.ndarray:
-    """The values of a label file (palette, grey or 16-bit PNG), [H, W]; OSError names a file that cannot be read."""
-    try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            label = np.array(image)
-    except Exception as error:  # PIL raises many kinds
-        raise OSError(f"Label {path} could not be read: {error}") from None
-    if label.ndim != 2:
-        raise OSError(f"Label {path} has {label.shape[2]} channels; expected one value a pixel (palette or grey PNG).")
-    return label
-
-
-class LabelRule:
-    """Turns the values of label files into class indices, and refuses values that have no meaning."""
-
-    def __init__(self, num_classes: int, label_map: dict[int, int] | None, ignore_label: int):
-        rule = {k: k for k in range(num_classes)} if label_map is None else dict(label_map)
-        rule.setdefault(ignore_label, ignore_label)
-        wrong = [value for value in rule.values() if value != ignore_label and not 0 <= value < num_classes]
-        if wrong:
-            raise ValueError(f"The label rule names class {wrong[0]}; there are {num_classes} classes, from 0.")
-        self.num_classes = num_classes
-        self._table = np.full(max(rule) + 1, -1, np.int64)
-        for value, target in rule.items():
-            self._table[value] = num_classes if target == ignore_label else target
-
-    def __call__(self, label: np.ndarray, path: str) -> np.ndarray:
-        """Values [H, W] -> class indices, `num_classes` where ignored; ValueError names the file and a value."""
-        if label.max(initial=0) >= len(self._table) or (mapped := self._table[label]).min(initial=0) < 0:
-            known = set(np.flatnonzero(self._table >= 0).tolist())
-            wrong = sorted(set(np.unique(label).tolist()) - known)
-            raise ValueError(f"Label {path} has the value {wrong[0]}, which stands for no class of this data set.")
-        return mapped
+METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
 def confusion_matrix(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Counts [K, K], rows ground truth, of index maps int64 [H, W], K = num_classes; label K is ignored."""
-    counts = torch.bincount((label * num_classes + prediction).flatten(), minlength=(num_classes + 1) * num_classes)
+    """Counts [K, K], rows ground truth, of integer index maps [H, W], K = num_classes; label K is ignored."""
+    # In int32 where the indices fit: half the memory traffic.
+    kind = torch.int32 if num_classes < 46_000 else torch.int64
+    index = torch.add(prediction.to(kind), label.to(kind), alpha=num_classes)
+    counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) * num_classes)
     return counts.view(num_classes + 1, num_classes)[:num_classes]
 
 
@@ -79,58 +52,108 @@ def summarize(matrix: np.ndarray, class_names: list[str]) -> OrderedDict:
     return result
 
 
+def save_palette_png(labels: np.ndarray, colors: list[tuple[int, int, int]], path: Path) -> None:
+    """Writes class indices [H, W] as a PNG with the classes' colours, or, beyond 256 classes, as a 16-bit grey one."""
+    if len(colors) > 256:
+        image = Image.fromarray(labels.astype(np.uint16))
+    else:
+        image = Image.fromarray(labels.astype(np.uint8))
+        image.putpalette([channel for color in colors for channel in color])
+    with replacing(path) as unfinished:
+        image.save(unfinished, "PNG")
+
+
 class ZeroShotSemSegEvaluator(DatasetEvaluator):
-    """Compares the argmax of `sem_seg` with the label files of a data set.
+    """Compares predicted labels with the label files of a data set.
 
     The data set's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map`
     (value in the file -> class index or ignore_label). Works for any data set that has these.
     """
 
-    def __init__(self, dataset_name: str, distributed: bool = True):
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        progress: SavedProgress | None = None,
+        predictions: Path | None = None,
+    ):
         """
         Args:
             dataset_name: a registered data set.
             distributed: whether to add up the confusion matrices of all processes.
+            progress: where to keep what is done, and to go on from; None: nowhere.
+            predictions: folder for predicted labels as palette PNGs, by image ID; None: not saved.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
-        self._rule = LabelRule(len(self.class_names), metadata.get("label_map"), metadata.get("ignore_label", 255))
+        self._colors = metadata.get("stuff_colors", [])
+        self._rule = LabelRule.of(dataset_name)
         self._distributed = distributed
+        self._progress = progress
+        self._predictions = predictions
         self.reset()
 
     def reset(self) -> None:
         size = len(self.class_names)
         self._matrix = torch.zeros(size, size, dtype=torch.int64)
+        self._done: list[str] = []
+        if self._progress is not None and self._progress.matrix is not None and comm.is_main_process():
+            self._matrix += torch.from_numpy(self._progress.matrix)
+            self._done += self._progress.done
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
-            inputs: dicts with `sem_seg_file_name`.
-            outputs: dicts with `sem_seg`, scores [K, H, W] at the label's size.
+            inputs: dicts with `sem_seg_file_name` and, where progress or predictions are kept, `image_id` (str).
+            outputs: dicts with `sem_seg_labels`, integers [H, W] at the label's size, or `sem_seg`, scores [K, H, W].
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
         """
         for one, output in zip(inputs, outputs):
-            path, scores = one["sem_seg_file_name"], output["sem_seg"]
+            prediction = (
+                output["sem_seg_labels"] if "sem_seg_labels" in output else self._argmax(one, output["sem_seg"])
+            )
+            path = one["sem_seg_file_name"]
             label = self._rule(read_label(path), path)
-            if tuple(scores.shape) != (len(self.class_names), *label.shape):
+            if tuple(prediction.shape) != label.shape:
                 raise ValueError(
-                    f"Label {path} is {label.shape} and the data set has {len(self.class_names)} classes, but the "
-                    f"prediction is {tuple(scores.shape)}: image and label differ in size, or in classes."
+                    f"Label {path} is {label.shape}, but the prediction is {tuple(prediction.shape)}: image and label "
+                    "differ in size."
                 )
-            prediction = scores.argmax(0)
             target = torch.from_numpy(label).to(prediction.device)
             self._matrix += confusion_matrix(prediction, target, len(self.class_names)).cpu()
+            if self._predictions is not None:
+                save_palette_png(prediction.cpu().numpy(), self._colors, self._predictions / f"{one['image_id']}.png")
+            if self._progress is not None:
+                self._done.append(one["image_id"])
+                self._progress.save_now_and_then(self._matrix.numpy(), self._done)
+
+    def _labels(self, one: dict, output: dict) -> torch.Tensor:
+        if "sem_seg_labels" in output:
+            return output["sem_seg_labels"]
+        scores = output["sem_seg"]
+        if len(scores) != len(self.class_names):
+            raise ValueError(
+                f"The prediction for {one['sem_seg_file_name']} has {len(scores)} classes; '{self.dataset_name}' has "
+                f"{len(self.class_names)}."
+            )
+        return scores.argmax(0)
 
     def evaluate(self) -> OrderedDict | None:
         """The metrics in percent, {"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>"}}; None off rank 0."""
+        if self._progress is not None:
+            self._progress.save(self._matrix.numpy(), self._done)
         matrices = comm.gather(self._matrix) if self._distributed else [self._matrix]
         if self._distributed and not comm.is_main_process():
             return None
         result = summarize(sum(matrices).numpy(), self.class_names)
         rows = [(name, result[f"IoU-{name}"]) for name in self.class_names]
-        table = tabulate(rows, headers=("class", "IoU"), floatfmt=".2f", tablefmt="pipe")
-        logger.info("%s, IoU of each class (nan: it does not occur)\n%s", self.dataset_name, table)
+        logger.info(
+            "%s, %%: %s\nIoU of each class (nan: it does not occur)\n%s",
+            self.dataset_name,
+            ", ".join(f"{metric} {result[metric]:.2f}" for metric in METRICS),
+            tabulate(rows, headers=("class", "IoU"), floatfmt=".2f", tablefmt="pipe"),
+        )
         return OrderedDict(sem_seg=result)

@@ -1,9 +1,12 @@
 """The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -15,13 +18,24 @@ from .grounder import Grounder, Sim2Mask, normalize
 from .losses import Grounding, build_losses, gather
 from .refine import PAMR
 from .text import TextEmbedder, check_templates
-from .window import pad_to_multiple, slide
+from .window import Windows, pad_to_multiple
+
+_WINDOWS_AT_ONCE = 8
+_CLASSES_AT_ONCE = 128  # bounds memory for vocabularies of thousands of words
+
+
+class Encoded(NamedTuple):
+    """What is computed of a batch of images once, for any classes."""
+
+    images: Tensor  # normalised, [B, 3, H, W]
+    clip_features: Tensor | None  # CLIP's own of each patch, normalised, [B, D, h, w]
+    embedding: Tensor | None = None  # the grounder's pixel embeddings, [B, D, h', w']
 
 
 class ZeroShotSegmentor(nn.Module):
     """Segments images into the classes of a vocabulary: windows, text embeddings and background, on a frozen CLIP.
 
-    A subclass says in `segment` how a crop and text embeddings become masks.
+    A subclass says in `encode` and `masks` how images and text embeddings become masks.
     """
 
     @configurable
@@ -87,8 +101,12 @@ class ZeroShotSegmentor(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def segment(self, images: Tensor, text: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] of whole patches, text embeddings [K, D] -> masks in 0..1 [B, K, h, w]."""
+    def encode(self, images: Tensor) -> Encoded:
+        """Of normalised images [B, 3, H, W] of whole patches, what does not depend on the classes."""
+        raise NotImplementedError
+
+    def masks(self, encoded: Encoded, text: Tensor) -> Tensor:
+        """Masks in 0..1 [B, K, h, w] for text embeddings [K, D]; a class's mask does not depend on the others."""
         raise NotImplementedError
 
     def set_vocabulary(
@@ -103,6 +121,12 @@ class ZeroShotSegmentor(nn.Module):
         """
         self.set_text_embeddings(self.embed_vocabulary(names, templates or self.templates), background)
 
+    def set_dataset(self, name: str) -> None:
+        """Sets the classes of a registered data set: its `stuff_classes`, of which the first may be the background."""
+        metadata = MetadataCatalog.get(name)
+        background = metadata.get("background", False)
+        self.set_vocabulary(metadata.stuff_classes[int(background) :], background)
+
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """The same from embeddings [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
@@ -115,22 +139,35 @@ class ZeroShotSegmentor(nn.Module):
         Args:
             batched_inputs: a dict an image: `image` [3, H, W], RGB, 0..255, already at the size at which windows are
                 taken; `height`, `width` of the result (default: the image's); optionally `vocabulary` (class words)
-                and `background` (bool), in place of those set before.
+                and `background` (bool), in place of those set before, and `labels_only` (bool).
 
         Returns:
-            a dict an image: `sem_seg`, scores fp32 [K, height, width], background first where there is one.
+            a dict an image: `sem_seg`, scores fp32 [K, height, width], background first where there is one; or where
+            `labels_only` is true `sem_seg_labels`, their argmax int64 [height, width], without holding all scores.
         """
-        return [{"sem_seg": self._segment_image(one)} for one in batched_inputs]
+        return [self._segment_image(one) for one in batched_inputs]
 
     @torch.no_grad()
-    def _segment_image(self, one: dict) -> Tensor:
+    def _segment_image(self, one: dict) -> dict[str, Tensor]:
         text, background = self._classes(one)
         image = self.normalize_images([one["image"]])[0]
-        scores = slide(lambda crops: self.segment_crops(crops, text), image, self.crop, self.stride)
-        if background:
-            scores = torch.cat([torch.full_like(scores[:1], self.background_score), scores])
         size = (one.get("height", image.shape[1]), one.get("width", image.shape[2]))
-        return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+        parts = self._score(image, text, size)
+        if background:
+            parts = chain([torch.full((1, *size), self.background_score, device=self.device)], parts)
+        if one.get("labels_only", False):
+            return {"sem_seg_labels": _argmax(parts)}
+        return {"sem_seg": torch.cat(list(parts))}
+
+    def _score(self, image: Tensor, text: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
+        """Scores [k, *size] of a normalised image for one part of the classes [K, D] after the other."""
+        windows = Windows(image, self.crop, self.stride)
+        encoded = map(self.encode_crops, windows.batches(_WINDOWS_AT_ONCE))
+        if len(text) > _CLASSES_AT_ONCE:
+            encoded = list(encoded)
+        for part in text.split(_CLASSES_AT_ONCE):
+            scores = windows.average(self.crop_masks(*crops, part) for crops in encoded)
+            yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def _classes(self, one: dict) -> tuple[Tensor, bool]:
         if one.get("vocabulary") is not None:
@@ -151,30 +188,56 @@ class ZeroShotSegmentor(nn.Module):
         batch = torch.stack([image.to(self.device, torch.float32) for image in images])
         return (batch - self.pixel_mean) / self.pixel_std
 
-    def segment_crops(self, crops: Tensor, text: Tensor) -> Tensor:
-        """Normalised crops [B, 3, H, W] of any size, text embeddings [K, D] -> masks in 0..1 [B, K, H, W]."""
-        padded, (rows, columns) = pad_to_multiple(crops, self.clip.patch_size)
-        masks = self.segment(padded, text)
-        masks = F.interpolate(masks, size=padded.shape[-2:], mode="bilinear", align_corners=False)
-        return masks[..., rows, columns]
+    def encode_crops(self, crops: Tensor) -> tuple[Encoded, tuple[slice, slice]]:
+        """Normalised crops [B, 3, H, W] of any size, padded to whole patches and encoded, and their place there."""
+        padded, cut = pad_to_multiple(crops, self.clip.patch_size)
+        return self.encode(padded), cut
 
-    def dense_clip_masks(self, tokens: Tensor, depth: int, grid: tuple[int, int], text: Tensor) -> Tensor:
-        """CLIP's own masks [B, K, h, w] on the token grid, from its trunk's tokens after `depth` blocks."""
-        features = normalize(self.clip.dense(tokens, depth, grid), 1)
+    def crop_masks(self, encoded: Encoded, cut: tuple[slice, slice], text: Tensor) -> Tensor:
+        """Masks in 0..1 [B, K, H, W] of what encode_crops gave, at the crops' own size, for text embeddings [K, D]."""
+        masks = self.masks(encoded, text)
+        masks = F.interpolate(masks, size=encoded.images.shape[-2:], mode="bilinear", align_corners=False)
+        return masks[(..., *cut)]
+
+    def dense_clip_features(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:
+        """CLIP's own features of each patch, normalised [B, D, h, w], from its trunk's tokens after `depth` blocks."""
+        return normalize(self.clip.dense(tokens, depth, grid), 1)
+
+    def dense_clip_masks(self, features: Tensor, text: Tensor) -> Tensor:
+        """CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w]."""
         similarity = torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
+
+
+def _argmax(parts: Iterable[Tensor]) -> Tensor:
+    """The index of the largest of scores [K, H, W], the first of equals, from parts of them [k, H, W]: int64 [H, W]."""
+    best = labels = None
+    seen = 0
+    for scores in parts:
+        value, index = scores.max(0)
+        if best is None:
+            best, labels = value, index
+        else:
+            better = value > best
+            best, labels = torch.where(better, value, best), torch.where(better, index + seen, labels)
+        seen += len(scores)
+    return labels
 
 
 @META_ARCH_REGISTRY.register()
 class MaskCLIP(ZeroShotSegmentor):
     """Dense CLIP: similarities of CLIP's own last values and the texts (Zhou et al., ECCV 2022). Nothing is trained."""
 
-    def segment(self, images: Tensor, text: Tensor) -> Tensor:
-        depth, grid = len(self.clip.blocks) - 1, self.clip.grid(images)
-        masks = self.dense_clip_masks(self.clip.trunk(images, depth), depth, grid, text)
+    def encode(self, images: Tensor) -> Encoded:
+        depth = len(self.clip.blocks) - 1
+        features = self.dense_clip_features(self.clip.trunk(images, depth), depth, self.clip.grid(images))
+        return Encoded(images, features)
+
+    def masks(self, encoded: Encoded, text: Tensor) -> Tensor:
+        masks = self.dense_clip_masks(encoded.clip_features, text)
         # Enlarged as TCL's decoder does, so that refinement works at the same resolution for both.
         masks = F.interpolate(masks, scale_factor=4.0, mode="bilinear", align_corners=False)
-        return masks if self.pamr is None else self.pamr(images, masks)
+        return masks if self.pamr is None else self.pamr(encoded.images, masks)
 
 
 @META_ARCH_REGISTRY.register()
@@ -278,14 +341,18 @@ class TCL(ZeroShotSegmentor):
         hard = self.sim2mask.hard(matching, uniform)
         return Grounding(embedding, text, torch.sigmoid(logits), hard, encode_masked, first)
 
-    def segment(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Encoded:
         grid = self.clip.grid(images)
         tokens = self.clip.trunk(images, self.freeze)
-        masks = torch.sigmoid(self.sim2mask(self.grounder(tokens, grid), text))
+        features = self.dense_clip_features(tokens, self.freeze, grid) if self.kp_weight > 0 else None
+        return Encoded(images, features, self.grounder(tokens, grid))
+
+    def masks(self, encoded: Encoded, text: Tensor) -> Tensor:
+        masks = torch.sigmoid(self.sim2mask(encoded.embedding, text))
         if self.pamr is not None:
-            masks = self.pamr(images, masks)
+            masks = self.pamr(encoded.images, masks)
         if self.kp_weight > 0:
-            kept = self.dense_clip_masks(tokens, self.freeze, grid, text)
+            kept = self.dense_clip_masks(encoded.clip_features, text)
             kept = F.interpolate(kept, size=masks.shape[-2:], mode="bilinear", align_corners=False)
             masks = self.kp_weight * kept + (1 - self.kp_weight) * masks
         return masks

@@ -1,6 +1,7 @@
 """Sliding-window inference over one image, and padding of crops to whole patches."""
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -27,32 +28,36 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [min(start, length - crop) for start in range(0, length - crop + stride, stride)]
 
 
-def slide(score: Callable[[Tensor], Tensor], image: Tensor, crop: int, stride: int, batch: int = 8) -> Tensor:
-    """Scores an image by windows and averages where they overlap.
+class Windows:
+    """The windows of one image, and the average of their scores where they overlap."""
 
-    Args:
-        score: crops [n, 3, h, w] -> scores [n, K, h, w].
-        image: [3, H, W].
-        crop, stride: side and step of the windows in pixels, 1 <= stride <= crop; a side shorter than `crop` is used
-            whole.
-        batch: crops scored at once.
+    def __init__(self, image: Tensor, crop: int, stride: int):
+        """
+        Args:
+            image: [3, H, W].
+            crop, stride: side and step of the windows in pixels, 1 <= stride <= crop; a side shorter than `crop` is
+                used whole. ValueError for others.
+        """
+        if not 1 <= stride <= crop:
+            raise ValueError(
+                f"The window's stride must be in 1..{crop} (its side), not {stride}: some pixels have no score."
+            )
+        self.image = image
+        self.crop = crop
+        rows, columns = (window_starts(length, crop, stride) for length in image.shape[-2:])
+        self.slices = [(slice(y, y + crop), slice(x, x + crop)) for y in rows for x in columns]
 
-    Returns:
-        scores fp32 [K, H, W].
-    """
-    if not 1 <= stride <= crop:
-        raise ValueError(
-            f"The window's stride must be in 1..{crop} (its side), not {stride}: some pixels have no score."
-        )
-    height, width = image.shape[-2:]
-    corners = [(y, x) for y in window_starts(height, crop, stride) for x in window_starts(width, crop, stride)]
-    total, count = None, image.new_zeros(height, width, dtype=torch.float32)
-    for i in range(0, len(corners), batch):
-        some = corners[i : i + batch]
-        scores = score(torch.stack([image[:, y : y + crop, x : x + crop] for y, x in some])).float()
-        if total is None:
-            total = scores.new_zeros(scores.shape[1], height, width)
-        for (y, x), one in zip(some, scores):
-            total[:, y : y + crop, x : x + crop] += one
-            count[y : y + crop, x : x + crop] += 1
-    return total / count
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """The crops, at most `count` at once: [n, 3, h, w]."""
+        for i in range(0, len(self.slices), count):
+            yield torch.stack([self.image[:, y, x] for y, x in self.slices[i : i + count]])
+
+    def average(self, batches: Iterable[Tensor]) -> Tensor:
+        """Scores [n, K, h, w] of the crops, in the batches that they were given in -> fp32 [K, H, W]."""
+        total, count = None, self.image.new_zeros(self.image.shape[-2:], dtype=torch.float32)
+        for (y, x), scores in zip(self.slices, chain.from_iterable(batches), strict=True):
+            if total is None:
+                total = scores.new_zeros(len(scores), *count.shape, dtype=torch.float32)
+            total[:, y, x] += scores.float()
+            count[y, x] += 1
+        return total / count

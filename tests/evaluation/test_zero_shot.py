@@ -7,7 +7,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import register_benchmark
-from tcl_d2.data.benchmarks import BenchmarkMapper, PlainBilinearResize, distinct_colors, segmentation_size
+from tcl_d2.data.benchmark_mapper import BenchmarkMapper, resize_bilinear, segmentation_size
+from tcl_d2.data.benchmarks import distinct_colors
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator, write_report
 
 CLASSES = ("background", "cat", "dog", "cow")

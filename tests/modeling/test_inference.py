@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer
 from tcl_d2.modeling.meta_arch import MaskCLIP
-from tcl_d2.modeling.window import pad_to_multiple, slide, window_starts
+from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
 
 
@@ -66,13 +66,16 @@ def test_overlapping_windows_are_averaged(batch):
         for x in (0, 2, 3):
             total[y : y + 4, x : x + 4] += image[:, y : y + 4, x : x + 4].mean()
             count[y : y + 4, x : x + 4] += 1
-    scores = slide(lambda crops: crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4), image, 4, 2, batch)
+    windows = Windows(image, 4, 2)
+    scores = windows.average(
+        crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4) for crops in windows.batches(batch)
+    )
     torch.testing.assert_close(scores, (total / count).expand(2, -1, -1))
 
 
 def test_stride_larger_than_window_is_refused():
     with pytest.raises(ValueError, match="stride must be in 1..4"):
-        slide(lambda crops: crops, torch.zeros(3, 9, 9), crop=4, stride=5)
+        Windows(torch.zeros(3, 9, 9), crop=4, stride=5)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 15), (1, 1), (61, 78)])

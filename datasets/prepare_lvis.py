@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Draws LVIS v1's validation annotations as label maps into $DETECTRON2_DATASETS/lvis, for zeroshot_lvis_val.
+
+Instances are painted large before small, as category IDs in 16-bit PNGs; 0 is what nobody annotated, and is ignored.
+Images are COCO's (of train2017 and val2017), brought into $DETECTRON2_DATASETS/coco. Can be repeated and interrupted.
+
+    python datasets/prepare_lvis.py --source ~/lvis_v1_val.json.zip ~/train2017.zip ~/val2017.zip
+    python datasets/prepare_lvis.py --check
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from lvis import LVIS
+
+from tcl_d2.data import preparation
+from tcl_d2.data.benchmarks import datasets_root
+from tcl_d2.files import replacing
+
+NAME = "zeroshot_lvis_val"
+
+
+def read_annotations(path: Path) -> LVIS:
+    """
+    Raises:
+        FileNotFoundError, ValueError: no such file, not JSON, or other categories than LVIS v1's.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    annotations = LVIS(str(path))
+    words = [annotations.cats[key]["name"].replace("_", " ") for key in sorted(annotations.cats)]
+    if words != MetadataCatalog.get(NAME).stuff_classes:
+        raise ValueError(f"{path} has {len(words)} categories that are not the 1,203 of LVIS v1")
+    return annotations
+
+
+def image_key(image: dict) -> str:
+    """Where COCO keeps an image: 'val2017/000000397133'."""
+    return "/".join(PurePosixPath(image["coco_url"]).with_suffix("").parts[-2:])
+
+
+def draw(image: dict, annotations: LVIS, folder: Path) -> None:
+    """Writes the category IDs of an image's instances, 16 bits; 0 where there is none."""
+    target = folder / f"{image_key(image)}.png"
+    if preparation.is_whole(target):
+        return
+    label = np.zeros((image["height"], image["width"]), np.uint16)
+    for one in sorted(annotations.img_ann_map[image["id"]], key=lambda one: -one["area"]):
+        label[annotations.ann_to_mask(one) == 1] = one["category_id"]
+    preparation.save_label(label, target)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    folder = datasets_root() / "lvis"
+    preparation.bring(args.source, r"(?P<path>lvis_v1_val\.json)", folder)
+    annotations = read_annotations(folder / "lvis_v1_val.json")
+    images = sorted(annotations.imgs.values(), key=image_key)
+    stems = {PurePosixPath(image_key(image)).name for image in images}
+    preparation.bring(args.source, r"(?P<path>(train|val)2017/\d+\.jpg)", datasets_root() / "coco", stems)
+
+    draw_one = partial(draw, annotations=annotations, folder=folder / "semantic")
+    preparation.convert(draw_one, images, args.processes, "drawing instances")
+    with replacing(folder / "semantic/val.txt") as unfinished:
+        unfinished.write_text("".join(f"{image_key(image)}\n" for image in images))
+
+
+if __name__ == "__main__":
+    downloads = ("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip")
+    preparation.run(preparation.arguments(__doc__, downloads).parse_args(), prepare, (NAME,))

@@ -1,0 +1,72 @@
+"""How a benchmark's images are read for the model: the unified protocol's size and plain bilinear resizing."""
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils as utils
+
+
+def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
+    """Size at which an image is segmented: short side `short`, long side at most `long`, rounded half up."""
+    scale = min(long / max(height, width), short / min(height, width))
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resizing without antialias, uint8 [H, W, 3] -> uint8 [height, width, 3], bit for bit OpenCV's.
+
+    The published numbers had OpenCV's INTER_LINEAR; PIL's bilinear antialiases when it shrinks, which moves mIoU.
+    OpenCV's arithmetic is repeated here, since its own wheel needs a display library that servers often lack.
+    """
+    left, right, weight_left, weight_right = _neighbours(image.shape[1], width)
+    top, bottom, weight_top, weight_bottom = _neighbours(image.shape[0], height)
+    # OpenCV weights by whole 2048ths; of a row's result it keeps 7 bits after the point, of the last 2 before rounding.
+    rows = image.take(left, 1) * weight_left[:, None] + image.take(right, 1) * weight_right[:, None] >> 4
+    upper = rows[top] * weight_top[:, None, None] >> 16
+    lower = rows[bottom] * weight_bottom[:, None, None] >> 16
+    return (upper + lower + 2 >> 2).astype(np.uint8)
+
+
+def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `target` pixels on a side: the two source pixels beside its centre, and their weights in 2048ths."""
+    position = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.int64)
+    share = position - first.astype(np.float32)
+    first_weight, second_weight = (np.rint(part * 2048).astype(np.int32) for part in (1 - share, share))
+    return first.clip(0, source - 1), (first + 1).clip(0, source - 1), first_weight, second_weight
+
+
+class BenchmarkMapper:
+    """Reads a benchmark's image for the model: {"file_name", ...} -> the same with what ZeroShotSegmentor takes."""
+
+    @configurable
+    def __init__(self, short: int, long: int):
+        """
+        Args:
+            short, long: the short side that images are resized to, and the most that the long side may have, in pixels.
+        """
+        self.short = short
+        self.long = long
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {"short": cfg.INPUT.MIN_SIZE_TEST, "long": cfg.INPUT.MAX_SIZE_TEST}
+
+    def __call__(self, one: dict) -> dict:
+        """
+        Returns:
+            `one` with `image` uint8 [3, h, w] (RGB, resized), the original `height` and `width`, and `labels_only`.
+
+        Raises:
+            OSError: the image is missing or broken; names it.
+        """
+        try:
+            image = utils.read_image(one["file_name"], format="RGB")
+        except Exception as error:  # PIL raises many kinds
+            raise OSError(f"Image {one['file_name']} could not be read: {error}") from None
+        height, width = image.shape[:2]
+        size = segmentation_size(height, width, self.short, self.long)
+        if size != (height, width):
+            image = resize_bilinear(image, *size)
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {**one, "image": tensor, "height": height, "width": width, "labels_only": True}

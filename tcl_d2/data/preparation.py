@@ -1,0 +1,259 @@
+"""What the commands datasets/prepare_*.py share: bringing files into place, converting labels, checking the result."""
+
+import argparse
+import gzip
+import os
+import re
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from tqdm import tqdm
+
+from ..files import replacing
+from .benchmarks import datasets_root
+from .labels import LabelRule, read_label
+
+_SHOWN = 20  # problems printed in full; the rest are counted
+
+
+def arguments(description: str, downloads: Sequence[str]) -> argparse.ArgumentParser:
+    """The options that every preparation has.
+
+    Args:
+        downloads: names of archives or folders as their owners distribute them; looked for in DETECTRON2_DATASETS.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help=f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {', '.join(downloads)}",
+    )
+    parser.add_argument("--processes", type=_positive, default=os.cpu_count())
+    parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
+    parser.set_defaults(downloads=downloads)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None], names: Sequence[str]) -> None:
+    """A whole command: prepares (unless --check), checks the data sets `names`, exits with 1 if any is wrong."""
+    if not args.source:
+        args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
+    try:
+        if not args.check:
+            prepare(args)
+        sys.exit(0 if check(names, args.processes) else 1)
+    except FileNotFoundError as error:
+        sys.exit(
+            f"error: {error}\nPut {' and '.join(args.downloads)} into {datasets_root()} (DETECTRON2_DATASETS), or name "
+            "them with --source. Where to get them: datasets/README.md"
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
+# -------------------------------------------------------------------------------------- bringing files into place
+
+
+class Member(NamedTuple):
+    """A file of a source: its path there, its size in bytes, and how to bring it to a place."""
+
+    name: str
+    size: int
+    bring: Callable[[Path], object]
+
+
+def members(source: Path) -> Iterator[Member]:
+    """The files of a folder, a zip or a tar archive with their whole path in it, or the one file that a source is.
+
+    What is no archive is linked, not copied.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is broken; names it.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"no file or folder {source}")
+    try:
+        if source.is_dir():
+            yield from _folder_members(source.resolve())
+        elif source.suffix == ".zip":
+            with zipfile.ZipFile(source) as archive:
+                for info in archive.infolist():
+                    yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+        elif source.suffix in (".tar", ".gz", ".tgz"):
+            with tarfile.open(source) as archive:
+                for info in filter(tarfile.TarInfo.isfile, archive):
+                    yield Member(info.name, info.size, partial(_write, partial(_read_tar, archive, info)))
+        else:
+            yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{source} is broken, or no archive ({error}): get it again") from None
+
+
+def _folder_members(folder: Path) -> Iterator[Member]:
+    for place, _, names in os.walk(folder, followlinks=True):
+        for path in (Path(place, name) for name in names):
+            yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
+
+
+def _read_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    data = archive.extractfile(info).read()
+    if len(data) != info.size:
+        raise tarfile.ReadError(f"it ends within {info.name}")
+    return data
+
+
+def _write(read: Callable[[], bytes], target: Path) -> None:
+    target.write_bytes(read())
+
+
+def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | None = None) -> None:
+    """Puts the files of `sources` that match a pattern into a folder, unless they are there with the same size.
+
+    Args:
+        pattern: regular expression for the end of a file's path; its group "path" is the path below `folder`.
+        keys: stems of the files to bring; None: all.
+    """
+    expression = re.compile(f"(?:^|/){pattern}$")
+    for source in sources:
+        for member in tqdm(members(source), desc=f"reading {source.name}", unit="file", mininterval=1):
+            match = expression.search(member.name)
+            if match is None or (keys is not None and Path(match["path"]).stem not in keys):
+                continue
+            target = folder / match["path"]
+            if not target.exists() or target.stat().st_size != member.size:
+                with replacing(target) as unfinished:
+                    member.bring(unfinished)
+
+
+# ----------------------------------------------------------------------------------------------- converting labels
+
+
+def convert(function: Callable, jobs: Sequence, processes: int, what: str) -> list:
+    """Results of `function` for each job, from several processes, with a progress bar.
+
+    Args:
+        function: gets to each process once, with whatever it is bound to (functools.partial).
+
+    Raises:
+        ValueError: some jobs failed with an OSError or ValueError; lists them, after all others are done.
+    """
+    results, problems = [], []
+    with Pool(processes, _Task.set, (function,)) as pool:
+        for result in tqdm(pool.imap(_Task.attempt, jobs), total=len(jobs), desc=what, mininterval=1):
+            (problems if isinstance(result, Exception) else results).append(result)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(jobs)} failed ({what}):\n" + _listed(map(str, problems)))
+    return results
+
+
+class _Task:
+    """What a process of `convert` does."""
+
+    function: Callable
+
+    @classmethod
+    def set(cls, function: Callable) -> None:
+        cls.function = staticmethod(function)
+
+    @classmethod
+    def attempt(cls, job: object) -> object:
+        try:
+            return cls.function(job)
+        except (OSError, ValueError) as error:
+            return error
+
+
+def _listed(problems: Iterable[str]) -> str:
+    problems = list(problems)
+    more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "\n".join(f"  {line}" for line in problems[:_SHOWN] + more)
+
+
+def save_label(label: np.ndarray, path: Path) -> None:
+    """Writes values [H, W], uint8 or uint16, as a grey PNG, whole or not at all."""
+    with replacing(path) as unfinished:
+        Image.fromarray(label).save(unfinished, "PNG")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a label file is there and can be read to its end."""
+    try:
+        read_label(str(path))
+    except OSError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- checking the result
+
+
+def check(names: Sequence[str], processes: int) -> bool:
+    """Reads every image and label of benchmarks, and prints their counts and what is wrong.
+
+    Images are decoded; labels must have their size and no values without a meaning. Files that benchmarks share are
+    read once.
+
+    Returns:
+        whether all is well.
+
+    Raises:
+        FileNotFoundError: files are missing.
+    """
+    rows = {name: DatasetCatalog.get(name) for name in names}
+    users = defaultdict(list)
+    for name in names:
+        for one in rows[name]:
+            users[one["file_name"], one["sem_seg_file_name"]].append(name)
+    found = sum(convert(_check_pair, list(users.items()), processes, "checking"), [])
+    for name in names:
+        expected = MetadataCatalog.get(name).num_images
+        if expected and len(rows[name]) not in expected:
+            found.append(f"{name} has {len(rows[name])} images; expected {' or '.join(map(str, expected))}")
+    for name in names:
+        print(f"{name}: {len(rows[name])} images with labels")
+    if found:
+        print(f"{len(found)} problems:\n{_listed(found)}")
+    return not found
+
+
+def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
+    (image_path, label_path), names = job
+    problems = []
+    try:
+        label = read_label(label_path)
+    except OSError as error:
+        return [str(error)]
+    try:
+        with Image.open(image_path) as image:
+            image.load()
+        if image.size[::-1] != label.shape:
+            problems.append(f"{label_path} is {label.shape}, but {image_path} is {image.size[::-1]} (height, width)")
+    except Exception as error:  # PIL raises many kinds
+        problems.append(f"Image {image_path} could not be read: {error}")
+    for name in names:
+        try:
+            LabelRule.of(name)(label, label_path)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return problems

@@ -1,0 +1,83 @@
+"""What a stopped evaluation goes on from: the confusion matrix of the images done so far, on disk."""
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from detectron2.utils import comm
+from torch import nn
+
+from ..files import replacing
+
+
+class SavedProgress:
+    """The images that the processes of an evaluation have done, and their confusion matrix, in a file a process.
+
+    Attributes:
+        done: IDs of the images that are done already.
+        matrix: their confusion matrix, int64 [K, K]; None if there are none.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, resume: bool, period: float = 30.0):
+        """
+        Args:
+            fingerprint: of all that results depend on (see `fingerprint`); files with another one are not used.
+            resume: whether to go on from what is in the folder; else it is removed.
+            period: seconds between writes.
+        """
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.period = period
+        self.done: list[str] = []
+        self.matrix: np.ndarray | None = None
+        self._file = folder / f"progress_{comm.get_rank()}.npz"
+        self._saved = time.monotonic()
+        if resume:
+            self._load()
+        comm.synchronize()  # all have read
+        if comm.is_main_process():
+            if self.done:  # in one file from now on; those of other processes hold images that it has too
+                self.save(self.matrix, self.done)
+            for path in self._files():
+                if not self.done or path != self._file:
+                    path.unlink()
+        comm.synchronize()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("progress_*.npz"))
+
+    def _load(self) -> None:
+        for path in self._files():
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    same = str(file["fingerprint"]) == self.fingerprint
+                    matrix, done = file["matrix"], file["done"].tolist()
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                continue  # not ours, or broken: these images are done again
+            if same and not set(done) & set(self.done):
+                self.matrix = matrix if self.matrix is None else self.matrix + matrix
+                self.done += done
+
+    def save_now_and_then(self, matrix: np.ndarray, done: list[str]) -> None:
+        """Saves, unless this was done a moment ago."""
+        if time.monotonic() - self._saved > self.period:
+            self.save(matrix, done)
+
+    def save(self, matrix: np.ndarray, done: list[str]) -> None:
+        """Writes what this process has done: int64 [K, K], and the IDs of its images."""
+        with replacing(self._file) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, matrix=matrix, done=np.array(done, dtype=str), fingerprint=self.fingerprint)
+        self._saved = time.monotonic()
+
+
+def fingerprint(model: nn.Module, **facts: Mapping | list) -> str:
+    """A digest of a model's weights and of facts (JSON) that results depend on."""
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    return digest.hexdigest()
