@@ -63,12 +63,12 @@ def compare(path: Path) -> np.ndarray:
 
 def say_difference(folder: Path, processes: int) -> None:
     paths = sorted((folder / "instancemaps/val2017").glob("*.png"))
-    same, other, stuff, drawn = sum(preparation.convert(compare, paths, processes, "comparing")) / 100
-    total = same + other + stuff + drawn
+    counts = sum(preparation.convert(compare, paths, processes, "comparing"))
+    same, other, stuff, drawn = 100 * counts / counts.sum()
     print(
-        f"COCO-Object by instances against COCO-Stuff's maps: {same / total:.2f} % of pixels agree, "
-        f"{other / total:.2f} % are another object, {stuff / total:.2f} % are an object in COCO-Stuff's maps alone, "
-        f"{drawn / total:.2f} % in instances alone. {OBJECT} reads COCO-Stuff's maps as long as they are there."
+        f"COCO-Object by instances against COCO-Stuff's maps: {same:.2f} % of pixels agree, {other:.2f} % are another "
+        f"object, {stuff:.2f} % are an object in COCO-Stuff's maps alone, {drawn:.2f} % in instances alone. {OBJECT} "
+        "reads COCO-Stuff's maps as long as they are there."
     )
 
 

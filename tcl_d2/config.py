@@ -79,7 +79,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Ablation: contrast of the whole image (no masks) with the texts; used by WholeImageLoss alone.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
-    # Benchmarks evaluated while training (TEST.EVAL_PERIOD), whose average picks the best checkpoint; (): DATASETS.TEST.
+    # Benchmarks evaluated while training, whose average picks the best checkpoint; () for those of DATASETS.TEST.
     cfg.DATASETS.VAL = ()
 
     # CLIP's order of channels.

@@ -59,7 +59,7 @@ def test_errors_are_one_line_without_a_traceback():
 
 
 IMPORT_NAMES = {"open_clip_torch": "open_clip", "Pillow": "PIL"}
-INDIRECT = {"lvis", "cityscapesscripts", "pycocotools", "tensorboard", "torchvision"}  # by Detectron2 or data scripts
+INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # by Detectron2
 
 
 def declared() -> tuple[set[str], set[str]]:

@@ -104,6 +104,9 @@ def members(source: Path) -> Iterator[Member]:
             with tarfile.open(source) as archive:
                 for info in filter(tarfile.TarInfo.isfile, archive):
                     yield Member(info.name, info.size, partial(_write, partial(_read_tar, archive, info)))
+                archive.fileobj.seek(archive.offset)
+                if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile says nothing
+                    raise tarfile.ReadError("its end is missing")
         else:
             yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -239,18 +242,19 @@ def check(names: Sequence[str], processes: int) -> bool:
 
 def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
     (image_path, label_path), names = job
-    problems = []
-    try:
-        label = read_label(label_path)
-    except OSError as error:
-        return [str(error)]
+    problems, size = [], None
     try:
         with Image.open(image_path) as image:
             image.load()
-        if image.size[::-1] != label.shape:
-            problems.append(f"{label_path} is {label.shape}, but {image_path} is {image.size[::-1]} (height, width)")
+            size = image.size[::-1]
     except Exception as error:  # PIL raises many kinds
         problems.append(f"Image {image_path} could not be read: {error}")
+    try:
+        label = read_label(label_path)
+    except OSError as error:
+        return [*problems, str(error)]
+    if size not in (None, label.shape):
+        problems.append(f"{label_path} is {label.shape}, but {image_path} is {size} (height, width)")
     for name in names:
         try:
             LabelRule.of(name)(label, label_path)

@@ -112,9 +112,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
         """
         for one, output in zip(inputs, outputs):
-            prediction = (
-                output["sem_seg_labels"] if "sem_seg_labels" in output else self._argmax(one, output["sem_seg"])
-            )
+            prediction = self._labels(one, output)
             path = one["sem_seg_file_name"]
             label = self._rule(read_label(path), path)
             if tuple(prediction.shape) != label.shape:

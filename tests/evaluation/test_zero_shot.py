@@ -7,9 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import register_benchmark
-from tcl_d2.data.benchmark_mapper import BenchmarkMapper, resize_bilinear, segmentation_size
-from tcl_d2.data.benchmarks import distinct_colors
-from tcl_d2.evaluation import ZeroShotSemSegEvaluator, write_report
+from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 
 CLASSES = ("background", "cat", "dog", "cow")
 
@@ -136,58 +134,5 @@ def test_label_rule_with_an_unknown_class_is_refused(benchmark):
 
 def test_missing_label_file_is_found_before_evaluation(benchmark):
     (benchmark / "labels/1.png").unlink()
-    with pytest.raises(FileNotFoundError, match="'t_bench': 1 of 3 images have no label.*1.png"):
+    with pytest.raises(FileNotFoundError, match="'t_bench': 1 of 3 labels are missing, such as .*1.png"):
         DatasetCatalog.get("t_bench")
-
-
-def test_report_has_each_data_set_and_the_average():
-    metrics = [dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), value) for value in (20.0, 50.0)]
-    table = write_report({"one": {"sem_seg": metrics[0]}, "two": {"sem_seg": metrics[1]}}).splitlines()
-    assert [cell.strip() for cell in table[2].split("|")][1:3] == ["one", "20.00"]
-    assert table[-1].split("|")[2].strip() == "35.00"
-
-
-# ------------------------------------------------------------------------------------------------- reading images
-
-
-def test_image_size_of_the_protocol():
-    assert segmentation_size(375, 500, 448, 2048) == (448, 597)
-    assert segmentation_size(100, 1000, 448, 2048) == (205, 2048)  # 204.8 and the long side's limit
-    assert segmentation_size(448, 448, 448, 2048) == (448, 448)
-
-
-@pytest.mark.parametrize("size", [(30, 45), (13, 9), (64, 100)])
-def test_resizing_is_opencvs_plain_bilinear(size):
-    """Within one grey level (OpenCV rounds its weights), also when it shrinks: no antialias."""
-    cv2 = pytest.importorskip("cv2")
-    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    ours = PlainBilinearResize(*size).apply_image(image).astype(int)
-    theirs = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(int)
-    assert abs(ours - theirs).max() <= 1
-
-
-def test_mapper_gives_the_resized_image_and_the_original_size(benchmark):
-    one = DatasetCatalog.get("t_bench")[0]
-    out = BenchmarkMapper(short=18, long=100)(one)
-    assert out["image"].shape == (3, 24, 18) and out["image"].dtype == torch.uint8
-    assert (out["height"], out["width"]) == (12, 9)
-    (benchmark / "images/0.png").write_bytes(b"broken")
-    with pytest.raises(OSError, match="images/0.png could not be read"):
-        BenchmarkMapper(short=18, long=100)(one)
-
-
-def test_colors_are_pascal_vocs():
-    assert distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
-    assert len(set(distinct_colors(200))) == 200
-
-
-def test_small_worlds_three_benchmarks_read_the_same_files(in_world):
-    names = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
-    files = [[one["sem_seg_file_name"] for one in DatasetCatalog.get(name)] for name in names]
-    assert len(files[0]) == 12 and files[0] == files[1] == files[2]
-    label = np.array(Image.open(files[0][0]))
-    rules = [ZeroShotSemSegEvaluator(name)._rule(label, "x") for name in names]
-    things = label < 23
-    assert (rules[0][~things] == 0).all() and (rules[0][things] == label[things] + 1).all()
-    assert (rules[1][~things] == 23).all() and (rules[1][things] == label[things]).all()  # 23 classes: ignored
-    assert (rules[2] == label).all()

@@ -1,0 +1,46 @@
+"""Reading a benchmark's images: the protocol's size, and OpenCV's plain bilinear pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcl_d2.data.benchmark_mapper import BenchmarkMapper, resize_bilinear, segmentation_size
+
+
+def test_image_size_of_the_protocol():
+    assert segmentation_size(375, 500, 448, 2048) == (448, 597)
+    assert segmentation_size(100, 1000, 448, 2048) == (205, 2048)  # 204.8 and the long side's limit
+    assert segmentation_size(448, 448, 448, 2048) == (448, 448)
+
+
+@pytest.mark.parametrize("size", [(30, 45), (13, 9), (64, 100), (50, 71), (1, 1), (500, 20)])
+def test_resizing_is_opencvs_plain_bilinear(size):
+    """Every pixel, larger and smaller: no antialias."""
+    cv2 = pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    theirs = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(resize_bilinear(image, *size), theirs)
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (640, 427), (700, 1400)])
+def test_whole_reading_is_opencvs(tmp_path, shape):
+    """From the file to the model, as the published numbers had it."""
+    cv2 = pytest.importorskip("cv2")
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    image = BenchmarkMapper(short=448, long=2048)({"file_name": path})["image"]
+    size = segmentation_size(*shape, 448, 2048)
+    theirs = cv2.resize(cv2.imread(path), size[::-1], interpolation=cv2.INTER_LINEAR)[..., ::-1]
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), theirs)
+
+
+def test_mapper_gives_the_resized_image_and_the_original_size(tmp_path):
+    path = tmp_path / "0.png"
+    Image.fromarray(np.zeros((12, 9, 3), np.uint8)).save(path)
+    out = BenchmarkMapper(short=18, long=100)({"file_name": str(path), "image_id": "0"})
+    assert out["image"].shape == (3, 24, 18) and out["image"].dtype == torch.uint8
+    assert (out["height"], out["width"], out["image_id"]) == (12, 9, "0")
+    path.write_bytes(b"broken")
+    with pytest.raises(OSError, match="0.png could not be read"):
+        BenchmarkMapper(short=18, long=100)({"file_name": str(path)})

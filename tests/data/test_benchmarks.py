@@ -1,0 +1,164 @@
+"""The catalog of benchmarks: what is registered, label rules, own folders, and errors for what is missing."""
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from tcl_d2.data import check_datasets, register_folder
+from tcl_d2.data.benchmarks import distinct_colors, spread
+from tcl_d2.data.labels import LabelRule, parse_rule
+
+EIGHT = {  # classes, images, and whether there is a background, as published
+    "zeroshot_voc_val": (21, 1449, True),
+    "zeroshot_context_val": (60, 5104, True),
+    "zeroshot_coco_object_val": (81, 5000, True),
+    "zeroshot_voc20_val": (20, 1449, False),
+    "zeroshot_context59_val": (59, 5104, False),
+    "zeroshot_coco_stuff_val": (171, 5000, False),
+    "zeroshot_cityscapes_val": (19, 500, False),
+    "zeroshot_ade20k_val": (150, 2000, False),
+}
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_the_eight_are_registered(name):
+    metadata = MetadataCatalog.get(name)
+    classes, images, background = EIGHT[name]
+    assert len(metadata.stuff_classes) == len(set(metadata.stuff_classes)) == classes
+    assert len(metadata.stuff_colors) == classes and all(len(color) == 3 for color in metadata.stuff_colors)
+    assert images in metadata.num_images and metadata.background == background
+    assert (metadata.stuff_classes[0] == "background") == background
+    assert (metadata.ignore_label, metadata.evaluator_type) == (255, "zero_shot_sem_seg")
+
+
+def test_pairs_have_the_same_words():
+    words = {name: MetadataCatalog.get(name).stuff_classes for name in EIGHT}
+    assert words["zeroshot_voc_val"][1:] == words["zeroshot_voc20_val"]
+    assert words["zeroshot_context_val"][1:] == words["zeroshot_context59_val"]
+    assert words["zeroshot_coco_object_val"][1:] == words["zeroshot_coco_stuff_val"][:80]
+    assert words["zeroshot_ade20k_val"][7] == "bed "  # the published prompts had the blank
+
+
+def test_published_averages():
+    """The papers' own averages: TCL 37.2, MaskCLIP 27.9."""
+    for method, average in (("TCL", 37.2), ("MaskCLIP", 27.9)):
+        values = [MetadataCatalog.get(name).published[method] for name in EIGHT]
+        assert round(sum(values) / 8, 1) == average
+
+
+def test_lvis_has_1203_words_and_its_own_ignored_value():
+    metadata = MetadataCatalog.get("zeroshot_lvis_val")
+    assert len(set(metadata.stuff_classes)) == len(metadata.stuff_classes) == 1203
+    rule = LabelRule.of("zeroshot_lvis_val")
+    values = np.array([[0, 1, 255, 256, 1203]], np.uint16)
+    assert rule(values, "x").tolist() == [[1203, 0, 254, 255, 1202]]
+
+
+def test_rules_as_data():
+    assert parse_rule({"0": "ignore", "1..3": "0..2", "7..8": 2}, 255) == {0: 255, 1: 0, 2: 1, 3: 2, 7: 2, 8: 2}
+    with pytest.raises(ValueError):
+        parse_rule({"1..3": "0..1"}, 255)
+
+
+def test_ignored_value_must_not_be_a_class():
+    with pytest.raises(ValueError, match="label 255 is also the index"):
+        LabelRule(300, None, 255)
+
+
+def test_a_quick_look_meets_all_of_a_data_set():
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 0) == spread(range(3), 9) == [0, 1, 2]
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        check_datasets([*EIGHT, "zeroshot_lvis_val"])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 9
+    for name, line in zip([*EIGHT, "zeroshot_lvis_val"], lines):
+        assert name in line and f"DETECTRON2_DATASETS={tmp_path}" in line and "python datasets/prepare_" in line
+
+
+def test_half_prepared_data_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\nb\n")
+    with pytest.raises(FileNotFoundError, match="'zeroshot_voc_val': 2 of 2 images are missing, such as .*a.jpg"):
+        DatasetCatalog.get("zeroshot_voc_val")
+    (tmp_path / "VOC2012/JPEGImages").mkdir()
+    for key in "ab":
+        (tmp_path / f"VOC2012/JPEGImages/{key}.jpg").touch()
+    with pytest.raises(FileNotFoundError, match="no folder .*SegmentationClass"):
+        DatasetCatalog.get("zeroshot_voc_val")
+    (tmp_path / "VOC2012/SegmentationClass").mkdir()
+    (tmp_path / "VOC2012/SegmentationClass/a.png").touch()
+    with pytest.raises(FileNotFoundError, match="1 of 2 labels are missing, such as .*b.png"):
+        DatasetCatalog.get("zeroshot_voc_val")
+
+
+# ------------------------------------------------------------------------------------------------------ own folders
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for kind in ("images/x", "labels/x"):
+        (tmp_path / "own" / kind).mkdir(parents=True)
+    for key, suffix in (("a", "jpg"), ("x/b", "png")):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"own/images/{key}.{suffix}")
+        Image.new("L", (8, 6), 1).save(tmp_path / f"own/labels/{key}.png")
+    (tmp_path / "own/classes.txt").write_text("background\n\nred car\nstraße\n", encoding="utf-8")
+    yield tmp_path / "own"
+    for name in (str(tmp_path / "own"), "t_own"):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_a_folder_becomes_a_benchmark(folder):
+    register_folder(str(folder), "t_own")
+    metadata = MetadataCatalog.get("t_own")
+    assert metadata.stuff_classes == ["background", "red car", "straße"] and metadata.background
+    assert [one["image_id"] for one in DatasetCatalog.get("t_own")] == ["a", "x/b"]
+    with pytest.raises(ValueError, match="'t_own' already"):
+        register_folder(str(folder), "t_own")
+
+
+def test_a_folders_path_is_a_name(folder):
+    check_datasets([str(folder)])
+    assert len(DatasetCatalog.get(str(folder))) == 2
+
+
+def test_unfit_folders_are_refused(folder):
+    Image.new("RGB", (8, 6)).save(folder / "images/a.png")
+    with pytest.raises(FileNotFoundError, match="two images with one name"):
+        check_datasets([str(folder)])
+    (folder / "classes.txt").write_text("\n")
+    with pytest.raises(FileNotFoundError, match="names no class"):
+        register_folder(str(folder), "t_own")
+    (folder / "classes.txt").write_text("\n".join(map(str, range(256))))
+    with pytest.raises(ValueError, match="256 classes"):
+        register_folder(str(folder), "t_own")
+    (folder / "classes.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="no file .*classes.txt.*images/, labels/"):
+        register_folder(str(folder), "t_own")
+    with pytest.raises(FileNotFoundError, match="/no/such"):
+        check_datasets(["/no/such"])
+
+
+def test_colors_are_pascal_vocs():
+    assert distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert len(set(distinct_colors(200))) == 200
+
+
+def test_small_worlds_three_benchmarks_read_the_same_files(in_world):
+    names = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
+    files = [[one["sem_seg_file_name"] for one in DatasetCatalog.get(name)] for name in names]
+    assert len(files[0]) == 12 and files[0] == files[1] == files[2]
+    label = np.array(Image.open(files[0][0]))
+    rules = [LabelRule.of(name)(label, "x") for name in names]
+    things = label < 23
+    assert (rules[0][~things] == 0).all() and (rules[0][things] == label[things] + 1).all()
+    assert (rules[1][~things] == 23).all() and (rules[1][things] == label[things]).all()  # 23 classes: ignored
+    assert (rules[2] == label).all()

@@ -1,0 +1,294 @@
+"""The preparation commands, run as processes on miniatures of what is distributed, and evaluation of what they make.
+
+Expected figures are computed from the raw files by other means (distributed.py).
+"""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from tcl_d2 import add_tcl_config
+from tcl_d2.data import preparation
+from tcl_d2.engine import Trainer
+from tests.conftest import ROOT
+from tests.data import distributed
+
+NINE = [
+    *("zeroshot_voc_val", "zeroshot_context_val", "zeroshot_coco_object_val", "zeroshot_voc20_val"),
+    *("zeroshot_context59_val", "zeroshot_coco_stuff_val", "zeroshot_cityscapes_val", "zeroshot_ade20k_val"),
+    "zeroshot_lvis_val",
+]
+COMMANDS = {
+    "voc": ["VOCtrainval_11-May-2012.tar"],
+    "context": ["VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"],
+    "coco": ["val2017.zip", "stuffthingmaps_trainval2017.zip"],
+    "cityscapes": ["leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"],
+    "ade20k": ["ADEChallengeData2016.zip"],
+    "lvis": ["lvis_v1_val.json.zip", "train2017.zip", "lvis_val2017.zip"],
+}
+
+
+def run(name: str, *options: object, root) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"datasets/prepare_{name}.py", *map(str, options)]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(root), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(root, truths, outputs): every command run once, on archives."""
+    downloads, root = tmp_path_factory.mktemp("downloads"), tmp_path_factory.mktemp("data")
+    words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
+    truths = distributed.voc(downloads) | distributed.context(downloads, words) | distributed.coco(downloads)
+    truths |= distributed.cityscapes(downloads) | distributed.ade20k(downloads) | distributed.lvis(downloads)
+    with ThreadPoolExecutor(2) as pool:
+
+        def prepare(name: str) -> subprocess.CompletedProcess:
+            return run(name, "--source", *(downloads / file for file in COMMANDS[name]), "--processes", 2, root=root)
+
+        outputs = dict(zip(COMMANDS, pool.map(prepare, COMMANDS)))
+    return root, truths, outputs, downloads
+
+
+@pytest.fixture
+def data(prepared, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(prepared[0]))
+    return prepared
+
+
+@pytest.fixture
+def scratch(prepared, tmp_path, monkeypatch):
+    """An empty root, and in-process runs of commands: (exit status or message, what was printed)."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+
+    def run_here(name: str, *options: object, capsys) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", [f"prepare_{name}.py", *map(str, options)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / f"datasets/prepare_{name}.py"), run_name="__main__")
+        return stop.value.code, capsys.readouterr().out
+
+    return tmp_path, prepared[3], run_here
+
+
+class Oracle(torch.nn.Module):
+    """Gives for each image what a function says of its ID, instead of looking."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+
+    def set_dataset(self, name: str) -> None:
+        pass
+
+    def forward(self, inputs):
+        return [{"sem_seg_labels": torch.from_numpy(self.labels(one["image_id"]))} for one in inputs]
+
+
+def evaluate(name: str, labels, folder) -> dict:
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = (name,), str(folder), 0
+    return Trainer.test(cfg, Oracle(labels))[name]["sem_seg"]
+
+
+def mean_iou(name: str, truth: distributed.Truth, labels) -> float:
+    """In percent, class by class."""
+    pairs = [(truth[key], labels(key)) for key in truth]
+    ious = []
+    for k in range(len(MetadataCatalog.get(name).stuff_classes)):
+        both = sum(((t == k) & (p == k)).sum() for t, p in pairs)
+        either = sum((((t == k) | (p == k)) & (t != distributed.IGNORED)).sum() for t, p in pairs)
+        if either:
+            ious.append(both / either)
+    return 100 * float(np.mean(ious))
+
+
+# ------------------------------------------------------------------------------------------------- what is prepared
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_find_nothing_wrong_but_the_count(data, name):
+    """A miniature has fewer images than the real thing; that and nothing else is said."""
+    done = data[2][name]
+    assert done.returncode == 1, done.stderr
+    problems = done.stdout.split("problems:\n")[1].splitlines()
+    assert problems and all("images; expected" in line for line in problems), done.stdout
+
+
+@pytest.mark.parametrize("name", [*NINE, "zeroshot_voc20_train", "zeroshot_context59_train"])
+def test_images_and_labels_are_the_distributed_ones(data, name):
+    _, truths, *_ = data
+    assert [one["image_id"] for one in DatasetCatalog.get(name)] == sorted(truths[name])
+
+
+def test_only_what_is_needed_is_brought(data):
+    root, truths, *_ = data
+    images = {path.stem for path in (root / "VOC2012/JPEGImages").iterdir()}
+    assert images == set(truths["zeroshot_voc_val"]) | set(truths["zeroshot_voc20_train"])
+    assert (
+        not (root / "coco/stuffthingmaps/train2017").exists() and not (root / "cityscapes/leftImg8bit/train").exists()
+    )
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_ground_truth_scores_100_whatever_ignored_pixels_get(data, name, tmp_path):
+    truth = data[1][name]
+    results = [
+        evaluate(name, {key: np.where(label < 0, filler, label) for key, label in truth.items()}.get, tmp_path)
+        for filler in (0, 1)
+    ]
+    assert results[0]["mIoU"] == results[0]["pACC"] == 100 and results[1] == pytest.approx(results[0], nan_ok=True)
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_constant_model_scores_what_a_hand_computation_says(data, name, tmp_path):
+    """Its class has the share of its pixels; all other classes that are there have 0."""
+    truth = data[1][name]
+    values = np.concatenate([label.ravel() for label in truth.values()])
+    values = values[values >= 0]
+    constant = int(np.bincount(values).argmax())
+    result = evaluate(name, lambda key: np.full(distributed.SIZE, constant), tmp_path)
+    expected = 100 * np.mean(values == constant) / len(np.unique(values))
+    assert result["mIoU"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_random_model_scores_what_the_raw_files_say(data, name, tmp_path):
+    truth, classes = data[1][name], len(MetadataCatalog.get(name).stuff_classes)
+    guesses = {key: np.random.default_rng(i).integers(0, classes, distributed.SIZE) for i, key in enumerate(truth)}
+    labels = {key: np.where(guesses[key] % 3, guesses[key], truth[key].clip(0)) for key in truth}  # a third is right
+    result = evaluate(name, labels.get, tmp_path)
+    assert result["mIoU"] == pytest.approx(mean_iou(name, truth, labels.get)) and 0 < result["mIoU"] < 100
+
+
+# ------------------------------------------------------------------------------ other sources, repeating, and faults
+
+
+def test_tree_without_vocdevkit_is_linked_not_copied(scratch, tmp_path_factory, capsys):
+    root, _, run_here = scratch
+    folder = tmp_path_factory.mktemp("tree")
+    distributed.voc(folder, top="VOC2012")
+    shutil.unpack_archive(folder / "VOCtrainval_11-May-2012.tar", folder)
+    _, out = run_here("voc", "--source", folder / "VOC2012", capsys=capsys)
+    assert "zeroshot_voc_val: 3 images" in out and (root / "VOC2012/JPEGImages/2007_000000.jpg").is_symlink()
+
+
+def test_downloads_in_the_data_folder_are_found(scratch, capsys):
+    root, downloads, run_here = scratch
+    shutil.copy(downloads / "ADEChallengeData2016.zip", root)
+    assert "zeroshot_ade20k_val: 2 images" in run_here("ade20k", capsys=capsys)[1]
+
+
+def test_ready_context_pngs_are_used(scratch, data, capsys):
+    root, _, run_here = scratch
+    for part in ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"):
+        shutil.copytree(data[0] / "VOC2010" / part, root / "VOC2010" / part)
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    assert "zeroshot_context_val: 2 images" in run_here("context", capsys=capsys)[1]
+
+
+def test_repeating_keeps_what_is_whole_and_redoes_what_is_broken(scratch, capsys):
+    root, downloads, run_here = scratch
+    options = ["--source", *(downloads / file for file in COMMANDS["context"]), "--processes", 1]
+    run_here("context", *options, capsys=capsys)
+    labels = sorted((root / "VOC2010/SegmentationClassContext").iterdir())
+    before, whole = [path.stat().st_mtime_ns for path in labels], labels[0].read_bytes()
+    labels[0].write_bytes(whole[: len(whole) // 2])
+    (root / "VOC2010/JPEGImages/2008_000001.jpg").write_bytes(b"cut")
+    _, out = run_here("context", "--check", capsys=capsys)
+    assert f"{labels[0]} could not be read" in out and "2008_000001.jpg could not be read" in out
+    assert "read" not in run_here("context", *options, capsys=capsys)[1].split("problems")[1]
+    assert labels[0].read_bytes() == whole and [path.stat().st_mtime_ns for path in labels][1:] == before[1:]
+    assert not list(root.rglob("*.tmp"))
+
+
+def test_check_names_sizes_and_values_that_are_wrong(scratch, capsys):
+    root, downloads, run_here = scratch
+    run_here("ade20k", "--source", downloads / "ADEChallengeData2016.zip", capsys=capsys)
+    labels = sorted((root / "ADEChallengeData2016/annotations/validation").iterdir())
+    Image.fromarray(np.full((5, 6), 3, np.uint8)).save(labels[0])
+    Image.fromarray(np.full(distributed.SIZE, 200, np.uint8)).save(labels[1])
+    status, out = run_here("ade20k", "--check", capsys=capsys)
+    assert status == 1 and "is (5, 6), but" in out and "has the value 200" in out
+
+
+def test_object_from_instances(scratch, capsys):
+    """Alone it serves COCO-Object; beside COCO-Stuff's maps, which stay in use, the difference is said."""
+    root, downloads, run_here = scratch
+    truth = distributed.coco_instances(downloads)
+    options = ["--from-instances", "--source", downloads / "val2017.zip", downloads / "annotations_trainval2017.zip"]
+    run_here("coco", *options, "--processes", 1, capsys=capsys)
+    name = "zeroshot_coco_object_val"
+    assert "instancemaps" in DatasetCatalog.get(name)[0]["sem_seg_file_name"]
+    assert evaluate(name, truth.get, root / "o")["mIoU"] == 100
+    _, out = run_here("coco", *options, downloads / "stuffthingmaps_trainval2017.zip", capsys=capsys)
+    stuff = distributed.coco(root)["zeroshot_coco_object_val"]
+    agree = 100 * np.mean([stuff[key] == truth[key] for key in truth])
+    assert f"{agree:.2f} % of pixels agree" in out
+    assert "stuffthingmaps" in DatasetCatalog.get(name)[0]["sem_seg_file_name"]
+
+
+@pytest.mark.parametrize(
+    "name, part", [("voc", "no list"), ("cityscapes", "no folder"), ("lvis", "lvis_v1_val.json"), ("coco", "val2017")]
+)
+def test_nothing_there_says_what_to_get(scratch, name, part, capsys):
+    message, _ = scratch[2](name, capsys=capsys)
+    assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message
+
+
+def test_broken_archive_is_named_and_leaves_nothing_half(scratch, capsys):
+    root, downloads, run_here = scratch
+    whole = (downloads / "VOCtrainval_11-May-2012.tar").read_bytes()
+    for cut in (len(whole) // 2, 700):
+        (root / "cut.tar").write_bytes(whole[:cut])
+        message, _ = run_here("voc", "--source", root / "cut.tar", capsys=capsys)
+        assert "cut.tar is broken" in message
+    (root / "cut.zip").write_bytes(b"<html>not found</html>")
+    assert "cut.zip is broken" in run_here("ade20k", "--source", root / "cut.zip", capsys=capsys)[0]
+    assert not list(root.rglob("*.tmp"))
+
+
+def test_broken_sources_of_labels_are_all_named(scratch, capsys):
+    root, downloads, run_here = scratch
+    options = ["--source", *(downloads / file for file in COMMANDS["cityscapes"]), "--processes", 1]
+    run_here("cityscapes", *options, capsys=capsys)
+    for path in (root / "cityscapes").rglob("*_labelTrainIds.png"):
+        path.unlink()
+    first, second = sorted((root / "cityscapes").rglob("*_polygons.json"))
+    first.write_text(first.read_text().replace("road", "no such label"))
+    second.write_text("{")
+    message, _ = run_here("cityscapes", "--processes", 1, capsys=capsys)
+    assert "2 of 2 failed" in message and str(first) in message and str(second) in message
+
+
+def test_archive_cannot_write_outside(scratch, capsys):
+    root, _, run_here = scratch
+    files = {"ADEChallengeData2016/images/validation/../../../../evil.jpg": b"x"}
+    archive = distributed.write_zip(root / "ADEChallengeData2016.zip", files)
+    run_here("ade20k", "--source", archive, capsys=capsys)
+    assert not list(root.parent.rglob("evil.jpg"))
+
+
+def test_stopped_conversion_keeps_what_is_done(tmp_path):
+    """Failures of some do not stop the others."""
+    jobs = [tmp_path / f"{i}.png" for i in range(4)]
+
+    with pytest.raises(ValueError, match="1 of 4 failed.*\n  no 2"):
+        preparation.convert(_save_but_two, jobs, processes=1, what="test")
+    assert [preparation.is_whole(path) for path in jobs] == [True, True, False, True]
+
+
+def _save_but_two(path) -> None:
+    if path.stem == "2":
+        raise ValueError("no 2")
+    preparation.save_label(np.zeros((2, 2), np.uint8), path)

@@ -1,0 +1,105 @@
+"""A stopped evaluation goes on where it was, in one process or several, and never mixes models or settings."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from tcl_d2.engine import Trainer
+from tcl_d2.evaluation.progress import SavedProgress, fingerprint
+
+
+def save(folder, rank: int, done: list[str], mark: str = "a") -> None:
+    progress = SavedProgress(folder / "none", mark, resume=False)
+    progress._file = folder / f"progress_{rank}.npz"
+    progress.save(np.full((2, 2), len(done)), done)
+
+
+def test_files_of_several_processes_are_added_once(tmp_path):
+    save(tmp_path, 0, ["a", "b"])
+    save(tmp_path, 1, ["c"])
+    for _ in range(2):  # the second time, from the merged file
+        progress = SavedProgress(tmp_path, "a", resume=True)
+        assert sorted(progress.done) == ["a", "b", "c"] and (progress.matrix == 3).all()
+    assert [path.name for path in tmp_path.glob("progress_*")] == ["progress_0.npz"]
+
+
+def test_stopped_between_merging_and_removing(tmp_path):
+    """The merged file holds the other's images too: they are not counted twice."""
+    save(tmp_path, 0, ["a", "b", "c"])
+    save(tmp_path, 1, ["c"])
+    assert (SavedProgress(tmp_path, "a", resume=True).matrix == 3).all()
+
+
+def test_other_models_and_broken_files_are_not_used(tmp_path):
+    save(tmp_path, 0, ["a"], mark="other")
+    (tmp_path / "progress_1.npz").write_bytes(b"PK cut")
+    progress = SavedProgress(tmp_path, "a", resume=True)
+    assert progress.done == [] and progress.matrix is None and not list(tmp_path.glob("progress_*"))
+
+
+def test_without_resume_all_is_done_again(tmp_path):
+    save(tmp_path, 0, ["a"])
+    assert SavedProgress(tmp_path, "a", resume=False).done == [] and not list(tmp_path.glob("progress_*"))
+
+
+def test_fingerprint_is_of_weights_and_facts():
+    model = torch.nn.Linear(2, 2)
+    first = fingerprint(model, settings={"a": 1})
+    assert first == fingerprint(model, settings={"a": 1}) != fingerprint(model, settings={"a": 2})
+    with torch.no_grad():
+        model.weight[0, 0] += 1e-6
+    assert fingerprint(model, settings={"a": 1}) != first
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def cfg(shapes_cfg):
+    shapes_cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
+    shapes_cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    return shapes_cfg
+
+
+def test_stopped_evaluation_goes_on(cfg, monkeypatch):
+    model = Trainer.build_model(cfg).eval()
+    monkeypatch.setattr(SavedProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    whole = Trainer.test(cfg, model)
+    seen, forward = [], model.forward
+
+    def stop_at(count):
+        def run(inputs):
+            if len(seen) == count:
+                raise Stopped
+            seen.extend(one["image_id"] for one in inputs)
+            return forward(inputs)
+
+        return run
+
+    monkeypatch.setattr(model, "forward", stop_at(17))  # 12 images of the first, 5 of the second
+    with pytest.raises(Stopped):
+        Trainer.test(cfg, model)
+    seen.clear()
+    monkeypatch.setattr(model, "forward", stop_at(-1))
+    resumed = Trainer.test(cfg, model, resume=True)
+    for name in cfg.DATASETS.TEST:
+        assert resumed[name]["sem_seg"] == pytest.approx(whole[name]["sem_seg"], nan_ok=True)
+    assert len(seen) == 7
+
+
+def test_limit_and_saved_predictions(cfg, tmp_path):
+    """Palette PNGs of class indices; of 4 evenly spaced images."""
+    cfg.merge_from_list(["TEST.ZERO_SHOT.MAX_IMAGES", 4, "TEST.ZERO_SHOT.SAVE_PREDICTIONS", True])
+    model = Trainer.build_model(cfg).eval()
+    results = Trainer.test(cfg, model)
+    assert results["shapes_val"]["images"] == 4
+    for name in cfg.DATASETS.TEST:
+        files = sorted((tmp_path / "output/inference" / name / "predictions").iterdir())
+        assert [path.stem for path in files] == [DatasetCatalog.get(name)[i]["image_id"] for i in (0, 3, 6, 9)]
+        with Image.open(files[0]) as image:
+            assert image.mode == "P"
+            assert image.getpalette()[3:6] == list(MetadataCatalog.get(name).stuff_colors[1])
+            assert np.array(image).max() < len(MetadataCatalog.get(name).stuff_classes)

@@ -1,0 +1,65 @@
+"""The report: measured beside published, averages, incomplete sets, and the files."""
+
+import csv
+import json
+
+from tcl_d2.evaluation.report import save_report, write_report
+from tests.data.test_benchmarks import EIGHT
+
+
+def result(name: str, value: float, images: int, classes: tuple[str, ...] = ()) -> dict:
+    metrics = dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), value)
+    return {"sem_seg": metrics | {f"IoU-{word}": value for word in classes}, "images": images}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_eight_beside_the_published_row():
+    results = {name: result(name, 10.0 + i, EIGHT[name][1]) for i, name in enumerate(EIGHT)}
+    header, _, measured, published = write_report(results, "TCL").splitlines()
+    assert cells(header)[1:] == ["VOC", "Context", "Object", "VOC20", "Context59", "Stuff", "City", "ADE", "average"]
+    assert cells(measured) == ["this model", *(f"{10.0 + i}" for i in range(8)), "13.5"]
+    assert cells(published) == [
+        "published: TCL",
+        "55.0",
+        "30.4",
+        "31.6",
+        "83.2",
+        "33.9",
+        "22.4",
+        "24.0",
+        "17.1",
+        "37.2",
+    ]
+
+
+def test_sets_that_were_not_published_have_no_published_average():
+    results = {name: result(name, 50.0, 1449) for name in ("zeroshot_voc_val", "shapes_val")}
+    lines = write_report(results, "TCL").splitlines()
+    assert cells(lines[3]) == ["published: TCL", "55.0", "", ""]
+    assert len(write_report({"shapes_val": result("shapes_val", 50.0, 100)}, "TCL").splitlines()) == 3
+
+
+def test_a_part_of_the_images_is_said():
+    table = write_report({"zeroshot_voc_val": result("zeroshot_voc_val", 50.0, 12)}, "TCL")
+    assert table.endswith("zeroshot_voc_val: 12 of 1449 images")
+
+
+def test_files(tmp_path):
+    words = ("road", "sidewalk")
+    results = {"zeroshot_cityscapes_val": result("zeroshot_cityscapes_val", 25.0, 500)}
+    metrics = results["zeroshot_cityscapes_val"]["sem_seg"]
+    from detectron2.data import MetadataCatalog
+
+    for word in MetadataCatalog.get("zeroshot_cityscapes_val").stuff_classes:
+        metrics[f"IoU-{word}"] = 30.0 if word in words else float("nan")
+    save_report(results, tmp_path, "TCL", {"weights": "x.pth"})
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    expected = {"data set": "zeroshot_cityscapes_val", "images": "500", "mIoU": "25.0", "published mIoU": "24.0"}
+    assert {key: row[key] for key in expected} == expected
+    whole = json.loads((tmp_path / "results.json").read_text())
+    assert whole["settings"] == {"weights": "x.pth"} and whole["average"]["mIoU"] == 25.0
+    iou = whole["IoU of each class"]["zeroshot_cityscapes_val"]
+    assert (iou["road"], iou["sky"]) == (30.0, None)  # None: it does not occur
