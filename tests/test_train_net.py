@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 
 from tests import golden
 from tests.conftest import ROOT
@@ -38,9 +40,44 @@ def test_train_resume_and_evaluate(world, tmp_path):
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 3
     evaluated = run(world, "--eval-only", *ONE, "MODEL.WEIGHTS", out / "model_final.pth", "OUTPUT_DIR", tmp_path / "e")
     assert evaluated.returncode == 0, evaluated.stderr
-    text = evaluated.stdout + evaluated.stderr
-    row = next(line for line in text.splitlines() if line.startswith("| average"))
-    assert float(row.split("|")[2]) == pytest.approx(last_miou(out), abs=0.01)
+    assert results(tmp_path / "e")["average"]["mIoU"] == pytest.approx(last_miou(out))
+
+
+def results(folder) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
+    options = [*ONE, "DATALOADER.NUM_WORKERS", 0]
+    for count in (1, 2):
+        done = run(world, "--eval-only", "--num-gpus", count, *options, "OUTPUT_DIR", tmp_path / str(count))
+        assert done.returncode == 0, done.stderr
+    one, two = (results(tmp_path / count) for count in "12")
+    assert one["data sets"] == two["data sets"] and one["IoU of each class"] == two["IoU of each class"]
+
+
+def test_stopped_evaluation_goes_on_with_resume(world, tmp_path):
+    """The second run finds all images done and gives the same figures without looking at one."""
+    options = [*ONE, "OUTPUT_DIR", tmp_path]
+    assert run(world, "--eval-only", *options).returncode == 0
+    first = results(tmp_path)
+    second = run(world, "--eval-only", "--resume", *options)
+    assert second.returncode == 0 and "12 of 12 images were done before" in second.stdout
+    assert results(tmp_path) == first
+
+
+def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
+    """As README says: images/, labels/ and classes.txt."""
+    folder = tmp_path / "my_set"
+    shutil.copytree(world / "shapes/val", folder)
+    words = MetadataCatalog.get("shapes_stuff_val").stuff_classes
+    (folder / "classes.txt").write_text("\n".join(words))
+    names = f"('{folder}', 'shapes_stuff_val')"
+    options = ["DATASETS.TEST", names, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.MAX_IMAGES", 3]
+    done = run(world, "--eval-only", *options, "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 0, done.stderr
+    own, known = results(tmp_path)["data sets"]
+    assert own["data set"] == str(folder) and own["mIoU"] == known["mIoU"]
 
 
 def test_official_checkpoint_loads_by_its_layout(world, tmp_path):

@@ -21,7 +21,7 @@ from .text import TextEmbedder, check_templates
 from .window import Windows, pad_to_multiple
 
 _WINDOWS_AT_ONCE = 8
-_CLASSES_AT_ONCE = 128  # bounds memory for vocabularies of thousands of words
+_CLASSES_AT_ONCE = 64  # bounds memory for vocabularies of thousands of words
 
 
 class Encoded(NamedTuple):

@@ -3,6 +3,7 @@
 Expected figures are computed from the raw files by other means (distributed.py).
 """
 
+import json
 import os
 import runpy
 import shutil
@@ -292,3 +293,19 @@ def _save_but_two(path) -> None:
     if path.stem == "2":
         raise ValueError("no 2")
     preparation.save_label(np.zeros((2, 2), np.uint8), path)
+
+
+def test_all_eight_in_one_run(prepared, tmp_path):
+    """The paper's config, with a small CLIP for a small machine: one table beside the published row, and files."""
+    options = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.TCL.FREEZE", 5]
+    options += ["MODEL.CLIP.PRETRAINED", "tcl_d2://shapes_clip/weights.safetensors", "INPUT.MIN_SIZE_TEST", 24]
+    options += ["TEST.ZERO_SHOT.CROP", 24, "TEST.ZERO_SHOT.STRIDE", 16, "TEST.ZERO_SHOT.PAMR.DILATIONS", "[1, 2]"]
+    options += ["OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", 0]
+    command = [sys.executable, "train_net.py", "--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(prepared[0])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["data set"] for row in results["data sets"]] == NINE[:8]
+    assert results["average"]["mIoU"] == pytest.approx(np.mean([row["mIoU"] for row in results["data sets"]]))
+    assert "| published: TCL |" in done.stdout and "zeroshot_voc_val: 3 of 1449 images" in done.stdout

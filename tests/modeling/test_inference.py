@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer
+from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer, meta_arch
 from tcl_d2.modeling.meta_arch import MaskCLIP
 from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
@@ -71,6 +71,20 @@ def test_overlapping_windows_are_averaged(batch):
         crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4) for crops in windows.batches(batch)
     )
     torch.testing.assert_close(scores, (total / count).expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_labels_alone_are_the_argmax_of_the_scores(background, monkeypatch):
+    """Class by class in small groups, as for vocabularies of thousands of words."""
+    figures = golden.load()["inference"]
+    model = golden.build_model(pamr=True, kp_weight=0.3)
+    model.set_text_embeddings(figures["text_embedding"], background)
+    one = {"image": figures["slide_image"][0].float(), "height": 91, "width": 57}
+    scores = model([one])[0]["sem_seg"]
+    monkeypatch.setattr(meta_arch, "_CLASSES_AT_ONCE", 3)
+    (output,) = model([{**one, "labels_only": True}])
+    assert set(output) == {"sem_seg_labels"} and torch.equal(output["sem_seg_labels"], scores.argmax(0))
+    torch.testing.assert_close(model([one])[0]["sem_seg"], scores, rtol=0, atol=1e-6)
 
 
 def test_stride_larger_than_window_is_refused():
