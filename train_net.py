@@ -53,7 +53,7 @@ def prepare(args):
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        TCLCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return cfg, model
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -66,7 +66,12 @@ def main(args) -> dict | None:
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         # Missing data or weights, wrong settings: the message says all; a stack of calls would hide it.
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
-    return Trainer.test(cfg, prepared, resume=args.resume) if args.eval_only else prepared.train()
+    if args.eval_only:
+        return Trainer.test(cfg, prepared, resume=args.resume)
+    try:
+        return prepared.train()
+    except OSError as error:  # such as a full disk; the log has the stack of calls
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -51,18 +52,22 @@ def _is_shards(rows: list[dict]) -> bool:
 class ImageTextStream(IterableDataset):
     """Endless samples, ready for the model, of one source: this process's and worker's share, shuffled each pass."""
 
-    def __init__(self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int):
+    def __init__(
+        self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int, start: int = 0
+    ):
         """
         Args:
             name: of the source, for messages.
             rows: as its catalog entry gives them.
             buffer: samples from which the next one is drawn (shards; other rows are shuffled as a whole).
+            start: samples of all shares to leave out at the beginning, passes included; to the next whole shard before.
         """
         self.name = name
         self.rows = rows
         self.mapper = mapper
         self.buffer = buffer
         self.seed = seed
+        self.start = start
 
     def __iter__(self) -> Iterator[dict]:
         worker = get_worker_info()
@@ -77,9 +82,10 @@ class ImageTextStream(IterableDataset):
             RuntimeError: a whole pass gave nothing; says why.
         """
         skipped = SkipCounter()
-        for turn in itertools.count():
+        first, begin = divmod(self.start, max(1, int(size_of(self.rows))))
+        for turn in itertools.count(first):
             good = 0
-            for sample in self._one_pass(turn, index, count, skipped):
+            for sample in self._one_pass(turn, index, count, skipped, begin if turn == first else 0):
                 try:
                     mapped = self.mapper(_from_tar(sample) if _is_shards(self.rows) else sample)
                 except BrokenSample as error:
@@ -87,36 +93,45 @@ class ImageTextStream(IterableDataset):
                     continue
                 good += 1
                 yield mapped
-            if not good:
+            if not good and not (turn == first and begin):
                 raise RuntimeError(
                     f"Data set '{self.name}': a whole pass over share {index + 1} of {count} gave no usable sample "
                     f"({skipped}). Check the data, or use fewer processes and workers than it has samples."
                 )
 
-    def _one_pass(self, turn: int, index: int, count: int, skipped: SkipCounter) -> Iterator[dict]:
+    def _one_pass(self, turn: int, index: int, count: int, skipped: SkipCounter, begin: int = 0) -> Iterator[dict]:
         # The order of rows is one for all shares: the same generator everywhere, then every count-th row.
         order = random.Random(f"{self.seed} {self.name} {turn}")
         rows = order.sample(self.rows, len(self.rows))
-        if not _is_shards(rows):
-            return iter(rows[index::count])
+        enough = len(rows) >= count or not _is_shards(rows)
+        if enough:
+            rows = rows[index::count]
+            begin //= count
+        rows = _drop(rows, begin)
+        if not _is_shards(self.rows):
+            return iter(rows)
 
         def skip(error: Exception) -> bool:
             skipped.add("unreadable shard", str(error))
             return True
 
-        enough = len(rows) >= count
-        shards = rows[index::count] if enough else rows
-        samples = tarfile_samples(({"url": row["shard"]} for row in shards), handler=skip)
+        samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
         if not enough:  # to give each share one: all shares read all shards, and each keeps every count-th sample
             samples = itertools.islice(samples, index, None, count)
-        own = random.Random(f"{self.seed} {self.name} {turn} {index}")
+        own = random.Random(f"{self.seed} {self.name} {turn} {index} {begin}")
         return shuffle(self.buffer, initial=min(self.buffer, 100), rng=own)(samples)
+
+
+def _drop(rows: list[dict], samples: int) -> list[dict]:
+    """The rows without the first ones that hold at most so many samples together."""
+    ends = itertools.accumulate(row.get("num_samples", 1) for row in rows)
+    return rows[sum(end <= samples for end in ends) :]
 
 
 class Mixture(IterableDataset):
     """Draws each sample from one of several streams, in proportion to their weights."""
 
-    def __init__(self, streams: list[ImageTextStream], weights: list[float], seed: int):
+    def __init__(self, streams: list[ImageTextStream], weights: list[float], seed: str):
         self.streams = streams
         self.weights = weights
         self.seed = seed
@@ -129,21 +144,20 @@ class Mixture(IterableDataset):
             yield next(draw.choices(running, self.weights)[0])
 
 
-def _size(rows: list[dict]) -> float:
+def size_of(rows: list[dict]) -> float:
     """Number of pairs; an image with several captions counts once."""
     return sum(row.get("num_samples", 1) for row in rows)
 
 
-def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, seed: int | None = None) -> dict:
-    if seed is None:
-        seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, **others: int) -> dict:
     return {
         "names": list(cfg.DATASETS.TRAIN),
         "mapper": mapper or ImageTextDatasetMapper(cfg, is_train=True),
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "buffer": cfg.DATALOADER.SHUFFLE_BUFFER,
-        "seed": seed,
+        "seed": max(cfg.SEED, 0),
+        **others,
     }
 
 
@@ -156,6 +170,7 @@ def build_image_text_train_loader(
     num_workers: int = 0,
     buffer: int = 1000,
     seed: int = 0,
+    start: int = 0,
 ):
     """An endless iterable of batches, list[dict] as `mapper` gives them.
 
@@ -164,16 +179,23 @@ def build_image_text_train_loader(
         total_batch_size: of all processes together.
         buffer: samples that each worker holds to draw from.
         seed: the same seed, workers and processes give the same batches on one machine.
+        start: samples of all processes to leave out at the beginning, about: a shard is read whole. The rest of the
+            pass follows in the same order, with other random choices.
     """
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text data set.")
     sources = [DatasetCatalog.get(name) for name in names]
-    streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, sources)]
+    sizes = [size_of(rows) for rows in sources]
+    streams = [
+        ImageTextStream(name, rows, mapper, buffer, seed, int(start * size / sum(sizes)))
+        for name, rows, size in zip(names, sources, sizes)
+    ]
     return build_detection_train_loader(
-        Mixture(streams, [_size(rows) for rows in sources], seed),
+        Mixture(streams, sizes, f"{seed} {start}"),
         mapper=None,
         total_batch_size=total_batch_size,
         aspect_ratio_grouping=False,
         num_workers=num_workers,
-        seed=seed + comm.get_rank(),  # of the workers' own generators, from which augmentation draws
+        # Of the workers' own generators, from which augmentation draws.
+        seed=zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode()),
     )

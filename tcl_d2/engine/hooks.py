@@ -1,9 +1,21 @@
-"""Hooks: the switch to the second stage, the learned scalars in the log, the best checkpoint by average mIoU."""
+"""Hooks: the switch to the second stage, the learned scalars in the log, the best checkpoint, stopping and resuming."""
 
+import logging
+import signal
+import sys
+import threading
+import zlib
+
+import torch
+from detectron2.checkpoint import Checkpointer
 from detectron2.engine import HookBase, create_ddp_model, hooks
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch.nn.parallel import DistributedDataParallel
 
 from .optimizer import trained_parameters
+
+logger = logging.getLogger(__name__)
 
 
 class StageSwitch(HookBase):
@@ -55,3 +67,65 @@ class BestByAverage(hooks.BestCheckpointer):
 
     def load_state_dict(self, state: dict) -> None:
         self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+
+
+class RandomByIteration(HookBase):
+    """Makes the random choices of an iteration depend on the seed, the iteration and the process alone.
+
+    So a resumed training makes those that an uninterrupted one makes, without random states in the checkpoint.
+    """
+
+    def before_step(self) -> None:
+        seed_all_rng(zlib.crc32(f"{self.trainer.seed} {self.trainer.iter} {comm.get_rank()}".encode()))
+
+
+class DataByCheckpoint(HookBase):
+    """Begins the data anew at each checkpoint, where a resumed training begins too."""
+
+    def __init__(self, period: int):
+        self.period = period
+
+    def before_step(self) -> None:
+        if self.trainer.iter % self.period == 0 and self.trainer.iter > self.trainer.start_iter:
+            self.trainer.restart_data(self.trainer.iter)
+
+
+class StopOnSignal(HookBase):
+    """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
+
+    def __init__(self, checkpointer: Checkpointer):
+        self.checkpointer = checkpointer
+        self._signal = 0
+        self._before = {}
+
+    def before_train(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _remember(self, number: int, _) -> None:
+        self._signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def after_step(self) -> None:
+        number = self._of_any_process()
+        if not number:
+            return
+        iteration = self.trainer.iter
+        self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        name = signal.Signals(number).name
+        logger.info("Stopped by %s after iteration %d, with a checkpoint; --resume goes on from it", name, iteration)
+        sys.exit(128 + number)
+
+    def _of_any_process(self) -> int:
+        if comm.get_world_size() == 1:
+            return self._signal
+        number = torch.tensor(self._signal, device=next(self.trainer.model.parameters()).device)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return int(number)
+
+    def after_train(self) -> None:
+        self._restore()

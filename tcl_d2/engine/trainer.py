@@ -13,17 +13,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tes
 from detectron2.engine import AMPTrainer, DefaultTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import TCLCheckpointer
+from ..checkpoint.checkpointer import make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.benchmarks import spread
 from ..evaluation import ZeroShotSemSegEvaluator, write_report
 from ..evaluation.progress import SavedProgress, fingerprint
 from ..evaluation.report import average, save_report
 from ..version import __version__
-from .hooks import BestByAverage, LearnedScalars, StageSwitch
+from .hooks import BestByAverage, DataByCheckpoint, LearnedScalars, RandomByIteration, StageSwitch, StopOnSignal
 from .optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,12 @@ class TrainingStep(AMPTrainer):
         scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
         self.device_type = device.type
+
+    def skip_batches(self, count: int) -> None:
+        """Takes batches that were trained on before a checkpoint."""
+        for i in range(count):
+            next(self._data_loader_iter)
+            log_every_n_seconds(logging.INFO, f"Data: skipped {i + 1} of {count} batches that were trained on", n=10)
 
     def run_step(self) -> None:
         start = time.perf_counter()
@@ -81,28 +89,46 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         model = create_ddp_model(model, broadcast_buffers=False)
-        device = torch.device(cfg.MODEL.DEVICE)
-        self._trainer = TrainingStep(model, self.build_train_loader(cfg), optimizer, device, precision)
+        self.cfg = cfg
+        self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+        loader = self.build_train_loader(cfg, self.seed)
+        self._trainer = TrainingStep(model, loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=make_card(cfg), trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if self.cfg.SEED < 0:
+            self.seed = state_dict["seed"]
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        if self.start_iter > 0:  # a resumed training goes on with other samples, not with its first ones again
-            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, skip=self.start_iter))
+        if self.start_iter > 0:
+            # Data begins anew at each checkpoint, so that a resumed training draws the samples that an uninterrupted
+            # one does; a checkpoint written in between, on a signal, is some batches further.
+            ahead = self.start_iter % self.cfg.SOLVER.CHECKPOINT_PERIOD
+            self.restart_data(self.start_iter - ahead)
+            self._trainer.skip_batches(ahead)
+
+    def restart_data(self, iteration: int) -> None:
+        """Goes on with the samples that a training draws from this iteration on."""
+        self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.seed, iteration))
 
     def build_hooks(self) -> list:
         cfg = self.cfg
-        ret = [StageSwitch(cfg.MODEL.TCL.UNFREEZE_ITER), *super().build_hooks()]
+        steady = [RandomByIteration(), DataByCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        ret = [*steady, StageSwitch(cfg.MODEL.TCL.UNFREEZE_ITER), *super().build_hooks()]
         writer = [ret.pop()] if comm.is_main_process() else []  # writes last, after what there is to write
         ret.append(LearnedScalars())
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process():
             ret.append(BestByAverage(cfg.TEST.EVAL_PERIOD, self.checkpointer))
-        return ret + writer
+        return [*ret, *writer, StopOnSignal(self.checkpointer)]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -118,13 +144,12 @@ class Trainer(DefaultTrainer):
         return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, skip: int = 0):
+    def build_train_loader(cls, cfg: CfgNode, seed: int, iteration: int = 0):
         """
         Args:
-            skip: iterations already trained; with a seed, another number draws another order.
+            iteration: the first one that the loader gives batches for.
         """
-        seed = cfg.SEED + skip if cfg.SEED >= 0 else None
-        return build_image_text_train_loader(cfg, seed=seed)
+        return build_image_text_train_loader(cfg, seed=seed, start=iteration * cfg.SOLVER.IMS_PER_BATCH)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = ()):

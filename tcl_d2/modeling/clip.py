@@ -16,6 +16,8 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..tensors import read_tensors
+
 logger = logging.getLogger(__name__)
 
 # Numbers that OpenAI's files carry beside the weights; they also tell its layout, whose models use QuickGELU.
@@ -68,19 +70,17 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     Raises:
         FileNotFoundError, ValueError: with the file's name and what was expected.
     """
-    local = _local_weights(path)
     try:
-        state = open_clip.factory.load_state_dict(local)
-    except Exception as error:  # torch and safetensors raise many kinds
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"MODEL.CLIP.PRETRAINED: '{path}' could not be read as CLIP weights (a state dict saved by torch.save, or "
-            f"safetensors, that holds tensors alone): {reason}"
-        ) from None
-    if "visual.conv1.weight" not in state:
+        state = read_tensors(_local_weights(path))
+    except ValueError as error:
+        raise ValueError(f"MODEL.CLIP.PRETRAINED: {error}") from None
+    if isinstance(state, dict):  # a training checkpoint of OpenCLIP, also of several processes
+        state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
+    if not isinstance(state, dict) or "visual.conv1.weight" not in state:
+        found = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' is no CLIP ViT in OpenAI's or OpenCLIP's layout: it has no "
-            f"'visual.conv1.weight'. Its first keys: {list(state)[:3]}."
+            f"'visual.conv1.weight'. What it has: {found}."
         )
     is_openai = "input_resolution" in state
     return {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, is_openai
@@ -114,7 +114,7 @@ def _create_from_file(name: str, model_name: str, path: str, quick_gelu: bool = 
             f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}' ({len(wrong)} weights differ; "
             f"{'; '.join(wrong[:3])}). Give the name of the model that the file was made with."
         )
-    model.load_state_dict({key: value.float() for key, value in state.items()})
+    model.load_state_dict(state)  # which makes fp32 of fp16
     return model
 
 

@@ -1,0 +1,98 @@
+"""tools/convert_checkpoint.py as a user runs it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tcl_d2.checkpoint import from_official, read_checkpoint
+from tcl_d2.engine import Trainer
+from tests import golden
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import convert_checkpoint  # noqa: E402
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the tool here, for speed; gives its status or message and what it printed."""
+
+    def run_here(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
+        status = 0
+        try:
+            convert_checkpoint.main()
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().out
+
+    return run_here
+
+
+@pytest.fixture
+def trained(shapes_cfg):
+    """A checkpoint of one iteration, and its configuration's file."""
+    shapes_cfg.SOLVER.MAX_ITER, shapes_cfg.SOLVER.WARMUP_ITERS = 2, 1
+    trainer = Trainer(shapes_cfg)
+    trainer.train()
+    return f"{shapes_cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def test_ours_to_official_and_back(run, trained, tmp_path):
+    assert run(trained, tmp_path / "official.pth", "--to", "official")[0] == 0
+    official = torch.load(tmp_path / "official.pth", weights_only=True)
+    assert set(official) == {"model"}
+    blocks = {name.split("resblocks.")[1][0] for name in official["model"] if "masker" in name and "resblocks" in name}
+    assert blocks == {"5"}  # counted in the whole encoder
+    run(tmp_path / "official.pth", tmp_path / "ours.pth")
+    first, again = (read_checkpoint(str(path))["model"] for path in (trained, tmp_path / "ours.pth"))
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_official_names_are_the_releases(run, tmp_path):
+    torch.save({"model": from_official(golden.load()["model"])}, tmp_path / "ours.pth")
+    run(tmp_path / "ours.pth", tmp_path / "official.pth", "--to", "official")
+    state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    assert state.keys() == golden.load()["model"].keys()
+
+
+def test_stripped_is_small_and_gives_the_same(run, trained, tmp_path):
+    status, out = run(trained, tmp_path / "small.safetensors", "--strip")
+    assert status == 0 and "left out: iteration, trainer" in out
+    names = read_checkpoint(str(tmp_path / "small.safetensors"))["model"]
+    assert names and all(name.startswith(("grounder.", "sim2mask.")) for name in names)
+    status, out = run(trained, tmp_path / "small.safetensors", "--check")
+    assert status == 0 and out.count("largest difference 0") == 2
+
+
+def test_check_finds_what_differs(run, trained, tmp_path):
+    checkpoint = torch.load(trained, weights_only=True)
+    checkpoint["model"]["sim2mask.b"] += 0.01
+    torch.save(checkpoint, tmp_path / "other.pth")
+    assert run(trained, tmp_path / "other.pth", "--check")[0] == "the two differ"
+
+
+def test_a_checkpoint_says_what_it_is(run, trained, tmp_path):
+    run(trained, tmp_path / "x.safetensors")
+    for path in (trained, tmp_path / "x.safetensors"):
+        _, out = run(path)
+        assert "model: TCL" in out and "shapes_clip/model.json" in out and "trained on: shapes_train" in out
+        assert "versions: tcl_d2 " in out and "MAX_ITER: 2" in out
+    assert "iterations: 2" in run(trained)[1]
+
+
+def test_errors(run, tmp_path):
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
+    assert "give --freeze" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
+    assert "there is no file" in run(tmp_path / "none.pth")[0]
+    assert "give --config-file" in run(tmp_path / "x.pth", tmp_path / "x.pth", "--check")[0]
+    assert run(tmp_path / "x.pth", tmp_path / "y.onnx")[0] == 2
+    assert not list(tmp_path.glob("*y*"))
+
+
+def test_as_a_process(tmp_path):
+    command = [sys.executable, "tools/convert_checkpoint.py", str(tmp_path / "none.pth")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().endswith("none.pth'") and "Traceback" not in done.stderr

@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""Says what a checkpoint is, converts it between layouts and formats, strips it, or compares two.
+
+Reads .pth and .safetensors, ours and the official TCL release's; writes the format that the name ends in.
+
+    python tools/convert_checkpoint.py model_final.pth                               # what it is
+    python tools/convert_checkpoint.py tcl.pth ours.pth                              # official -> ours
+    python tools/convert_checkpoint.py model_final.pth official.pth --to official    # loads in the official code
+    python tools/convert_checkpoint.py model_final.pth small.safetensors --strip     # without CLIP and training state
+    python tools/convert_checkpoint.py model_final.pth small.safetensors --check     # the same outputs?
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tcl_d2 import add_tcl_config
+from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint, to_official
+from tcl_d2.files import replacing
+
+TOLERANCE = 1e-5
+PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder", "losses.": "losses' scales"}
+
+
+def describe(path: Path) -> None:
+    """Prints what a checkpoint says of itself, and what is in it."""
+    checkpoint = read_checkpoint(str(path))
+    state = checkpoint.pop("model")
+    card = checkpoint.pop("card", None) or {"card": "none: not written by tcl_d2"}
+    for key, text in card.items():
+        print(f"{key}: {text}" if "\n" not in text else f"{key}:\n  " + text.strip().replace("\n", "\n  "))
+    if "iteration" in checkpoint:
+        print(f"iterations: {checkpoint['iteration'] + 1}")
+    sizes, kinds = Counter(), Counter()
+    for name, value in state.items():
+        part = next((part for prefix, part in PARTS.items() if name.startswith(prefix)), "other")
+        sizes[part] += value.numel()
+        kinds[str(value.dtype).removeprefix("torch.")] += 1
+    print("parameters: " + ", ".join(f"{part} {size:,}" for part, size in sizes.items()))
+    print("weights: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    print(f"beside the model: {', '.join(sorted(checkpoint)) or 'nothing'}")
+    print(f"file: {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def count_frozen(state: dict[str, Tensor], card: dict[str, str], given: int | None) -> int:
+    """MODEL.TCL.FREEZE of a checkpoint: as given, as its shapes say, or as it says itself."""
+    if given is not None:
+        return given
+    pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
+    blocks = {match[0]: match[1] for match in map(pattern.match, state) if match}
+    counts = Counter(blocks.values())
+    if "clip.model.visual.transformer.resblocks" in counts:
+        return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+    if "configuration" in card:
+        return yaml.safe_load(card["configuration"])["MODEL"]["TCL"]["FREEZE"]
+    raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
+
+
+def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | None) -> None:
+    checkpoint = read_checkpoint(str(source))
+    state, card = checkpoint["model"], checkpoint.get("card") or {}
+    written = {"card": card}
+    if layout == "official":
+        state, written = to_official(state, count_frozen(state, card, freeze)), {}
+    elif not strip and target.suffix == ".pth":
+        written = checkpoint
+    if strip:
+        needless = ("clip", "losses.", "tcl")  # as both layouts begin the names
+        state = {name: value for name, value in state.items() if not name.startswith(needless)}
+    with replacing(target) as unfinished:
+        if target.suffix == ".safetensors":
+            tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+            save_file(tensors, unfinished, {"card": json.dumps(card)})
+        else:
+            torch.save({**written, "model": state}, unfinished)
+    lost = sorted(checkpoint.keys() - written.keys() - {"model"})
+    print(f"{target}: {len(state)} weights, {target.stat().st_size / 1e6:,.1f} MB")
+    if lost:
+        print(f"left out: {', '.join(lost)}")
+
+
+def load_config(paths: list[Path], file: str | None, options: list[str]) -> CfgNode:
+    """The configuration that is given, or the one that a checkpoint carries."""
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    cards = [read_checkpoint(str(path)).get("card") or {} for path in paths]
+    carried = next((card["configuration"] for card in cards if "configuration" in card), None)
+    if file is not None:
+        cfg.merge_from_file(file)
+    elif carried is not None:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(carried))
+    else:
+        raise ValueError("neither checkpoint carries its configuration: give --config-file")
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *options])
+    return cfg
+
+
+@torch.no_grad()
+def outputs(cfg: CfgNode, path: Path) -> dict[str, Tensor]:
+    """Text embeddings and masks of a random input, the same for every checkpoint."""
+    model = build_model(cfg).eval()  # anew each time: a file may leave out what another one has
+    TCLCheckpointer(model).load(str(path))
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 100, (3, model.clip.model.context_length), generator=generator)
+    image = torch.randn(1, 3, 2 * cfg.TEST.ZERO_SHOT.CROP // 3, cfg.TEST.ZERO_SHOT.CROP, generator=generator)
+    text = model.clip.encode_text(tokens)
+    return {"text embeddings": text, "masks": model.crop_masks(*model.encode_crops(image), text)}
+
+
+def check(paths: list[Path], cfg: CfgNode) -> bool:
+    first, second = (outputs(cfg, path) for path in paths)
+    differences = {name: (first[name] - second[name]).abs().max().item() for name in first}
+    for name, difference in differences.items():
+        print(f"{name}: largest difference {difference:.2g}")
+    return all(difference <= TOLERANCE for difference in differences.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path, nargs="?", help="none: say what the input is")
+    parser.add_argument("--to", choices=("ours", "official"), default="ours", help="layout of the output")
+    parser.add_argument("--strip", action="store_true", help="leave out the frozen CLIP, losses and training state")
+    parser.add_argument("--freeze", type=int, help="MODEL.TCL.FREEZE, where the input does not say it")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare the two files' outputs")
+    parser.add_argument("--config-file", help="of the model, for --check; else the one that a checkpoint carries")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to it")
+    args = parser.parse_args()
+    if args.check and args.output is None:
+        parser.error("--check compares two files")
+    if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
+        parser.error(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
+    try:
+        if args.check:
+            paths = [args.input, args.output]
+            sys.exit(0 if check(paths, load_config(paths, args.config_file, args.opts)) else "the two differ")
+        if args.output is None:
+            describe(args.input)
+        else:
+            convert(args.input, args.output, args.to, args.strip, args.freeze)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
