@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser
 
+import train_net
 from tests import golden
 from tests.conftest import ROOT
 
@@ -80,14 +82,18 @@ def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
     assert own["data set"] == str(folder) and own["mIoU"] == known["mIoU"]
 
 
-def test_official_checkpoint_loads_by_its_layout(world, tmp_path):
-    """The golden model, saved as the official release does, with CLIP from files: every weight finds its place."""
+def test_official_checkpoint_gives_the_golden_masks(tmp_path):
+    """As train_net.py --eval-only builds and loads it: the golden model, saved as the official release does."""
     clip, weights = golden.write_clip(tmp_path)
     torch.save({"model": golden.load()["model"], "step": 7}, tmp_path / "tcl.pth")
     options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, "DATASETS.TEST", "()"]
-    done = run(world, "--eval-only", *options, "MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "o")
-    assert done.returncode == 0, done.stderr
-    assert "not found in the checkpoint" not in done.stdout and "unexpected keys" not in done.stdout
+    options += ["MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "out", "MODEL.DEVICE", "cpu"]
+    arguments = ["--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
+    _, model = train_net.prepare(default_argument_parser().parse_args(arguments))
+    figures = golden.load()["inference"]
+    with torch.no_grad():
+        masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
+    torch.testing.assert_close(masks, figures["pamr_kp"], rtol=0, atol=1e-5)
 
 
 def check_error(done, *parts):
@@ -119,7 +125,7 @@ def test_checkpoint_of_another_model_is_refused(world, tmp_path):
     """Detectron2's checkpointer would go on with random weights."""
     torch.save({"model": golden.load()["model"]}, tmp_path / "tcl.pth")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "odd.pth")
-    for name, part in (("tcl.pth", "does not fit the model"), ("odd.pth", "none of the checkpoint's weights")):
+    for name, part in (("tcl.pth", "does not fit the model"), ("odd.pth", "none of the weights of")):
         check_error(run(world, "--eval-only", "MODEL.WEIGHTS", tmp_path / name, "OUTPUT_DIR", tmp_path), part)
 
 

@@ -132,3 +132,28 @@ def test_same_seed_gives_the_same_batches(in_world, workers):
 def test_no_data_set_is_an_error():
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         build_image_text_train_loader([], mapper=identity, total_batch_size=4)
+
+
+@pytest.mark.parametrize("kind", ["shards", "more shares than shards", "list"])
+def test_a_later_start_gives_the_rest_of_the_pass(tmp_path, kind):
+    """30 samples in shards of 5: from the 17th on, a pass goes on with the shard that holds it."""
+    shares = 8 if kind == "more shares than shards" else 1
+    rows = make_shards(tmp_path, 6, 5)
+    if kind == "list":
+        rows = [{"file_name": str(i), "captions": [str(i)]} for i in range(30)]
+
+    def passes(start: int) -> list[str]:
+        seen = []
+        for index in range(shares):
+            stream = ImageTextStream("t", rows, identity, buffer=1, seed=0, start=start)
+            first = list(stream._one_pass(1, index, shares, SkipCounter(), start % 30))
+            taken = islice(stream.iterate(index, shares), len(first))
+            seen += [sample["caption"] for sample in taken]
+        return seen
+
+    whole, rest = passes(30), passes(30 + 17)
+    assert len(whole) == len(set(whole)) == 30
+    expected = 13 if kind == "list" else 15
+    assert len(rest) == expected and set(rest) <= set(whole)
+    if shares == 1:
+        assert set(rest) == set(whole[-expected:])

@@ -1,0 +1,134 @@
+"""Stopping and resuming: kills at any moment, signals, a full disk; the resumed losses are the uninterrupted ones."""
+
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.env import seed_all_rng
+
+from tcl_d2.engine import Trainer
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import kill_and_resume  # noqa: E402
+
+
+@pytest.fixture
+def cfg(shapes_cfg):
+    os.makedirs(shapes_cfg.OUTPUT_DIR, exist_ok=True)
+    shapes_cfg.merge_from_list(["VIS_PERIOD", 0, "SOLVER.MAX_ITER", 7, "SOLVER.CHECKPOINT_PERIOD", 5])
+    shapes_cfg.SOLVER.BASE_LR = 1e-4  # a large one turns the last bits, which depend on where memory lies, into 1e-4
+    return shapes_cfg
+
+
+class At(HookBase):
+    """Does something after one iteration."""
+
+    def __init__(self, iteration: int, act):
+        self.iteration, self.act = iteration, act
+
+    def after_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            self.act()
+
+
+def train(cfg, *hooks: HookBase) -> Trainer:
+    """Resumes; each process begins with a random state of its own."""
+    seed_all_rng(None)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer._hooks[0:0] = hooks
+    for hook in hooks:
+        hook.trainer = trainer
+    trainer.train()
+    return trainer
+
+
+def losses(trainer: Trainer) -> dict[int, float]:
+    return {iteration: value for value, iteration in trainer.storage.history("total_loss").values()}
+
+
+def test_killed_at_random_moments(in_world):
+    """tools/kill_and_resume.py with three kills; loader workers, both stages."""
+    result = kill_and_resume.run(kills=3, iterations=16, seed=0, options=[])
+    assert result["all iterations"] and result["last iteration"] == 15
+    assert result["largest difference"] <= 1e-4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("seed", [1, -1])
+def test_a_signal_writes_a_checkpoint_between_two(cfg, tmp_path, number, seed):
+    """After iteration 2, with one every 5th: goes on with batch 3, stage, optimiser, and a seed that was drawn."""
+    cfg.SEED = seed
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        train(cfg, At(2, lambda: os.kill(os.getpid(), number)))
+    assert stop.value.code == 128 + number and signal.getsignal(number) == before
+    saved = torch.load(f"{cfg.OUTPUT_DIR}/model_0000002.pth", weights_only=True)
+    resumed = losses(train(cfg))
+    assert set(resumed) == {3, 4, 5, 6}
+    cfg.SEED, cfg.OUTPUT_DIR = saved["trainer"]["seed"], str(tmp_path / "whole")
+    os.makedirs(cfg.OUTPUT_DIR)
+    whole = losses(train(cfg))
+    assert resumed == pytest.approx({i: whole[i] for i in resumed}, abs=1e-4)
+
+
+def in_a_process(act) -> int:
+    """Runs something in a forked process; its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException as error:
+            Path(os.environ["T_ERROR"]).write_text(str(error))
+            os._exit(3)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.fixture
+def trained(cfg, monkeypatch, tmp_path):
+    """A trainer whose last checkpoint is model_0000004.pth."""
+    monkeypatch.setenv("T_ERROR", str(tmp_path / "error.txt"))
+    cfg.SOLVER.MAX_ITER = 6
+    trainer = train(cfg)
+    Path(cfg.OUTPUT_DIR, "model_final.pth").unlink()
+    Path(cfg.OUTPUT_DIR, "last_checkpoint").write_text("model_0000004.pth")
+    return trainer
+
+
+def assert_last_is_whole(cfg) -> None:
+    assert Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text() == "model_0000004.pth"
+    assert not Path(cfg.OUTPUT_DIR, "model_0000005.pth").exists()
+    resumed = Trainer(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 5
+
+
+def test_killed_while_a_checkpoint_is_written(cfg, trained, monkeypatch):
+    def die_half_way(data, path):
+        Path(path).write_bytes(b"PK half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(torch, "save", die_half_way)
+    assert in_a_process(lambda: trained.checkpointer.save("model_0000005")) == signal.SIGKILL
+    assert_last_is_whole(cfg)
+
+
+def test_full_disk_leaves_the_last_checkpoint_and_says_so(cfg, trained, tmp_path):
+    """A limit on the size of files stands for the disk: writing fails in the middle."""
+
+    def save() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        trained.checkpointer.save("model_0000005")
+
+    assert in_a_process(save) == 3 << 8
+    said = (tmp_path / "error.txt").read_text()
+    assert "model_0000005.pth could not be written" in said and "model_0000004.pth" in said and "disk full" in said
+    assert not list(Path(cfg.OUTPUT_DIR).glob(".*.tmp"))
+    assert_last_is_whole(cfg)

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Kills a small training again and again, resumes it each time, and compares its losses with an uninterrupted one's.
+
+SIGKILL comes at random moments, also while a checkpoint is written (there is one every third iteration). Every loss of
+every run must be that of the uninterrupted training at the same iteration.
+
+    python datasets/prepare_shapes.py
+    python tools/kill_and_resume.py --kills 20
+"""
+
+import argparse
+import random
+import signal
+import sys
+import time
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from detectron2.config import get_cfg
+from detectron2.engine import HookBase
+
+from tcl_d2 import add_tcl_config
+from tcl_d2.engine import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCE = 1e-4
+PERIOD = 3  # iterations between checkpoints
+
+
+class Recorder(HookBase):
+    """Writes each iteration's loss at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def after_step(self) -> None:
+        loss = self.trainer.storage.history("total_loss").latest()
+        with self.path.open("a") as file:
+            file.write(f"{self.trainer.iter} {loss!r}\n")
+
+
+def train(folder: str, iterations: int, options: list) -> None:
+    """One process of training in a folder, from its last checkpoint; in a process of its own."""
+    set_start_method("fork", force=True)  # of the loader's workers: as in any training, not as this process began
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
+    cfg.merge_from_list(["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", PERIOD])
+    cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "DATASETS.TEST", (), "VIS_PERIOD", 0])
+    cfg.merge_from_list(["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.SHUFFLE_BUFFER", 50, *options])
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.register_hooks([Recorder(Path(folder, "losses.txt"))])
+    trainer.train()
+
+
+def read(folder: str) -> list[tuple[int, float]]:
+    path = Path(folder, "losses.txt")
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last may be cut
+    return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
+
+
+def run(kills: int, iterations: int, seed: int, options: list) -> dict:
+    """
+    Returns:
+        kills; iterations recorded in all; largest difference to the uninterrupted training; the last iteration.
+
+    Raises:
+        RuntimeError: a training ended with an error.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tcl_d2.engine"])  # each start is then a matter of a second
+    draw = random.Random(seed)
+    with TemporaryDirectory() as whole, TemporaryDirectory() as broken:
+        _finish(context, whole, iterations, options)
+        for kill in range(kills):
+            process = context.Process(target=train, args=(broken, iterations, options))
+            process.start()
+            _wait_for_line(process, broken)
+            process.join(draw.uniform(0, 1.5))
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+            if process.exitcode not in (0, -signal.SIGKILL):
+                raise RuntimeError(f"after {kill} kills the training ended with exit code {process.exitcode}")
+            print(f"kill {kill + 1}: {len(read(broken))} iterations recorded", flush=True)
+        _finish(context, broken, iterations, options)
+        expected, found = dict(read(whole)), read(broken)
+    return {
+        "kills": kills,
+        "iterations recorded": len(found),
+        "largest difference": max(abs(loss - expected[iteration]) for iteration, loss in found),
+        "last iteration": found[-1][0],
+        "all iterations": {iteration for iteration, _ in found} == set(range(iterations)),
+    }
+
+
+def _finish(context, folder: str, iterations: int, options: list) -> None:
+    process = context.Process(target=train, args=(folder, iterations, options))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"a training ended with exit code {process.exitcode}")
+
+
+def _wait_for_line(process, folder: str) -> None:
+    """Until this process has recorded an iteration, or ended: kills before that would stop all progress."""
+    before = len(read(folder))
+    while process.exitcode is None and len(read(folder)) == before:
+        time.sleep(0.01)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the configuration")
+    args = parser.parse_args()
+    result = run(args.kills, args.iterations, args.seed, args.opts)
+    for key, value in result.items():
+        print(f"{key}: {value}")
+    good = result["all iterations"] and result["largest difference"] <= TOLERANCE
+    sys.exit(0 if good else "the resumed trainings differ from the uninterrupted one")
+
+
+if __name__ == "__main__":
+    main()
