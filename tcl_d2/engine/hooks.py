@@ -97,6 +97,7 @@ class StopOnSignal(HookBase):
         self.checkpointer = checkpointer
         self._signal = 0
         self._before = {}
+        self._message = ""
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
@@ -117,7 +118,7 @@ class StopOnSignal(HookBase):
         iteration = self.trainer.iter
         self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         name = signal.Signals(number).name
-        logger.info("Stopped by %s after iteration %d, with a checkpoint; --resume goes on from it", name, iteration)
+        self._message = f"Stopped by {name} after iteration {iteration}, with a checkpoint; --resume goes on from it"
         sys.exit(128 + number)
 
     def _of_any_process(self) -> int:
@@ -129,3 +130,5 @@ class StopOnSignal(HookBase):
 
     def after_train(self) -> None:
         self._restore()
+        if self._message:  # after what the other hooks say
+            logger.info(self._message)

@@ -5,6 +5,7 @@ import json
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer, meta_arch
@@ -241,5 +242,53 @@ def test_weights_of_openai_layout_imply_quick_gelu(tmp_path):
     state = {**golden.load()["clip"], "input_resolution": torch.tensor(48), "context_length": torch.tensor(77)}
     torch.save({**state, "vocab_size": torch.tensor(256)}, weights)
     clip = FrozenCLIP(build_clip(str(config), str(weights)))
+    expected = golden.load()["inference"]["caption_embedding"]
+    torch.testing.assert_close(clip.encode_text(golden.load()["tokens"]), expected, rtol=0, atol=1e-5)
+
+
+class Tree(torch.nn.Module):
+    """Weights under their names, and nothing that computes: what a TorchScript archive of them is made from."""
+
+    def __init__(self, state: dict):
+        super().__init__()
+        inner = {}
+        for name, value in state.items():
+            head, _, rest = name.partition(".")
+            if rest:
+                inner.setdefault(head, {})[rest] = value
+            else:
+                self.register_buffer(head, value)
+        for name, part in inner.items():
+            self.add_module(name, Tree(part))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def write_torchscript(state: dict, path) -> None:
+    torch.jit.script(Tree(state)).save(path)
+
+
+def openclip_training(state: dict, path) -> None:
+    module = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, "name": "run", "state_dict": module, "optimizer": {"state": {}, "param_groups": []}}, path)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "file, write",
+    [
+        ("openai.pt", write_torchscript),
+        ("openai_state.pt", torch.save),
+        ("open_clip_pytorch_model.bin", torch.save),
+        ("open_clip_model.safetensors", save_file),
+        ("epoch_3.pt", openclip_training),
+    ],
+)
+def test_every_layout_of_clip_weights(tmp_path, file, write):
+    """Each gives the golden text embeddings; fp16 as OpenAI's are."""
+    config, _ = golden.write_clip(tmp_path)
+    write({name: value.contiguous() for name, value in golden.load()["clip"].items()}, tmp_path / file)
+    clip = FrozenCLIP(build_clip(str(config), str(tmp_path / file)))
     expected = golden.load()["inference"]["caption_embedding"]
     torch.testing.assert_close(clip.encode_text(golden.load()["tokens"]), expected, rtol=0, atol=1e-5)
