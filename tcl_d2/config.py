@@ -63,6 +63,8 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.TCL.AREA_PRIOR = 0.4
     # The same for pairs that do not match.
     cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR = 0.0
+    # Whether to compute the frozen encoder's pass over the masked image twice rather than hold its activations.
+    cfg.MODEL.TCL.CHECKPOINT_MASKED = False
     cfg.MODEL.TCL.LOSS_WEIGHT = CN()
     # Image-level TCL: contrast of the masked image, seen by CLIP, with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.TCL_IMAGE = 0.1
@@ -105,6 +107,8 @@ def add_tcl_config(cfg: CN) -> None:
     # Samples that each loader worker holds to draw from, so that neighbours in a shard are not neighbours in a batch.
     cfg.DATALOADER.SHUFFLE_BUFFER = 1000
 
+    # Images a process whose activations are held at once; losses are those of the whole batch. 0: all of the batch.
+    cfg.SOLVER.MICRO_BATCH = 0
     # AdamW's decay rates of the two moments.
     cfg.SOLVER.BETAS = [0.9, 0.999]
     # And its epsilon.

@@ -18,7 +18,6 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from safetensors.torch import save_file
@@ -62,7 +61,7 @@ def count_frozen(state: dict[str, Tensor], card: dict[str, str], given: int | No
     if "clip.model.visual.transformer.resblocks" in counts:
         return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
     if "configuration" in card:
-        return yaml.safe_load(card["configuration"])["MODEL"]["TCL"]["FREEZE"]
+        return CfgNode.load_cfg(card["configuration"]).MODEL.TCL.FREEZE
     raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
 
 

@@ -51,7 +51,9 @@ def train(folder: str, iterations: int, options: list) -> None:
     cfg.merge_from_list(["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.SHUFFLE_BUFFER", 50, *options])
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
-    trainer.register_hooks([Recorder(Path(folder, "losses.txt"))])
+    recorder = Recorder(Path(folder, "losses.txt"))
+    recorder.trainer = trainer
+    trainer._hooks.insert(0, recorder)  # before the checkpoint: what is in one is recorded
     trainer.train()
 
 

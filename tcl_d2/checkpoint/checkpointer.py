@@ -67,8 +67,12 @@ class TCLCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.card = card
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Writes {save_dir}/{name}.pth; OSError if that fails: the last checkpoint stays what it was."""
+    def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
+        """Writes {save_dir}/{name}.pth; OSError if that fails: the last checkpoint stays what it was.
+
+        Args:
+            tag: whether it becomes the last checkpoint, from which a training is resumed.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         path = Path(self.save_dir, f"{name}.pth")
@@ -77,7 +81,8 @@ class TCLCheckpointer(DetectionCheckpointer):
         try:
             with replacing(path) as unfinished:
                 torch.save({"model": self.model.state_dict(), **states, **kwargs, "card": self.card}, unfinished)
-            self.tag_last_checkpoint(path.name)
+            if tag:
+                self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
             last = f"the last whole one is {self.get_checkpoint_file()}" if self.has_checkpoint() else "there is none"
             raise OSError(f"Checkpoint {path} could not be written ({error}): {last}. Is the disk full?") from error

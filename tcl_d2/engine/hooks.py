@@ -5,14 +5,16 @@ import signal
 import sys
 import threading
 import zlib
+from functools import partial
+from types import SimpleNamespace
 
 import torch
-from detectron2.checkpoint import Checkpointer
 from detectron2.engine import HookBase, create_ddp_model, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.nn.parallel import DistributedDataParallel
 
+from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
 
 logger = logging.getLogger(__name__)
@@ -59,8 +61,10 @@ class LearnedScalars(HookBase):
 class BestByAverage(hooks.BestCheckpointer):
     """Keeps the checkpoint with the best average mIoU as model_best.pth; a resumed training remembers it."""
 
-    def __init__(self, eval_period: int, checkpointer):
-        super().__init__(eval_period, checkpointer, "average/mIoU")
+    def __init__(self, eval_period: int, checkpointer: TCLCheckpointer):
+        # It is written after training's own last checkpoint, and must not take its place for --resume.
+        beside = SimpleNamespace(save=partial(checkpointer.save, tag=False))
+        super().__init__(eval_period, beside, "average/mIoU")
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
@@ -93,7 +97,7 @@ class DataByCheckpoint(HookBase):
 class StopOnSignal(HookBase):
     """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
 
-    def __init__(self, checkpointer: Checkpointer):
+    def __init__(self, checkpointer: TCLCheckpointer):
         self.checkpointer = checkpointer
         self._signal = 0
         self._before = {}

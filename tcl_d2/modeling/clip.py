@@ -15,6 +15,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..tensors import read_tensors
 
@@ -272,21 +273,24 @@ class FrozenCLIP(nn.Module):
         """Tokens int [N, context] -> embeddings [N, D], not normalised."""
         return self.model.encode_text(tokens)
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
         """Images -> embeddings [B, D], not normalised: the class token after all blocks, ln_post and projection."""
         visual = self.visual
-        tokens = self.trunk(images, len(self.blocks))
+        tokens = self.trunk(images, len(self.blocks), recompute)
         return visual.ln_post(tokens[:, 0]) @ visual.proj
 
-    def trunk(self, images: Tensor, depth: int) -> Tensor:
-        """Images -> tokens [B, 1 + h*w, C] after the first `depth` blocks, class token first."""
+    def trunk(self, images: Tensor, depth: int, recompute: bool = False) -> Tensor:
+        """Images -> tokens [B, 1 + h*w, C] after the first `depth` blocks, class token first.
+
+        With `recompute`, a block's activations are computed again for the gradient rather than held.
+        """
         visual = self.visual
         x = visual.conv1(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([class_token, x], dim=1) + self._position(self.grid(images)).to(x.dtype)
         x = visual.ln_pre(x)
         for block in self.blocks[:depth]:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return x
 
     def dense(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:

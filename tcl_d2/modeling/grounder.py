@@ -26,14 +26,41 @@ class GatedConv(nn.Module):
     def activate(self, x: Tensor) -> Tensor:
         return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
-    def forward(self, x: Tensor, scale: int = 1) -> Tensor:
-        """Applied to x enlarged `scale` times by nearest; norm and GELU, which commute with that, run before it."""
+    def forward(self, x: Tensor, double: bool = False) -> Tensor:
+        """Applied to x, or to x enlarged to double size; norm and GELU, which commute with that, run before it."""
         x = self.activate(x)
-        return torch.tanh(self.gate) * self.conv(enlarge(x, scale))
+        return torch.tanh(self.gate) * (conv_of_doubled(x, self.conv) if double else self.conv(x))
 
 
-def enlarge(x: Tensor, scale: int) -> Tensor:
-    return x if scale == 1 else F.interpolate(x, scale_factor=float(scale), mode="nearest")
+def enlarge(x: Tensor) -> Tensor:
+    """Double size, by nearest."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """conv(enlarge(x)) for a 3 x 3 convolution with padding 1, with 4 taps a pixel in place of 9.
+
+    Doubled pixels come in equal pairs, so that a row of three taps meets two different ones: for the first of a pair
+    its left neighbour and itself (twice), for the second itself (twice) and its right neighbour. Each of the four phases
+    of the result is thus a 2 x 2 convolution of x with sums of taps. [B, C, h, w] -> [B, C', 2h, 2w].
+    """
+
+    def pairs(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        first, second, third = weight.unbind(dim)
+        return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
+
+    height, width = x.shape[-2:]
+    framed = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
+    result = None
+    for i, rows in enumerate(pairs(conv.weight, 2)):
+        for j, taps in enumerate(pairs(rows, 3)):
+            part = framed[:, :, i : i + height + 1, j : j + width + 1]
+            phase = F.conv2d(part, taps.contiguous(memory_format=torch.channels_last), conv.bias)
+            if result is None:
+                size = (len(x), conv.out_channels, 2 * height, 2 * width)
+                result = torch.empty(size, dtype=phase.dtype, device=x.device, memory_format=torch.channels_last)
+            result[:, :, i::2, j::2] = phase
+    return result
 
 
 class DecoderBlock(nn.Module):
@@ -45,7 +72,7 @@ class DecoderBlock(nn.Module):
         self.conv2 = GatedConv(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = enlarge(x, 2) + self.conv1(x, scale=2)
+        x = enlarge(x) + self.conv1(x, double=True)
         return x + self.conv2(x)
 
 
@@ -70,10 +97,25 @@ class Sim2Mask(nn.Module):
         self.b = nn.Parameter(torch.tensor(float(bias)))
         self.tau = tau
 
-    def forward(self, embedding: Tensor, text: Tensor) -> Tensor:
-        """Pixel embeddings [B, D, h, w] and text embeddings [N, D], any lengths -> logits [B, N, h, w]."""
-        similarity = torch.einsum("bdhw,nd->bnhw", normalize(embedding, 1), normalize(text, 1))
-        return self.w * similarity + self.b
+    def forward(self, embedding: Tensor, text: Tensor, length: Tensor | None = None) -> Tensor:
+        """Pixel embeddings [B, D, h, w] and text embeddings [N, D], any lengths -> fp32 logits [B, N, h, w].
+
+        Args:
+            length: the pixel embeddings' lengths [B, 1, h, w], where they are known.
+        """
+        return self._logits("bdhw,nd->bnhw", embedding, text, length)
+
+    def matching(self, embedding: Tensor, text: Tensor) -> Tensor:
+        """The same for image i and text i alone: text [B, D] -> [B, 1, h, w]."""
+        return self._logits("bdhw,bnd->bnhw", embedding, text[:, None])
+
+    def _logits(self, product: str, embedding: Tensor, text: Tensor, length: Tensor | None = None) -> Tensor:
+        with torch.autocast(embedding.device.type, enabled=False):  # w = 10 makes much of small errors
+            embedding = embedding.float()
+            length = embedding.norm(dim=1, keepdim=True) if length is None else length
+            # Divided after the product, in which a pixel has fewer values than the embedding's D.
+            similarity = torch.einsum(product, embedding, normalize(text, -1)) / length.clamp(min=1e-6)
+            return self.w * similarity + self.b
 
     def hard(self, logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Gumbel-sigmoid: 0/1 masks drawn with probability sigmoid(logits), straight-through gradient; same shape.

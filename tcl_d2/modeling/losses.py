@@ -6,7 +6,6 @@ of one process that holds the whole batch.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,32 +23,23 @@ TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules 
 
 @dataclass
 class Grounding:
-    """A batch after grounding: B images of this process, N texts of all processes.
+    """A batch after grounding, B images of this process and N texts of all: what losses need of each image and pair.
 
-    embedding: pixel embeddings [B, D, h, w], not normalised.
-    text: text embeddings [N, D] of the global batch, no gradient.
-    soft: soft masks [B, N, h, w] in (0, 1).
-    hard: hard masks [B, 1, h, w] of the matching pairs, 0/1 with straight-through gradient.
-    encode_masked: masks [B, 1, h, w] -> CLIP's embeddings [B, D] of the images under them.
-    first: index in `text` of the text of image 0; image i matches text first + i.
+    A field is None where no head of the model `needs` it. Every field but `text` is of this process's images.
     """
 
-    embedding: Tensor
-    text: Tensor
-    soft: Tensor
-    hard: Tensor
-    encode_masked: Callable[[Tensor], Tensor]
-    first: int = 0
+    text: Tensor  # text embeddings [N, D] of the global batch, no gradient
+    first: int = 0  # image i matches text first + i
+    masked_image: Tensor | None = None  # CLIP's embeddings [B, D] of the images under their hard masks
+    mean_embedding: Tensor | None = None  # of the pixels of the whole image, [B, D]
+    embedding_variation: Tensor | None = None  # total variation of the pixel embeddings, [B]
+    area: Tensor | None = None  # share of the image under the soft mask of each text, [B, N]
+    mask_variation: Tensor | None = None  # total variation of these masks, [B, N]
+    similarity: Tensor | None = None  # cosine of a text and the pixel embeddings averaged under its mask, [B, N]
 
-    @property
-    def own(self) -> slice:
-        """The texts of this process's images."""
-        return slice(self.first, self.first + len(self.soft))
-
-    @property
-    def positive(self) -> Tensor:
-        """Soft masks [B, h, w] of the matching pairs."""
-        return self.soft[:, self.own].diagonal().permute(2, 0, 1)
+    def matching(self, pairs: Tensor) -> Tensor:
+        """Of values of all pairs [B, N], those of the matching ones [B]."""
+        return pairs[:, self.first : self.first + len(pairs)].diagonal()
 
 
 class _Gather(torch.autograd.Function):
@@ -89,25 +79,16 @@ def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal neighbours plus that of vertical ones, of maps [..., h, w]."""
-    zero = x.new_zeros(())  # a map one pixel wide has no such neighbours
-    rows = x.diff(dim=-2).abs().mean() if x.shape[-2] > 1 else zero
-    columns = x.diff(dim=-1).abs().mean() if x.shape[-1] > 1 else zero
-    return rows + columns
-
-
-def masked_mean(embedding: Tensor, masks: Tensor) -> Tensor:
-    """Mean of pixel embeddings [B, D, h, w] under each soft mask [B, N, h, w] -> [B, N, D]."""
-    summed = torch.einsum("bdhw,bnhw->bnd", embedding, masks)
-    return summed / (masks.sum((2, 3))[..., None] + 1e-6)
-
-
 class LossHead(nn.Module):
-    """A loss with its weight; a subclass has the `name` of its loss and its `weight_key` in MODEL.TCL.LOSS_WEIGHT."""
+    """A loss with its weight.
+
+    A subclass has the `name` of its loss, its `weight_key` in MODEL.TCL.LOSS_WEIGHT, and the fields of a Grounding that
+    it `needs`: nothing else is computed.
+    """
 
     name: str
     weight_key: str
+    needs: tuple[str, ...]
 
     @configurable
     def __init__(self, weight: float = 1.0):
@@ -140,9 +121,10 @@ class ImageTCLLoss(ContrastLoss):
 
     name = "loss_tcl_image"
     weight_key = "TCL_IMAGE"
+    needs = ("masked_image",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        image = gather(normalize(grounding.encode_masked(grounding.hard), 1))
+        image = gather(normalize(grounding.masked_image, 1))
         return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
 
 
@@ -152,11 +134,10 @@ class FeatureTCLLoss(ContrastLoss):
 
     name = "loss_tcl_feature"
     weight_key = "TCL_FEATURE"
+    needs = ("similarity",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        grounded = normalize(masked_mean(grounding.embedding, grounding.soft), 2)  # [B, N, D]
-        similarity = torch.einsum("bnd,nd->bn", grounded, normalize(grounding.text, 1))
-        return info_nce(gather(similarity), self.logit_scale)
+        return info_nce(gather(grounding.similarity), self.logit_scale)
 
 
 @TCL_LOSS_REGISTRY.register()
@@ -165,38 +146,18 @@ class WholeImageLoss(ContrastLoss):
 
     name = "loss_whole_image"
     weight_key = "WHOLE_IMAGE"
+    needs = ("mean_embedding",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        image = gather(normalize(grounding.embedding.mean((2, 3)), 1))
+        image = gather(normalize(grounding.mean_embedding, 1))
         return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
 
 
-@TCL_LOSS_REGISTRY.register()
-class PositiveAreaLoss(LossHead):
-    """The masks of matching pairs cover, on average over the batch, the share `prior` of the image."""
+class AreaLoss(LossHead):
+    """Masks should cover the share `prior` of the image, on average over the batch."""
 
-    name = "loss_area_pos"
-    weight_key = "AREA_POS"
-
-    @configurable
-    def __init__(self, weight: float = 1.0, prior: float = 0.4):
-        super().__init__(weight=weight)
-        self.prior = prior
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {**super().from_config(cfg), "prior": cfg.MODEL.TCL.AREA_PRIOR}
-
-    def loss(self, grounding: Grounding) -> Tensor:
-        return (global_mean(grounding.positive) - self.prior).abs()
-
-
-@TCL_LOSS_REGISTRY.register()
-class NegativeAreaLoss(LossHead):
-    """The masks of pairs that do not match cover, on average over the batch, the share `prior`: nothing."""
-
-    name = "loss_area_neg"
-    weight_key = "AREA_NEG"
+    needs = ("area",)
+    prior_key: str  # in MODEL.TCL
 
     @configurable
     def __init__(self, weight: float = 1.0, prior: float = 0.0):
@@ -205,15 +166,41 @@ class NegativeAreaLoss(LossHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {**super().from_config(cfg), "prior": cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR}
+        return {**super().from_config(cfg), "prior": cfg.MODEL.TCL[cls.prior_key]}
 
     def loss(self, grounding: Grounding) -> Tensor:
-        soft = grounding.soft
-        if soft.shape[1] == 1:  # a lone pair has no negatives
-            return 0.0 * soft.sum()
-        negatives = soft.mean((2, 3)).sum() - grounding.positive.mean((1, 2)).sum()
-        mean = negatives / (soft.shape[0] * (soft.shape[1] - 1))
-        return (global_mean(mean) - self.prior).abs()
+        return (global_mean(self.areas(grounding)) - self.prior).abs()
+
+    def areas(self, grounding: Grounding) -> Tensor:
+        """What is averaged."""
+        raise NotImplementedError
+
+
+@TCL_LOSS_REGISTRY.register()
+class PositiveAreaLoss(AreaLoss):
+    """The masks of matching pairs."""
+
+    name = "loss_area_pos"
+    weight_key = "AREA_POS"
+    prior_key = "AREA_PRIOR"
+
+    def areas(self, grounding: Grounding) -> Tensor:
+        return grounding.matching(grounding.area)
+
+
+@TCL_LOSS_REGISTRY.register()
+class NegativeAreaLoss(AreaLoss):
+    """The masks of pairs that do not match: they should cover nothing."""
+
+    name = "loss_area_neg"
+    weight_key = "AREA_NEG"
+    prior_key = "NEGATIVE_AREA_PRIOR"
+
+    def areas(self, grounding: Grounding) -> Tensor:
+        area = grounding.area
+        if area.shape[1] == 1:  # a lone pair has no negatives: the prior is met
+            return 0.0 * area[:, 0] + self.prior
+        return (area.sum(1) - grounding.matching(area)) / (area.shape[1] - 1)
 
 
 @TCL_LOSS_REGISTRY.register()
@@ -222,9 +209,10 @@ class ImageSmoothnessLoss(LossHead):
 
     name = "loss_tv_image"
     weight_key = "TV_IMAGE"
+    needs = ("embedding_variation",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        return total_variation(grounding.embedding)
+        return grounding.embedding_variation.mean()
 
 
 @TCL_LOSS_REGISTRY.register()
@@ -233,9 +221,10 @@ class MaskSmoothnessLoss(LossHead):
 
     name = "loss_tv_mask"
     weight_key = "TV_MASK"
+    needs = ("mask_variation",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        return total_variation(grounding.soft)
+        return grounding.mask_variation.mean()
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:

@@ -12,15 +12,18 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .clip import FrozenCLIP, build_clip, build_tokenizer
 from .grounder import Grounder, Sim2Mask, normalize
 from .losses import Grounding, build_losses, gather
+from .pairs import pair_statistics, total_variation
 from .refine import PAMR
 from .text import TextEmbedder, check_templates
 from .window import Windows, pad_to_multiple
 
 _WINDOWS_AT_ONCE = 8
+_TEXTS_AT_ONCE = 256
 _CLASSES_AT_ONCE = 64  # bounds memory for vocabularies of thousands of words
 
 
@@ -254,6 +257,8 @@ class TCL(ZeroShotSegmentor):
         sim2mask: Sim2Mask | None = None,
         kp_weight: float = 0.3,
         train_last_blocks: bool = False,
+        micro_batch: int = 0,
+        checkpoint_masked: bool = False,
         vis_period: int = 0,
         **zero_shot,
     ):
@@ -265,6 +270,9 @@ class TCL(ZeroShotSegmentor):
             sim2mask: None for the paper's initial values.
             kp_weight: share of CLIP's own masks at inference (knowledge preservation); 0 for none.
             train_last_blocks: whether the copied blocks train from the start, rather than only the rest.
+            micro_batch: images whose activations are held at once in training; 0 for all.
+            checkpoint_masked: whether to compute the frozen encoder's pass over the masked image twice, block by block,
+                rather than hold its activations.
             vis_period: iterations between pictures of masks; 0 for none.
             zero_shot: the arguments of ZeroShotSegmentor.
         """
@@ -274,6 +282,8 @@ class TCL(ZeroShotSegmentor):
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
         self.kp_weight = kp_weight
+        self.micro_batch = micro_batch
+        self.checkpoint_masked = checkpoint_masked
         self.vis_period = vis_period
         self.train_last_blocks(train_last_blocks)
 
@@ -288,6 +298,8 @@ class TCL(ZeroShotSegmentor):
             "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
             "train_last_blocks": tcl.UNFREEZE_ITER == 0,
+            "micro_batch": cfg.SOLVER.MICRO_BATCH,
+            "checkpoint_masked": tcl.CHECKPOINT_MASKED,
             "vis_period": cfg.VIS_PERIOD,
         }
 
@@ -326,20 +338,49 @@ class TCL(ZeroShotSegmentor):
         return {head.name: head(grounding) for head in self.losses.values()}
 
     def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
-        """Pixel embeddings and masks of a batch, for the losses; arguments as compute_losses."""
-        with torch.no_grad():
-            text = gather(self.clip.encode_text(tokens).float())
-            trunk = self.clip.trunk(images, self.freeze)
-        embedding = self.grounder(trunk, self.clip.grid(images)).float()
-        logits = self.sim2mask(embedding, text)
+        """What the losses need of a batch; arguments as compute_losses.
+
+        With `micro_batch`, a few images at a time: their activations are dropped, and computed again for the gradient.
+        Losses are over what remains of each image, so they and their gradients are those of the undivided batch.
+        """
+        text = gather(self.encode_text(tokens))
         first = comm.get_rank() * len(images)
-        matching = logits[:, first : first + len(images)].diagonal().permute(2, 0, 1)[:, None]
+        step = self.micro_batch or len(images)
+        if step >= len(images):
+            return Grounding(text, first, **self._ground_some(images, text, first, uniform))
+        parts = []
+        for i in range(0, len(images), step):
+            noise = None if uniform is None else uniform[i : i + step]
+            some = images[i : i + step], text, first + i, noise
+            parts.append(checkpoint(self._ground_some, *some, use_reentrant=False))
+        return Grounding(text, first, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
-        def encode_masked(masks: Tensor) -> Tensor:
-            return self.clip.encode_image(images * F.interpolate(masks, size=images.shape[-2:], mode="nearest"))
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Tokens int [N, context] -> embeddings fp32 [N, D], not normalised."""
+        return torch.cat([self.clip.encode_text(some).float() for some in tokens.split(_TEXTS_AT_ONCE)])
 
-        hard = self.sim2mask.hard(matching, uniform)
-        return Grounding(embedding, text, torch.sigmoid(logits), hard, encode_masked, first)
+    def _ground_some(self, images: Tensor, text: Tensor, first: int, uniform: Tensor | None) -> dict[str, Tensor]:
+        """Fields of a Grounding for some images, of which image i matches text first + i."""
+        needs = {field for head in self.losses.values() for field in head.needs}
+        embedding = self.pixel_embedding(images)
+        found = pair_statistics(embedding, text, self.sim2mask, needs)
+        if "embedding_variation" in needs:
+            found["embedding_variation"] = total_variation(embedding).mean(1)
+        if "mean_embedding" in needs:
+            found["mean_embedding"] = embedding.mean((2, 3))
+        if "masked_image" in needs:
+            logits = self.sim2mask.matching(embedding, text[first : first + len(images)])
+            masks = self.sim2mask.hard(logits, uniform)
+            masked = images * F.interpolate(masks, size=images.shape[-2:], mode="nearest")
+            found["masked_image"] = self.clip.encode_image(masked, self.checkpoint_masked)
+        return found
+
+    def pixel_embedding(self, images: Tensor) -> Tensor:
+        """The grounder's pixel embeddings fp32 [B, D, h, w] of normalised images [B, 3, H, W] of whole patches."""
+        with torch.no_grad():
+            tokens = self.clip.trunk(images, self.freeze)
+        return self.grounder(tokens, self.clip.grid(images)).float()
 
     def encode(self, images: Tensor) -> Encoded:
         grid = self.clip.grid(images)
@@ -361,10 +402,12 @@ class TCL(ZeroShotSegmentor):
     def _draw(self, images: Tensor, grounding: Grounding, count: int = 4) -> Tensor:
         """Picture uint8 [3, count*H, 3*W]: the images, and under the masks of their own and of another text."""
         images = images[:count]
-        soft = grounding.soft[:count]
-        own = grounding.positive[:count]
-        other = torch.stack([mask[(grounding.first + i + 1) % len(mask)] for i, mask in enumerate(soft)])
-        masks = F.interpolate(torch.stack([own, other], 1).float(), size=images.shape[-2:], mode="nearest")
+        texts = grounding.text.roll(-grounding.first, 0)
+        soft = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), texts[: count + 1]))
         picture = (images * self.pixel_std + self.pixel_mean).clamp(0, 255)
-        columns = [picture, *(picture * (0.2 + 0.8 * masks[:, i, None]) for i in range(2))]
-        return torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns)], dim=-2).to(torch.uint8)
+        rows = []
+        for i, (image, masks) in enumerate(zip(picture, soft)):
+            pair = torch.stack([masks[i], masks[(i + 1) % len(masks)]])[:, None]
+            pair = F.interpolate(pair, size=image.shape[-2:], mode="nearest")
+            rows.append(torch.cat([image, *(image * (0.2 + 0.8 * mask) for mask in pair)], dim=-1))
+        return torch.cat(rows, dim=-2).to(torch.uint8)

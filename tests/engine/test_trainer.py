@@ -140,6 +140,20 @@ def test_best_checkpoint_is_remembered_over_a_resume(cfg):
     assert (best(resumed).best_metric, best(resumed).best_iter) == (99.0, 1)
 
 
+def test_best_checkpoint_does_not_become_the_last(cfg, monkeypatch):
+    """It is written after the final one where the last evaluation is the best: --resume must not begin there."""
+    cfg.DATASETS.TEST, cfg.TEST.EVAL_PERIOD = ("shapes_objects_val",), 2
+    scores = iter((10.0, 20.0))
+    monkeypatch.setattr(Trainer, "test", staticmethod(lambda cfg, model: {"average": {"mIoU": next(scores)}}))
+    train(cfg)
+    assert os.path.isfile(f"{cfg.OUTPUT_DIR}/model_best.pth")
+    with open(f"{cfg.OUTPUT_DIR}/last_checkpoint") as file:
+        assert file.read() == "model_final.pth"
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 4
+
+
 def test_same_seed_gives_the_same_losses(cfg):
     first = logged(train(cfg), "total_loss")
     assert len(first) == 4 and logged(train(cfg), "total_loss") == first

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask
+from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, pairs
 from tcl_d2.modeling.losses import (
     FeatureTCLLoss,
     ImageSmoothnessLoss,
@@ -15,26 +15,35 @@ from tcl_d2.modeling.losses import (
     NegativeAreaLoss,
     PositiveAreaLoss,
     WholeImageLoss,
-    total_variation,
 )
+from tcl_d2.modeling.pairs import mask_statistics, total_variation
+from tests import golden
 
 ALL = ("ImageTCLLoss", "FeatureTCLLoss", "PositiveAreaLoss", "NegativeAreaLoss", "ImageSmoothnessLoss")
 ALL += ("MaskSmoothnessLoss", "WholeImageLoss")
 
 
-def make(batch: int = 3, fill: float | None = None) -> Grounding:
-    torch.manual_seed(0)
-    soft = torch.rand(batch, batch, 5, 6) if fill is None else torch.full((batch, batch, 5, 6), fill)
-    embedding = torch.randn(batch, 8, 5, 6, requires_grad=True)
-    hard = (soft.diagonal().permute(2, 0, 1)[:, None] > 0.5).float().requires_grad_()
-    pictures = torch.randn(batch, 8, 5, 6)
-    return Grounding(
-        embedding=embedding,
-        text=torch.randn(batch, 8),
-        soft=soft.requires_grad_(),
-        hard=hard,
-        encode_masked=lambda masks: (pictures * masks).mean((2, 3)),
-    )
+class Batch:
+    """Random pixel embeddings, soft and hard masks of a few pairs, and the Grounding of them."""
+
+    def __init__(self, size: int = 3, fill: float | None = None):
+        torch.manual_seed(0)
+        self.soft = torch.rand(size, size, 5, 6) if fill is None else torch.full((size, size, 5, 6), fill)
+        self.embedding = torch.randn(size, 8, 5, 6, requires_grad=True)
+        self.hard = (self.soft.diagonal().permute(2, 0, 1)[:, None] > 0.5).float().requires_grad_()
+        self.soft.requires_grad_()
+        self.pictures, self.text = torch.randn(size, 8, 5, 6), torch.randn(size, 8)
+
+    @property
+    def grounding(self) -> Grounding:
+        wanted = ("area", "mask_variation", "similarity")
+        return Grounding(
+            self.text,
+            masked_image=(self.pictures * self.hard).mean((2, 3)),
+            mean_embedding=self.embedding.mean((2, 3)),
+            embedding_variation=total_variation(self.embedding).mean(1),
+            **mask_statistics(self.embedding, self.soft, self.text, wanted),
+        )
 
 
 def plain_info_nce(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -45,80 +54,147 @@ def plain_info_nce(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def test_image_level():
-    grounding = make()
-    expected = plain_info_nce(grounding.encode_masked(grounding.hard), grounding.text)
-    torch.testing.assert_close(ImageTCLLoss(weight=0.1)(grounding), 0.1 * expected)
+    batch = Batch()
+    expected = plain_info_nce((batch.pictures * batch.hard).mean((2, 3)), batch.text)
+    torch.testing.assert_close(ImageTCLLoss(weight=0.1)(batch.grounding), 0.1 * expected)
 
 
 def test_feature_level():
-    grounding = make()
+    batch = Batch()
     similarity = torch.zeros(3, 3)
     for b in range(3):
         for n in range(3):
-            mask = grounding.soft[b, n]
-            pooled = (grounding.embedding[b] * mask).sum((1, 2)) / mask.sum()
-            similarity[b, n] = F.cosine_similarity(pooled, grounding.text[n], dim=0)
+            mask = batch.soft[b, n]
+            pooled = (batch.embedding[b] * mask).sum((1, 2)) / mask.sum()
+            similarity[b, n] = F.cosine_similarity(pooled, batch.text[n], dim=0)
     logits, target = similarity / 0.07, torch.arange(3)
     expected = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-    torch.testing.assert_close(FeatureTCLLoss(weight=0.2)(grounding), 0.2 * expected)
+    torch.testing.assert_close(FeatureTCLLoss(weight=0.2)(batch.grounding), 0.2 * expected)
 
 
 def test_areas():
-    grounding = make()
-    positive = torch.stack([grounding.soft[i, i] for i in range(3)]).mean()
-    negative = torch.stack([grounding.soft[i, j] for i in range(3) for j in range(3) if i != j]).mean()
-    torch.testing.assert_close(PositiveAreaLoss(weight=0.4, prior=0.3)(grounding), 0.4 * (positive - 0.3).abs())
-    torch.testing.assert_close(NegativeAreaLoss(weight=0.4, prior=0.1)(grounding), 0.4 * (negative - 0.1).abs())
+    batch = Batch()
+    positive = torch.stack([batch.soft[i, i] for i in range(3)]).mean()
+    negative = torch.stack([batch.soft[i, j] for i in range(3) for j in range(3) if i != j]).mean()
+    torch.testing.assert_close(PositiveAreaLoss(weight=0.4, prior=0.3)(batch.grounding), 0.4 * (positive - 0.3).abs())
+    torch.testing.assert_close(NegativeAreaLoss(weight=0.4, prior=0.1)(batch.grounding), 0.4 * (negative - 0.1).abs())
 
 
 def test_total_variation_of_a_ramp():
     """Neighbours along x differ by 2, along y by 3, everywhere."""
     ramp = 2 * torch.arange(4.0)[None, :] + 3 * torch.arange(5.0)[:, None]
-    assert total_variation(ramp[None, None]).item() == pytest.approx(5)
+    assert total_variation(ramp[None, None]).tolist() == [[5]]
     assert total_variation(torch.ones(1, 1, 1, 1)).item() == 0
 
 
 def test_smoothness():
-    grounding = make()
-    torch.testing.assert_close(ImageSmoothnessLoss(weight=0.5)(grounding), 0.5 * total_variation(grounding.embedding))
-    torch.testing.assert_close(MaskSmoothnessLoss(weight=0.5)(grounding), 0.5 * total_variation(grounding.soft))
+    batch = Batch()
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
+
+    torch.testing.assert_close(ImageSmoothnessLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.embedding))
+    torch.testing.assert_close(MaskSmoothnessLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.soft))
 
 
 def test_whole_image():
-    grounding = make()
-    expected = plain_info_nce(grounding.embedding.mean((2, 3)), grounding.text)
-    torch.testing.assert_close(WholeImageLoss(weight=1.0)(grounding), expected)
+    batch = Batch()
+    expected = plain_info_nce(batch.embedding.mean((2, 3)), batch.text)
+    torch.testing.assert_close(WholeImageLoss(weight=1.0)(batch.grounding), expected)
 
 
 def test_scale_is_at_most_100():
     """Beyond ln(100) the learnable log-scale changes nothing and gets no gradient."""
-    grounding = make()
+    batch = Batch()
     head, at_limit = FeatureTCLLoss(), FeatureTCLLoss()
     head.logit_scale.data.fill_(10.0)
     at_limit.logit_scale.data.fill_(math.log(100))
-    loss = head(grounding)
+    loss = head(batch.grounding)
     loss.backward()
-    torch.testing.assert_close(loss, at_limit(grounding), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, at_limit(batch.grounding), rtol=1e-4, atol=1e-5)
     assert head.logit_scale.grad == 0
 
 
 @pytest.mark.parametrize("head", ALL)
-@pytest.mark.parametrize("batch, fill", [(3, 0.0), (3, 1.0), (1, None), (1, 0.0)])
-def test_gradients_are_finite_for_degenerate_batches(head, batch, fill):
+@pytest.mark.parametrize("size, fill", [(3, 0.0), (3, 1.0), (1, None), (1, 0.0)])
+def test_gradients_are_finite_for_degenerate_batches(head, size, fill):
     """Masks that are empty or full, and a batch of one pair."""
-    grounding = make(batch, fill)
-    loss = TCL_LOSS_REGISTRY.get(head)(weight=1.0)(grounding)
+    batch = Batch(size, fill)
+    loss = TCL_LOSS_REGISTRY.get(head)(weight=1.0)(batch.grounding)
     loss.backward()
     assert loss.isfinite()
-    for leaf in (grounding.embedding, grounding.soft, grounding.hard):
+    for leaf in (batch.embedding, batch.soft, batch.hard):
         assert leaf.grad is None or leaf.grad.isfinite().all()
 
 
+def test_a_lone_pair_has_no_negatives():
+    assert NegativeAreaLoss(weight=1.0, prior=0.3)(Batch(1).grounding) == 0
+
+
 def test_identical_captions():
-    grounding = make()
-    grounding.text[:] = grounding.text[0].clone()
-    loss = FeatureTCLLoss(weight=1.0)(grounding)
+    batch = Batch()
+    batch.text[:] = batch.text[0].clone()
+    loss = FeatureTCLLoss(weight=1.0)(batch.grounding)
     assert loss.isfinite() and loss > 0
+
+
+# ------------------------------------------------------------------------------- in parts: the same, in less memory
+
+
+def gradients_of(run, *leaves: torch.Tensor) -> list[torch.Tensor]:
+    values = run()
+    return [*values, *torch.autograd.grad(sum(value.sin().sum() for value in values), leaves)]
+
+
+@pytest.mark.parametrize("pixels", [1, 2 * 30 * 3, 10**9])
+def test_statistics_of_pairs_in_parts_equal_those_of_dense_masks(monkeypatch, pixels):
+    """Values and gradients, for one text at a time, a few, and all at once."""
+    torch.manual_seed(0)
+    embedding, text = torch.randn(2, 8, 5, 6, requires_grad=True), torch.randn(7, 8)
+    sim2mask, wanted = Sim2Mask(), ("area", "mask_variation", "similarity")
+    leaves = embedding, sim2mask.w, sim2mask.b
+
+    def dense():
+        cosine = torch.einsum("bdhw,nd->bnhw", F.normalize(embedding, dim=1), F.normalize(text, dim=1))
+        return mask_statistics(embedding, (sim2mask.w * cosine + sim2mask.b).sigmoid(), text, wanted).values()
+
+    expected = gradients_of(dense, *leaves)
+    monkeypatch.setattr(pairs, "_PIXELS_AT_ONCE", pixels)
+    found = gradients_of(lambda: pairs.pair_statistics(embedding, text, sim2mask, wanted).values(), *leaves)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"micro_batch": 1}, {"micro_batch": 3}, {"checkpoint_masked": True}])
+def test_micro_batches_give_the_undivided_batchs_losses_and_gradients(settings):
+    """Of the golden model: the same noise in the second computation as in the first, also where it is drawn."""
+    images, tokens = golden.load()["image"].float(), golden.load()["tokens"]
+    results = []
+    for values in ({}, settings):
+        model = golden.build_model(train_last_blocks=True).train()
+        for name, value in values.items():
+            setattr(model, name, value)
+        noise = golden.load()["train"]["stage2"]["uniform"].diagonal().permute(2, 0, 1)[:, None]
+        losses = model.compute_losses(images, tokens, noise)
+        sum(losses.values()).backward()
+        results.append((losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (losses, gradients), (divided, again) = results
+    for name in losses:
+        torch.testing.assert_close(divided[name], losses[name], rtol=1e-5, atol=1e-7)
+    assert gradients.keys() == again.keys()
+    for name, gradient in gradients.items():
+        assert (again[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+
+
+def test_nothing_is_computed_that_no_loss_needs():
+    model = golden.build_model().train()
+    del model.losses["ImageTCLLoss"], model.losses["FeatureTCLLoss"]
+    grounding = model.ground(golden.load()["image"].float(), golden.load()["tokens"])
+    assert grounding.masked_image is None and grounding.similarity is None and grounding.mean_embedding is None
+    assert grounding.area is not None and grounding.mask_variation is not None
+
+
+# -------------------------------------------------------------------------------------------------- hard masks
 
 
 def test_hard_mask_is_drawn_with_the_soft_masks_probability():
