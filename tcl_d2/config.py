@@ -129,6 +129,10 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
     cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS = False
+    # Precision of autocast in evaluation: "float32" (none), "bfloat16", or, on CUDA, "float16".
+    cfg.TEST.ZERO_SHOT.PRECISION = "float32"
+    # Folder that keeps text embeddings, by CLIP's weights and prompts; "" for none.
+    cfg.TEST.ZERO_SHOT.TEXT_CACHE = "~/.cache/tcl_d2/text"
     # Prompt templates; a class embedding is the mean over them.
     cfg.TEST.ZERO_SHOT.TEMPLATES = list(TEMPLATES)
     # Refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).

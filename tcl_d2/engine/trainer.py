@@ -21,8 +21,8 @@ from ..checkpoint import TCLCheckpointer
 from ..checkpoint.checkpointer import make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.benchmarks import spread
-from ..evaluation import ZeroShotSemSegEvaluator, write_report
-from ..evaluation.progress import SavedProgress, fingerprint
+from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, write_report
+from ..evaluation.progress import SavedProgress, digest_weights, fingerprint
 from ..evaluation.report import average, save_report
 from ..version import __version__
 from .hooks import BestByAverage, DataByCheckpoint, LearnedScalars, RandomByIteration, StageSwitch, StopOnSignal
@@ -158,12 +158,8 @@ class Trainer(DefaultTrainer):
             done: IDs of images to leave out.
         """
         done = set(done)
-        rows = [one for one in cls._test_rows(cfg, dataset_name) if one["image_id"] not in done]
+        rows = [one for one in _test_rows(cfg, dataset_name) if one["image_id"] not in done]
         return build_detection_test_loader(rows, mapper=BenchmarkMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS)
-
-    @classmethod
-    def _test_rows(cls, cfg: CfgNode, dataset_name: str) -> list[dict]:
-        return spread(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
     @classmethod
     def build_evaluator(
@@ -188,10 +184,11 @@ class Trainer(DefaultTrainer):
             {data set: {"sem_seg": metrics, "images": count}, "average": metrics}, in percent; {} off rank 0 or without
             data sets.
         """
-        results = OrderedDict()
-        for i, name in enumerate(cfg.DATASETS.TEST, start=1):
-            logger.info("Benchmark %d of %d: %s", i, len(cfg.DATASETS.TEST), name)
-            results[name] = cls._test_one(cfg, model, name, resume)
+        results = OrderedDict.fromkeys(cfg.DATASETS.TEST)
+        groups = _share_images(cfg)
+        for i, names in enumerate(groups, start=1):
+            logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(names))
+            results.update(cls._test_group(cfg, model, names, resume))
         if not results or not comm.is_main_process():
             return OrderedDict()
         method = cfg.MODEL.META_ARCHITECTURE
@@ -201,20 +198,39 @@ class Trainer(DefaultTrainer):
         return results
 
     @classmethod
-    def _test_one(cls, cfg: CfgNode, model: nn.Module, name: str, resume: bool) -> dict:
+    def _test_group(cls, cfg: CfgNode, model: nn.Module, names: list[str], resume: bool) -> dict[str, dict]:
+        """Evaluates data sets of the same images in one pass."""
         bare = model.module if isinstance(model, DistributedDataParallel) else model
-        bare.set_dataset(name)
-        rows = cls._test_rows(cfg, name)
-        mark = fingerprint(bare, settings=_settings(cfg), data=rows, metadata=MetadataCatalog.get(name).as_dict())
-        progress = SavedProgress(_folder(cfg, name), mark, resume)
-        if progress.done:
-            logger.info("%d of %d images were done before", len(progress.done), len(rows))
-        evaluator = cls.build_evaluator(cfg, name, progress)
-        if len(progress.done) < len(rows):
-            result = inference_on_dataset(model, cls.build_test_loader(cfg, name, progress.done), evaluator)
+        bare.set_dataset(*names)
+        rows = {name: _test_rows(cfg, name) for name in names}
+        weights, settings = digest_weights(bare), _settings(cfg)
+        progress = {}
+        for name in names:
+            facts = {"settings": settings, "data": rows[name], "metadata": MetadataCatalog.get(name).as_dict()}
+            progress[name] = SavedProgress(_folder(cfg, name), fingerprint(weights, **facts), resume)
+        done = set.intersection(*(set(one.done) for one in progress.values()))
+        if done:
+            logger.info("%d of %d images were done before", len(done), len(rows[names[0]]))
+        evaluators = {name: cls.build_evaluator(cfg, name, progress[name]) for name in names}
+        shared = SharedImagesEvaluator(evaluators, rows) if len(names) > 1 else evaluators[names[0]]
+        if len(done) < len(rows[names[0]]):
+            found = inference_on_dataset(model, cls.build_test_loader(cfg, names[0], done), shared)
         else:
-            result = evaluator.evaluate()
-        return {**(result or {}), "images": len(rows)}
+            found = shared.evaluate()
+        found = found if len(names) > 1 else {names[0]: found}
+        return {name: {**(found[name] or {}), "images": len(rows[name])} for name in names}
+
+
+def _test_rows(cfg: CfgNode, dataset_name: str) -> list[dict]:
+    return spread(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
+
+
+def _share_images(cfg: CfgNode) -> list[list[str]]:
+    """The data sets of DATASETS.TEST, those of the same images together: masks are then made once for all."""
+    groups = {}
+    for name in cfg.DATASETS.TEST:
+        groups.setdefault(tuple(one["file_name"] for one in DatasetCatalog.get(name)), []).append(name)
+    return list(groups.values())
 
 
 def _folder(cfg: CfgNode, dataset_name: str) -> Path:

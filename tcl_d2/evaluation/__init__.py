@@ -1,6 +1,6 @@
 """Zero-shot evaluation, and its report over benchmarks."""
 
 from .report import write_report
-from .zero_shot import ZeroShotSemSegEvaluator
+from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
-__all__ = ["ZeroShotSemSegEvaluator", "write_report"]
+__all__ = ["SharedImagesEvaluator", "ZeroShotSemSegEvaluator", "write_report"]

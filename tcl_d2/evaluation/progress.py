@@ -74,10 +74,16 @@ class SavedProgress:
         self._saved = time.monotonic()
 
 
-def fingerprint(model: nn.Module, **facts: Mapping | list) -> str:
-    """A digest of a model's weights and of facts (JSON) that results depend on."""
-    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16)
+def digest_weights(model: nn.Module) -> str:
+    """A digest of all weights of a model."""
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
     return digest.hexdigest()
+
+
+def fingerprint(weights: str, **facts: Mapping | list) -> str:
+    """A digest of a model's weights (see digest_weights) and of facts (JSON) that results depend on."""
+    text = json.dumps({"weights": weights, **facts}, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

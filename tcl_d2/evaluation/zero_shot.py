@@ -98,6 +98,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         size = len(self.class_names)
         self._matrix = torch.zeros(size, size, dtype=torch.int64)
         self._done: list[str] = []
+        self._before = set(self._progress.done) if self._progress is not None else set()
         if self._progress is not None and self._progress.matrix is not None and comm.is_main_process():
             self._matrix += torch.from_numpy(self._progress.matrix)
             self._done += self._progress.done
@@ -112,6 +113,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
         """
         for one, output in zip(inputs, outputs):
+            if one.get("image_id") in self._before:
+                continue
             prediction = self._labels(one, output)
             path = one["sem_seg_file_name"]
             label = self._rule(read_label(path), path)
@@ -155,3 +158,29 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             tabulate(rows, headers=("class", "IoU"), floatfmt=".2f", tablefmt="pipe"),
         )
         return OrderedDict(sem_seg=result)
+
+
+class SharedImagesEvaluator(DatasetEvaluator):
+    """Evaluates several data sets of the same images in one pass: each has its own evaluator."""
+
+    def __init__(self, evaluators: dict[str, ZeroShotSemSegEvaluator], rows: dict[str, list[dict]]):
+        """
+        Args:
+            evaluators, rows: of each data set, in the order in which the model gives `by_dataset`; the rows as its
+                catalog entry gives them.
+        """
+        self._evaluators = evaluators
+        self._rows = {name: {one["image_id"]: one for one in rows[name]} for name in evaluators}
+
+    def reset(self) -> None:
+        for evaluator in self._evaluators.values():
+            evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        for i, (name, evaluator) in enumerate(self._evaluators.items()):
+            own = [{**one, **self._rows[name][one["image_id"]]} for one in inputs]
+            evaluator.process(own, [output["by_dataset"][i] for output in outputs])
+
+    def evaluate(self) -> dict[str, OrderedDict | None]:
+        """{data set: what its evaluator gives}."""
+        return {name: evaluator.evaluate() for name, evaluator in self._evaluators.items()}

@@ -40,9 +40,9 @@ def enlarge(x: Tensor) -> Tensor:
 def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """conv(enlarge(x)) for a 3 x 3 convolution with padding 1, with 4 taps a pixel in place of 9.
 
-    Doubled pixels come in equal pairs, so that a row of three taps meets two different ones: for the first of a pair
-    its left neighbour and itself (twice), for the second itself (twice) and its right neighbour. Each of the four phases
-    of the result is thus a 2 x 2 convolution of x with sums of taps. [B, C, h, w] -> [B, C', 2h, 2w].
+    Doubled pixels come in equal pairs, so that three taps in a row meet two different ones: for the first of a pair its
+    left neighbour and itself (twice), for the second itself (twice) and its right neighbour. Each of the four phases of
+    the result is thus a 2 x 2 convolution of x with sums of taps. [B, C, h, w] -> [B, C', 2h, 2w].
     """
 
     def pairs(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

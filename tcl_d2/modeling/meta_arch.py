@@ -1,7 +1,7 @@
 """The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,13 @@ class Encoded(NamedTuple):
     embedding: Tensor | None = None  # the grounder's pixel embeddings, [B, D, h', w']
 
 
+class Selection(NamedTuple):
+    """The classes of one data set among those that masks are made for."""
+
+    indices: Tensor  # int64 [K]
+    background: bool  # whether a background comes before them
+
+
 class ZeroShotSegmentor(nn.Module):
     """Segments images into the classes of a vocabulary: windows, text embeddings and background, on a frozen CLIP.
 
@@ -54,6 +61,8 @@ class ZeroShotSegmentor(nn.Module):
         stride: int,
         background_score: float,
         pamr: PAMR | None = None,
+        precision: torch.dtype = torch.float32,
+        text_cache: Path | None = None,
         mask_shift: float = 0.25,
         mask_scale: float = 10.0,
     ):
@@ -65,6 +74,8 @@ class ZeroShotSegmentor(nn.Module):
             crop, stride: sliding window, in pixels.
             background_score: constant score of the background, in 0..1, where there is one.
             pamr: refinement of masks; None for none.
+            precision: of autocast in inference; torch.float32 for none.
+            text_cache: folder that keeps text embeddings; None for none.
             mask_shift, mask_scale: masks from CLIP's dense similarities s are sigmoid((s - shift) * scale).
         """
         super().__init__()
@@ -72,16 +83,18 @@ class ZeroShotSegmentor(nn.Module):
         self.tokenizer = tokenizer
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
-        self.embed_vocabulary = TextEmbedder(clip, tokenizer)
+        self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
+        self.register_load_state_dict_post_hook(lambda *_: self.embed_vocabulary.forget())  # CLIP may be another
         self.templates = check_templates(templates)
         self.crop = crop
         self.stride = stride
         self.background_score = background_score
         self.pamr = pamr
+        self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
         self._text: Tensor | None = None
-        self._background = False
+        self._selections: list[Selection] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -96,6 +109,8 @@ class ZeroShotSegmentor(nn.Module):
             "stride": test.STRIDE,
             "background_score": test.BACKGROUND,
             "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
+            "precision": _precision(test.PRECISION, cfg.MODEL.DEVICE),
+            "text_cache": Path(test.TEXT_CACHE).expanduser() if test.TEXT_CACHE else None,
             "mask_shift": cfg.MODEL.CLIP.MASK_SHIFT,
             "mask_scale": cfg.MODEL.CLIP.MASK_SCALE,
         }
@@ -124,17 +139,27 @@ class ZeroShotSegmentor(nn.Module):
         """
         self.set_text_embeddings(self.embed_vocabulary(names, templates or self.templates), background)
 
-    def set_dataset(self, name: str) -> None:
-        """Sets the classes of a registered data set: its `stuff_classes`, of which the first may be the background."""
-        metadata = MetadataCatalog.get(name)
-        background = metadata.get("background", False)
-        self.set_vocabulary(metadata.stuff_classes[int(background) :], background)
+    def set_dataset(self, *names: str) -> None:
+        """Sets the classes of a registered data set: its `stuff_classes`, of which the first may be the background.
+
+        Of several data sets, to segment their common images once: masks are made for each of their words once.
+        """
+        words, selections = {}, []
+        for name in names:
+            metadata = MetadataCatalog.get(name)
+            background = metadata.get("background", False)
+            classes = metadata.stuff_classes[int(background) :]
+            indices = [words.setdefault(word, len(words)) for word in classes]
+            selections.append(Selection(torch.tensor(indices), background))
+        self.set_vocabulary(list(words))
+        self._selections = selections
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """The same from embeddings [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
-        self._text, self._background = embeddings.detach().to(self.device), background
+        self._text = embeddings.detach().to(self.device)
+        self._selections = [Selection(torch.arange(len(embeddings)), background)]
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detectron2's inference format.
@@ -147,20 +172,27 @@ class ZeroShotSegmentor(nn.Module):
         Returns:
             a dict an image: `sem_seg`, scores fp32 [K, height, width], background first where there is one; or where
             `labels_only` is true `sem_seg_labels`, their argmax int64 [height, width], without holding all scores.
+            Where several data sets were set, `by_dataset`, a list of such dicts.
         """
-        return [self._segment_image(one) for one in batched_inputs]
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            return [self._segment_image(one) for one in batched_inputs]
 
     @torch.no_grad()
-    def _segment_image(self, one: dict) -> dict[str, Tensor]:
-        text, background = self._classes(one)
+    def _segment_image(self, one: dict) -> dict:
+        text, selections = self._classes(one)
         image = self.normalize_images([one["image"]])[0]
         size = (one.get("height", image.shape[1]), one.get("width", image.shape[2]))
         parts = self._score(image, text, size)
-        if background:
-            parts = chain([torch.full((1, *size), self.background_score, device=self.device)], parts)
         if one.get("labels_only", False):
-            return {"sem_seg_labels": _argmax(parts)}
-        return {"sem_seg": torch.cat(list(parts))}
+            outputs = [{"sem_seg_labels": labels} for labels in argmax(parts, selections, self.background_score)]
+        else:
+            scores = torch.cat(list(parts))
+            empty = torch.full_like(scores[:1], self.background_score)
+            outputs = [
+                {"sem_seg": torch.cat([empty, scores[indices]]) if background else scores[indices]}
+                for indices, background in selections
+            ]
+        return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
 
     def _score(self, image: Tensor, text: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Scores [k, *size] of a normalised image for one part of the classes [K, D] after the other."""
@@ -172,15 +204,16 @@ class ZeroShotSegmentor(nn.Module):
             scores = windows.average(self.crop_masks(*crops, part) for crops in encoded)
             yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    def _classes(self, one: dict) -> tuple[Tensor, bool]:
+    def _classes(self, one: dict) -> tuple[Tensor, list[Selection]]:
         if one.get("vocabulary") is not None:
-            return self.embed_vocabulary(one["vocabulary"], self.templates), one.get("background", False)
+            text = self.embed_vocabulary(one["vocabulary"], self.templates)
+            return text, [Selection(torch.arange(len(text)), one.get("background", False))]
         if self._text is None:
             raise RuntimeError(
                 "The model does not know which classes to look for: call model.set_vocabulary(names), or give each "
                 "input a 'vocabulary'."
             )
-        return self._text, self._background
+        return self._text, self._selections
 
     def normalize_images(self, images: list[Tensor]) -> Tensor:
         """Images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device; ValueError for others."""
@@ -208,23 +241,45 @@ class ZeroShotSegmentor(nn.Module):
 
     def dense_clip_masks(self, features: Tensor, text: Tensor) -> Tensor:
         """CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w]."""
-        similarity = torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
+        with torch.autocast(features.device.type, enabled=False):  # the scale makes much of small errors
+            similarity = torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
 
 
-def _argmax(parts: Iterable[Tensor]) -> Tensor:
-    """The index of the largest of scores [K, H, W], the first of equals, from parts of them [k, H, W]: int64 [H, W]."""
-    best = labels = None
-    seen = 0
+def argmax(parts: Iterable[Tensor], selections: list[Selection], background_score: float) -> list[Tensor]:
+    """For each selection of the classes, the index of the largest score at each pixel, int64 [H, W].
+
+    Args:
+        parts: scores [k, H, W] of the classes, some after the other.
+        background_score: of the background, which is index 0 where there is one.
+    """
+    best: list[Tensor | None] = [None] * len(selections)
+    labels: list[Tensor | None] = [None] * len(selections)
+    first = 0
     for scores in parts:
-        value, index = scores.max(0)
-        if best is None:
-            best, labels = value, index
-        else:
-            better = value > best
-            best, labels = torch.where(better, value, best), torch.where(better, index + seen, labels)
-        seen += len(scores)
+        for i, (indices, background) in enumerate(selections):
+            own = torch.nonzero((indices >= first) & (indices < first + len(scores)))[:, 0]
+            if not len(own):
+                continue
+            here = indices[own] - first
+            value, which = scores[here].max(0) if len(here) < len(scores) else scores.max(0)
+            index = (own if len(here) < len(scores) else own[here.argsort()]).to(which.device)[which] + int(background)
+            if best[i] is None:
+                lowest = background_score if background else -torch.inf
+                best[i], labels[i] = torch.full_like(value, lowest), torch.zeros_like(index)
+            better = value > best[i]
+            best[i], labels[i] = torch.where(better, value, best[i]), torch.where(better, index, labels[i])
+        first += len(scores)
     return labels
+
+
+def _precision(name: str, device: str) -> torch.dtype:
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in kinds or (name == "float16" and not device.startswith("cuda")):
+        raise ValueError(
+            f"TEST.ZERO_SHOT.PRECISION must be float32, bfloat16 or, on CUDA, float16; not '{name}' on '{device}'."
+        )
+    return kinds[name]
 
 
 @META_ARCH_REGISTRY.register()

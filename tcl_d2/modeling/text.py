@@ -1,10 +1,15 @@
 """From words to text embeddings: prompt templates, and a vocabulary's cached embeddings."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import replacing
+from ..tensors import UnreadableFile, read_tensors
 from .clip import FrozenCLIP
 from .grounder import normalize
 
@@ -39,11 +44,23 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 class TextEmbedder:
-    """Embeds vocabularies with prompt templates, and remembers those it was asked for last."""
+    """Embeds vocabularies with prompt templates, and remembers those it was asked for last; in files too, if wanted."""
 
-    def __init__(self, clip: FrozenCLIP, tokenizer: Callable[[list[str]], Tensor], remember: int = 16):
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        tokenizer: Callable[[list[str]], Tensor],
+        folder: Path | None = None,
+        remember: int = 16,
+    ):
+        """
+        Args:
+            folder: where embeddings are kept in files, by CLIP's weights and the prompts' tokens; None: nowhere.
+            remember: vocabularies that are held in memory.
+        """
         self.clip = clip
         self.tokenizer = tokenizer
+        self.folder = folder
         self.remember = remember
         self._cache: dict[tuple, Tensor] = {}
 
@@ -61,14 +78,31 @@ class TextEmbedder:
             self._cache[key] = self._embed(*key, device)
         return self._cache[key]
 
-    @torch.no_grad()
     def _embed(self, names: tuple[str, ...], templates: tuple[str, ...], device: torch.device) -> Tensor:
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        parts = [
-            self.clip.encode_text(self.tokenizer(prompts[i : i + _PROMPTS_AT_ONCE]).to(device)).float()
-            for i in range(0, len(prompts), _PROMPTS_AT_ONCE)
-        ]
-        return normalize(torch.cat(parts).unflatten(0, (len(names), len(templates))).mean(1), 1)
+        tokens = self.tokenizer([template.replace("{}", name) for name in names for template in templates])
+        if self.folder is None:
+            return self._compute(tokens, len(names), device)
+        path = self.folder / f"{self._digest(tokens)}.safetensors"
+        try:
+            return read_tensors(path)["embedding"].to(device)
+        except (FileNotFoundError, UnreadableFile):
+            embedding = self._compute(tokens, len(names), device)
+        with replacing(path) as unfinished:
+            save_file({"embedding": embedding.cpu()}, unfinished)
+        return embedding
+
+    @torch.no_grad()
+    def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
+        parts = [self.clip.encode_text(some.to(device)).float() for some in tokens.split(_PROMPTS_AT_ONCE)]
+        return normalize(torch.cat(parts).unflatten(0, (count, -1)).mean(1), 1)
+
+    def _digest(self, tokens: Tensor) -> str:
+        """Of all that the embeddings depend on."""
+        digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
+        for name, weight in self.clip.model.state_dict().items():
+            if not name.startswith("visual."):
+                digest.update(weight.cpu().contiguous().view(torch.uint8).numpy() if weight.ndim else name.encode())
+        return digest.hexdigest()
 
     def forget(self) -> None:
         """Empties the cache; to be called when CLIP's weights change."""

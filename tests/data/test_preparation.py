@@ -88,7 +88,7 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.labels = labels
 
-    def set_dataset(self, name: str) -> None:
+    def set_dataset(self, *names: str) -> None:
         pass
 
     def forward(self, inputs):

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation.progress import SavedProgress, fingerprint
+from tcl_d2.evaluation.progress import SavedProgress, digest_weights, fingerprint
 
 
 def save(folder, rank: int, done: list[str], mark: str = "a") -> None:
@@ -46,11 +46,12 @@ def test_without_resume_all_is_done_again(tmp_path):
 
 def test_fingerprint_is_of_weights_and_facts():
     model = torch.nn.Linear(2, 2)
-    first = fingerprint(model, settings={"a": 1})
-    assert first == fingerprint(model, settings={"a": 1}) != fingerprint(model, settings={"a": 2})
+    first = digest_weights(model)
+    assert fingerprint(first, settings={"a": 1}) == fingerprint(first, settings={"a": 1})
+    assert fingerprint(first, settings={"a": 1}) != fingerprint(first, settings={"a": 2})
     with torch.no_grad():
         model.weight[0, 0] += 1e-6
-    assert fingerprint(model, settings={"a": 1}) != first
+    assert digest_weights(model) != first
 
 
 class Stopped(Exception):
@@ -64,7 +65,25 @@ def cfg(shapes_cfg):
     return shapes_cfg
 
 
+def test_data_sets_of_the_same_images_are_evaluated_in_one_pass(cfg, monkeypatch):
+    """The same figures as each alone, and each image is seen once."""
+    model = Trainer.build_model(cfg).eval()
+    alone = {}
+    for name in ("shapes_val", "shapes_objects_val", "shapes_stuff_val"):
+        cfg.DATASETS.TEST = (name,)
+        alone[name] = Trainer.test(cfg, model)[name]
+    seen, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda inputs: seen.append(inputs[0]["image_id"]) or forward(inputs))
+    cfg.DATASETS.TEST = tuple(alone)
+    together = Trainer.test(cfg, model)
+    assert len(seen) == len(set(seen)) == 12
+    for name in alone:
+        assert together[name]["sem_seg"] == pytest.approx(alone[name]["sem_seg"], nan_ok=True)
+
+
 def test_stopped_evaluation_goes_on(cfg, monkeypatch):
+    """Stopped in the second pass; data sets of one pass that were saved at different moments count no image twice."""
+    cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
     monkeypatch.setattr(SavedProgress.__init__, "__defaults__", (0.0,))  # save after every image
     whole = Trainer.test(cfg, model)
@@ -79,15 +98,24 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(model, "forward", stop_at(17))  # 12 images of the first, 5 of the second
-    with pytest.raises(Stopped):
+    monkeypatch.setattr(model, "forward", stop_at(5))
+    saved = []
+    save = SavedProgress.save
+
+    def save_of_the_first_alone_at_last(self, matrix, done):
+        saved.append(self)
+        if len(seen) < 5 or "objects" not in str(self.folder):
+            save(self, matrix, done)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(SavedProgress, "save", save_of_the_first_alone_at_last)
         Trainer.test(cfg, model)
     seen.clear()
     monkeypatch.setattr(model, "forward", stop_at(-1))
     resumed = Trainer.test(cfg, model, resume=True)
+    assert len(seen) == 12 - 4
     for name in cfg.DATASETS.TEST:
         assert resumed[name]["sem_seg"] == pytest.approx(whole[name]["sem_seg"], nan_ok=True)
-    assert len(seen) == 7
 
 
 def test_limit_and_saved_predictions(cfg, tmp_path):
