@@ -8,8 +8,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .grounder import Sim2Mask, normalize
 
-# Pixels of the masks that are held at once, in all: 64 MB in fp32 for each of the few maps that are computed of them.
-_PIXELS_AT_ONCE = 2**24
+# The masks of so many texts are held at once, as a share of the embedding's D: a map of them takes that share of the
+# memory that the pixel embeddings take, whatever the batch and the image size, and some ten maps are needed.
+_SHARE_AT_ONCE = 1 / 8
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def pair_statistics(embedding: Tensor, text: Tensor, sim2mask: Sim2Mask, wanted:
         masks = torch.sigmoid(sim2mask(embedding, text, length))
         return mask_statistics(embedding, masks, text, wanted)
 
-    count = max(1, _PIXELS_AT_ONCE // length.numel())
+    count = max(1, int(embedding.shape[1] * _SHARE_AT_ONCE))
     if len(text) <= count:
         return part(embedding, length, text)
     parts = [
