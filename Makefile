@@ -3,11 +3,12 @@ PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
 SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
 
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint bench
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIP (table and pictures)"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, check the style"
+	@echo "make bench  set up, measure speed and memory against plain references (a quarter of an hour)"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
 
 setup:
@@ -22,3 +23,6 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+bench: setup
+	$(RUN) tools/benchmark.py

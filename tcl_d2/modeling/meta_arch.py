@@ -23,7 +23,7 @@ from .text import TextEmbedder, check_templates
 from .window import Windows, pad_to_multiple
 
 _WINDOWS_AT_ONCE = 8
-_TEXTS_AT_ONCE = 256
+_TEXTS_AT_ONCE = 64
 _CLASSES_AT_ONCE = 64  # bounds memory for vocabularies of thousands of words
 
 

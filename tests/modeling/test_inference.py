@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer, meta_arch
+from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
 from tcl_d2.modeling.meta_arch import MaskCLIP
+from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
 
@@ -292,3 +294,61 @@ def test_every_layout_of_clip_weights(tmp_path, file, write):
     clip = FrozenCLIP(build_clip(str(config), str(tmp_path / file)))
     expected = golden.load()["inference"]["caption_embedding"]
     torch.testing.assert_close(clip.encode_text(golden.load()["tokens"]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5, 7), (2, 6, 1, 1)])
+def test_convolution_of_a_doubled_map(shape):
+    """By phases: the plain convolution of the enlarged map, values and gradients."""
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(6, 4, 3, padding=1), torch.randn(shape, requires_grad=True)
+    leaves = x, conv.weight, conv.bias
+    ours, plain = conv_of_doubled(x, conv), conv(enlarge(x))
+    torch.testing.assert_close(ours, plain)
+    for found in zip(*(torch.autograd.grad(value.sin().sum(), leaves) for value in (ours, plain)), strict=True):
+        torch.testing.assert_close(*found)
+
+
+def test_text_embeddings_are_kept_in_files(tmp_path, monkeypatch):
+    """By CLIP's weights and the prompts; a broken file is made again."""
+    clip = golden.build_clip()
+
+    def tokenizer(prompts: list[str]) -> torch.Tensor:
+        return torch.tensor([[len(prompt) % 200] * 77 for prompt in prompts])
+
+    first = TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"])
+    (file,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "encode_text", None)
+        assert torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    file.write_bytes(b"cut")
+    assert torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    with torch.no_grad():
+        clip.model.text_projection[0, 0] += 1
+    assert not torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_loading_weights_forgets_the_embeddings_of_the_old_ones():
+    model = golden.build_model()
+    model.tokenizer = model.embed_vocabulary.tokenizer = lambda prompts: torch.ones(len(prompts), 77, dtype=torch.long)
+    before = model.embed_vocabulary(["cat"], ["{}"])
+    state = model.state_dict()
+    model.load_state_dict({**state, "clip.model.text_projection": state["clip.model.text_projection"].flip(1)})
+    assert not torch.equal(model.embed_vocabulary(["cat"], ["{}"]), before)
+
+
+@torch.no_grad()
+def test_bfloat16_agrees_on_the_labels():
+    figures = golden.load()["inference"]
+    model = golden.build_model(pamr=True, kp_weight=0.3)
+    model.set_text_embeddings(figures["text_embedding"])
+    one = {"image": figures["slide_image"][0].float(), "labels_only": True}
+    labels = model([one])[0]["sem_seg_labels"]
+    model.precision = torch.bfloat16
+    assert (model([one])[0]["sem_seg_labels"] == labels).float().mean() > 0.9  # random weights: scores lie close
+
+
+@pytest.mark.parametrize("precision, device", [("float16", "cpu"), ("half", "cuda")])
+def test_precision_that_does_not_work_is_refused(precision, device):
+    with pytest.raises(ValueError, match="TEST.ZERO_SHOT.PRECISION must be"):
+        meta_arch._precision(precision, device)
