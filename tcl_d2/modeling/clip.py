@@ -213,6 +213,26 @@ def _check_tower(visual: nn.Module) -> None:
         )
 
 
+def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
+    """block(x), faster: nn.MultiheadAttention works sequence first, so that batch-first tokens take many small products.
+
+    Args:
+        x: tokens [B, L, C].
+        count: tokens whose results are needed, the first ones; None for all.
+
+    Returns:
+        tokens [B, count, C].
+    """
+    attention, width = block.attn, x.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    normed = block.ln_1(x)
+    query = F.linear(normed[:, :count], weight[:width], bias[:width])
+    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    return _finish_block(block, x[:, :count], attended)
+
+
 def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """A block under MaskCLIP's rule: each token attends to itself alone, so attention is out_proj(v_proj(.)).
 
@@ -221,7 +241,11 @@ def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """
     attention, width = block.attn, x.shape[-1]
     value = F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-    x = x + block.ls_1(attention.out_proj(value))
+    return _finish_block(block, x, value)
+
+
+def _finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
@@ -276,8 +300,9 @@ class FrozenCLIP(nn.Module):
     def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
         """Images -> embeddings [B, D], not normalised: the class token after all blocks, ln_post and projection."""
         visual = self.visual
-        tokens = self.trunk(images, len(self.blocks), recompute)
-        return visual.ln_post(tokens[:, 0]) @ visual.proj
+        tokens = self.trunk(images, len(self.blocks) - 1, recompute)
+        class_token = run_block(self.blocks[-1], tokens, count=1)[:, 0]
+        return visual.ln_post(class_token) @ visual.proj
 
     def trunk(self, images: Tensor, depth: int, recompute: bool = False) -> Tensor:
         """Images -> tokens [B, 1 + h*w, C] after the first `depth` blocks, class token first.
@@ -290,7 +315,7 @@ class FrozenCLIP(nn.Module):
         x = torch.cat([class_token, x], dim=1) + self._position(self.grid(images)).to(x.dtype)
         x = visual.ln_pre(x)
         for block in self.blocks[:depth]:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
 
     def dense(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:
@@ -299,7 +324,7 @@ class FrozenCLIP(nn.Module):
         The last block follows the MaskCLIP rule; ln_post and projection are applied to every token.
         """
         for block in self.blocks[depth:-1]:
-            tokens = block(tokens)
+            tokens = run_block(block, tokens)
         tokens = value_path(self.blocks[-1], tokens)
         return fold(self.visual.ln_post(tokens) @ self.visual.proj, grid)
 

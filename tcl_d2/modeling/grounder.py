@@ -1,12 +1,13 @@
 """The grounder: what TCL trains. It turns CLIP's tokens into pixel embeddings, and those with a text into a mask."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clip import FrozenCLIP, fold, value_path
+from .clip import FrozenCLIP, fold, run_block, value_path
 
 
 def normalize(x: Tensor, dim: int) -> Tensor:
@@ -117,6 +118,10 @@ class Sim2Mask(nn.Module):
             similarity = torch.einsum(product, embedding, normalize(text, -1)) / length.clamp(min=1e-6)
             return self.w * similarity + self.b
 
+    def noise(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Uniform in (0, 1), for `hard`."""
+        return torch.rand(shape, device=device).clamp(1e-6, 1 - 1e-6)  # keeps both logarithms finite
+
     def hard(self, logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Gumbel-sigmoid: 0/1 masks drawn with probability sigmoid(logits), straight-through gradient; same shape.
 
@@ -124,7 +129,7 @@ class Sim2Mask(nn.Module):
             uniform: the noise, in (0, 1), of the shape of `logits`, to repeat a step exactly; None draws it.
         """
         if uniform is None:
-            uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)  # keeps both logarithms finite
+            uniform = self.noise(logits.shape, logits.device)
         elif uniform.shape != logits.shape:
             raise ValueError(f"uniform must have the masks' shape {tuple(logits.shape)}, not {tuple(uniform.shape)}")
         soft = torch.sigmoid((logits + uniform.log() - (-uniform).log1p()) / self.tau)
@@ -148,10 +153,11 @@ class Grounder(nn.Module):
         self.decoder = nn.Sequential(*[DecoderBlock(channels) for _ in range(decoder_blocks)])
         self.projection = ImageProjection(clip.visual.ln_post, clip.visual.proj)
         self.requires_grad_(True)
+        self.scale = 2**decoder_blocks
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens [B, 1 + h*w, C] after block `freeze` -> pixel embeddings [B, D, S*h, S*w], S = 2**decoder_blocks."""
+        """Tokens [B, 1 + h*w, C] after block `freeze` -> pixel embeddings [B, D, S*h, S*w], S = `scale`."""
         for block in self.blocks[:-1]:
-            tokens = block(tokens)
+            tokens = run_block(block, tokens)
         x = fold(value_path(self.blocks[-1], tokens), grid)
         return self.projection(self.decoder(x))

@@ -1,6 +1,6 @@
 """The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .clip import FrozenCLIP, build_clip, build_tokenizer
 from .grounder import Grounder, Sim2Mask, normalize
 from .losses import Grounding, build_losses, gather
+from .micro_batches import in_parts
 from .pairs import pair_statistics, total_variation
 from .refine import PAMR
 from .text import TextEmbedder, check_templates
@@ -395,29 +395,38 @@ class TCL(ZeroShotSegmentor):
     def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
         """What the losses need of a batch; arguments as compute_losses.
 
-        With `micro_batch`, a few images at a time: their activations are dropped, and computed again for the gradient.
-        Losses are over what remains of each image, so they and their gradients are those of the undivided batch.
+        With `micro_batch`, the activations of so many images are held at once. Losses are over what remains of each
+        image, so they and their gradients are those of the undivided batch.
         """
         text = gather(self.encode_text(tokens))
         first = comm.get_rank() * len(images)
-        step = self.micro_batch or len(images)
-        if step >= len(images):
-            return Grounding(text, first, **self._ground_some(images, text, first, uniform))
-        parts = []
-        for i in range(0, len(images), step):
-            noise = None if uniform is None else uniform[i : i + step]
-            some = images[i : i + step], text, first + i, noise
-            parts.append(checkpoint(self._ground_some, *some, use_reentrant=False))
-        return Grounding(text, first, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        needs = sorted({field for head in self.losses.values() for field in head.needs})
+        if uniform is None:
+            size = [side * self.grounder.scale for side in self.clip.grid(images)]
+            uniform = self.sim2mask.noise((len(images), 1, *size), images.device)
+
+        def some(images: Tensor, matching: Tensor, uniform: Tensor) -> list[Tensor]:
+            found = self._ground_some(images, text, matching, uniform, needs)
+            return [found[field] for field in needs]
+
+        batch = images, text[first : first + len(images)], uniform
+        if 0 < self.micro_batch < len(images):
+            parts = list(zip(*(whole.split(self.micro_batch) for whole in batch)))
+            trained = [p for p in (*self.grounder.parameters(), *self.sim2mask.parameters()) if p.requires_grad]
+            values = in_parts(some, parts, trained)
+        else:
+            values = some(*batch)
+        return Grounding(text, first, **dict(zip(needs, values)))
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Tokens int [N, context] -> embeddings fp32 [N, D], not normalised."""
         return torch.cat([self.clip.encode_text(some).float() for some in tokens.split(_TEXTS_AT_ONCE)])
 
-    def _ground_some(self, images: Tensor, text: Tensor, first: int, uniform: Tensor | None) -> dict[str, Tensor]:
-        """Fields of a Grounding for some images, of which image i matches text first + i."""
-        needs = {field for head in self.losses.values() for field in head.needs}
+    def _ground_some(
+        self, images: Tensor, text: Tensor, matching: Tensor, uniform: Tensor, needs: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Those fields of a Grounding for some images, with the embeddings [B, D] of their own texts, that are needed."""
         embedding = self.pixel_embedding(images)
         found = pair_statistics(embedding, text, self.sim2mask, needs)
         if "embedding_variation" in needs:
@@ -425,8 +434,7 @@ class TCL(ZeroShotSegmentor):
         if "mean_embedding" in needs:
             found["mean_embedding"] = embedding.mean((2, 3))
         if "masked_image" in needs:
-            logits = self.sim2mask.matching(embedding, text[first : first + len(images)])
-            masks = self.sim2mask.hard(logits, uniform)
+            masks = self.sim2mask.hard(self.sim2mask.matching(embedding, matching), uniform)
             masked = images * F.interpolate(masks, size=images.shape[-2:], mode="nearest")
             found["masked_image"] = self.clip.encode_image(masked, self.checkpoint_masked)
         return found

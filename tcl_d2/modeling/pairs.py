@@ -16,9 +16,14 @@ _SHARE_AT_ONCE = 1 / 8
 def total_variation(x: Tensor) -> Tensor:
     """Mean absolute difference of horizontal plus of vertical neighbours, of each map [..., h, w] -> [...]."""
     zero = x.new_zeros(x.shape[:-2])  # a map one pixel wide has no such neighbours
-    rows = x.diff(dim=-2).abs().mean((-2, -1)) if x.shape[-2] > 1 else zero
-    columns = x.diff(dim=-1).abs().mean((-2, -1)) if x.shape[-1] > 1 else zero
+    rows = _mean_size(x.diff(dim=-2)) if x.shape[-2] > 1 else zero
+    columns = _mean_size(x.diff(dim=-1)) if x.shape[-1] > 1 else zero
     return rows + columns
+
+
+def _mean_size(x: Tensor) -> Tensor:
+    """x.abs().mean((-2, -1)), without a copy of x."""
+    return torch.linalg.vector_norm(x, 1, dim=(-2, -1)) / x.shape[-2:].numel()
 
 
 def masked_mean(embedding: Tensor, masks: Tensor) -> Tensor:
