@@ -8,7 +8,7 @@ help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIP (table and pictures)"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, check the style"
-	@echo "make bench  set up, measure speed and memory against plain references (a quarter of an hour)"
+	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
 
 setup:

@@ -10,14 +10,14 @@ import sys
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from tcl_d2 import add_tcl_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data import check_datasets
-from tcl_d2.engine import Trainer
+from tcl_d2.engine import Trainer, argument_parser, launch
 from tcl_d2.modeling.clip import check_clip
 
 
@@ -70,10 +70,9 @@ def main(args) -> dict | None:
         return Trainer.test(cfg, prepared, resume=args.resume)
     try:
         return prepared.train()
-    except OSError as error:  # such as a full disk; the log has the stack of calls
+    except (OSError, FloatingPointError) as error:  # such as a full disk; the log has the stack of calls
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    args = default_argument_parser(epilog=__doc__).parse_args()
-    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    launch(main, argument_parser(epilog=__doc__).parse_args())

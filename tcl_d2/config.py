@@ -109,6 +109,8 @@ def add_tcl_config(cfg: CN) -> None:
 
     # Images a process whose activations are held at once; losses are those of the whole batch. 0: all of the batch.
     cfg.SOLVER.MICRO_BATCH = 0
+    # Steps in a row that may be left out since a loss or the gradient is NaN or Inf; one more ends the training.
+    cfg.SOLVER.MAX_SKIPPED = 10
     # AdamW's decay rates of the two moments.
     cfg.SOLVER.BETAS = [0.9, 0.999]
     # And its epsilon.
@@ -129,6 +131,8 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
     cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS = False
+    # Whether images that are broken, or whose labels are, are left out and counted; otherwise they are an error.
+    cfg.TEST.ZERO_SHOT.SKIP_BROKEN = False
     # Precision of autocast in evaluation: "float32" (none), "bfloat16", or, on CUDA, "float16".
     cfg.TEST.ZERO_SHOT.PRECISION = "float32"
     # Folder that keeps text embeddings, by CLIP's weights and prompts; "" for none.

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser
 
 import train_net
+from tcl_d2.engine import argument_parser
 from tests import golden
 from tests.conftest import ROOT
 
@@ -89,7 +89,7 @@ def test_official_checkpoint_gives_the_golden_masks(tmp_path):
     options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, "DATASETS.TEST", "()"]
     options += ["MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "out", "MODEL.DEVICE", "cpu"]
     arguments = ["--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
-    _, model = train_net.prepare(default_argument_parser().parse_args(arguments))
+    _, model = train_net.prepare(argument_parser("").parse_args(arguments))
     figures = golden.load()["inference"]
     with torch.no_grad():
         masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])

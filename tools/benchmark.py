@@ -9,9 +9,11 @@ import argparse
 import io
 import json
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,19 +41,54 @@ from tcl_d2.modeling.pairs import pair_statistics
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def seconds(function: Callable[[], object], repeat: int) -> float:
-    """Median time of a call, after one that does not count."""
-    function()
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_UNITS = {"s": 1.0, "ms": 1e3}
+# glibc keeps freed memory for later calls; processes that measure a peak give it back, so that it is what is held.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def low_precisions() -> list[torch.dtype]:
+    """Those in which this machine computes faster."""
+    if DEVICE == "cuda":
+        return [torch.bfloat16, torch.float16]
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return [torch.bfloat16] if {"amx_bf16", "avx512_bf16"} & set(flags) else []
+
+
+def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
+    """Median time of a call of each, called by turns, after a round that does not count."""
     times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    for _ in range(1 + repeat):
+        times.append([])
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+            times[-1].append(time.perf_counter() - start)
+    return [statistics.median(column) for column in zip(*times[1:])]
+
+
+def compare(part: str, unit: str, ours: Callable, reference: Callable, repeat: int, difference: float) -> dict:
+    """A row of the table."""
+    ours, reference = (value * _UNITS[unit] for value in seconds(ours, reference, repeat=repeat))
+    return {"part": part, "unit": unit, "ours": ours, "reference": reference, "difference": difference}
+
+
+def in_new_process(function: Callable, *args: object) -> object:
+    """In a process of its own: its peak of memory is not that of what was measured before."""
+    os.environ.update(_GIVE_BACK)
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """MB that the process holds at most during a call, beyond what it held before (Linux)."""
+    """MB held at most during a call, beyond what was held before: on the GPU, or of the process (Linux)."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     status = Path("/proc/self/status")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
 
@@ -82,35 +119,29 @@ def scoring(repeat: int) -> list[dict]:
             MetadataCatalog.remove("benchmark_scoring")
         prediction = torch.from_numpy(rng.integers(0, 171, label.shape))
         inputs, outputs = [{"sem_seg_file_name": str(path)}], [{"sem_seg_labels": prediction}]
-        ours = seconds(lambda: evaluator.process(inputs, outputs), repeat)
-        evaluator.reset()
+
+        def histogram() -> np.ndarray:
+            valid = label != 255
+            edges = np.arange(172)
+            return np.histogram2d(label[valid], prediction.numpy()[valid], bins=(edges, edges))[0]
+
         evaluator.process(inputs, outputs)
-
-    def histogram() -> np.ndarray:
-        valid = label != 255
-        edges = np.arange(172)
-        return np.histogram2d(label[valid], prediction.numpy()[valid], bins=(edges, edges))[0]
-
+        difference = float(np.abs(evaluator._matrix.numpy() - histogram()).max())
+        score = partial(evaluator.process, inputs, outputs)
+        row = compare("scoring, 171 x 480 x 640", "ms", score, histogram, repeat, difference)
     scores = torch.rand(171, *label.shape)
-    row = {
-        "part": "scoring, 171 x 480 x 640",
-        "unit": "ms",
-        "ours": 1e3 * ours,
-        "reference": 1e3 * seconds(histogram, repeat),
-    }
-    row["difference"] = float(np.abs(evaluator._matrix.numpy() - histogram()).max())
-    argmax = {"part": "  the argmax of its scores, for comparison", "unit": "ms"}
-    return [row, {**argmax, "ours": 1e3 * seconds(lambda: scores.argmax(0), repeat)}]
+    (argmax,) = seconds(lambda: scores.argmax(0), repeat=repeat)
+    return [row, {"part": "  the argmax of its scores, for comparison", "unit": "ms", "ours": 1e3 * argmax}]
 
 
 def _vit_b16() -> CfgNode:
     cfg = get_cfg()
     add_tcl_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.DEVICE = "TCL", "", "cpu"
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.DEVICE = "TCL", "", DEVICE
     return cfg
 
 
-def _peak_memory(labels_only: bool) -> tuple[float, torch.Tensor]:
+def _peak_memory(labels_only: bool) -> tuple[float, np.ndarray]:
     """Peak memory in MB beyond the built model's, and the labels, of 1,203 classes on a 640 x 480 image."""
     torch.manual_seed(0)
     model = build_model(_vit_b16()).eval()
@@ -120,15 +151,14 @@ def _peak_memory(labels_only: bool) -> tuple[float, torch.Tensor]:
     outputs = []
     peak = peak_memory(lambda: outputs.extend(model([one])))
     labels = outputs[0]["sem_seg_labels"] if labels_only else outputs[0]["sem_seg"].argmax(0)
-    return peak, labels.numpy()
+    return peak, labels.cpu().numpy()
 
 
 def large_vocabulary(repeat: int) -> list[dict]:
     """Peak memory of 1,203 classes (ViT-B/16, random weights): labels alone against all scores at full size."""
     peaks, labels = [], []
     for labels_only in (True, False):
-        with get_context("spawn").Pool(1) as pool:  # a process each: peaks do not fall again
-            peak, map_ = pool.apply(_peak_memory, (labels_only,))
+        peak, map_ = in_new_process(_peak_memory, labels_only)
         peaks.append(peak)
         labels.append(map_)
     difference = float((labels[0] != labels[1]).mean())
@@ -150,11 +180,12 @@ def loading(repeat: int) -> list[dict]:
     with TemporaryDirectory() as folder:
         path = f"{folder}/tcl.pth"
         torch.save({"model": to_official(model.state_dict(), freeze=11)}, path)
-        count = min(repeat, 5)
-        ours = seconds(lambda: TCLCheckpointer(model).load(path), count)
-        reference = seconds(lambda: torch.load(path, map_location="cpu", weights_only=True), count)
-        with get_context("spawn").Pool(1) as pool:
-            peak = pool.apply(_peak_of_loading, (path,))
+        ours, reference = seconds(
+            lambda: TCLCheckpointer(model).load(path),
+            lambda: torch.load(path, map_location="cpu", weights_only=True),
+            repeat=min(repeat, 5),
+        )
+        peak = in_new_process(_peak_of_loading, path)
     part = f"loading an official checkpoint, {size:.0f} MB"
     return [
         {"part": part, "unit": "s", "ours": ours, "reference": reference},
@@ -165,12 +196,11 @@ def loading(repeat: int) -> list[dict]:
 def refinement(repeat: int) -> list[dict]:
     """PAMR of 171 masks of 112 x 112."""
     torch.manual_seed(0)
-    images, masks, ours = torch.randn(1, 3, 448, 448), torch.rand(1, 171, 112, 112), PAMR()
-    count = min(repeat, 3)
-    row = {"part": "PAMR, 171 masks of 112 x 112", "unit": "s", "ours": seconds(lambda: ours(images, masks), count)}
-    row["reference"] = seconds(lambda: plain.pamr(images, masks, ours), count)
-    row["difference"] = (ours(images, masks) - plain.pamr(images, masks, ours)).abs().max().item()
-    return [row]
+    images, masks = torch.randn(1, 3, 448, 448, device=DEVICE), torch.rand(1, 171, 112, 112, device=DEVICE)
+    ours = PAMR()
+    difference = (ours(images, masks) - plain.pamr(images, masks, ours)).abs().max().item()
+    calls = partial(ours, images, masks), partial(plain.pamr, images, masks, ours)
+    return [compare("PAMR, 171 masks of 112 x 112", "s", *calls, min(repeat, 3), difference)]
 
 
 def _trained_like(model: TCL) -> TCL:
@@ -184,55 +214,57 @@ def _trained_like(model: TCL) -> TCL:
 @torch.no_grad()
 def masks(repeat: int) -> list[dict]:
     """Masks of one 448 x 448 crop, ViT-B/16: 171 classes with KP and PAMR, and 21 classes with KP alone."""
+    torch.manual_seed(0)
     model = _trained_like(build_model(_vit_b16()).eval())
-    image, rows, count, refine = torch.randn(1, 3, 448, 448), [], min(repeat, 3), model.pamr
+    image, rows, refine = torch.randn(1, 3, 448, 448, device=DEVICE), [], model.pamr
     for classes, model.pamr in ((171, refine), (21, None)):
-        text = torch.randn(classes, model.clip.embed_dim)
-        part = f"masks of a 448 crop, {classes} classes, KP{' + PAMR' if model.pamr else ''}"
-        expected = plain.masks(model, image, text)
-        reference = seconds(lambda text=text: plain.masks(model, image, text), count)
-        for kind in (torch.float32, torch.bfloat16):
+        text = torch.randn(classes, model.clip.embed_dim, device=DEVICE)
+        reference = partial(plain.masks, model, image, text)
+        for kind in (torch.float32, *low_precisions()):
 
             def ours(text: Tensor = text, kind: torch.dtype = kind) -> Tensor:
-                with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
+                with torch.autocast(DEVICE, kind, enabled=kind is not torch.float32):
                     return model.crop_masks(*model.encode_crops(image), text)
 
-            row = {"part": f"{part}, {str(kind).split('.')[1]}", "unit": "s", "ours": seconds(ours, count)}
-            rows.append({**row, "reference": reference, "difference": (ours() - expected).abs().max().item()})
+            part = f"masks of a 448 crop, {classes} classes, KP{' + PAMR' if model.pamr else ''}, {_short(kind)}"
+            difference = (ours() - reference()).abs().max().item()
+            rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
+
+
+def _short(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def training(repeat: int) -> list[dict]:
     """A training step, forward and backward, ViT-B/16, 8 pairs of 224 x 224, first stage."""
+    torch.manual_seed(0)
     model = _trained_like(build_model(_vit_b16()).train())
-    images, tokens = torch.randn(8, 3, 224, 224), torch.randint(1, 49000, (8, 77))
-    noise, count = torch.rand(8, 1, 56, 56).clamp(1e-6, 1 - 1e-6), min(repeat, 3)
+    images, tokens = torch.randn(8, 3, 224, 224, device=DEVICE), torch.randint(1, 49000, (8, 77), device=DEVICE)
+    noise = torch.rand(8, 1, 56, 56, device=DEVICE).clamp(1e-6, 1 - 1e-6)
 
     def step(losses: Callable[..., dict], kind: torch.dtype) -> dict[str, Tensor]:
         model.zero_grad()
-        with torch.autocast("cpu", kind, enabled=kind is not torch.float32):
+        with torch.autocast(DEVICE, kind, enabled=kind is not torch.float32):
             found = losses(images, tokens, noise)
         sum(found.values()).backward()
         return found
 
-    def reference() -> dict[str, Tensor]:
-        return step(lambda *inputs: plain.losses(model, *inputs), torch.float32)
-
-    expected, time_of_reference, rows = reference(), seconds(reference, count), []
-    for kind in (torch.float32, torch.bfloat16):
-        found = step(model.compute_losses, kind)
-        time_of_ours = seconds(lambda kind=kind: step(model.compute_losses, kind), count)
-        row = {"part": f"training step, 8 pairs, {str(kind).split('.')[1]}", "unit": "s", "ours": time_of_ours}
+    reference, rows = partial(step, partial(plain.losses, model), torch.float32), []
+    for kind in (torch.float32, *low_precisions()):
+        ours = partial(step, model.compute_losses, kind)
+        found, expected = ours(), reference()
         difference = max(abs(found[name] - expected[name]).item() for name in expected)
-        rows.append({**row, "reference": time_of_reference, "difference": difference})
+        part = f"training step, 8 pairs, {_short(kind)}"
+        rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
 
 
 def _peak_of_pairs(texts: int, dense: bool) -> tuple[float, float]:
     """Peak memory in MB of forward and backward over all pairs of 64 images and N texts, and the gradient's norm."""
     torch.manual_seed(0)
-    embedding, text = torch.randn(64, 512, 56, 56, requires_grad=True), torch.randn(texts, 512)
-    sim2mask = Sim2Mask()
+    embedding = torch.randn(64, 512, 56, 56, device=DEVICE, requires_grad=True)
+    text, sim2mask = torch.randn(texts, 512, device=DEVICE), Sim2Mask().to(DEVICE)
 
     def run() -> None:
         if dense:
@@ -250,10 +282,7 @@ def pairs(repeat: int) -> list[dict]:
     """Memory of the losses over all pairs: 64 images, N texts, 512 x 56 x 56."""
     rows = []
     for texts in (256, 1024, 4096):
-        results = []
-        for dense in (False, True) if texts <= 1024 else (False,):
-            with get_context("spawn").Pool(1) as pool:
-                results.append(pool.apply(_peak_of_pairs, (texts, dense)))
+        results = [in_new_process(_peak_of_pairs, texts, dense) for dense in ((False, True)[: 1 + (texts <= 1024)])]
         row = {"part": f"losses over 64 x {texts} pairs: peak memory", "unit": "MB", "ours": results[0][0]}
         if len(results) > 1:
             row |= {"reference": results[1][0], "difference": abs(results[0][1] / results[1][1] - 1)}
@@ -265,22 +294,20 @@ def _small_world(*options: object) -> CfgNode:
     cfg = get_cfg()
     add_tcl_config(cfg)
     cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
-    cfg.merge_from_list(["VIS_PERIOD", 0, *options])
+    cfg.merge_from_list(["MODEL.DEVICE", DEVICE, "VIS_PERIOD", 0, *options])
     return cfg
 
 
 def _peak_of_batch(batch: int, micro: int) -> float:
     model = build_model(_small_world("SOLVER.MICRO_BATCH", micro)).train()
-    images, tokens = torch.randn(batch, 3, 48, 48), torch.randint(1, 2000, (batch, 32))
+    images = torch.randn(batch, 3, 48, 48, device=DEVICE)
+    tokens = torch.randint(1, 2000, (batch, 32), device=DEVICE)
     return peak_memory(lambda: sum(model.compute_losses(images, tokens).values()).backward())
 
 
 def micro_batches(repeat: int) -> list[dict]:
     """Memory of a step with 1024 pairs in micro-batches of 16, against one of 16 pairs: small world."""
-    peaks = []
-    for batch, micro in ((1024, 16), (16, 0)):
-        with get_context("spawn").Pool(1) as pool:
-            peaks.append(pool.apply(_peak_of_batch, (batch, micro)))
+    peaks = [in_new_process(_peak_of_batch, *sizes) for sizes in ((1024, 16), (16, 0))]
     part = "1024 pairs by 16, and 16 pairs: peak memory"
     return [{"part": part, "unit": "MB", "ours": peaks[0], "reference": peaks[1]}]
 
@@ -298,12 +325,13 @@ def one_pass(repeat: int) -> list[dict]:
             cfg.DATASETS.TEST = data
             results.update(Trainer.test(cfg, model))
 
-        ours = seconds(lambda: test(*names), 3)
+        test(*names)
         together = {name: results[name]["sem_seg"]["mIoU"] for name in names}
-        reference = seconds(lambda: [test(name) for name in names], 3)
+        for name in names:
+            test(name)
         difference = max(abs(together[name] - results[name]["sem_seg"]["mIoU"]) for name in names)
-    row = {"part": "two benchmarks of the same images", "unit": "s", "ours": ours, "reference": reference}
-    return [{**row, "difference": difference}]
+        calls = partial(test, *names), lambda: [test(name) for name in names]
+        return [compare("two benchmarks of the same images", "s", *calls, 3, difference)]
 
 
 def loader(repeat: int) -> list[dict]:
@@ -316,12 +344,11 @@ def loader(repeat: int) -> list[dict]:
     sample = {"image_bytes": buffer.getvalue(), "captions": ["a photo of squares"], "key": "x"}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole = seconds(lambda: mapper(sample), 50)
-    decode = seconds(lambda: read_image(sample["image_bytes"], "x"), 50)
+    calls = partial(mapper, sample), partial(read_image, sample["image_bytes"], "x")
+    whole, decode = seconds(*calls, repeat=50)
     torch.set_num_threads(threads)
-    return [
-        {"part": "loading a pair, and its decoding alone", "unit": "ms", "ours": 1e3 * whole, "reference": 1e3 * decode}
-    ]
+    part = "loading a pair, and its decoding alone"
+    return [{"part": part, "unit": "ms", "ours": 1e3 * whole, "reference": 1e3 * decode}]
 
 
 BENCHMARKS = {
@@ -346,16 +373,18 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    rows = [row for name in args.names or BENCHMARKS for row in BENCHMARKS[name](args.repeat)]
+    rows = []
+    for name in args.names or BENCHMARKS:
+        print(f"{time.strftime('%X')} {name}: {BENCHMARKS[name].__doc__.splitlines()[0]}", flush=True)
+        rows += BENCHMARKS[name](args.repeat)
     for row in rows:
         if "reference" in row:
             row["ratio"] = row["reference"] / row["ours"]
     header = ("part", "unit", "ours", "reference", "ratio", "difference")
     print(tabulate([[row.get(key) for key in header] for row in rows], header, "pipe", floatfmt=".3g"))
     with replacing(args.output) as unfinished:
-        unfinished.write_text(
-            json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
-        )
+        machine = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine, "rows": rows}))
 
 
 if __name__ == "__main__":

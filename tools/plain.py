@@ -37,7 +37,7 @@ def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:
 
 def last_block(block, x: Tensor) -> Tensor:
     """The MaskCLIP rule as attention that sees the token itself alone: an L x L matrix."""
-    alone = torch.full((x.shape[1],) * 2, float("-inf")).fill_diagonal_(0)
+    alone = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
     return block(x, attn_mask=alone)
 
 
@@ -89,7 +89,7 @@ def pair_losses(embedding: Tensor, text: Tensor, model_w: Tensor, model_b: Tenso
 
 
 def info_nce(logits: Tensor) -> Tensor:
-    target = torch.arange(len(logits))
+    target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
@@ -108,7 +108,7 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
     pairs = pair_losses(embedding, text, model.sim2mask.w, model.sim2mask.b)
     logits = model.sim2mask.w * similarity(embedding, text) + model.sim2mask.b
     noise = torch.rand_like(logits)
-    own = torch.arange(size)
+    own = torch.arange(size, device=images.device)
     noise[own, own] = uniform[:, 0]
     relaxed = torch.sigmoid((logits + noise.log() - (-noise).log1p()) / model.sim2mask.tau)
     hard = ((relaxed > 0.5).float() + relaxed - relaxed.detach())[own, own][:, None]
@@ -116,7 +116,7 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
     cosine = F.normalize(masked, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T
     heads = {head.name: head for head in model.losses.values()}
     scale = {name: heads[name].logit_scale.exp().clamp(max=100) for name in ("loss_tcl_image", "loss_tcl_feature")}
-    negatives = ~torch.eye(size, dtype=torch.bool)
+    negatives = ~torch.eye(size, dtype=torch.bool, device=images.device)
     area = pairs["area"]
     found = {
         "loss_tcl_image": info_nce(cosine * scale["loss_tcl_image"]),

@@ -40,22 +40,26 @@ class BenchmarkMapper:
     """Reads a benchmark's image for the model: {"file_name", ...} -> the same with what ZeroShotSegmentor takes."""
 
     @configurable
-    def __init__(self, short: int, long: int):
+    def __init__(self, short: int, long: int, skip_broken: bool = False):
         """
         Args:
             short, long: the short side that images are resized to, and the most that the long side may have, in pixels.
+            skip_broken: whether to give an `error` for an image that cannot be read, rather than to raise it.
         """
         self.short = short
         self.long = long
+        self.skip_broken = skip_broken
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        return {"short": cfg.INPUT.MIN_SIZE_TEST, "long": cfg.INPUT.MAX_SIZE_TEST}
+        sizes = {"short": cfg.INPUT.MIN_SIZE_TEST, "long": cfg.INPUT.MAX_SIZE_TEST}
+        return {**sizes, "skip_broken": cfg.TEST.ZERO_SHOT.SKIP_BROKEN}
 
     def __call__(self, one: dict) -> dict:
         """
         Returns:
-            `one` with `image` uint8 [3, h, w] (RGB, resized), the original `height` and `width`, and `labels_only`.
+            `one` with `image` uint8 [3, h, w] (RGB, resized), the original `height` and `width`, and `labels_only`; or,
+            with `skip_broken`, with the `error` (str) for an image that cannot be read.
 
         Raises:
             OSError: the image is missing or broken; names it.
@@ -63,7 +67,10 @@ class BenchmarkMapper:
         try:
             image = utils.read_image(one["file_name"], format="RGB")
         except Exception as error:  # PIL raises many kinds
-            raise OSError(f"Image {one['file_name']} could not be read: {error}") from None
+            message = f"Image {one['file_name']} could not be read: {error}"
+            if self.skip_broken:
+                return {**one, "error": message}
+            raise OSError(message) from None
         height, width = image.shape[:2]
         size = segmentation_size(height, width, self.short, self.long)
         if size != (height, width):

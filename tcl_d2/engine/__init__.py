@@ -1,5 +1,6 @@
 """Training: the Trainer, its optimiser and its hooks."""
 
+from .processes import argument_parser, launch
 from .trainer import Trainer
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "argument_parser", "launch"]

@@ -9,13 +9,14 @@ from functools import partial
 from types import SimpleNamespace
 
 import torch
-from detectron2.engine import HookBase, create_ddp_model, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
+from .processes import bare, parallel
+from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +36,11 @@ class StageSwitch(HookBase):
         # By iteration, not by event: a training resumed in the second stage switches at its first step.
         if self._done or self.iteration < 0 or self.trainer.iter < self.iteration:
             return
-        parallel = isinstance(self.trainer.model, DistributedDataParallel)
-        model = self.trainer.model.module if parallel else self.trainer.model
+        model = bare(self.trainer.model)
         model.train_last_blocks(True)
-        if parallel:
-            # It averages the gradients of what was trainable when it was built: build it anew. (The official release
-            # does not, and the blocks of its processes drift apart.)
-            self.trainer.model = create_ddp_model(model, broadcast_buffers=False)
+        # DistributedDataParallel averages the gradients of what was trainable when it was built: build it anew. (The
+        # official release does not, and the blocks of its processes drift apart.)
+        self.trainer.model = parallel(model)
         self._done = True
 
 
@@ -92,6 +91,29 @@ class DataByCheckpoint(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter % self.period == 0 and self.trainer.iter > self.trainer.start_iter:
             self.trainer.restart_data(self.trainer.iter)
+
+
+class StopOnBadSteps(HookBase):
+    """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
+
+    def __init__(self, step: TrainingStep, checkpointer: TCLCheckpointer, most: int):
+        """
+        Args:
+            most: steps in a row that may be left out.
+        """
+        self.step = step
+        self.checkpointer = checkpointer
+        self.most = most
+
+    def after_step(self) -> None:
+        if self.step.skipped_in_a_row > self.most:
+            iteration = self.trainer.iter
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            raise FloatingPointError(
+                f"{self.step.skipped_in_a_row} steps in a row had to be left out (SOLVER.MAX_SKIPPED is {self.most}). "
+                f"The last: {self.step.problem}. The model is as before them, and saved: look at the data or lower "
+                "SOLVER.BASE_LR, then go on with --resume."
+            )
 
 
 class StopOnSignal(HookBase):

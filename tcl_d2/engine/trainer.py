@@ -1,21 +1,18 @@
 """The Trainer: Detectron2's DefaultTrainer with TCL's data, optimiser, precision, stages and zero-shot evaluation."""
 
 import logging
-import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import TCLCheckpointer
 from ..checkpoint.checkpointer import make_card
@@ -24,55 +21,23 @@ from ..data.benchmarks import spread
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, write_report
 from ..evaluation.progress import SavedProgress, digest_weights, fingerprint
 from ..evaluation.report import average, save_report
+from ..evaluation.skipped import Skipped, WithoutBroken
 from ..version import __version__
-from .hooks import BestByAverage, DataByCheckpoint, LearnedScalars, RandomByIteration, StageSwitch, StopOnSignal
+from .hooks import (
+    BestByAverage,
+    DataByCheckpoint,
+    LearnedScalars,
+    RandomByIteration,
+    StageSwitch,
+    StopOnBadSteps,
+    StopOnSignal,
+)
 from .optimizer import build_optimizer
+from .processes import bare, parallel
+from .step import TrainingStep, training_precision
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {"zero_shot_sem_seg": ZeroShotSemSegEvaluator}
-
-
-class TrainingStep(AMPTrainer):
-    """One iteration in the configured precision, on any device. Detectron2's own AMPTrainer needs CUDA."""
-
-    def __init__(self, model: nn.Module, data_loader, optimizer, device: torch.device, precision: torch.dtype | None):
-        """
-        Args:
-            precision: of autocast: torch.float16 (gradients are scaled), torch.bfloat16, or None for full precision.
-        """
-        scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
-        self.device_type = device.type
-
-    def skip_batches(self, count: int) -> None:
-        """Takes batches that were trained on before a checkpoint."""
-        for i in range(count):
-            next(self._data_loader_iter)
-            log_every_n_seconds(logging.INFO, f"Data: skipped {i + 1} of {count} batches that were trained on", n=10)
-
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        self.after_backward()
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-
-def _precision(cfg: CfgNode) -> torch.dtype | None:
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    if cfg.SOLVER.AMP.DTYPE not in kinds:
-        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {', '.join(kinds)}, not '{cfg.SOLVER.AMP.DTYPE}'.")
-    if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
-        raise ValueError("SOLVER.AMP.DTYPE float16 needs a GPU; on a CPU take bfloat16, or SOLVER.AMP.ENABLED False.")
-    return kinds[cfg.SOLVER.AMP.DTYPE]
 
 
 class Trainer(DefaultTrainer):
@@ -85,10 +50,10 @@ class Trainer(DefaultTrainer):
             cfg.defrost()
             cfg.DATASETS.TEST = cfg.DATASETS.VAL
             cfg.freeze()
-        precision = _precision(cfg)
+        precision = training_precision(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        model = parallel(model)
         self.cfg = cfg
         self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
         loader = self.build_train_loader(cfg, self.seed)
@@ -128,7 +93,8 @@ class Trainer(DefaultTrainer):
         ret.append(LearnedScalars())
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process():
             ret.append(BestByAverage(cfg.TEST.EVAL_PERIOD, self.checkpointer))
-        return [*ret, *writer, StopOnSignal(self.checkpointer)]
+        bad = StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED)
+        return [*ret, *writer, bad, StopOnSignal(self.checkpointer)]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -152,18 +118,27 @@ class Trainer(DefaultTrainer):
         return build_image_text_train_loader(cfg, seed=seed, start=iteration * cfg.SOLVER.IMS_PER_BATCH)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = ()):
+    def build_test_loader(
+        cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = (), skipped: Sequence[Skipped] = ()
+    ):
         """
         Args:
             done: IDs of images to leave out.
+            skipped: where each data set of these images counts broken ones, with TEST.ZERO_SHOT.SKIP_BROKEN.
         """
         done = set(done)
         rows = [one for one in _test_rows(cfg, dataset_name) if one["image_id"] not in done]
-        return build_detection_test_loader(rows, mapper=BenchmarkMapper(cfg), num_workers=cfg.DATALOADER.NUM_WORKERS)
+        workers = cfg.DATALOADER.NUM_WORKERS
+        loader = build_detection_test_loader(rows, mapper=BenchmarkMapper(cfg), num_workers=workers)
+        return WithoutBroken(loader, skipped) if skipped else loader
 
     @classmethod
     def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, progress: SavedProgress | None = None
+        cls,
+        cfg: CfgNode,
+        dataset_name: str,
+        progress: SavedProgress | None = None,
+        skipped: Skipped | None = None,
     ) -> DatasetEvaluator:
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if kind not in EVALUATORS:
@@ -171,7 +146,7 @@ class Trainer(DefaultTrainer):
                 f"Data set '{dataset_name}' has the evaluator_type '{kind}'; expected one of {', '.join(EVALUATORS)}."
             )
         predictions = _folder(cfg, dataset_name) / "predictions" if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None
-        return EVALUATORS[kind](dataset_name, progress=progress, predictions=predictions)
+        return EVALUATORS[kind](dataset_name, progress=progress, predictions=predictions, skipped=skipped)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> OrderedDict:
@@ -181,8 +156,8 @@ class Trainer(DefaultTrainer):
             resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
         Returns:
-            {data set: {"sem_seg": metrics, "images": count}, "average": metrics}, in percent; {} off rank 0 or without
-            data sets.
+            {data set: {"sem_seg": metrics in percent, "images": count, "skipped": count}, "average": metrics}; {} off
+            rank 0 or without data sets.
         """
         results = OrderedDict.fromkeys(cfg.DATASETS.TEST)
         groups = _share_images(cfg)
@@ -200,10 +175,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def _test_group(cls, cfg: CfgNode, model: nn.Module, names: list[str], resume: bool) -> dict[str, dict]:
         """Evaluates data sets of the same images in one pass."""
-        bare = model.module if isinstance(model, DistributedDataParallel) else model
-        bare.set_dataset(*names)
+        segmentor = bare(model)
+        segmentor.set_dataset(*names)
         rows = {name: _test_rows(cfg, name) for name in names}
-        weights, settings = digest_weights(bare), _settings(cfg)
+        weights, settings = digest_weights(segmentor), _settings(cfg)
         progress = {}
         for name in names:
             facts = {"settings": settings, "data": rows[name], "metadata": MetadataCatalog.get(name).as_dict()}
@@ -211,14 +186,20 @@ class Trainer(DefaultTrainer):
         done = set.intersection(*(set(one.done) for one in progress.values()))
         if done:
             logger.info("%d of %d images were done before", len(done), len(rows[names[0]]))
-        evaluators = {name: cls.build_evaluator(cfg, name, progress[name]) for name in names}
+        skipped = {name: Skipped() for name in names} if cfg.TEST.ZERO_SHOT.SKIP_BROKEN else {}
+        evaluators = {name: cls.build_evaluator(cfg, name, progress[name], skipped.get(name)) for name in names}
         shared = SharedImagesEvaluator(evaluators, rows) if len(names) > 1 else evaluators[names[0]]
         if len(done) < len(rows[names[0]]):
-            found = inference_on_dataset(model, cls.build_test_loader(cfg, names[0], done), shared)
+            loader = cls.build_test_loader(cfg, names[0], done, list(skipped.values()))
+            found = inference_on_dataset(model, loader, shared)
         else:
             found = shared.evaluate()
         found = found if len(names) > 1 else {names[0]: found}
-        return {name: {**(found[name] or {}), "images": len(rows[name])} for name in names}
+        left_out = {name: skipped[name].total() if skipped else 0 for name in names}
+        return {
+            name: {**(found[name] or {}), "images": len(rows[name]) - left_out[name], "skipped": left_out[name]}
+            for name in names
+        }
 
 
 def _test_rows(cfg: CfgNode, dataset_name: str) -> list[dict]:

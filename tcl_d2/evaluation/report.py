@@ -26,7 +26,7 @@ def write_report(results: Mapping[str, Mapping], method: str) -> str:
     """mIoU in percent of each data set and the average, beside what was published, as a table; also logged.
 
     Args:
-        results: {data set: {"sem_seg": metrics, "images": how many}}.
+        results: {data set: {"sem_seg": metrics, "images": how many counted, "skipped": how many left out as broken}}.
         method: meta-architecture; its published figures stand in the data sets' metadata, where there are any.
     """
     known = {name: MetadataCatalog.get(name) for name in results}
@@ -42,6 +42,8 @@ def write_report(results: Mapping[str, Mapping], method: str) -> str:
         whole = known[name].get("num_images", ())
         if whole and result["images"] not in whole:
             table += f"\n{name}: {result['images']} of {whole[0]} images"
+        if result["skipped"]:
+            table += f"\n{name}: {result['skipped']} images left out, since they or their labels are broken"
     logger.info("Zero-shot semantic segmentation\n%s", table)
     return table
 
@@ -51,7 +53,9 @@ def save_report(results: Mapping[str, Mapping], folder: Path, method: str, setti
     rows = []
     for name, result in results.items():
         metrics = result["sem_seg"]
-        row = {"data set": name, "images": result["images"]} | {metric: metrics[metric] for metric in METRICS}
+        row = {"data set": name, "images": result["images"], "skipped": result["skipped"]} | {
+            metric: metrics[metric] for metric in METRICS
+        }
         rows.append(row | {"published mIoU": _published(name, method)})
     classes = {
         name: {

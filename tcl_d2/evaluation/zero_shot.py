@@ -15,6 +15,7 @@ from tabulate import tabulate
 from ..data.labels import LabelRule, read_label
 from ..files import replacing
 from .progress import SavedProgress
+from .skipped import Skipped
 
 logger = logging.getLogger(__name__)
 METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -76,6 +77,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         distributed: bool = True,
         progress: SavedProgress | None = None,
         predictions: Path | None = None,
+        skipped: Skipped | None = None,
     ):
         """
         Args:
@@ -83,6 +85,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             distributed: whether to add up the confusion matrices of all processes.
             progress: where to keep what is done, and to go on from; None: nowhere.
             predictions: folder for predicted labels as palette PNGs, by image ID; None: not saved.
+            skipped: where to count images whose labels are broken or do not fit; None: they are errors.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
@@ -92,6 +95,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._progress = progress
         self._predictions = predictions
+        self._skipped = skipped
         self.reset()
 
     def reset(self) -> None:
@@ -116,13 +120,13 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             if one.get("image_id") in self._before:
                 continue
             prediction = self._labels(one, output)
-            path = one["sem_seg_file_name"]
-            label = self._rule(read_label(path), path)
-            if tuple(prediction.shape) != label.shape:
-                raise ValueError(
-                    f"Label {path} is {label.shape}, but the prediction is {tuple(prediction.shape)}: image and label "
-                    "differ in size."
-                )
+            try:
+                label = self._read_label(one["sem_seg_file_name"], tuple(prediction.shape))
+            except (OSError, ValueError) as error:
+                if self._skipped is None:
+                    raise
+                self._skipped.add(one.get("file_name", one["sem_seg_file_name"]), error)
+                continue
             target = torch.from_numpy(label).to(prediction.device)
             self._matrix += confusion_matrix(prediction, target, len(self.class_names)).cpu()
             if self._predictions is not None:
@@ -130,6 +134,14 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             if self._progress is not None:
                 self._done.append(one["image_id"])
                 self._progress.save_now_and_then(self._matrix.numpy(), self._done)
+
+    def _read_label(self, path: str, size: tuple[int, int]) -> np.ndarray:
+        label = self._rule(read_label(path), path)
+        if label.shape != size:
+            raise ValueError(
+                f"Label {path} is {label.shape}, but the prediction is {size}: image and label differ in size."
+            )
+        return label
 
     def _labels(self, one: dict, output: dict) -> torch.Tensor:
         if "sem_seg_labels" in output:

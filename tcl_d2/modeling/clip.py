@@ -214,7 +214,7 @@ def _check_tower(visual: nn.Module) -> None:
 
 
 def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
-    """block(x), faster: nn.MultiheadAttention works sequence first, so that batch-first tokens take many small products.
+    """block(x), faster: nn.MultiheadAttention works sequence first, and makes many small products of a batch.
 
     Args:
         x: tokens [B, L, C].

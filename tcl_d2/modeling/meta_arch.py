@@ -1,5 +1,6 @@
 """The meta-architectures: TCL, and MaskCLIP (CLIP's own dense features) as its baseline."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from .refine import PAMR
 from .text import TextEmbedder, check_templates
 from .window import Windows, pad_to_multiple
 
-_WINDOWS_AT_ONCE = 8
+logger = logging.getLogger(__name__)
 _TEXTS_AT_ONCE = 64
 _CLASSES_AT_ONCE = 64  # bounds memory for vocabularies of thousands of words
 
@@ -93,6 +94,8 @@ class ZeroShotSegmentor(nn.Module):
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
+        self._windows_at_once = 8
+        self._average_on_cpu = False
         self._text: Tensor | None = None
         self._selections: list[Selection] = []
 
@@ -175,7 +178,23 @@ class ZeroShotSegmentor(nn.Module):
             Where several data sets were set, `by_dataset`, a list of such dicts.
         """
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return [self._segment_image(one) for one in batched_inputs]
+            return [self._segment_in_memory(one) for one in batched_inputs]
+
+    def _segment_in_memory(self, one: dict) -> dict:
+        """_segment_image; where memory runs out, again with fewer windows at once, at last with averages on the CPU."""
+        while True:
+            try:
+                return self._segment_image(one)
+            except torch.OutOfMemoryError:
+                if self._average_on_cpu:
+                    raise
+            torch.cuda.empty_cache()
+            self._average_on_cpu = self._windows_at_once == 1
+            self._windows_at_once = max(1, self._windows_at_once // 2)
+            how = "averages on the CPU" if self._average_on_cpu else f"{self._windows_at_once} windows at once"
+            logger.warning(
+                "Memory ran out for an image of %s; from now on %s: slower, same masks", [*one["image"].shape[1:]], how
+            )
 
     @torch.no_grad()
     def _segment_image(self, one: dict) -> dict:
@@ -197,11 +216,12 @@ class ZeroShotSegmentor(nn.Module):
     def _score(self, image: Tensor, text: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
         """Scores [k, *size] of a normalised image for one part of the classes [K, D] after the other."""
         windows = Windows(image, self.crop, self.stride)
-        encoded = map(self.encode_crops, windows.batches(_WINDOWS_AT_ONCE))
+        encoded = map(self.encode_crops, windows.batches(self._windows_at_once))
         if len(text) > _CLASSES_AT_ONCE:
             encoded = list(encoded)
         for part in text.split(_CLASSES_AT_ONCE):
-            scores = windows.average(self.crop_masks(*crops, part) for crops in encoded)
+            masks = (self.crop_masks(*crops, part) for crops in encoded)
+            scores = windows.average(some.cpu() if self._average_on_cpu else some for some in masks)
             yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
     def _classes(self, one: dict) -> tuple[Tensor, list[Selection]]:
@@ -426,7 +446,7 @@ class TCL(ZeroShotSegmentor):
     def _ground_some(
         self, images: Tensor, text: Tensor, matching: Tensor, uniform: Tensor, needs: Collection[str]
     ) -> dict[str, Tensor]:
-        """Those fields of a Grounding for some images, with the embeddings [B, D] of their own texts, that are needed."""
+        """The needed fields of a Grounding for some images and the embeddings [B, D] of their own texts."""
         embedding = self.pixel_embedding(images)
         found = pair_statistics(embedding, text, self.sim2mask, needs)
         if "embedding_variation" in needs:

@@ -1,4 +1,4 @@
-"""Values of a large batch, with their gradients, in the memory of a small one (Gao et al., RepL4NLP 2021: GradCache)."""
+"""Values of a large batch and their gradients in the memory of a small one (GradCache: Gao et al., RepL4NLP 2021)."""
 
 from collections.abc import Callable, Sequence
 

@@ -54,10 +54,11 @@ class Windows:
 
     def average(self, batches: Iterable[Tensor]) -> Tensor:
         """Scores [n, K, h, w] of the crops, in the batches that they were given in -> fp32 [K, H, W]."""
-        total, count = None, self.image.new_zeros(self.image.shape[-2:], dtype=torch.float32)
+        total = count = None
         for (y, x), scores in zip(self.slices, chain.from_iterable(batches), strict=True):
             if total is None:
-                total = scores.new_zeros(len(scores), *count.shape, dtype=torch.float32)
+                total = scores.new_zeros(len(scores), *self.image.shape[-2:], dtype=torch.float32)
+                count = torch.zeros_like(total[0])
             total[:, y, x] += scores.float()
             count[y, x] += 1
         return total / count

@@ -9,7 +9,7 @@ from tests.data.test_benchmarks import EIGHT
 
 def result(name: str, value: float, images: int, classes: tuple[str, ...] = ()) -> dict:
     metrics = dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), value)
-    return {"sem_seg": metrics | {f"IoU-{word}": value for word in classes}, "images": images}
+    return {"sem_seg": metrics | {f"IoU-{word}": value for word in classes}, "images": images, "skipped": 0}
 
 
 def cells(line: str) -> list[str]:
@@ -57,7 +57,13 @@ def test_files(tmp_path):
         metrics[f"IoU-{word}"] = 30.0 if word in words else float("nan")
     save_report(results, tmp_path, "TCL", {"weights": "x.pth"})
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
-    expected = {"data set": "zeroshot_cityscapes_val", "images": "500", "mIoU": "25.0", "published mIoU": "24.0"}
+    expected = {
+        "data set": "zeroshot_cityscapes_val",
+        "images": "500",
+        "skipped": "0",
+        "mIoU": "25.0",
+        "published mIoU": "24.0",
+    }
     assert {key: row[key] for key in expected} == expected
     whole = json.loads((tmp_path / "results.json").read_text())
     assert whole["settings"] == {"weights": "x.pth"} and whole["average"]["mIoU"] == 25.0

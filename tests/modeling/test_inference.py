@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer, meta_arch
+from tcl_d2.modeling.clip import run_block
 from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
 from tcl_d2.modeling.meta_arch import MaskCLIP
 from tcl_d2.modeling.text import TextEmbedder
@@ -294,6 +295,43 @@ def test_every_layout_of_clip_weights(tmp_path, file, write):
     clip = FrozenCLIP(build_clip(str(config), str(tmp_path / file)))
     expected = golden.load()["inference"]["caption_embedding"]
     torch.testing.assert_close(clip.encode_text(golden.load()["tokens"]), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_running_out_of_memory_falls_back_to_less_at_once(monkeypatch, caplog):
+    """To fewer windows, at last to averages on the CPU: the same scores; then it is an error."""
+    figures = golden.load()["inference"]
+    model = golden.build_model()
+    model.set_text_embeddings(figures["text_embedding"])
+    one = {"image": figures["slide_image"][0].float()}
+    expected, encode, room = model([one])[0]["sem_seg"], model.encode, 2
+
+    def encode_in_little_memory(images: torch.Tensor):
+        if len(images) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return encode(images)
+
+    monkeypatch.setattr(model, "encode", encode_in_little_memory)
+    torch.testing.assert_close(model([one])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
+    assert "from now on 2 windows at once" in caplog.text
+    caplog.clear()
+    assert model([one]) and not caplog.text
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        model([one])
+    assert "averages on the CPU" in caplog.text
+
+
+def test_blocks_equal_open_clips():
+    """For all tokens, and for the class token alone: values and gradients."""
+    torch.manual_seed(0)
+    block = golden.build_clip().blocks[-1]
+    x = torch.randn(3, 5, block.attn.embed_dim, requires_grad=True)
+    for count in (None, 1):
+        ours, theirs = run_block(block, x, count), block(x)[:, :count]
+        torch.testing.assert_close(ours, theirs)
+        gradients = [torch.autograd.grad(value.sin().sum(), x)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5, 7), (2, 6, 1, 1)])

@@ -1,0 +1,64 @@
+"""Starts a run's processes: one, one per GPU, several on a CPU, or those that torchrun or Slurm has started."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import create_ddp_model, default_argument_parser
+from detectron2.engine import launch as launch_on_gpus
+from detectron2.utils import comm
+from torch import distributed, nn
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.nn.parallel import DistributedDataParallel
+
+
+def argument_parser(epilog: str) -> argparse.ArgumentParser:
+    """Detectron2's, with --num-processes."""
+    parser = default_argument_parser(epilog)
+    parser.set_defaults(dist_url="auto")  # a free port: several runs on one machine do not meet
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU *per machine*")
+    return parser
+
+
+def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
+    """Runs main(args) in every process; if one dies, the others are ended, and this one exits with the reason."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        join_torchrun()
+        return main(args)
+    count = args.num_gpus
+    if args.num_processes > 1:
+        if args.num_gpus > 1:
+            sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 starts processes on the CPU where it finds no GPU
+        count = args.num_processes
+    try:
+        return launch_on_gpus(main, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except ProcessRaisedException as error:
+        sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
+    except ProcessExitedException as error:
+        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+        sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
+
+
+def join_torchrun() -> None:
+    """Joins the processes that torchrun has started, on GPUs where there are some."""
+    local = int(os.environ["LOCAL_RANK"])
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if has_gpu else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """The model under DistributedDataParallel where there are several processes."""
+    device = next(model.parameters()).device
+    device_ids = None if device.type == "cpu" else [comm.get_local_rank()]
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, without DistributedDataParallel."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
