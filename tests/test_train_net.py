@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +22,19 @@ SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_
 ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.PAMR.ENABLED", False]
 
 
-def run(root, *arguments, config="configs/shapes/tcl.yaml"):
-    command = [sys.executable, "train_net.py", "--config-file", config, *map(str, arguments)]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def start(root, *arguments, config="configs/shapes/tcl.yaml", launcher=()):
+    command = [sys.executable, *launcher, "train_net.py", "--config-file", config, *map(str, arguments)]
     env = {**os.environ, "DETECTRON2_DATASETS": str(root)}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(root, *arguments, **how):
+    process = start(root, *arguments, **how)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def last_miou(folder) -> float:
@@ -50,12 +62,37 @@ def results(folder) -> dict:
 
 
 def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
-    options = [*ONE, "DATALOADER.NUM_WORKERS", 0]
-    for count in (1, 2):
-        done = run(world, "--eval-only", "--num-gpus", count, *options, "OUTPUT_DIR", tmp_path / str(count))
+    options = [*ONE, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
+    for name, flags, launcher in (("one", [], ()), ("two", ["--num-processes", 2], ()), ("torchrun", [], TORCHRUN)):
+        done = run(world, "--eval-only", *flags, *options, tmp_path / name, launcher=launcher)
         assert done.returncode == 0, done.stderr
-    one, two = (results(tmp_path / count) for count in "12")
-    assert one["data sets"] == two["data sets"] and one["IoU of each class"] == two["IoU of each class"]
+        assert name == "one" or (tmp_path / name / "log.txt.rank1").exists()
+    one = results(tmp_path / "one")
+    for several in (results(tmp_path / "two"), results(tmp_path / "torchrun")):
+        assert one["data sets"] == several["data sets"] and one["IoU of each class"] == several["IoU of each class"]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN])
+def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
+    """Within a minute and with the reason; the parent is no trainer in either case."""
+    options = [*SMALL[2:], "SOLVER.MAX_ITER", 100000, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path]
+    flags = [] if launcher else ["--num-processes", 2]
+    process = start(world, *flags, *options, launcher=launcher)
+    log = tmp_path / "log.txt"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "eta:" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.2)
+    trainers = [child for child in children(process.pid) if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill((trainers or children(process.pid))[-1], signal.SIGKILL)
+    killed = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - killed < 60
+    assert "SIGKILL" in stderr
 
 
 def test_stopped_evaluation_goes_on_with_resume(world, tmp_path):

@@ -1,36 +1,53 @@
-"""Two processes with half the batch each: the losses and gradients of one process with the whole batch."""
+"""Several processes with a part of the batch each: losses and gradients of one process with the whole batch."""
 
+from types import SimpleNamespace
+
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.utils import comm
 
 from tcl_d2.checkpoint import from_official
+from tcl_d2.engine.hooks import StageSwitch
+from tcl_d2.engine.processes import bare, parallel
 from tests import golden
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, size: int, folder: str) -> None:
+    """Both stages of the golden step, as the Trainer runs them, the switch included; writes losses and gradients."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    half = slice(2 * rank, 2 * rank + 2)
-    noise = golden.load()["train"]["stage2"]["uniform"].diagonal().permute(2, 0, 1)[:, None]
-    model = golden.build_model(train_last_blocks=True).train()
-    losses = model.compute_losses(golden.load()["image"].float()[half], golden.load()["tokens"][half], noise[half])
-    sum(losses.values()).backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for gradient in gradients.values():  # as DistributedDataParallel does
-        dist.all_reduce(gradient)
-        gradient /= 2
-    if rank == 0:
-        torch.save({"losses": {k: v.detach() for k, v in losses.items()}, "gradients": gradients}, f"{folder}/0.pth")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    comm.create_local_process_group(size)
+    own = torch.arange(4).chunk(size)[rank]
+    model = golden.build_model().train()
+    model.micro_batch = 1 if rank else 0  # must not matter
+    images = golden.load()["image"].float()[own] * model.pixel_std + model.pixel_mean
+    batch = [{"image": image, "tokens": golden.load()["tokens"][i]} for image, i in zip(images, own)]
+    trainer, switch, results = SimpleNamespace(model=parallel(model), iter=0), StageSwitch(1), {}
+    switch.trainer = trainer
+    for trainer.iter, stage in enumerate(("stage1", "stage2")):
+        switch.before_step()
+        noise = golden.load()["train"][stage]["uniform"].diagonal().permute(2, 0, 1)[:, None][own]
+        bare(trainer.model).sim2mask.noise = lambda shape, device, noise=noise: noise
+        trainer.model.zero_grad()
+        losses = trainer.model(batch)
+        sum(losses.values()).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results[stage] = {"losses": {name: loss.detach() for name, loss in losses.items()}, "gradients": gradients}
+    torch.save(results, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
-    ours = torch.load(tmp_path / "0.pth", weights_only=True)
-    figures = golden.load()["train"]["stage2"]
-    for official, name in golden.LOSS_NAMES.items():
-        if not name.startswith("loss_tv"):  # means over equal halves: each process has its own half's
-            torch.testing.assert_close(ours["losses"][name], figures["losses"][official], rtol=1e-5, atol=0)
-    for name, gradient in from_official(figures["grads"]).items():
-        assert (ours["gradients"][name] - gradient).norm() / gradient.norm() < 1e-4, name
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_equal_one(tmp_path, size):
+    mp.spawn(work, args=(size, str(tmp_path)), nprocs=size)
+    for rank in (0, size - 1):
+        results = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        for stage, ours in results.items():
+            figures = golden.load()["train"][stage]
+            for official, name in golden.LOSS_NAMES.items():
+                if not name.startswith("loss_tv"):  # means over equal parts: each process has its own part's
+                    torch.testing.assert_close(ours["losses"][name], figures["losses"][official], rtol=1e-5, atol=0)
+            for name, gradient in from_official(figures["grads"]).items():
+                assert (ours["gradients"][name] - gradient).norm() / gradient.norm() < 1e-4, (stage, name)
