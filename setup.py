@@ -41,6 +41,6 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib"],
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "hypothesis", "ruff"],
     },
 )

@@ -1,5 +1,8 @@
+"""Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` try."""
+
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,38 @@ from tcl_d2 import add_tcl_config
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
+FAULT_TABLE = """# Faults, and what comes of them
+Made by `python -m pytest -m fault --fault-table docs/faults.md`: each row is a test that did this and
+saw the outcome.
+
+| fault | outcome | tests |
+|---|---|---|
+"""
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--fault-table", type=Path, help="file for a table of the tests marked `fault`")
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "fault(what, outcome): does a fault, and sees that the outcome is as documented")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        for mark in item.iter_markers("fault"):
+            item.user_properties.append(("fault", mark.args))
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    if config.option.fault_table is None:
+        return
+    results = defaultdict(list)
+    for report in sum((terminalreporter.stats.get(kind, []) for kind in ("passed", "failed")), []):
+        for _, row in report.user_properties if report.when == "call" else ():
+            results[row].append(report.passed)
+    rows = [f"| {what} | {outcome} | {sum(good)} of {len(good)} passed |" for (what, outcome), good in results.items()]
+    config.option.fault_table.write_text(FAULT_TABLE + "\n".join(rows) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.fault(
+    "one of several processes is killed (own launcher, torchrun)", "the run ends within a minute and says which signal"
+)
 @pytest.mark.parametrize("launcher", [(), TORCHRUN])
 def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
     """Within a minute and with the reason; the parent is no trainer in either case."""
@@ -140,6 +143,7 @@ def check_error(done, *parts):
         assert part in lines
 
 
+@pytest.mark.fault("missing data sets and weights", "one error names them all before anything is built")
 def test_missing_data_and_weights_are_named_at_once(tmp_path):
     parts = ["cc3m", "cc12m", "img2dataset", "DETECTRON2_DATASETS", "MODEL.CLIP.PRETRAINED", "/none.pt"]
     check_error(run(tmp_path, "MODEL.CLIP.PRETRAINED", "/none.pt", config="configs/tcl.yaml"), *parts)
@@ -166,6 +170,7 @@ def test_checkpoint_of_another_model_is_refused(world, tmp_path):
         check_error(run(world, "--eval-only", "MODEL.WEIGHTS", tmp_path / name, "OUTPUT_DIR", tmp_path), part)
 
 
+@pytest.mark.fault("a checkpoint that carries code", "refused, the code does not run")
 def test_malicious_checkpoint_is_refused(world, tmp_path):
     import pickle
 

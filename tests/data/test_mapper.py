@@ -126,6 +126,7 @@ def test_exif_rotation_is_applied():
     assert read_image(encode(picture(60, 40), "JPEG", exif=exif), "x").size == (40, 60)
 
 
+@pytest.mark.fault("empty, cut and wrong image files", "counted as unreadable")
 @pytest.mark.parametrize("data", [b"", b"<html>", encode(picture(), "JPEG")[:700], encode(picture())[:-2000]])
 def test_broken_images(data):
     with pytest.raises(BrokenSample, match="unreadable image: x"):
@@ -137,6 +138,7 @@ def test_missing_file():
         ImageTextDatasetMapper(TOKENIZER, size=16)({"file_name": "/none.jpg", "captions": ["a"]})
 
 
+@pytest.mark.fault("a decompression bomb", "refused before it is decoded, counted")
 def test_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(mapper_module, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenSample, match="image too large"):

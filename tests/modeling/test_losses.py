@@ -115,6 +115,7 @@ def test_scale_is_at_most_100():
     assert head.logit_scale.grad == 0
 
 
+@pytest.mark.fault("masks all zero or all one, one image in the batch", "finite losses and gradients")
 @pytest.mark.parametrize("head", ALL)
 @pytest.mark.parametrize("size, fill", [(3, 0.0), (3, 1.0), (1, None), (1, 0.0)])
 def test_gradients_are_finite_for_degenerate_batches(head, size, fill):
@@ -131,6 +132,7 @@ def test_a_lone_pair_has_no_negatives():
     assert NegativeAreaLoss(weight=1.0, prior=0.3)(Batch(1).grounding) == 0
 
 
+@pytest.mark.fault("identical captions in a batch", "finite losses and gradients")
 def test_identical_captions():
     batch = Batch()
     batch.text[:] = batch.text[0].clone()
