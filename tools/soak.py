@@ -69,7 +69,7 @@ class Training:
     """train_net.py in several processes, started again whenever it ends before its last iteration."""
 
     def __init__(self, root: Path, folder: Path, processes: int, iterations: int):
-        options = ["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.IMS_PER_BATCH", 8]
+        options = ["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.IMS_PER_BATCH", 4]
         options += ["SOLVER.CHECKPOINT_PERIOD", 50, "SOLVER.WARMUP_ITERS", 50, "VIS_PERIOD", 0, "DATASETS.TEST", "()"]
         options += ["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.NUM_WORKERS", 1]
         flags = ["--config-file", "configs/shapes/tcl.yaml", "--resume", "--num-processes", processes]
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=5000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=15, help="mean time between faults")
+    parser.add_argument("--seconds", type=float, default=30, help="mean time between faults")
     parser.add_argument("--loader", type=int, metavar="BATCHES", help="watch the memory of the loader alone")
     args = parser.parse_args()
     if args.loader:

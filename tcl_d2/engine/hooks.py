@@ -52,7 +52,7 @@ class LearnedScalars(HookBase):
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period == 0:
-            parameters = trained_parameters(self.trainer.model)
+            parameters = trained_parameters(bare(self.trainer.model))
             scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if p.ndim == 0}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
 

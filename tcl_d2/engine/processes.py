@@ -32,12 +32,16 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         if args.num_gpus > 1:
             sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 starts processes on the CPU where it finds no GPU
+        threads = max(1, len(os.sched_getaffinity(0)) // args.num_processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # each would take all cores, and wait for the others
         count = args.num_processes
     try:
         return launch_on_gpus(main, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except ProcessRaisedException as error:
         sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
     except ProcessExitedException as error:
+        if error.exit_code > 128:  # stopped by a signal, after a checkpoint, as the log says
+            sys.exit(error.exit_code)
         how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
         sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
 
