@@ -40,7 +40,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "demo": ["matplotlib"],
-        "dev": ["pytest", "hypothesis", "ruff"],
+        "demo": ["matplotlib", "gradio"],
+        "dev": ["pytest", "hypothesis", "ruff", "selenium"],
     },
 )

@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
 FAULT_TABLE = """# Faults, and what comes of them
 Made by `python -m pytest -m fault --fault-table docs/faults.md`: each row is a test that did this and
-saw the outcome.
+saw the outcome. The long run is `python tools/soak.py`: see below.
 
 | fault | outcome | tests |
 |---|---|---|
 """
+SOAK = "\n## The long run\n"
 
 
 def pytest_addoption(parser) -> None:
@@ -44,7 +45,9 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         for _, row in report.user_properties if report.when == "call" else ():
             results[row].append(report.passed)
     rows = [f"| {what} | {outcome} | {sum(good)} of {len(good)} passed |" for (what, outcome), good in results.items()]
-    config.option.fault_table.write_text(FAULT_TABLE + "\n".join(rows) + "\n")
+    path = config.option.fault_table
+    kept = path.read_text().partition(SOAK) if path.exists() else ("", SOAK, "")
+    path.write_text(FAULT_TABLE + "\n".join(rows) + "\n" + "".join(kept[1:]))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 
 import train_net
 from tcl_d2.engine import argument_parser
-from tests import golden
+from tests import golden, running
 from tests.conftest import ROOT
 
 SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
@@ -31,10 +31,8 @@ def start(root, *arguments, config="configs/shapes/tcl.yaml", launcher=()):
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(root, *arguments, **how):
-    process = start(root, *arguments, **how)
-    stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+def run(root, *arguments, config="configs/shapes/tcl.yaml"):
+    return running.run(root, "train_net.py", "--config-file", config, *arguments)
 
 
 def last_miou(folder) -> float:
@@ -64,8 +62,9 @@ def results(folder) -> dict:
 def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
     options = [*ONE, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
     for name, flags, launcher in (("one", [], ()), ("two", ["--num-processes", 2], ()), ("torchrun", [], TORCHRUN)):
-        done = run(world, "--eval-only", *flags, *options, tmp_path / name, launcher=launcher)
-        assert done.returncode == 0, done.stderr
+        process = start(world, "--eval-only", *flags, *options, tmp_path / name, launcher=launcher)
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
         assert name == "one" or (tmp_path / name / "log.txt.rank1").exists()
     one = results(tmp_path / "one")
     for several in (results(tmp_path / "two"), results(tmp_path / "torchrun")):
@@ -81,15 +80,18 @@ def children(pid: int) -> list[int]:
 )
 @pytest.mark.parametrize("launcher", [(), TORCHRUN])
 def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
-    """Within a minute and with the reason; the parent is no trainer in either case."""
-    options = [*SMALL[2:], "SOLVER.MAX_ITER", 100000, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path]
+    """Within a minute and with the reason; until then, what loader processes leave out is in the log."""
+    shutil.copytree(world, tmp_path / "data")
+    (tmp_path / "data/shapes/train/00000.tar").write_bytes(b"no tar")
+    options = [*SMALL, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", tmp_path]
     flags = [] if launcher else ["--num-processes", 2]
-    process = start(world, *flags, *options, launcher=launcher)
+    process = start(tmp_path / "data", *flags, *options, launcher=launcher)
     log = tmp_path / "log.txt"
     deadline = time.monotonic() + 120
     while not (log.exists() and "eta:" in log.read_text()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.2)
+    assert "Skipped a sample (unreadable shard" in log.read_text() + (tmp_path / "log.txt.rank1").read_text()
     trainers = [child for child in children(process.pid) if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill((trainers or children(process.pid))[-1], signal.SIGKILL)
     killed = time.monotonic()

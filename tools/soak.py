@@ -35,34 +35,32 @@ LOG_PERIOD = 20  # iterations between Detectron2's log lines
 
 
 class Shards:
-    """Breaks training shards, one at a time, and mends them."""
+    """Breaks a third of the training shards, in one way at a time, after those of before are mended."""
 
     def __init__(self, folder: Path, draw: random.Random):
         self.draw = draw
         self.contents = {path: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
 
-    def mend(self) -> None:
+    def _some(self) -> list[tuple[Path, bytes]]:
         for path, content in self.contents.items():
             path.write_bytes(content)
-
-    def _any(self) -> tuple[Path, bytearray]:
-        self.mend()
-        path = self.draw.choice(list(self.contents))
-        return path, bytearray(self.contents[path])
+        return self.draw.sample(list(self.contents.items()), (len(self.contents) + 2) // 3)
 
     def cut(self) -> None:
-        path, content = self._any()
-        path.write_bytes(content[: self.draw.randrange(len(content))])
+        for path, content in self._some():
+            path.write_bytes(content[: self.draw.randrange(len(content))])
 
     def overwrite(self) -> None:
-        path, content = self._any()
-        for _ in range(50):
-            start = self.draw.randrange(len(content))
-            content[start : start + 200] = self.draw.randbytes(len(content[start : start + 200]))
-        path.write_bytes(content)
+        for path, content in self._some():
+            broken = bytearray(content)
+            for _ in range(50):
+                start = self.draw.randrange(len(broken) - 200)
+                broken[start : start + 200] = self.draw.randbytes(200)
+            path.write_bytes(broken)
 
     def remove(self) -> None:
-        self._any()[0].unlink()
+        for path, _ in self._some():
+            path.unlink()
 
 
 class Training:
@@ -113,9 +111,9 @@ def inject(training: Training, draw: random.Random, shards: Shards, seconds: flo
     faults = {
         "a trainer killed (SIGKILL)": lambda: training.signal(signal.SIGKILL, lambda ids: [draw.choice(ids)]),
         "trainers asked to stop (SIGTERM)": lambda: training.signal(signal.SIGTERM, lambda ids: ids),
-        "a shard cut at a random byte": shards.cut,
-        "50 places of a shard overwritten": shards.overwrite,
-        "a shard removed": shards.remove,
+        "a third of the shards cut at random bytes": shards.cut,
+        "a third of the shards overwritten at 50 places": shards.overwrite,
+        "a third of the shards removed": shards.remove,
     }
     injected, due, seen = Counter(), time.monotonic() + seconds, 0
     while True:

@@ -36,6 +36,23 @@ def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return first.clip(0, source - 1), (first + 1).clip(0, source - 1), first_weight, second_weight
 
 
+def model_input(image: np.ndarray, short: int, long: int) -> dict:
+    """What ZeroShotSegmentor takes for an RGB image uint8 [H, W, 3].
+
+    Returns:
+        `image` uint8 [3, h, w] at the size of segmentation_size; the original `height` and `width`.
+    """
+    height, width = image.shape[:2]
+    size = segmentation_size(height, width, short, long)
+    if size != (height, width):
+        image = resize_bilinear(image, *size)
+    return {
+        "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+        "height": height,
+        "width": width,
+    }
+
+
 class BenchmarkMapper:
     """Reads a benchmark's image for the model: {"file_name", ...} -> the same with what ZeroShotSegmentor takes."""
 
@@ -71,9 +88,4 @@ class BenchmarkMapper:
             if self.skip_broken:
                 return {**one, "error": message}
             raise OSError(message) from None
-        height, width = image.shape[:2]
-        size = segmentation_size(height, width, self.short, self.long)
-        if size != (height, width):
-            image = resize_bilinear(image, *size)
-        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return {**one, "image": tensor, "height": height, "width": width, "labels_only": True}
+        return {**one, **model_input(image, self.short, self.long), "labels_only": True}

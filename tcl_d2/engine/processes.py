@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing import get_start_method, set_start_method
 
 import torch
 from detectron2.engine import create_ddp_model, default_argument_parser
@@ -36,7 +37,8 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # each would take all cores, and wait for the others
         count = args.num_processes
     try:
-        return launch_on_gpus(main, count, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        work = (main, args, get_start_method())
+        return launch_on_gpus(_work, count, args.num_machines, args.machine_rank, args.dist_url, args=work)
     except ProcessRaisedException as error:
         sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
     except ProcessExitedException as error:
@@ -44,6 +46,12 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             sys.exit(error.exit_code)
         how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
         sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
+
+
+def _work(main: Callable, args: argparse.Namespace, method: str) -> object:
+    # A spawned process would spawn its loader workers too: seconds for each, and what they log goes to no file.
+    set_start_method(method, force=True)
+    return main(args)
 
 
 def join_torchrun() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
@@ -14,6 +15,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..drawing import draw_text
 from .clip import FrozenCLIP, build_clip, build_tokenizer
 from .grounder import Grounder, Sim2Mask, normalize
 from .losses import Grounding, build_losses, gather
@@ -387,8 +389,12 @@ class TCL(ZeroShotSegmentor):
         (int [context]) -> weighted losses by name. In inference see ZeroShotSegmentor.forward."""
         if not self.training:
             return super().forward(batched_inputs)
-        images = self.normalize_images([one["image"] for one in batched_inputs])
-        return self.compute_losses(images, self._tokens(batched_inputs))
+        images, tokens = self.normalize_images([one["image"] for one in batched_inputs]), self._tokens(batched_inputs)
+        losses = self.compute_losses(images, tokens)
+        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
+            picture = self._draw(images, tokens, [one.get("caption", "") for one in batched_inputs])
+            get_event_storage().put_image("image, mask of its text, mask of another, caption", picture)
+        return losses
 
     def _tokens(self, batched_inputs: list[dict]) -> Tensor:
         if all("tokens" in one for one in batched_inputs):
@@ -408,8 +414,6 @@ class TCL(ZeroShotSegmentor):
             the weighted losses by name.
         """
         grounding = self.ground(images, tokens, uniform)
-        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
-            get_event_storage().put_image("image | mask of its text | mask of another", self._draw(images, grounding))
         return {head.name: head(grounding) for head in self.losses.values()}
 
     def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
@@ -482,15 +486,15 @@ class TCL(ZeroShotSegmentor):
         return masks
 
     @torch.no_grad()
-    def _draw(self, images: Tensor, grounding: Grounding, count: int = 4) -> Tensor:
-        """Picture uint8 [3, count*H, 3*W]: the images, and under the masks of their own and of another text."""
+    def _draw(self, images: Tensor, tokens: Tensor, captions: Sequence[str], count: int = 4) -> np.ndarray:
+        """RGB uint8 [3, count*H, ...]: images, under the masks of their own and of another text, and captions."""
         images = images[:count]
-        texts = grounding.text.roll(-grounding.first, 0)
-        soft = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), texts[: count + 1]))
-        picture = (images * self.pixel_std + self.pixel_mean).clamp(0, 255)
+        soft = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), self.encode_text(tokens[: count + 1])))
         rows = []
-        for i, (image, masks) in enumerate(zip(picture, soft)):
+        for i, (image, masks) in enumerate(zip(images * self.pixel_std + self.pixel_mean, soft)):
             pair = torch.stack([masks[i], masks[(i + 1) % len(masks)]])[:, None]
             pair = F.interpolate(pair, size=image.shape[-2:], mode="nearest")
-            rows.append(torch.cat([image, *(image * (0.2 + 0.8 * mask) for mask in pair)], dim=-1))
-        return torch.cat(rows, dim=-2).to(torch.uint8)
+            row = torch.cat([image, *(image * (0.2 + 0.8 * mask) for mask in pair)], dim=-1)
+            row = row.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            rows.append(np.concatenate([row, draw_text(captions[i], len(row), 260)], axis=1))
+        return np.concatenate(rows).transpose(2, 0, 1)

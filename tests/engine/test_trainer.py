@@ -171,7 +171,7 @@ def test_log_has_every_loss_and_learned_scalar(cfg):
 
 
 def test_pictures_of_masks(cfg):
-    """Every VIS_PERIOD iterations TensorBoard gets images beside their own and another text's mask."""
+    """Every VIS_PERIOD iterations TensorBoard gets images, their own and another text's mask, and captions."""
     cfg.VIS_PERIOD = 2
     trainer = Trainer(cfg)
     with EventStorage() as storage:
@@ -179,7 +179,8 @@ def test_pictures_of_masks(cfg):
             storage.iter = iteration
             trainer.model(next(trainer._trainer._data_loader_iter))
         pictures = [(picture.shape, iteration) for _, picture, iteration in storage._vis_data]
-    assert pictures == [((3, 4 * 48, 3 * 48), 0), ((3, 4 * 48, 3 * 48), 2)]
+    shape = (3, 4 * 48, 3 * 48 + 260)
+    assert pictures == [(shape, 0), (shape, 2)]
 
 
 def test_bfloat16_on_a_cpu(cfg):

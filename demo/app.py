@@ -1,0 +1,150 @@
+#!/usr/bin/env python
+"""A web page: a picture and words in, masks out.
+
+python demo/app.py                                                    # the small world's model, http://127.0.0.1:7860
+python demo/app.py --config-file configs/tcl.yaml --opts MODEL.WEIGHTS tcl.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from tcl_d2 import drawing, visualization
+from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
+from tcl_d2.modeling import PAMR
+from tcl_d2.predictor import Segmentation, TCLPredictor, load_config
+
+try:
+    import gradio as gr
+except ImportError:
+    sys.exit("error: the page needs gradio: pip install -e '.[demo]'")
+
+MOST_PIXELS = 16_000_000
+MOST_WORDS = 50
+INTRODUCTION = """# TCL: name it, see it
+Give a picture and the words to look for. Point at a word of the result to see its mask alone; click it for its scores.
+The model that comes with the project knows a small world of textures alone: for photos, start the page
+with your weights.
+"""
+
+
+class Page:
+    """What the page does, with one model for all its visitors (their requests wait for each other)."""
+
+    def __init__(self, predictor: TCLPredictor):
+        self.predictor = predictor
+        self.refine = predictor.model.pamr or PAMR()
+
+    def segment(
+        self, path: str | None, words: list[str] | None, background: bool, threshold: float, kp: float, refine: bool
+    ) -> tuple[tuple[np.ndarray, list], Segmentation, dict, str]:
+        """What the words are in the picture: the annotated image, the segmentation, its colours, and the areas as text.
+
+        Raises:
+            gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
+        """
+        words = [part.strip() for word in words or [] for part in word.split(",") if part.strip()]
+        if path is None:
+            raise gr.Error("Give a picture first.")
+        if not words:
+            raise gr.Error("Give at least one word to look for.")
+        if len(words) > MOST_WORDS:
+            raise gr.Error(f"At most {MOST_WORDS} words at once, not {len(words)}.")
+        model = self.predictor.model
+        model.background_score, model.kp_weight, model.pamr = threshold, kp, self.refine if refine else None
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
+            found = self.predictor(path, list(dict.fromkeys(words)), background)
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error).replace(path, "the file")) from None
+        image, labels = drawing.enlarge(found.image), drawing.enlarge(found.labels)
+        colors = visualization.colors_of(found)
+        seen = [i for i in np.unique(labels) if not (background and i == 0)]
+        colors = {found.classes[i]: "#{:02x}{:02x}{:02x}".format(*colors[i]) for i in seen}
+        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in found.areas().items() if area > 0)
+        return (image, [(labels == i, found.classes[i]) for i in seen]), found, colors, areas
+
+    def heat_map(self, found: Segmentation | None, event: gr.SelectData) -> dict:
+        """The heat map of the word that was clicked."""
+        if found is None:
+            raise gr.Error("Segment a picture first.")
+        picture = drawing.enlarge(visualization.draw_heat_map(found, event.value))
+        return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
+
+
+def example_scenes(folder: Path) -> list[list]:
+    """Scenes of the small world that went well among 80, drawn into a folder, with the words for what is there."""
+    rows, names = [], [*OBJECTS, *GROUNDS]
+    for index in (18, 21, 16, 15):
+        scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
+        path = folder / f"scene_{index}.png"
+        Image.fromarray(drawing.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
+        rows.append([str(path), [names[value] for value in np.unique(scene.label)]])
+    return rows
+
+
+def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
+    page, model = Page(predictor), predictor.model
+    with gr.Blocks(title="TCL: name it, see it") as blocks:
+        gr.Markdown(INTRODUCTION)
+        found = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=2):
+                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=320)
+                words = gr.Dropdown(
+                    choices=[*OBJECTS, *GROUNDS],
+                    value=[],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label="Words",
+                    info="Any words: Enter after each, or several with commas",
+                    elem_id="words",
+                )
+                background = gr.Checkbox(False, label="The rest is background")
+                with gr.Accordion("Settings", open=False):
+                    threshold = gr.Slider(0, 1, model.background_score, step=0.01, label="Score of the background")
+                    kp = gr.Slider(0, 1, getattr(model, "kp_weight", 0.0), step=0.05, label="Share of CLIP's own masks")
+                    refine = gr.Checkbox(model.pamr is not None, label="Refine by the picture's edges (PAMR)")
+                button = gr.Button("Segment", variant="primary", elem_id="segment")
+            with gr.Column(scale=3):
+                result = gr.AnnotatedImage(label="Result", height=420, elem_id="result")
+                areas = gr.Textbox(label="Share of the picture", interactive=False, elem_id="areas")
+                heat = gr.Image(visible=False, height=320, elem_id="heat")
+        gr.Examples(examples, [picture, words], label="Scenes of the small world")
+
+        def run(*inputs: object) -> tuple:
+            shown, segmentation, colors, text = page.segment(*inputs)
+            return gr.AnnotatedImage(shown, color_map=colors), segmentation, text, gr.Image(None, visible=False)
+
+        settings = [picture, words, background, threshold, kp, refine]
+        button.click(run, settings, [result, found, areas, heat])
+        result.select(page.heat_map, [found], [heat])
+    return blocks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="configs/shapes/trained.yaml", help="default: the small world's model")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
+    args = parser.parse_args()
+    try:
+        predictor = TCLPredictor(load_config(args.config_file, args.opts))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    with TemporaryDirectory() as folder:
+        page = build_page(predictor, example_scenes(Path(folder)))
+        page.launch(
+            server_name=args.host, server_port=args.port, max_file_size="10mb", allowed_paths=[folder], quiet=False
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The documentation: every snippet and every command in it runs, but those that need what is not here."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tcl_d2.data.shapes import draw_scene
+from tests import running
+from tests.conftest import ROOT
+
+PAGES = ("README.md", "GETTING_STARTED.md", "CONTRIBUTING.md", "docs/reuse.md", "datasets/README.md")
+ELSEWHERE = (  # commands that are not run here, by what they need
+    r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
+    r"configs/tcl\.yaml|configs/eval/",  # the paper's data or weights
+    r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
+    r"demo/app\.py",  # runs until it is stopped: tests/test_page.py
+    r"tools/(pretrain_shapes_clip|kill_and_resume|soak|shapes_ablations|shapes_demo|benchmark)\.py",  # take long
+    r"-m pytest",  # these tests
+)
+QUICK = {  # options that make a command short
+    "train_net.py": "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4",
+    "tools/analyze.py": "--count 4",
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"(^|\s)#\s.*", "", line).strip() for line in lines) if line]
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    """A copy of the project (links to its parts), with the small world and a photo."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("configs", "demo", "docs", "tcl_d2", "tools", "train_net.py"):
+        (folder / part).symlink_to(ROOT / part)
+    (folder / "datasets").mkdir()
+    for script in (ROOT / "datasets").glob("*.py"):
+        shutil.copy(script, folder / "datasets")
+    shutil.copytree(world / "shapes", folder / "datasets/shapes")
+    Image.fromarray(draw_scene(7, 0).image).save(folder / "photo.jpg")
+    return folder
+
+
+def check(done: subprocess.CompletedProcess) -> None:
+    assert done.returncode == 0, f"{done.args}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+
+
+def run(folder: Path, *command: str) -> None:
+    check(running.run(folder / "datasets", *command, folder=folder))
+
+
+def run_line(folder: Path, line: str) -> None:
+    """A line of a shell; python SCRIPT is run without the seconds of its imports."""
+    words = shlex.split(line)
+    if words[0] in ("python", ".venv/bin/python") and words[1].endswith(".py") and not {"|", "&&", ">"} & set(words):
+        return run(folder, *words[1:])
+    python = shlex.quote(sys.executable)
+    line = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", line))
+    env = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets"), "PYTHONPATH": str(ROOT)}
+    check(subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_snippets(folder, page):
+    """All of a page in one go, as a reader would who goes from top to bottom."""
+    snippets = folder / f"{Path(page).stem}.py"
+    snippets.write_text("\n".join(blocks(page, "python")))
+    run(folder, snippets.name)
+
+
+def test_tutorial(folder):
+    run(folder, "docs/tutorial.py")
+    assert (folder / "output/tutorial/scene.png").exists()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(folder, page):
+    """In their order: later ones use what earlier ones made."""
+    for command in commands(page):
+        if any(re.search(pattern, command) for pattern in ELSEWHERE):
+            continue
+        quick = next((options for script, options in QUICK.items() if script in command), "")
+        run_line(folder, f"{command} {quick}")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "MODEL_ZOO.md", "docs/architecture.md"])
+def test_links_and_files_exist(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    named = re.findall(r"`((?:configs|tcl_d2|tools|docs|demo)/[\w/.-]*\w)`", text)
+    for link in links:
+        assert ((ROOT / page).parent / link).exists(), link
+    for path in named:
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,218 @@
+#!/usr/bin/env python
+"""Looks into an evaluation: classes, confusions, best and worst images, settings, wording.
+
+python train_net.py --config-file configs/shapes/trained.yaml --eval-only TEST.ZERO_SHOT.SAVE_PREDICTIONS True
+python tools/analyze.py predictions shapes_val output/shapes/tcl/inference/shapes_val/predictions
+python tools/analyze.py settings shapes_val
+python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall"
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tabulate import tabulate
+from tqdm import tqdm
+
+from tcl_d2.data import check_datasets
+from tcl_d2.data.benchmark_mapper import BenchmarkMapper
+from tcl_d2.data.benchmarks import spread
+from tcl_d2.data.labels import LabelRule, read_label
+from tcl_d2.drawing import draw_overlay
+from tcl_d2.evaluation.zero_shot import confusion_matrix, summarize
+from tcl_d2.files import replacing
+from tcl_d2.modeling.meta_arch import TCL
+from tcl_d2.predictor import TCLPredictor, as_array, load_config
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
+
+THRESHOLDS = np.linspace(0, 1, 41)
+KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+
+
+def labels_of(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """Rows of a benchmark with their labels, ignored pixels being the number of classes."""
+    rule = LabelRule.of(data)
+    for one in tqdm(spread(DatasetCatalog.get(data), count), unit="image"):
+        yield one, rule(read_label(one["sem_seg_file_name"]), one["sem_seg_file_name"])
+
+
+def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    return confusion_matrix(torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(label), classes).numpy()
+
+
+def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = 10) -> list[dict]:
+    """The pairs of classes with the most pixels of the one taken for the other, with their share of the one."""
+    off = matrix.copy()
+    np.fill_diagonal(off, 0)
+    rows = []
+    for index in np.argsort(-off, axis=None)[:count]:
+        truth, taken = np.unravel_index(index, off.shape)
+        if off[truth, taken]:
+            share = 100 * off[truth, taken] / matrix[truth].sum()
+            rows.append({"is": classes[truth], "taken for": classes[taken], "% of it": round(float(share), 1)})
+    return rows
+
+
+def save_figure(figure, path: Path) -> None:
+    figure.tight_layout()
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=110)
+    plt.close(figure)
+
+
+def draw_bars(ious: dict[str, float], path: Path) -> None:
+    """IoU in percent of each class, the best above."""
+    known = sorted((item for item in ious.items() if np.isfinite(item[1])), key=lambda item: item[1])
+    figure, axis = plt.subplots(figsize=(6, 0.8 + 0.2 * len(known)))
+    axis.barh([name for name, _ in known], [value for _, value in known], color="tab:blue")
+    axis.set_xlabel("IoU, %")
+    axis.set_xlim(0, 100)
+    axis.margins(y=0.01)
+    save_figure(figure, path)
+
+
+def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str, path: Path, count: int = 4) -> None:
+    """The images with the best and the worst mIoU: prediction and truth side by side."""
+    metadata = MetadataCatalog.get(data)
+    classes, colors = [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
+    rows = sorted(rows, key=lambda row: row[0])
+    chosen = rows[::-1][:count] + rows[:count][::-1]
+    figure, axes = plt.subplots(len(chosen), 2, figsize=(7, 3.6 * len(chosen)), squeeze=False)
+    for line, (miou, one, prediction, label) in zip(axes, chosen):
+        for axis, title, labels in zip(line, (f"{one['image_id']}: mIoU {miou:.0f} %", "truth"), (prediction, label)):
+            axis.imshow(draw_overlay(as_array(one["file_name"]), labels, classes, colors))
+            axis.set_title(title, fontsize=9)
+            axis.axis("off")
+    save_figure(figure, path)
+
+
+def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> dict:
+    """Of palette PNGs that an evaluation saved: IoU bars, confusions, best and worst images."""
+    classes = MetadataCatalog.get(data).stuff_classes
+    total, rows = 0, []
+    for one, label in labels_of(data, count):
+        path = folder / f"{one['image_id']}.png"
+        prediction = read_label(str(path))
+        if prediction.shape != label.shape:
+            raise ValueError(
+                f"{path} is {prediction.shape}, its label {label.shape}: not a prediction of this data set."
+            )
+        matrix = matrix_of(prediction, label, len(classes))
+        total = total + matrix
+        rows.append((summarize(matrix, classes)["mIoU"], one, prediction, label))
+    result = summarize(total, classes)
+    draw_bars({name: result[f"IoU-{name}"] for name in classes}, output / "iou.png")
+    draw_sheet(rows, data, output / "best_and_worst.png")
+    confused = most_confused(total, classes)
+    print(tabulate(confused, headers="keys", tablefmt="pipe"))
+    return {"mIoU": result["mIoU"], "most confused": confused}
+
+
+def scores_with_and_without_clip(predictor: TCLPredictor, one: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [K, H, W] of TCL's own masks and of CLIP's; a mixture's scores are the mixture of these."""
+    scores = []
+    for predictor.model.kp_weight in (0.0, 1.0):
+        scores.append(predictor.model([{**one, "labels_only": False}])[0]["sem_seg"].cpu())
+    return tuple(scores)
+
+
+@torch.no_grad()
+def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: int) -> dict:
+    """mIoU for each background score and share of CLIP's own masks, from one pass over the images."""
+    metadata, mapper = MetadataCatalog.get(data), BenchmarkMapper(predictor.cfg)
+    if not isinstance(predictor.model, TCL):
+        raise ValueError("The effect of settings needs a TCL model.")
+    classes, background = metadata.stuff_classes, metadata.get("background", False)
+    predictor.model.set_vocabulary(classes[int(background) :])
+    thresholds = THRESHOLDS if background else [0.0]
+    totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
+    for one, label in labels_of(data, count):
+        own, clip = scores_with_and_without_clip(predictor, mapper(one))
+        for i, weight in enumerate(KP_WEIGHTS):
+            best, which = (weight * clip + (1 - weight) * own).max(0)
+            for j, threshold in enumerate(thresholds):
+                chosen = torch.where(best > threshold, which + 1, 0) if background else which
+                totals[i, j] += matrix_of(chosen.numpy(), label, len(classes))
+    mious = [[summarize(matrix, classes)["mIoU"] for matrix in line] for line in totals]
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    if background:
+        for weight, line in zip(KP_WEIGHTS, mious):
+            axis.plot(thresholds, line, label=f"CLIP's share {weight}")
+        axis.set_xlabel("score of the background")
+        axis.legend(fontsize=8)
+    else:
+        axis.plot(KP_WEIGHTS, [line[0] for line in mious], marker="o")
+        axis.set_xlabel("share of CLIP's own masks")
+    axis.set_ylabel("mIoU, %")
+    save_figure(figure, output / "settings.png")
+    i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
+    best = {"mIoU": mious[i][j], "share of CLIP's masks": KP_WEIGHTS[i]}
+    best |= {"score of the background": float(thresholds[j])} if background else {}
+    print(f"best here: {best}. These are the images it would be reported on: do not choose by them.")
+    return {"best": best, "shares": KP_WEIGHTS, "background scores": list(thresholds), "mIoU": mious}
+
+
+@torch.no_grad()
+def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: list[str]) -> dict:
+    """IoU in percent of a class, the first word, under several names for it, the other classes staying as they are."""
+    metadata, mapper = MetadataCatalog.get(data), BenchmarkMapper(predictor.cfg)
+    classes, background = list(metadata.stuff_classes), metadata.get("background", False)
+    if words[0] not in classes:
+        raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(classes)}")
+    index, totals = classes.index(words[0]), dict.fromkeys(words, 0)
+    for one, label in labels_of(data, count):
+        if not (label == index).any():
+            continue
+        for word in words:
+            names = [word if name == words[0] else name for name in classes]
+            found = predictor.model([{**mapper(one), "vocabulary": names[int(background) :], "background": background}])
+            totals[word] = totals[word] + matrix_of(found[0]["sem_seg_labels"].cpu().numpy(), label, len(classes))
+    if not np.any(totals[words[0]]):
+        raise ValueError(f"None of the images has '{words[0]}'.")
+    ious = {word: summarize(matrix, classes)[f"IoU-{words[0]}"] for word, matrix in totals.items()}
+    draw_bars(ious, output / "wording.png")
+    print(tabulate(ious.items(), headers=("word", f"IoU of '{words[0]}', %"), tablefmt="pipe", floatfmt=".1f"))
+    return ious
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("predictions", "settings", "wording"))
+    parser.add_argument("data", help="a benchmark, registered or a folder")
+    parser.add_argument("folder", type=Path, nargs="?", help="predictions: of palette PNGs, named by image ID")
+    parser.add_argument("--config-file", default="configs/shapes/trained.yaml")
+    parser.add_argument("--words", default="", help="wording: a class of the data set, then other words for it")
+    parser.add_argument("--count", type=int, default=0, help="images, evenly spaced; 0: all")
+    parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
+    args = parser.parse_args()
+    try:
+        check_datasets([args.data])
+        if args.what == "predictions":
+            if args.folder is None:
+                parser.error("give the folder of predictions")
+            result = analyze_predictions(args.data, args.folder, args.output, args.count)
+        else:
+            predictor = TCLPredictor(load_config(args.config_file, args.opts))
+            common = args.data, predictor, args.output, args.count
+            words = [word.strip() for word in args.words.split(",") if word.strip()]
+            if args.what == "wording" and len(words) < 2:
+                parser.error("give --words: a class, and at least one other word for it")
+            result = analyze_settings(*common) if args.what == "settings" else analyze_wording(*common, words)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        sys.exit(f"error: {error}")
+    with replacing(args.output / f"{args.what}.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1))
+    print(f"pictures and figures in {args.output}")
+
+
+if __name__ == "__main__":
+    main()

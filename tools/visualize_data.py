@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Shows what training and evaluation see of a data set: augmented pairs with captions, or a benchmark's labels.
+
+python tools/visualize_data.py shapes_train --config-file configs/shapes/tcl.yaml
+python tools/visualize_data.py shapes_val --count 6 --output output/labels.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from tcl_d2.data import build_image_text_train_loader, check_datasets
+from tcl_d2.data.benchmarks import spread
+from tcl_d2.data.labels import LabelRule, read_label
+from tcl_d2.drawing import draw_overlay, draw_text, enlarge
+from tcl_d2.files import replacing
+from tcl_d2.predictor import as_array, load_config
+
+IGNORED = (200, 200, 200)
+
+
+def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
+    """Training pairs as the mapper gives them, image and caption side by side."""
+    options = ["DATASETS.TRAIN", (name,), "SOLVER.IMS_PER_BATCH", count, "DATALOADER.NUM_WORKERS", 0]
+    batch = next(iter(build_image_text_train_loader(load_config(config, options))))
+    rows = []
+    for one in batch:
+        image = enlarge(one["image"].clamp(0, 255).byte().permute(1, 2, 0).numpy(), side=200)
+        rows.append(np.concatenate([image, draw_text(one["caption"], len(image), 400, size=16)], axis=1))
+    return np.concatenate(rows)
+
+
+def draw_labels(name: str, count: int) -> np.ndarray:
+    """Images of a benchmark under their labels, one below the other; ignored pixels are grey."""
+    metadata, rule = MetadataCatalog.get(name), LabelRule.of(name)
+    classes = [*metadata.stuff_classes, "ignored"]
+    colors = [*metadata.stuff_colors, IGNORED]
+    rows = []
+    for one in spread(DatasetCatalog.get(name), count):
+        label = rule(read_label(one["sem_seg_file_name"]), one["sem_seg_file_name"])
+        rows.append(draw_overlay(as_array(one["file_name"]), label, classes, colors))
+    width = max(row.shape[1] for row in rows)
+    padding = [((0, 10), (0, width - row.shape[1]), (0, 0)) for row in rows]
+    return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a registered data set, or a benchmark's folder")
+    parser.add_argument("--config-file", default="configs/tcl.yaml", help="whose augmentation and tokeniser to use")
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--output", type=Path, help="default: output/NAME.png")
+    args = parser.parse_args()
+    try:
+        check_datasets([args.name])
+        is_benchmark = "evaluator_type" in MetadataCatalog.get(args.name).as_dict()
+        picture = (
+            draw_labels(args.name, args.count) if is_benchmark else draw_pairs(args.name, args.config_file, args.count)
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    path = args.output or Path("output", f"{args.name.strip('/').replace('/', '_')}.png")
+    with replacing(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, "PNG")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
