@@ -88,7 +88,7 @@ def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: list
     count, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS) or 25
     writer, path = None, args.output / f"{Path(args.video_input or 'webcam').stem}.mp4"
     for frame in tqdm(frames(capture), total=None if args.webcam else count, unit="frame"):
-        picture = visualization.draw_overlay(predictor(frame, words, background))[..., ::-1]
+        picture = visualization.draw_overlay(predictor(frame, words, background), shares=False)[..., ::-1]
         if args.webcam:
             cv2.imshow("q ends", picture)
             if cv2.waitKey(1) == ord("q"):

@@ -18,22 +18,31 @@ def enlarge(picture: np.ndarray, side: int = 480) -> np.ndarray:
 
 
 def draw_overlay(
-    image: np.ndarray, labels: np.ndarray, classes: Sequence[str], colors: Sequence[Color], plain: Collection[int] = ()
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    colors: Sequence[Color],
+    plain: Collection[int] = (),
+    shares: bool = True,
 ) -> np.ndarray:
-    """An image with its classes in colour, their outlines, and below it a legend of those that occur.
+    """An image with its classes in colour, their outlines, and a legend below.
 
     Args:
         image: RGB uint8 [H, W, 3]. labels: index of each pixel's class [H, W].
         plain: classes that are left as the image is.
+        shares: whether the legend has the classes that occur with their share of the image, rather than all classes (as
+            frames of a video need, which are all of one size).
     """
     labels_shown = enlarge(labels)
     enlarged, palette = enlarge(image), np.array(colors, np.float32)
     colored = ~np.isin(labels_shown, list(plain))
     picture = np.where(colored[..., None], (1 - _ALPHA) * enlarged + _ALPHA * palette[labels_shown], enlarged)
     picture[_outline(labels_shown)] = 255
-    counts = np.bincount(labels.ravel(), minlength=len(classes))
-    order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
-    entries = [(f"{classes[k]} {100 * counts[k] / labels.size:.0f} %", colors[k]) for k in order]
+    entries = list(zip(classes, colors))
+    if shares:
+        counts = np.bincount(labels.ravel(), minlength=len(classes))
+        order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
+        entries = [(f"{classes[k]} {100 * counts[k] / labels.size:.0f} %", colors[k]) for k in order]
     return np.concatenate([picture.round().astype(np.uint8), draw_legend(entries, picture.shape[1])])
 
 

@@ -20,10 +20,14 @@ def colors_of(found: Segmentation) -> list[drawing.Color]:
     return colors[:-1] if found.background else colors[1:]
 
 
-def draw_overlay(found: Segmentation) -> np.ndarray:
-    """The image with its classes in colour and a legend, RGB uint8 [H', W', 3]; a background is left as it is."""
+def draw_overlay(found: Segmentation, shares: bool = True) -> np.ndarray:
+    """The image with its classes in colour and a legend, RGB uint8 [H', W', 3]; a background is left as it is.
+
+    Args:
+        shares: see drawing.draw_overlay.
+    """
     plain = [0] if found.background else []
-    return drawing.draw_overlay(found.image, found.labels, found.classes, colors_of(found), plain)
+    return drawing.draw_overlay(found.image, found.labels, found.classes, colors_of(found), plain, shares)
 
 
 def draw_heat_map(found: Segmentation, name: str) -> np.ndarray:

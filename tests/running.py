@@ -4,7 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ def _script(command: list[str], folder: Path, env: dict[str, str], files: list[s
     for number, path in enumerate(files):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)  # multiprocessing has closed it
+    set_start_method("fork", force=True)  # of loader workers, as in a process that a shell starts
     os.chdir(folder)
     os.environ.update(env)
     sys.argv, sys.path[0] = command, str((folder / command[0]).parent)

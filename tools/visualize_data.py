@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         check_datasets([args.name])
-        is_benchmark = "evaluator_type" in MetadataCatalog.get(args.name).as_dict()
+        is_benchmark = "stuff_classes" in MetadataCatalog.get(args.name).as_dict()
         picture = (
             draw_labels(args.name, args.count) if is_benchmark else draw_pairs(args.name, args.config_file, args.count)
         )
