@@ -14,7 +14,7 @@ from tcl_d2 import add_tcl_config
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
 FAULT_TABLE = """# Faults, and what comes of them
-Made by `python -m pytest -m fault --fault-table docs/faults.md`: each row is a test that did this and
+Made by `python -m pytest tests -m fault --fault-table=docs/faults.md`: each row is a test that did this and
 saw the outcome. The long run is `python tools/soak.py`: see below.
 
 | fault | outcome | tests |

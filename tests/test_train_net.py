@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +27,22 @@ ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.PAMR.ENABLED"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+@contextmanager
+def started(root, *arguments, **how) -> Iterator[subprocess.Popen]:
+    """A process that is killed at the end, with all that it started, whatever happens in between."""
+    process = start(root, *arguments, **how)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def start(root, *arguments, config="configs/shapes/tcl.yaml", launcher=()):
     command = [sys.executable, *launcher, "train_net.py", "--config-file", config, *map(str, arguments)]
     env = {**os.environ, "DETECTRON2_DATASETS": str(root)}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True, **pipes)
 
 
 def run(root, *arguments, config="configs/shapes/tcl.yaml"):
@@ -71,6 +85,11 @@ def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
         assert one["data sets"] == several["data sets"] and one["IoU of each class"] == several["IoU of each class"]
 
 
+def read_logs(folder: Path) -> str:
+    """Of all processes."""
+    return "".join(path.read_text() for path in folder.glob("log.txt*"))
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -82,22 +101,19 @@ def children(pid: int) -> list[int]:
 def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
     """Within a minute and with the reason; until then, what loader processes leave out is in the log."""
     shutil.copytree(world, tmp_path / "data")
-    (tmp_path / "data/shapes/train/00000.tar").write_bytes(b"no tar")
+    shard = tmp_path / "data/shapes/train/00000.tar"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     options = [*SMALL, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", tmp_path]
     flags = [] if launcher else ["--num-processes", 2]
-    process = start(tmp_path / "data", *flags, *options, launcher=launcher)
-    log = tmp_path / "log.txt"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and "eta:" in log.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.2)
-    assert "Skipped a sample (unreadable shard" in log.read_text() + (tmp_path / "log.txt.rank1").read_text()
-    trainers = [child for child in children(process.pid) if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    os.kill((trainers or children(process.pid))[-1], signal.SIGKILL)
-    killed = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode != 0 and time.monotonic() - killed < 60
-    assert "SIGKILL" in stderr
+    with started(tmp_path / "data", *flags, *options, launcher=launcher) as process:
+        deadline = time.monotonic() + 120
+        while not ("eta:" in (logs := read_logs(tmp_path)) and "Skipped a sample (" in logs):
+            assert process.poll() is None and time.monotonic() < deadline, logs[-3000:]
+            time.sleep(0.2)
+        by_name = [one for one in children(process.pid) if b"train_net" in Path(f"/proc/{one}/cmdline").read_bytes()]
+        os.kill((by_name or children(process.pid))[-1], signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0 and "SIGKILL" in stderr
 
 
 def test_stopped_evaluation_goes_on_with_resume(world, tmp_path):
