@@ -146,7 +146,7 @@ def main() -> None:
     print(
         f"\nThe model: {weights}\nNext:\n"
         f"  its losses and masks     tensorboard --logdir {output / 'tcl'}\n"
-        "  your own data and words  README.md, 'Own data' and 'Own classes'\n"
+        "  your own data and words  GETTING_STARTED.md\n"
         "  the paper's recipe       python train_net.py --config-file configs/tcl.yaml --num-gpus 8"
     )
 
