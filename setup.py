@@ -38,9 +38,10 @@ setup(
         "tabulate",
         "tqdm",
         "tensorboard",
+        "matplotlib",
     ],
     extras_require={
-        "demo": ["matplotlib", "gradio"],
+        "demo": ["gradio"],
         "dev": ["pytest", "hypothesis", "ruff", "selenium"],
     },
 )
