@@ -6,18 +6,17 @@ python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl
 python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
 """
 
-import sys
-
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer, argument_parser, launch
+from tcl_d2.errors import one_message
 from tcl_d2.modeling.clip import check_clip
 
 
@@ -37,10 +36,7 @@ def check(cfg: CfgNode, data: tuple[str, ...]) -> None:
 
 def setup(args) -> CfgNode:
     """The configuration: defaults, then the file, then KEY VALUE pairs of the command line."""
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     check(cfg, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + (cfg.DATASETS.VAL or cfg.DATASETS.TEST))
     default_setup(cfg, args)
@@ -61,17 +57,12 @@ def prepare(args):
 
 
 def main(args) -> dict | None:
-    try:
+    with one_message():
         cfg, prepared = prepare(args)
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        # Missing data or weights, wrong settings: the message says all; a stack of calls would hide it.
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     if args.eval_only:
         return Trainer.test(cfg, prepared, resume=args.resume)
-    try:
+    with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
         return prepared.train()
-    except (OSError, FloatingPointError) as error:  # such as a full disk; the log has the stack of calls
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 
 from tcl_d2.data import preparation
 from tcl_d2.data.benchmarks import datasets_root
-from tcl_d2.data.labels import LabelRule, read_label
+from tcl_d2.data.labels import LabelRule
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
 NOTHING = 255  # as in COCO-Stuff's maps, which number a category by its ID - 1
@@ -53,9 +53,9 @@ def draw_all(folder: Path, processes: int) -> None:
 def compare(path: Path) -> np.ndarray:
     """Counts of an image's pixels: the same by both, another object, an object in COCO-Stuff's alone, in `path`'s."""
     rule = LabelRule.of(OBJECT)
-    drawn = rule(read_label(str(path)), str(path))
+    drawn = rule.read(str(path))
     stuff_path = str(path).replace("instancemaps", "stuffthingmaps")
-    stuff = rule(read_label(stuff_path), stuff_path)
+    stuff = rule.read(stuff_path)
     kinds = [stuff == drawn, (stuff != drawn) & (stuff > 0) & (drawn > 0), (stuff > 0) & (drawn == 0)]
     counts = [int(kind.sum()) for kind in kinds]
     return np.array([*counts, stuff.size - sum(counts)])

@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from tcl_d2 import drawing, visualization
+from tcl_d2 import drawing, load_config, visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
+from tcl_d2.errors import one_message
 from tcl_d2.modeling import PAMR
-from tcl_d2.predictor import Segmentation, TCLPredictor, load_config
+from tcl_d2.predictor import Segmentation, TCLPredictor, split_words
 
 try:
     import gradio as gr
@@ -47,7 +48,7 @@ class Page:
         Raises:
             gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
         """
-        words = [part.strip() for word in words or [] for part in word.split(",") if part.strip()]
+        words = split_words(",".join(words or []))
         if path is None:
             raise gr.Error("Give a picture first.")
         if not words:
@@ -135,10 +136,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
-    try:
+    with one_message():
         predictor = TCLPredictor(load_config(args.config_file, args.opts))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
     with TemporaryDirectory() as folder:
         page = build_page(predictor, example_scenes(Path(folder)))
         page.launch(

@@ -16,8 +16,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-from tcl_d2 import visualization
-from tcl_d2.predictor import TCLPredictor, load_config
+from tcl_d2 import load_config, visualization
+from tcl_d2.errors import one_message
+from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.predictor import TCLPredictor, split_words
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -39,10 +41,8 @@ def read_classes(text: str) -> tuple[list[str], bool]:
     if Path(text).is_file():
         return [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()], False
     if text in MetadataCatalog.list() and "stuff_classes" in MetadataCatalog.get(text).as_dict():
-        metadata = MetadataCatalog.get(text)
-        background = metadata.get("background", False)
-        return metadata.stuff_classes[int(background) :], background
-    return [word.strip() for word in text.split(",") if word.strip()], False
+        return dataset_vocabulary(text)
+    return split_words(text), False
 
 
 def output_names(paths: list[Path]) -> list[str]:
@@ -124,17 +124,16 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     words, background = read_classes(args.classes)
+    background |= args.background
     options = [*args.opts]
     if args.refine:
         options += ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"]
-    try:
+    with one_message():
         predictor = TCLPredictor(load_config(args.config_file, options))
         predictor.model.embed_vocabulary(words, predictor.model.templates)  # words that do not work are said at once
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
     if args.input:
-        sys.exit(1 if segment_files(predictor, args, words, background or args.background) else 0)
-    segment_video(predictor, args, words, background or args.background)
+        sys.exit(1 if segment_files(predictor, args, words, background) else 0)
+    segment_video(predictor, args, words, background)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 
-from tcl_d2 import visualization
+from tcl_d2 import load_config, visualization
 from tcl_d2.data.benchmarks import datasets_root
 from tcl_d2.engine import Trainer
-from tcl_d2.predictor import TCLPredictor, load_config
+from tcl_d2.predictor import TCLPredictor
 
 OUTPUT = Path("output/tutorial")
 

@@ -1,6 +1,11 @@
 """Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 # The prompt templates of the paper's published results.
 TEMPLATES = (
@@ -14,6 +19,20 @@ TEMPLATES = (
     "a photo of many {}.",
     "a photo of {}s.",
 )
+
+
+def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
+    """Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs; errors as CfgNode's.
+
+    Args:
+        path: of a YAML file; None: the defaults alone.
+    """
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    if path is not None:
+        cfg.merge_from_file(PathManager.get_local_path(str(path)))
+    cfg.merge_from_list([str(option) for option in options])
+    return cfg
 
 
 def add_tcl_config(cfg: CN) -> None:

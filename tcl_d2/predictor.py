@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import TCLCheckpointer
-from .config import add_tcl_config
+from .config import load_config
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import BACKGROUND
 from .data.mapper import read_image
@@ -58,15 +58,6 @@ class Segmentation:
         return self.labels == self.index(name)
 
 
-def load_config(path: str | Path, options: Sequence[object] = ()) -> CfgNode:
-    """The configuration of a file, with keys and values over it; errors as CfgNode's."""
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(PathManager.get_local_path(str(path)))
-    cfg.merge_from_list([str(option) for option in options])
-    return cfg
-
-
 class TCLPredictor:
     """Segments pictures into any words, with a model that is built once.
 
@@ -109,6 +100,11 @@ class TCLPredictor:
         with torch.no_grad():
             scores = self.model([one])[0]["sem_seg"].float().cpu()
         return Segmentation(pixels, [BACKGROUND] * background + list(classes), scores, background)
+
+
+def split_words(text: str) -> list[str]:
+    """The class words of "red apple, wooden table"."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def as_array(image: ImageLike) -> np.ndarray:

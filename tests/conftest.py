@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
@@ -68,12 +67,6 @@ def in_world(world, monkeypatch) -> Path:
 @pytest.fixture
 def shapes_cfg(in_world, tmp_path):
     """The small world's configuration, cut down to a few iterations, without loader processes."""
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
-    cfg.merge_from_list(
-        ["OUTPUT_DIR", str(tmp_path / "output"), "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4]
-        + ["SOLVER.MAX_ITER", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2, "DATASETS.TEST", "()"]
-        + ["DATALOADER.SHUFFLE_BUFFER", 50]
-    )
-    return cfg
+    small = ["OUTPUT_DIR", tmp_path / "output", "DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4]
+    small += ["SOLVER.MAX_ITER", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2, "DATASETS.TEST", "()"]
+    return load_config(ROOT / "configs/shapes/tcl.yaml", [*small, "DATALOADER.SHUFFLE_BUFFER", 50])

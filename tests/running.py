@@ -37,3 +37,11 @@ def run(world: Path, *command: object, folder: Path = ROOT, stdin: str = "") -> 
         process.join()
         output = [Path(file).read_text() if Path(file).exists() else "" for file in files[1:]]
     return subprocess.CompletedProcess(command, process.exitcode, *output)
+
+
+def check_error(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """One message that has these parts, without a stack of calls."""
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("error: ") :]
+    for part in parts:
+        assert part in message

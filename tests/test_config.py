@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tests import golden
 from tests.conftest import ROOT
 
@@ -19,24 +18,17 @@ import config_table  # noqa: E402
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 
 
-def load(path: Path):
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(path))
-    return cfg
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_round_trip(path, tmp_path):
-    cfg = load(path)
+    cfg = load_config(path)
     (tmp_path / "dumped.yaml").write_text(cfg.dump())
-    again = load(tmp_path / "dumped.yaml")
+    again = load_config(tmp_path / "dumped.yaml")
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())  # without the difference of tuple and list
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "shapes" in path.parts], ids=lambda path: path.stem)
 def test_small_worlds_configs_build_a_model(path):
-    cfg = load(path)
+    cfg = load_config(path)
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     if cfg.MODEL.META_ARCHITECTURE == "TCL":
@@ -45,7 +37,7 @@ def test_small_worlds_configs_build_a_model(path):
 
 def test_config_reaches_the_model(tmp_path):
     clip, weights = golden.write_clip(tmp_path)
-    cfg = load(ROOT / "configs/tcl.yaml")
+    cfg = load_config(ROOT / "configs/tcl.yaml")
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", str(clip), "MODEL.CLIP.PRETRAINED", str(weights)])
     cfg.merge_from_list(["MODEL.TCL.FREEZE", 1, "MODEL.TCL.AREA_PRIOR", 0.25, "MODEL.TCL.GUMBEL_TAU", 0.5])
     cfg.merge_from_list(["TEST.ZERO_SHOT.KP_WEIGHT", 0.1, "TEST.ZERO_SHOT.PAMR.ITERS", 3])
@@ -65,9 +57,8 @@ def test_every_key_is_documented():
         for key, value in node.items():
             yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(f"{prefix}{key}", value)]
 
-    ours, theirs = get_cfg(), dict(leaves(get_cfg()))
-    add_tcl_config(ours)
-    changed = {key for key, value in leaves(ours) if key not in theirs or theirs[key] != value}
+    theirs = dict(leaves(get_cfg()))
+    changed = {key for key, value in leaves(load_config()) if key not in theirs or theirs[key] != value}
     assert changed <= documented.keys()
 
 

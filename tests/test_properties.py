@@ -4,11 +4,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from detectron2.config import get_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.data.benchmark_mapper import segmentation_size
 from tcl_d2.data.labels import LabelRule, parse_rule
 from tcl_d2.engine import Trainer
@@ -115,16 +114,9 @@ def test_ranges_in_label_rules(first, count, shift):
     assert parse_rule({f"{first}..{last}": "ignore"}, 255) == dict.fromkeys(range(first, last + 1), 255)
 
 
-def config(*options: object):
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_list([*options])
-    return cfg
-
-
 @given(dtype=st.text(max_size=10))
 def test_precisions_out_of_range_are_refused(dtype):
-    cfg = config("SOLVER.AMP.ENABLED", True, "MODEL.DEVICE", "cpu")
+    cfg = load_config(None, ["SOLVER.AMP.ENABLED", True, "MODEL.DEVICE", "cpu"])
     cfg.SOLVER.AMP.DTYPE = dtype
     if dtype == "bfloat16":
         assert training_precision(cfg) is torch.bfloat16
@@ -135,7 +127,7 @@ def test_precisions_out_of_range_are_refused(dtype):
 
 @given(warmup=st.integers(0, 200), most=st.integers(1, 200))
 def test_schedules_out_of_range_are_refused(warmup, most):
-    cfg = config("SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", most)
+    cfg = load_config(None, ["SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", most])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     if warmup < most:
         rates = []

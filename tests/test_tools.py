@@ -7,13 +7,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
-from tests.running import run
-
-
-def check_error(done, *parts):
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    for part in parts:
-        assert part in done.stderr
+from tests.running import check_error, run
 
 
 def test_demo_goes_past_a_broken_file(world, tmp_path):

@@ -19,6 +19,7 @@ import train_net
 from tcl_d2.engine import argument_parser
 from tests import golden, running
 from tests.conftest import ROOT
+from tests.running import check_error
 
 SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
 ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.PAMR.ENABLED", False]
@@ -152,13 +153,6 @@ def test_official_checkpoint_gives_the_golden_masks(tmp_path):
     with torch.no_grad():
         masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
     torch.testing.assert_close(masks, figures["pamr_kp"], rtol=0, atol=1e-5)
-
-
-def check_error(done, *parts):
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    lines = done.stderr[done.stderr.index("error: ") :]
-    for part in parts:
-        assert part in lines
 
 
 @pytest.mark.fault("missing data sets and weights", "one error names them all before anything is built")

@@ -9,7 +9,6 @@ python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,15 +19,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
+from tcl_d2 import load_config
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
-from tcl_d2.data.benchmarks import spread
+from tcl_d2.data.benchmarks import legend, spread
 from tcl_d2.data.labels import LabelRule, read_label
 from tcl_d2.drawing import draw_overlay
+from tcl_d2.errors import one_message
 from tcl_d2.evaluation.zero_shot import confusion_matrix, summarize
 from tcl_d2.files import replacing
-from tcl_d2.modeling.meta_arch import TCL
-from tcl_d2.predictor import TCLPredictor, as_array, load_config
+from tcl_d2.modeling import TCL
+from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.predictor import TCLPredictor, as_array, split_words
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -41,7 +43,7 @@ def labels_of(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
     """Rows of a benchmark with their labels, ignored pixels being the number of classes."""
     rule = LabelRule.of(data)
     for one in tqdm(spread(DatasetCatalog.get(data), count), unit="image"):
-        yield one, rule(read_label(one["sem_seg_file_name"]), one["sem_seg_file_name"])
+        yield one, rule.read(one["sem_seg_file_name"])
 
 
 def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
@@ -81,14 +83,12 @@ def draw_bars(ious: dict[str, float], path: Path) -> None:
 
 def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str, path: Path, count: int = 4) -> None:
     """The images with the best and the worst mIoU: prediction and truth side by side."""
-    metadata = MetadataCatalog.get(data)
-    classes, colors = [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
     rows = sorted(rows, key=lambda row: row[0])
     chosen = rows[::-1][:count] + rows[:count][::-1]
     figure, axes = plt.subplots(len(chosen), 2, figsize=(7, 3.6 * len(chosen)), squeeze=False)
     for line, (miou, one, prediction, label) in zip(axes, chosen):
         for axis, title, labels in zip(line, (f"{one['image_id']}: mIoU {miou:.0f} %", "truth"), (prediction, label)):
-            axis.imshow(draw_overlay(as_array(one["file_name"]), labels, classes, colors))
+            axis.imshow(draw_overlay(as_array(one["file_name"]), labels, *legend(data)))
             axis.set_title(title, fontsize=9)
             axis.axis("off")
     save_figure(figure, path)
@@ -127,11 +127,11 @@ def scores_with_and_without_clip(predictor: TCLPredictor, one: dict) -> tuple[to
 @torch.no_grad()
 def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: int) -> dict:
     """mIoU for each background score and share of CLIP's own masks, from one pass over the images."""
-    metadata, mapper = MetadataCatalog.get(data), BenchmarkMapper(predictor.cfg)
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
-    classes, background = metadata.stuff_classes, metadata.get("background", False)
-    predictor.model.set_vocabulary(classes[int(background) :])
+    mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
+    words, background = dataset_vocabulary(data)
+    predictor.model.set_vocabulary(words)
     thresholds = THRESHOLDS if background else [0.0]
     totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
     for one, label in labels_of(data, count):
@@ -163,17 +163,17 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
 @torch.no_grad()
 def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: list[str]) -> dict:
     """IoU in percent of a class, the first word, under several names for it, the other classes staying as they are."""
-    metadata, mapper = MetadataCatalog.get(data), BenchmarkMapper(predictor.cfg)
-    classes, background = list(metadata.stuff_classes), metadata.get("background", False)
-    if words[0] not in classes:
-        raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(classes)}")
+    mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
+    names, background = dataset_vocabulary(data)
+    if words[0] not in names:
+        raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(names)}")
     index, totals = classes.index(words[0]), dict.fromkeys(words, 0)
     for one, label in labels_of(data, count):
         if not (label == index).any():
             continue
         for word in words:
-            names = [word if name == words[0] else name for name in classes]
-            found = predictor.model([{**mapper(one), "vocabulary": names[int(background) :], "background": background}])
+            reworded = [word if name == words[0] else name for name in names]
+            found = predictor.model([{**mapper(one), "vocabulary": reworded, "background": background}])
             totals[word] = totals[word] + matrix_of(found[0]["sem_seg_labels"].cpu().numpy(), label, len(classes))
     if not np.any(totals[words[0]]):
         raise ValueError(f"None of the images has '{words[0]}'.")
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
-    try:
+    with one_message():
         check_datasets([args.data])
         if args.what == "predictions":
             if args.folder is None:
@@ -203,12 +203,10 @@ def main() -> None:
         else:
             predictor = TCLPredictor(load_config(args.config_file, args.opts))
             common = args.data, predictor, args.output, args.count
-            words = [word.strip() for word in args.words.split(",") if word.strip()]
+            words = split_words(args.words)
             if args.what == "wording" and len(words) < 2:
                 parser.error("give --words: a class, and at least one other word for it")
             result = analyze_settings(*common) if args.what == "settings" else analyze_wording(*common, words)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        sys.exit(f"error: {error}")
     with replacing(args.output / f"{args.what}.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1))
     print(f"pictures and figures in {args.output}")

@@ -21,14 +21,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import plain
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.data.mapper import read_image
@@ -135,10 +135,7 @@ def scoring(repeat: int) -> list[dict]:
 
 
 def _vit_b16() -> CfgNode:
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.DEVICE = "TCL", "", DEVICE
-    return cfg
+    return load_config(None, ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", DEVICE])
 
 
 def _peak_memory(labels_only: bool) -> tuple[float, np.ndarray]:
@@ -291,11 +288,7 @@ def pairs(repeat: int) -> list[dict]:
 
 
 def _small_world(*options: object) -> CfgNode:
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
-    cfg.merge_from_list(["MODEL.DEVICE", DEVICE, "VIS_PERIOD", 0, *options])
-    return cfg
+    return load_config(ROOT / "configs/shapes/tcl.yaml", ["MODEL.DEVICE", DEVICE, "VIS_PERIOD", 0, *options])
 
 
 def _peak_of_batch(batch: int, micro: int) -> float:

@@ -7,9 +7,7 @@ python tools/config_table.py > docs/config.md
 import inspect
 import re
 
-from detectron2.config import get_cfg
-
-from tcl_d2 import add_tcl_config
+from tcl_d2 import add_tcl_config, load_config
 
 HEAD = """# Config keys
 
@@ -33,8 +31,7 @@ def documented_keys() -> list[tuple[str, str]]:
 
 
 def value_of(key: str):
-    cfg = get_cfg()
-    add_tcl_config(cfg)
+    cfg = load_config()
     for part in key.split("."):
         cfg = cfg[part]
     return cfg

@@ -18,13 +18,14 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint, to_official
+from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
 
 TOLERANCE = 1e-5
@@ -79,7 +80,8 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
     with replacing(target) as unfinished:
         if target.suffix == ".safetensors":
             tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-            save_file(tensors, unfinished, {"card": json.dumps(card)})
+            # save_file would make a file that its owner alone can read.
+            unfinished.write_bytes(save(tensors, {"card": json.dumps(card)}))
         else:
             torch.save({**written, "model": state}, unfinished)
     lost = sorted(checkpoint.keys() - written.keys() - {"model"})
@@ -88,19 +90,14 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
         print(f"left out: {', '.join(lost)}")
 
 
-def load_config(paths: list[Path], file: str | None, options: list[str]) -> CfgNode:
-    """The configuration that is given, or the one that a checkpoint carries."""
-    cfg = get_cfg()
-    add_tcl_config(cfg)
+def carried_config(paths: list[Path]) -> CfgNode:
+    """The configuration that one of the checkpoints carries."""
     cards = [read_checkpoint(str(path)).get("card") or {} for path in paths]
     carried = next((card["configuration"] for card in cards if "configuration" in card), None)
-    if file is not None:
-        cfg.merge_from_file(file)
-    elif carried is not None:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(carried))
-    else:
+    if carried is None:
         raise ValueError("neither checkpoint carries its configuration: give --config-file")
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *options])
+    cfg = load_config()
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(carried))
     return cfg
 
 
@@ -139,16 +136,16 @@ def main() -> None:
         parser.error("--check compares two files")
     if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
         parser.error(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
-    try:
+    with one_message():
         if args.check:
             paths = [args.input, args.output]
-            sys.exit(0 if check(paths, load_config(paths, args.config_file, args.opts)) else "the two differ")
+            cfg = load_config(args.config_file) if args.config_file else carried_config(paths)
+            cfg.merge_from_list(["MODEL.DEVICE", "cpu", *args.opts])
+            sys.exit(0 if check(paths, cfg) else "the two differ")
         if args.output is None:
             describe(args.input)
         else:
             convert(args.input, args.output, args.to, args.strip, args.freeze)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from detectron2.config import get_cfg
 from detectron2.engine import HookBase
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.engine import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +42,10 @@ class Recorder(HookBase):
 def train(folder: str, iterations: int, options: list) -> None:
     """One process of training in a folder, from its last checkpoint; in a process of its own."""
     set_start_method("fork", force=True)  # of the loader's workers: as in any training, not as this process began
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
-    cfg.merge_from_list(["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", PERIOD])
-    cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "DATASETS.TEST", (), "VIS_PERIOD", 0])
-    cfg.merge_from_list(["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.SHUFFLE_BUFFER", 50, *options])
-    trainer = Trainer(cfg)
+    small = ["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", PERIOD]
+    small += ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "DATASETS.TEST", (), "VIS_PERIOD", 0]
+    small += ["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.SHUFFLE_BUFFER", 50, *options]
+    trainer = Trainer(load_config(ROOT / "configs/shapes/tcl.yaml", small))
     trainer.resume_or_load(resume=True)
     recorder = Recorder(Path(folder, "losses.txt"))
     recorder.trainer = trainer

@@ -15,20 +15,16 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 from tabulate import tabulate
-from torch import nn
 
-from tcl_d2 import add_tcl_config
-from tcl_d2.checkpoint import TCLCheckpointer
-from tcl_d2.data import BenchmarkMapper
-from tcl_d2.data.labels import LabelRule, read_label
+from tcl_d2.data.benchmarks import legend
+from tcl_d2.data.labels import LabelRule
 from tcl_d2.engine import Trainer
 from tcl_d2.files import replacing
+from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.predictor import TCLPredictor
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -52,39 +48,24 @@ def run(*command: object) -> None:
         sys.exit(done.returncode)
 
 
-def configure(config: str, *overrides: object) -> CfgNode:
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/shapes" / config))
-    cfg.merge_from_list([str(value) for value in overrides])
-    return cfg
-
-
-def build(cfg: CfgNode) -> nn.Module:
-    model = build_model(cfg).eval()
-    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    return model
+def build(config: str, *overrides: object) -> TCLPredictor:
+    return TCLPredictor(ROOT / "configs/shapes" / config, *overrides)
 
 
 def evaluate(weights: Path) -> dict[str, dict[str, float]]:
     """mIoU in percent of each method on each benchmark of the small world."""
     results = {}
     for name, config, overrides in METHODS:
-        cfg = configure(config, "MODEL.WEIGHTS", weights if config == "tcl.yaml" else "", *overrides)
-        tested = Trainer.test(cfg, build(cfg))
+        method = build(config, "MODEL.WEIGHTS", weights if config == "tcl.yaml" else "", *overrides)
+        tested = Trainer.test(method.cfg, method.model)
         results[name] = {data: metrics["sem_seg"]["mIoU"] for data, metrics in tested.items() if data != "average"}
     return results
 
 
-def segment(cfg: CfgNode, model: nn.Module, one: dict, data: str) -> np.ndarray:
-    model.set_dataset(data)
-    return model([BenchmarkMapper(cfg)(one)])[0]["sem_seg_labels"].numpy()
-
-
 def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
     """Saves panels side by side, RGB images [H, W, 3] or class maps [H, W], with a legend of the classes seen."""
-    metadata = MetadataCatalog.get(data)
-    colors = np.array([*metadata.stuff_colors, (255, 255, 255)], np.uint8)  # the last is for ignored pixels
+    names, colors = legend(data)
+    colors = np.array(colors, np.uint8)
     figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.4))
     seen = set()
     for axis, (title, panel) in zip(axes, panels.items()):
@@ -95,7 +76,6 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
         axis.imshow(panel, interpolation="nearest")
         axis.set_title(title)
         axis.axis("off")
-    names = [*metadata.stuff_classes, "ignored"]
     handles = [plt.Line2D([], [], marker="s", ls="", ms=9, color=colors[k] / 255, mec="gray") for k in sorted(seen)]
     figure.legend(handles, [names[k] for k in sorted(seen)], loc="lower center", ncol=6, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
@@ -107,15 +87,15 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
 def draw_pictures(folder: Path, weights: Path, count: int = 4, data: str = "shapes_val") -> list[Path]:
     """Pictures of image, ground truth, baseline and TCL (both with PAMR) for the first images of a benchmark."""
     rule = LabelRule.of(data)
-    cfgs = configure("maskclip.yaml"), configure("tcl.yaml", "MODEL.WEIGHTS", weights)
-    models = [build(cfg) for cfg in cfgs]
+    words, background = dataset_vocabulary(data)
+    predictors = build("maskclip.yaml"), build("tcl.yaml", "MODEL.WEIGHTS", weights)
     paths = []
     for one in DatasetCatalog.get(data)[:count]:
-        clip, tcl = (segment(cfg, model, one, data) for cfg, model in zip(cfgs, models))
-        label = rule(read_label(one["sem_seg_file_name"]), one["sem_seg_file_name"])
-        image = np.asarray(Image.open(one["file_name"]))
+        clip, tcl = (predictor(one["file_name"], words, background) for predictor in predictors)
+        label = rule.read(one["sem_seg_file_name"])
         paths.append(folder / f"{one['image_id']}.png")
-        draw(paths[-1], data, {"image": image, "ground truth": label, "dense CLIP": clip, "TCL": tcl})
+        panels = {"image": tcl.image, "ground truth": label, "dense CLIP": clip.labels, "TCL": tcl.labels}
+        draw(paths[-1], data, panels)
     return paths
 
 

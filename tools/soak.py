@@ -164,15 +164,10 @@ def soak(iterations: int, processes: int, seed: int, seconds: float) -> bool:
 
 def watch_loader(batches: int) -> None:
     """Prints the memory of the process after every tenth of the batches of the small world's loader."""
-    from detectron2.config import get_cfg
-
-    from tcl_d2 import add_tcl_config
+    from tcl_d2 import load_config
     from tcl_d2.data import build_image_text_train_loader
 
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
-    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 1])
+    cfg = load_config(ROOT / "configs/shapes/tcl.yaml", ["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 1])
     loader, rows = iter(build_image_text_train_loader(cfg)), []
     for _ in range(10):
         for _ in islice(loader, batches // 10):

@@ -6,21 +6,20 @@ python tools/visualize_data.py shapes_val --count 6 --output output/labels.png
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data import build_image_text_train_loader, check_datasets
-from tcl_d2.data.benchmarks import spread
-from tcl_d2.data.labels import LabelRule, read_label
+from tcl_d2.data.benchmarks import legend, spread
+from tcl_d2.data.labels import LabelRule
 from tcl_d2.drawing import draw_overlay, draw_text, enlarge
+from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
-from tcl_d2.predictor import as_array, load_config
-
-IGNORED = (200, 200, 200)
+from tcl_d2.predictor import as_array
 
 
 def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
@@ -36,13 +35,10 @@ def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
 
 def draw_labels(name: str, count: int) -> np.ndarray:
     """Images of a benchmark under their labels, one below the other; ignored pixels are grey."""
-    metadata, rule = MetadataCatalog.get(name), LabelRule.of(name)
-    classes = [*metadata.stuff_classes, "ignored"]
-    colors = [*metadata.stuff_colors, IGNORED]
-    rows = []
+    rule, rows = LabelRule.of(name), []
     for one in spread(DatasetCatalog.get(name), count):
-        label = rule(read_label(one["sem_seg_file_name"]), one["sem_seg_file_name"])
-        rows.append(draw_overlay(as_array(one["file_name"]), label, classes, colors))
+        label = rule.read(one["sem_seg_file_name"])
+        rows.append(draw_overlay(as_array(one["file_name"]), label, *legend(name)))
     width = max(row.shape[1] for row in rows)
     padding = [((0, 10), (0, width - row.shape[1]), (0, 0)) for row in rows]
     return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding)])
@@ -55,14 +51,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--output", type=Path, help="default: output/NAME.png")
     args = parser.parse_args()
-    try:
+    with one_message():
         check_datasets([args.name])
         is_benchmark = "stuff_classes" in MetadataCatalog.get(args.name).as_dict()
         picture = (
             draw_labels(args.name, args.count) if is_benchmark else draw_pairs(args.name, args.config_file, args.count)
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
     path = args.output or Path("output", f"{args.name.strip('/').replace('/', '_')}.png")
     with replacing(path) as unfinished:
         Image.fromarray(picture).save(unfinished, "PNG")

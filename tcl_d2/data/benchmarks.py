@@ -160,6 +160,12 @@ def register_benchmark(
     )
 
 
+def legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names and RGB colours of what LabelRule gives for a registered data set: its classes, then ignored pixels."""
+    metadata = MetadataCatalog.get(dataset_name)
+    return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
+
+
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:
     """RGB colours that are far apart: the palette of PASCAL VOC, black first."""
     bits = np.unpackbits(np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4), axis=1)[:, ::-1]

@@ -64,6 +64,11 @@ class LabelRule:
         metadata = MetadataCatalog.get(dataset_name)
         return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
 
+    def read(self, path: str) -> np.ndarray:
+        """The class indices of a label file, int32 [H, W], `num_classes` where ignored; errors as read_label, and as
+        of a call."""
+        return self(read_label(path), path)
+
     def __call__(self, label: np.ndarray, path: str) -> np.ndarray:
         """Values [H, W] -> class indices int32, `num_classes` where ignored; ValueError names the file and a value."""
         if label.dtype.itemsize > 2 and not 0 <= label.min(initial=0) <= label.max(initial=0) < len(self._table):

@@ -8,14 +8,13 @@ import zlib
 from functools import partial
 from types import SimpleNamespace
 
-import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
-from .processes import bare, parallel
+from .processes import bare, largest_of_all, parallel
 from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -93,6 +92,11 @@ class DataByCheckpoint(HookBase):
             self.trainer.restart_data(self.trainer.iter)
 
 
+def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
+    """Writes the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
+    checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+
+
 class StopOnBadSteps(HookBase):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
@@ -107,8 +111,7 @@ class StopOnBadSteps(HookBase):
 
     def after_step(self) -> None:
         if self.step.skipped_in_a_row > self.most:
-            iteration = self.trainer.iter
-            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            save_now(self.checkpointer, self.trainer.iter)
             raise FloatingPointError(
                 f"{self.step.skipped_in_a_row} steps in a row had to be left out (SOLVER.MAX_SKIPPED is {self.most}). "
                 f"The last: {self.step.problem}. The model is as before them, and saved: look at the data or lower "
@@ -138,21 +141,13 @@ class StopOnSignal(HookBase):
             signal.signal(number, handler)
 
     def after_step(self) -> None:
-        number = self._of_any_process()
+        number = largest_of_all(self._signal, next(self.trainer.model.parameters()).device)
         if not number:
             return
-        iteration = self.trainer.iter
-        self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        name = signal.Signals(number).name
-        self._message = f"Stopped by {name} after iteration {iteration}, with a checkpoint; --resume goes on from it"
+        save_now(self.checkpointer, self.trainer.iter)
+        name, done = signal.Signals(number).name, self.trainer.iter
+        self._message = f"Stopped by {name} after iteration {done}, with a checkpoint; --resume goes on from it"
         sys.exit(128 + number)
-
-    def _of_any_process(self) -> int:
-        if comm.get_world_size() == 1:
-            return self._signal
-        number = torch.tensor(self._signal, device=next(self.trainer.model.parameters()).device)
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-        return int(number)
 
     def after_train(self) -> None:
         self._restore()

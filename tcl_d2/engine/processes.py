@@ -64,6 +64,15 @@ def join_torchrun() -> None:
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
+def largest_of_all(number: int, device: torch.device) -> int:
+    """The largest that any process has."""
+    if comm.get_world_size() == 1:
+        return number
+    largest = torch.tensor(number, device=device)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def parallel(model: nn.Module) -> nn.Module:
     """The model under DistributedDataParallel where there are several processes."""
     device = next(model.parameters()).device

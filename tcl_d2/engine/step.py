@@ -6,9 +6,10 @@ import time
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer
-from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds
 from torch import Tensor, nn
+
+from .processes import largest_of_all
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class TrainingStep(AMPTrainer):
         # In float16, the scaler itself looks for gradients that overflow.
         if not wrong and not self.grad_scaler.is_enabled() and not torch.isfinite(self._gradient_norm()):
             wrong = ["the gradient"]
-        if not _in_any_process(bool(wrong), next(iter(losses.values())).device):
+        if not largest_of_all(len(wrong), next(iter(losses.values())).device):
             self.skipped_in_a_row = 0
             return False
         self.skipped_in_a_row += 1
@@ -75,14 +76,6 @@ class TrainingStep(AMPTrainer):
     def _gradient_norm(self) -> Tensor:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
-
-
-def _in_any_process(flag: bool, device: torch.device) -> bool:
-    if comm.get_world_size() == 1:
-        return flag
-    number = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-    return bool(number)
 
 
 def training_precision(cfg: CfgNode) -> torch.dtype | None:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
 
-from ..data.labels import LabelRule, read_label
+from ..data.labels import LabelRule
 from ..files import replacing
 from .progress import SavedProgress
 from .skipped import Skipped
@@ -136,7 +136,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 self._progress.save_now_and_then(self._matrix.numpy(), self._done)
 
     def _read_label(self, path: str, size: tuple[int, int]) -> np.ndarray:
-        label = self._rule(read_label(path), path)
+        label = self._rule.read(path)
         if label.shape != size:
             raise ValueError(
                 f"Label {path} is {label.shape}, but the prediction is {size}: image and label differ in size."

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -22,7 +21,7 @@ from .losses import Grounding, build_losses, gather
 from .micro_batches import in_parts
 from .pairs import pair_statistics, total_variation
 from .refine import PAMR
-from .text import TextEmbedder, check_templates
+from .text import TextEmbedder, check_templates, dataset_vocabulary
 from .window import Windows, pad_to_multiple
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class ZeroShotSegmentor(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
-        self.register_load_state_dict_post_hook(lambda *_: self.embed_vocabulary.forget())  # CLIP may be another
+        self.register_load_state_dict_post_hook(lambda model, _: model.embed_vocabulary.forget())  # CLIP may be another
         self.templates = check_templates(templates)
         self.crop = crop
         self.stride = stride
@@ -151,9 +150,7 @@ class ZeroShotSegmentor(nn.Module):
         """
         words, selections = {}, []
         for name in names:
-            metadata = MetadataCatalog.get(name)
-            background = metadata.get("background", False)
-            classes = metadata.stuff_classes[int(background) :]
+            classes, background = dataset_vocabulary(name)
             indices = [words.setdefault(word, len(words)) for word in classes]
             selections.append(Selection(torch.tensor(indices), background))
         self.set_vocabulary(list(words))

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from detectron2.data import MetadataCatalog
+from safetensors.torch import save
 from torch import Tensor
 
 from ..files import replacing
@@ -14,6 +15,13 @@ from .clip import FrozenCLIP
 from .grounder import normalize
 
 _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
+
+
+def dataset_vocabulary(dataset_name: str) -> tuple[list[str], bool]:
+    """The words to look for in a registered data set, and whether a background, its first class, comes before them."""
+    metadata = MetadataCatalog.get(dataset_name)
+    background = metadata.get("background", False)
+    return metadata.stuff_classes[int(background) :], background
 
 
 def check_vocabulary(names: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +96,7 @@ class TextEmbedder:
         except (FileNotFoundError, UnreadableFile):
             embedding = self._compute(tokens, len(names), device)
         with replacing(path) as unfinished:
-            save_file({"embedding": embedding.cpu()}, unfinished)
+            unfinished.write_bytes(save({"embedding": embedding.cpu()}))  # save_file's are for the owner's eyes alone
         return embedding
 
     @torch.no_grad()
@@ -101,7 +109,7 @@ class TextEmbedder:
         digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
         for name, weight in self.clip.model.state_dict().items():
             if not name.startswith("visual."):
-                digest.update(weight.cpu().contiguous().view(torch.uint8).numpy() if weight.ndim else name.encode())
+                digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def forget(self) -> None:

@@ -1,5 +1,6 @@
 """tools/convert_checkpoint.py as a user runs it."""
 
+import os
 import subprocess
 import sys
 
@@ -61,6 +62,7 @@ def test_official_names_are_the_releases(run, tmp_path):
 def test_stripped_is_small_and_gives_the_same(run, trained, tmp_path):
     status, out = run(trained, tmp_path / "small.safetensors", "--strip")
     assert status == 0 and "left out: iteration, trainer" in out
+    assert (tmp_path / "small.safetensors").stat().st_mode == os.stat(trained).st_mode  # not the owner's alone
     names = read_checkpoint(str(tmp_path / "small.safetensors"))["model"]
     assert names and all(name.startswith(("grounder.", "sim2mask.")) for name in names)
     status, out = run(trained, tmp_path / "small.safetensors", "--check")

@@ -4,11 +4,10 @@ import logging
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from omegaconf import OmegaConf
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, from_official, to_official
 from tests import golden
 
@@ -16,13 +15,10 @@ from tests import golden
 @pytest.fixture
 def cfg(tmp_path):
     clip, weights = golden.write_clip(tmp_path)
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "TCL", "MODEL.DEVICE", "cpu", "MODEL.TCL.FREEZE", 2])
-    cfg.merge_from_list(["MODEL.CLIP.NAME", str(clip), "MODEL.CLIP.PRETRAINED", str(weights)])
-    cfg.merge_from_list(["TEST.ZERO_SHOT.CROP", 48, "TEST.ZERO_SHOT.STRIDE", 24])
-    cfg.merge_from_list(["MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0], "MODEL.PIXEL_STD", [1.0, 1.0, 1.0]])
-    return cfg
+    options = ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.DEVICE", "cpu", "MODEL.TCL.FREEZE", 2]
+    options += ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights]
+    options += ["TEST.ZERO_SHOT.CROP", 48, "TEST.ZERO_SHOT.STRIDE", 24]
+    return load_config(None, [*options, "MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [1.0] * 3])
 
 
 def save(path, **rest):

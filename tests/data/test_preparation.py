@@ -14,11 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2 import add_tcl_config
+from tcl_d2 import load_config
 from tcl_d2.data import preparation
 from tcl_d2.engine import Trainer
 from tests.conftest import ROOT
@@ -96,9 +95,7 @@ class Oracle(torch.nn.Module):
 
 
 def evaluate(name: str, labels, folder) -> dict:
-    cfg = get_cfg()
-    add_tcl_config(cfg)
-    cfg.DATASETS.TEST, cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = (name,), str(folder), 0
+    cfg = load_config(None, ["DATASETS.TEST", (name,), "OUTPUT_DIR", folder, "DATALOADER.NUM_WORKERS", 0])
     return Trainer.test(cfg, Oracle(labels))[name]["sem_seg"]
 
 

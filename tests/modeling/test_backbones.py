@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from tcl_d2.predictor import load_config
+from tcl_d2 import load_config
 from tests.conftest import ROOT
 
 CONFIGS = sorted((ROOT / "configs/backbones").glob("*.yaml"))

@@ -1,6 +1,9 @@
 """Inference: PAMR against a plain loop, windows, padding, vocabularies, and the errors of bad input."""
 
+import copy
+import gc
 import json
+import weakref
 
 import open_clip
 import pytest
@@ -370,8 +373,24 @@ def test_text_embeddings_are_kept_in_files(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_loading_weights_forgets_the_embeddings_of_the_old_ones():
+def test_model_that_is_dropped_is_freed_at_once():
+    """Nothing in it refers back to it: memory of a GPU would stay taken until Python happens to look for circles."""
     model = golden.build_model()
+    model.set_text_embeddings(torch.randn(2, 32))
+    whole = weakref.ref(model)
+    gc.disable()
+    try:
+        model([{"image": torch.zeros(3, 48, 48)}])
+        del model
+        assert whole() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_loading_weights_forgets_the_embeddings_of_the_old_ones(copied):
+    model = golden.build_model()
+    model = copy.deepcopy(model) if copied else model
     model.tokenizer = model.embed_vocabulary.tokenizer = lambda prompts: torch.ones(len(prompts), 77, dtype=torch.long)
     before = model.embed_vocabulary(["cat"], ["{}"])
     state = model.state_dict()
