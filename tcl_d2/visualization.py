@@ -15,9 +15,11 @@ from .predictor import Segmentation
 
 
 def colors_of(found: Segmentation) -> list[drawing.Color]:
-    """RGB of each class; black for the background."""
-    colors = distinct_colors(len(found.classes) + 1)
-    return colors[:-1] if found.background else colors[1:]
+    """RGB of each class, light ones where there are few; black for the background."""
+    count = len(found.classes) - found.background
+    light = (255 * np.array(matplotlib.colormaps["tab10"].colors)).astype(int).tolist()
+    colors = list(map(tuple, light[:count])) if count <= len(light) else distinct_colors(count + 1)[1:]
+    return [(0, 0, 0)] * found.background + colors
 
 
 def draw_overlay(found: Segmentation, shares: bool = True) -> np.ndarray:

@@ -3,6 +3,7 @@
 import open_clip
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from tcl_d2 import load_config
 from tests.conftest import ROOT
@@ -16,13 +17,10 @@ def test_weights_are_known(path):
     assert clip.PRETRAINED in open_clip.list_pretrained_tags_by_model(clip.NAME)
 
 
-@pytest.mark.parametrize("name", ["vit_b32_openai", "vit_b16_laion2b", "vit_l14_openai", "vit_l14_336_openai"])
-def test_model_segments(name):
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_model_segments(path):
     """With random weights, on a small image; the shared depth is that of all blocks but the last."""
-    from detectron2.modeling import build_model
-
-    cfg = load_config(ROOT / f"configs/backbones/{name}.yaml", ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])
-    model = build_model(cfg).eval()
+    model = build_model(load_config(path, ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])).eval()
     assert len(model.grounder.blocks) == 1
     model.set_text_embeddings(torch.randn(2, model.clip.embed_dim))
     scores = model([{"image": torch.zeros(3, 64, 50)}])[0]["sem_seg"]
