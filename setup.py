@@ -19,7 +19,7 @@ setup(
     package_data={"tcl_d2.assets": ["*.json", "*/*"]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.1",
+        "torch>=2.6",
         "torchvision",
         "open_clip_torch>=2.30",
         "timm>=1.0",
@@ -41,7 +41,7 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "demo": ["gradio"],
+        "demo": ["gradio>=6"],
         "dev": ["pytest", "hypothesis", "ruff", "selenium"],
     },
 )

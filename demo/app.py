@@ -116,7 +116,7 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
             with gr.Column(scale=3):
                 result = gr.AnnotatedImage(label="Result", height=420, elem_id="result")
                 areas = gr.Textbox(label="Share of the picture", interactive=False, elem_id="areas")
-                heat = gr.Image(visible=False, height=320, elem_id="heat")
+                heat = gr.Image(visible=False, height=320, elem_id="heat", buttons=["download", "fullscreen"])
         gr.Examples(examples, [picture, words], label="Scenes of the small world")
 
         def run(*inputs: object) -> tuple:

@@ -11,6 +11,7 @@ import glob
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -81,28 +82,44 @@ def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: list
     try:
         import cv2
     except ImportError as error:
-        sys.exit(f"error: video needs OpenCV ({error}): pip install opencv-python-headless (without --webcam)")
+        package = "opencv-python" if args.webcam else "opencv-python-headless"
+        sys.exit(f"error: this needs OpenCV ({error}): pip install {package}")
     capture = cv2.VideoCapture(0 if args.webcam else args.video_input)
     if not capture.isOpened():
         sys.exit(f"error: cannot open {'the webcam' if args.webcam else args.video_input}")
-    count, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS) or 25
-    writer, path = None, args.output / f"{Path(args.video_input or 'webcam').stem}.mp4"
-    for frame in tqdm(frames(capture), total=None if args.webcam else count, unit="frame"):
-        picture = visualization.draw_overlay(predictor(frame, words, background), shares=False)[..., ::-1]
-        if args.webcam:
-            cv2.imshow("q ends", picture)
-            if cv2.waitKey(1) == ord("q"):
-                break
-            continue
-        if writer is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, picture.shape[1::-1])
-        writer.write(picture)
-    if writer is None and not args.webcam:
-        sys.exit(f"error: no frames in {args.video_input}")
-    if writer is not None:
-        writer.release()
-        print(path)
+    count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    found = (predictor(frame, words, background) for frame in tqdm(frames(capture), total=count, unit="frame"))
+    pictures = (visualization.draw_overlay(one, shares=False)[..., ::-1] for one in found)
+    if args.webcam:
+        return show(cv2, pictures)
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25
+    write_video(cv2, pictures, rate, args.output / f"{Path(args.video_input).stem}.mp4")
+
+
+def show(cv2: ModuleType, pictures: Iterator[np.ndarray]) -> None:
+    for picture in pictures:
+        cv2.imshow("q ends", picture)
+        if cv2.waitKey(1) == ord("q"):
+            return
+
+
+def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, path: Path) -> None:
+    """Writes BGR pictures uint8 [H, W, 3] of one size; Ctrl-C ends the video there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, writer = path.with_name(f".{path.name}.tmp.mp4"), None  # OpenCV goes by how the name ends
+    try:
+        for picture in pictures:
+            if writer is None:
+                size = picture.shape[1::-1]
+                writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            writer.write(picture)
+    except KeyboardInterrupt:
+        print("stopped")
+    if writer is None:
+        sys.exit(f"error: no frames for {path}")
+    writer.release()
+    unfinished.replace(path)
+    print(path)
 
 
 def get_parser() -> argparse.ArgumentParser:
