@@ -5,8 +5,10 @@ from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, MaskCLIP
 from .refine import PAMR
+from .segmentor import Encoded, ZeroShotSegmentor
 
 __all__ = [
+    "Encoded",
     "FrozenCLIP",
     "Grounder",
     "Grounding",
@@ -15,6 +17,7 @@ __all__ = [
     "Sim2Mask",
     "TCL",
     "TCL_LOSS_REGISTRY",
+    "ZeroShotSegmentor",
     "build_clip",
     "build_losses",
     "build_tokenizer",

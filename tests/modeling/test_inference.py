@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from tcl_d2.modeling import PAMR, FrozenCLIP, build_clip, build_tokenizer, meta_arch
+from tcl_d2.modeling import PAMR, FrozenCLIP, MaskCLIP, build_clip, build_tokenizer, segmentor
 from tcl_d2.modeling.clip import run_block
 from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
-from tcl_d2.modeling.meta_arch import MaskCLIP
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
@@ -88,7 +87,7 @@ def test_labels_alone_are_the_argmax_of_the_scores(background, monkeypatch):
     model.set_text_embeddings(figures["text_embedding"], background)
     one = {"image": figures["slide_image"][0].float(), "height": 91, "width": 57}
     scores = model([one])[0]["sem_seg"]
-    monkeypatch.setattr(meta_arch, "_CLASSES_AT_ONCE", 3)
+    monkeypatch.setattr(segmentor, "_CLASSES_AT_ONCE", 3)
     (output,) = model([{**one, "labels_only": True}])
     assert set(output) == {"sem_seg_labels"} and torch.equal(output["sem_seg_labels"], scores.argmax(0))
     torch.testing.assert_close(model([one])[0]["sem_seg"], scores, rtol=0, atol=1e-6)
@@ -412,4 +411,4 @@ def test_bfloat16_agrees_on_the_labels():
 @pytest.mark.parametrize("precision, device", [("float16", "cpu"), ("half", "cuda")])
 def test_precision_that_does_not_work_is_refused(precision, device):
     with pytest.raises(ValueError, match="TEST.ZERO_SHOT.PRECISION must be"):
-        meta_arch._precision(precision, device)
+        segmentor._precision(precision, device)
