@@ -133,6 +133,20 @@ def _read_torchscript(archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo
     return tensors
 
 
+_KINDS = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+
+
 class _TorchScriptUnpickler(pickle.Unpickler):
     """Rebuilds tensors; every other class becomes a stand-in for its attributes, and functions are refused."""
 
@@ -146,8 +160,8 @@ class _TorchScriptUnpickler(pickle.Unpickler):
             return _rebuild_tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name)
+        if module == "torch" and name in _KINDS:
+            return _KINDS[name]
         if module == "torch.jit._pickle" and name.startswith("build_"):
             return list
         if module.startswith("__torch__"):
@@ -155,8 +169,7 @@ class _TorchScriptUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
     def persistent_load(self, key: tuple) -> Tensor:
-        _, storage, name, _, count = key
-        kind = storage.dtype
+        _, kind, name, _, count = key
         data = self.archive.read(self.infos[f"data/{name}"])
         if len(data) != count * kind.itemsize:
             raise pickle.UnpicklingError("a record's size differs from what is said of it")

@@ -114,9 +114,9 @@ def coco(folder: Path) -> dict[str, Truth]:
         values = rng.permutation(np.resize([*range(182), 255], SIZE[0] * SIZE[1])).reshape(SIZE).astype(np.uint8)
         images[f"val2017/{key}.jpg"] = picture(i)
         maps[f"val2017/{key}.png"] = png(values)
-        things = np.array([THINGS.index(v + 1) + 1 if v + 1 in THINGS else 0 for v in values.ravel()])
+        things = np.array([THINGS.index(v + 1) + 1 if v + 1 in THINGS else 0 for v in values.ravel().tolist()])
         everything = [*THINGS, *STUFF]
-        stuff = np.array([everything.index(v + 1) if v + 1 in everything else IGNORED for v in values.ravel()])
+        stuff = np.array([everything.index(v + 1) if v + 1 in everything else IGNORED for v in values.ravel().tolist()])
         truths["zeroshot_coco_object_val"][key] = things.reshape(SIZE)
         truths["zeroshot_coco_stuff_val"][key] = stuff.reshape(SIZE)
     write_zip(folder / "val2017.zip", images)
