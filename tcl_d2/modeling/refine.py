@@ -1,10 +1,14 @@
 """PAMR: pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), as a sparse matrix product."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+# What is used of it is tested against a plain loop.
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
 
 def _neighbours(height: int, width: int, dilations: Sequence[int], device: torch.device) -> Tensor:
