@@ -24,6 +24,7 @@ try:
 except ImportError:
     sys.exit("error: the page needs gradio: pip install -e '.[demo]'")
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
 MOST_PIXELS = 16_000_000
 MOST_WORDS = 50
 INTRODUCTION = """# TCL: name it, see it
@@ -131,7 +132,7 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="configs/shapes/trained.yaml", help="default: the small world's model")
+    parser.add_argument("--config-file", default=CONFIG, help="default: the small world's model")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")

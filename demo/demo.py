@@ -22,6 +22,7 @@ from tcl_d2.errors import one_message
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, split_words
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
@@ -124,7 +125,7 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="configs/shapes/trained.yaml", help="default: the small world's model")
+    parser.add_argument("--config-file", default=CONFIG, help="default: the small world's model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", help="images, globs or folders; - reads a list from the standard input")
     source.add_argument("--video-input", help="a video file")

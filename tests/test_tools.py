@@ -7,27 +7,20 @@ import pytest
 from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
+from tests.conftest import ROOT
 from tests.running import check_error, run
 
 
 def test_demo_goes_past_a_broken_file(world, tmp_path):
-    """A folder, a list on the standard input, a file that is none: all results, the broken one named, exit code 1."""
+    """A folder, a list on the standard input, a broken file, from another folder: all results, the broken one named."""
     folder = tmp_path / "in"
     (folder / "more").mkdir(parents=True)
     for path in (folder / "a.png", folder / "more/a.png"):
         Image.fromarray(draw_scene(7, 1).image).save(path)
     (folder / "broken.jpg").write_bytes(b"no image")
-    options = [
-        "--output",
-        tmp_path / "out",
-        "--classes",
-        "brick, lava",
-        "--background",
-        "--heat-maps",
-        "--refine",
-        "off",
-    ]
-    done = run(world, "demo/demo.py", "--input", "-", folder, *options, stdin=str(folder / "a.png"))
+    options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "off"]
+    demo = ROOT / "demo/demo.py"
+    done = run(world, demo, "--input", "-", folder, *options, folder=tmp_path, stdin=str(folder / "a.png"))
     assert done.returncode == 1 and "broken.jpg" in done.stderr and "3 of 4 images segmented" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"a_1.png", "a_2.json", "a_3_labels.png", "a_1_1_brick.png"} <= names

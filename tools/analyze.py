@@ -35,6 +35,7 @@ from tcl_d2.predictor import TCLPredictor, as_array, split_words
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
 THRESHOLDS = np.linspace(0, 1, 41)
 KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("what", choices=("predictions", "settings", "wording"))
     parser.add_argument("data", help="a benchmark, registered or a folder")
     parser.add_argument("folder", type=Path, nargs="?", help="predictions: of palette PNGs, named by image ID")
-    parser.add_argument("--config-file", default="configs/shapes/trained.yaml")
+    parser.add_argument("--config-file", default=CONFIG)
     parser.add_argument("--words", default="", help="wording: a class of the data set, then other words for it")
     parser.add_argument("--count", type=int, default=0, help="images, evenly spaced; 0: all")
     parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")

@@ -21,6 +21,8 @@ from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
 from tcl_d2.predictor import as_array
 
+CONFIG = Path(__file__).resolve().parent.parent / "configs/tcl.yaml"  # from any folder
+
 
 def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
     """Training pairs as the mapper gives them, image and caption side by side."""
@@ -47,7 +49,7 @@ def draw_labels(name: str, count: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="a registered data set, or a benchmark's folder")
-    parser.add_argument("--config-file", default="configs/tcl.yaml", help="whose augmentation and tokeniser to use")
+    parser.add_argument("--config-file", default=CONFIG, help="whose augmentation and tokeniser to use")
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--output", type=Path, help="default: output/NAME.png")
     args = parser.parse_args()
