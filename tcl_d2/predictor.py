@@ -1,5 +1,6 @@
 """From pictures and words to masks, in a few lines."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .data.benchmark_mapper import model_input
 from .data.benchmarks import BACKGROUND
 from .data.mapper import read_image
 
+logger = logging.getLogger(__name__)
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -70,10 +72,17 @@ class TCLPredictor:
         """
         Args:
             config: a configuration, or the path of its file; configs/shapes/trained.yaml is a model that comes with
-                the project. The model takes the weights of MODEL.WEIGHTS and runs on MODEL.DEVICE.
+                the project. The model takes the weights of MODEL.WEIGHTS and runs on MODEL.DEVICE, or on
+                the CPU where there is no GPU.
             options: KEY, VALUE pairs over those of the file.
         """
-        self.cfg = config if isinstance(config, CfgNode) else load_config(config, options)
+        self.cfg = config.clone() if isinstance(config, CfgNode) else load_config(config, options)
+        if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+            logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
+            self.cfg.defrost()
+            self.cfg.MODEL.DEVICE = "cpu"
+        if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
+            logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
         self.model: nn.Module = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
 

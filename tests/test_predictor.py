@@ -1,6 +1,7 @@
 """From pictures and words to masks: the predictor, pictures of what it found, and its files."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ def test_all_kinds_of_images_give_the_same(predictor, tmp_path):
     for other in results[1:]:
         assert torch.equal(other.scores, results[0].scores)
     assert isinstance(predictor(path, ["brick"]), Segmentation)
+
+
+def test_runs_without_a_gpu_and_says_so(monkeypatch, caplog):
+    """A config made for GPUs serves on a laptop."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "cuda", "MODEL.WEIGHTS", "")
+    assert predictor.model.device.type == "cpu"
+    assert "torch finds no GPU here" in caplog.text and "MODEL.WEIGHTS is empty" in caplog.text
 
 
 @pytest.mark.parametrize(

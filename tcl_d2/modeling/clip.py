@@ -190,7 +190,10 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
     """
     model_name = _model_name(name)
     if not pretrained:
-        logger.warning("MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights.", name)
+        logger.warning(
+            "MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights, unless MODEL.WEIGHTS brings its own.",
+            name,
+        )
         return _create(model_name)
     if _is_file(pretrained):
         return _create_from_file(name, model_name, pretrained)
