@@ -2,7 +2,7 @@
 """A web page: a picture and words in, masks out.
 
 python demo/app.py                                                    # the small world's model, http://127.0.0.1:7860
-python demo/app.py --config-file configs/tcl.yaml --opts MODEL.WEIGHTS tcl.pth
+python demo/app.py --config-file configs/eval/official.yaml           # the official tcl.pth
 """
 
 import argparse

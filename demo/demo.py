@@ -2,7 +2,7 @@
 """Segments pictures, a video or a webcam's into words of yours.
 
 python demo/demo.py --input photos/*.jpg --classes "red apple, wooden table" --background --output output/demo
-python demo/demo.py --config-file configs/tcl.yaml --input photos --classes words.txt --opts MODEL.WEIGHTS tcl.pth
+python demo/demo.py --config-file configs/eval/official.yaml --input photos --classes words.txt
 find photos -name '*.png' | python demo/demo.py --input - --classes zeroshot_voc_val
 """
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import open_clip
 import pytest
 import yaml
 from detectron2.config import get_cfg
@@ -33,6 +34,13 @@ def test_small_worlds_configs_build_a_model(path):
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     if cfg.MODEL.META_ARCHITECTURE == "TCL":
         assert list(model.losses) == cfg.MODEL.TCL.LOSS_HEADS
+
+
+def test_official_config_has_openais_clip():
+    """Built without OpenAI's weights, it must have the layers and the activation that these would bring."""
+    clip, paper = (load_config(ROOT / path).MODEL.CLIP for path in ("configs/eval/official.yaml", "configs/tcl.yaml"))
+    assert open_clip.get_pretrained_cfg(paper.NAME, paper.PRETRAINED)["quick_gelu"]
+    assert open_clip.get_model_config(clip.NAME) == {**open_clip.get_model_config(paper.NAME), "quick_gelu": True}
 
 
 def test_config_reaches_the_model(tmp_path):
