@@ -72,7 +72,7 @@ class Page:
         areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in found.areas().items() if area > 0)
         return (image, [(labels == i, found.classes[i]) for i in seen]), found, colors, areas
 
-    def heat_map(self, found: Segmentation | None, event: gr.SelectData) -> dict:
+    def heat_map(self, found: Segmentation | None, event: gr.SelectData) -> gr.Image:
         """The heat map of the word that was clicked."""
         if found is None:
             raise gr.Error("Segment a picture first.")
@@ -141,9 +141,7 @@ def main() -> None:
         predictor = TCLPredictor(load_config(args.config_file, args.opts))
     with TemporaryDirectory() as folder:
         page = build_page(predictor, example_scenes(Path(folder)))
-        page.launch(
-            server_name=args.host, server_port=args.port, max_file_size="10mb", allowed_paths=[folder], quiet=False
-        )
+        page.launch(server_name=args.host, server_port=args.port, max_file_size="10mb", allowed_paths=[folder])
 
 
 if __name__ == "__main__":

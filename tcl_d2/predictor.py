@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class Segmentation:
     scores: Tensor
     background: bool = False
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """The class of each pixel: index into `classes`, int64 [H, W]."""
         return self.scores.argmax(0).numpy()

@@ -1,4 +1,4 @@
-"""Reading files of tensors from anywhere, without running code from them.
+"""Files of tensors: reading those from anywhere, without running code from them, and writing safetensors.
 
 torch's own files (zip, with or without other plain values, and the older format), safetensors, and TorchScript archives
 such as OpenAI distributes CLIP's weights in.
@@ -8,13 +8,16 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open
+from safetensors.torch import load_file, safe_open, save
 from torch import Tensor
+
+from .files import replacing
 
 # Settings that training checkpoints carry beside the weights. They are not needed: a stand-in takes their place, and
 # nothing of theirs is imported or called.
@@ -26,6 +29,13 @@ _SETTINGS = re.compile(
 
 class UnreadableFile(ValueError):
     """A file that holds no tensors that can be read; the message says why, after the file's name."""
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes contiguous tensors as a .safetensors file, whole or not at all."""
+    with replacing(path) as unfinished:
+        # safetensors' own save_file makes files that their owner alone can read.
+        unfinished.write_bytes(save(dict(tensors), metadata))
 
 
 def read_tensors(path: str | Path) -> Any:

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from safetensors.torch import save
 from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint, to_official
 from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
+from tcl_d2.tensors import save_tensors
 
 TOLERANCE = 1e-5
 PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder", "losses.": "losses' scales"}
@@ -77,12 +77,11 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
     if strip:
         needless = ("clip", "losses.", "tcl")  # as both layouts begin the names
         state = {name: value for name, value in state.items() if not name.startswith(needless)}
-    with replacing(target) as unfinished:
-        if target.suffix == ".safetensors":
-            tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-            # save_file would make a file that its owner alone can read.
-            unfinished.write_bytes(save(tensors, {"card": json.dumps(card)}))
-        else:
+    if target.suffix == ".safetensors":
+        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+        save_tensors(target, tensors, {"card": json.dumps(card)})
+    else:
+        with replacing(target) as unfinished:
             torch.save({**written, "model": state}, unfinished)
     lost = sorted(checkpoint.keys() - written.keys() - {"model"})
     print(f"{target}: {len(state)} weights, {target.stat().st_size / 1e6:,.1f} MB")

@@ -18,10 +18,10 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.tensors import save_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "tcl_d2/assets/shapes_clip"
 SEED = 1_000_003  # apart from the seeds of prepare_shapes.py
@@ -133,7 +133,7 @@ def main() -> None:
     accuracy = retrieval_accuracy(model, held_out, held_out_tokens)
     print(f"held-out scenes: {accuracy:.1f}% find their caption among 100")
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, args.output / "weights.safetensors")
+    save_tensors(args.output / "weights.safetensors", weights)
     print(f"written: {args.output / 'weights.safetensors'}; copy it to {ASSETS} to use it")
 
 

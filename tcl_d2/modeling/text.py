@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 from detectron2.data import MetadataCatalog
-from safetensors.torch import save
 from torch import Tensor
 
-from ..files import replacing
-from ..tensors import UnreadableFile, read_tensors
+from ..tensors import UnreadableFile, read_tensors, save_tensors
 from .clip import FrozenCLIP
 from .grounder import normalize
 
@@ -95,8 +93,7 @@ class TextEmbedder:
             return read_tensors(path)["embedding"].to(device)
         except (FileNotFoundError, UnreadableFile):
             embedding = self._compute(tokens, len(names), device)
-        with replacing(path) as unfinished:
-            unfinished.write_bytes(save({"embedding": embedding.cpu()}))  # save_file's are for the owner's eyes alone
+        save_tensors(path, {"embedding": embedding.cpu()})
         return embedding
 
     @torch.no_grad()
