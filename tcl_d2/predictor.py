@@ -10,18 +10,15 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.utils.file_io import PathManager
-from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import TCLCheckpointer
 from .config import load_config
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import BACKGROUND
-from .data.mapper import read_image
+from .data.images import ImageLike, as_array
 
 logger = logging.getLogger(__name__)
-ImageLike = str | Path | Image.Image | np.ndarray
 
 
 @dataclass
@@ -115,15 +112,3 @@ class TCLPredictor:
 def split_words(text: str) -> list[str]:
     """The class words of "red apple, wooden table"."""
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def as_array(image: ImageLike) -> np.ndarray:
-    """An RGB array uint8 [H, W, 3] of a path, a PIL image, or such an array; ValueError for anything else."""
-    if isinstance(image, (str, Path)):
-        return np.asarray(read_image(PathManager.get_local_path(str(image)), str(image)))
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    what = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"An image is a path, a PIL image or an RGB array uint8 [H, W, 3], not {what}.")

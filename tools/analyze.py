@@ -23,6 +23,7 @@ from tcl_d2 import load_config
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import legend, spread
+from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelRule, read_label
 from tcl_d2.drawing import draw_overlay
 from tcl_d2.errors import one_message
@@ -30,7 +31,7 @@ from tcl_d2.evaluation.zero_shot import confusion_matrix, summarize
 from tcl_d2.files import replacing
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.text import dataset_vocabulary
-from tcl_d2.predictor import TCLPredictor, as_array, split_words
+from tcl_d2.predictor import TCLPredictor, split_words
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)

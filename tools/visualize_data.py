@@ -15,11 +15,11 @@ from PIL import Image
 from tcl_d2 import load_config
 from tcl_d2.data import build_image_text_train_loader, check_datasets
 from tcl_d2.data.benchmarks import legend, spread
+from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelRule
 from tcl_d2.drawing import draw_overlay, draw_text, enlarge
 from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
-from tcl_d2.predictor import as_array
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/tcl.yaml"  # from any folder
 

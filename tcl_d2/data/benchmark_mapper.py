@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils as utils
+
+from .images import BrokenSample, read_image
 
 
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
@@ -82,9 +83,9 @@ class BenchmarkMapper:
             OSError: the image is missing or broken; names it.
         """
         try:
-            image = utils.read_image(one["file_name"], format="RGB")
-        except Exception as error:  # PIL raises many kinds
-            message = f"Image {one['file_name']} could not be read: {error}"
+            image = np.asarray(read_image(one["file_name"], one["file_name"]))
+        except BrokenSample as error:
+            message = f"Image {one['file_name']} could not be read: {error.detail}"
             if self.skip_broken:
                 return {**one, "error": message}
             raise OSError(message) from None

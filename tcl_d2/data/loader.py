@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import tarfile_samples
 
-from .mapper import BrokenSample, ImageTextDatasetMapper
+from .images import BrokenSample
+from .mapper import ImageTextDatasetMapper
 
 logger = logging.getLogger(__name__)
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")

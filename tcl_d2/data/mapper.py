@@ -1,49 +1,14 @@
 """ImageTextDatasetMapper: a pair of image and caption becomes what TCL trains on."""
 
-import io
 import random
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import transforms
 
-MAX_PIXELS = 100_000_000  # beyond this an image is taken for a decompression bomb
-
-
-class BrokenSample(ValueError):
-    """A sample that cannot be used. `reason` is one of few words, to count by; the message names the sample."""
-
-    def __init__(self, reason: str, sample: str, detail: object = ""):
-        super().__init__(f"{reason}: {sample}" + (f" ({detail})" if detail else ""))
-        self.reason = reason
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def read_image(source: str | bytes, name: str) -> Image.Image:
-    """Decodes a file or its bytes to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
-
-    Raises:
-        BrokenSample: missing, truncated, no image, or too large.
-    """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BrokenSample("image too large", name, f"{image.width} x {image.height} pixels")
-            return _to_rgb(image)
-    except BrokenSample:
-        raise
-    except Exception as error:  # PIL and its decoders raise many kinds
-        raise BrokenSample("unreadable image", name, error) from None
+from .images import BrokenSample, read_image
 
 
 def read_caption(text: str | bytes, name: str) -> str:

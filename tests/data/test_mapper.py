@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2.data import ImageTextDatasetMapper
-from tcl_d2.data import mapper as mapper_module
-from tcl_d2.data.mapper import BrokenSample, read_image
+from tcl_d2.data import ImageTextDatasetMapper, images
+from tcl_d2.data.images import BrokenSample, read_image
 
 TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
 PLAIN = {"flip": 0.0, "rand_augment": "", "erasing": 0.0}
@@ -140,6 +139,6 @@ def test_missing_file():
 
 @pytest.mark.fault("a decompression bomb", "refused before it is decoded, counted")
 def test_decompression_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr(mapper_module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenSample, match="image too large"):
         read_image(encode(picture()), "x")

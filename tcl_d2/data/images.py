@@ -1,0 +1,90 @@
+"""The one reader of pictures: files, bytes, PIL images and arrays become upright RGB of 8 bits."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_PIXELS = 100_000_000  # beyond this an image is taken for a decompression bomb
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+class BrokenSample(ValueError):
+    """A sample that cannot be used; the message names it.
+
+    Attributes:
+        reason: a few words, to count by.
+        detail: what is wrong with this sample.
+    """
+
+    def __init__(self, reason: str, sample: str, detail: object = ""):
+        super().__init__(f"{reason}: {sample}" + (f" ({detail})" if detail else ""))
+        self.reason = reason
+        self.detail = detail
+
+
+def read_image(source: str | bytes, name: str) -> Image.Image:
+    """Decode a file or its bytes to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
+
+    Args:
+        source: path of the file, or its content.
+        name: of the image, for the error.
+
+    Raises:
+        BrokenSample: missing, truncated, no image, or too large.
+    """
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else PathManager.open(source, "rb")
+        with file, Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                raise BrokenSample("image too large", name, size)
+            return to_rgb(image)
+    except BrokenSample:
+        raise
+    except Exception as error:  # PIL and its decoders raise many kinds
+        raise BrokenSample("unreadable image", name, error) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a PIL image of any mode to RGB, upright as its EXIF says, 16 bits scaled to 8."""
+    image = _apply_exif_orientation(image)  # unlike PIL's own, it bears damaged EXIF
+    if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def as_array(image: ImageLike) -> np.ndarray:
+    """Return any picture as an RGB array uint8 [H, W, 3].
+
+    Args:
+        image: path; PIL image, turned as its EXIF says; RGB array uint8 [H, W, 3]; or grey array [H, W], uint8 or
+            uint16 (0..65535, scaled to 8 bits as 16-bit files are).
+
+    Raises:
+        ValueError: the file is no image, or this is no picture; says what it is.
+    """
+    if isinstance(image, (str, Path)):
+        return np.asarray(read_image(str(image), str(image)))
+
+    # An array that is RGB already stays as it is; a grey one goes the way of a grey file.
+    given = type(image).__name__
+    if isinstance(image, np.ndarray):
+        given = f"{image.dtype} {list(image.shape)}"
+        if image.size and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return image
+        if image.size and image.dtype in (np.uint8, np.uint16) and image.ndim == 2:
+            image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        if image.width and image.height:
+            return np.asarray(to_rgb(image))
+        given = f"an image of {image.width} x {image.height} pixels"
+
+    raise ValueError(
+        "An image is a path, a PIL image, an RGB array uint8 [H, W, 3] or a grey array uint8 or uint16 [H, W], "
+        f"with at least one pixel, not {given}."
+    )
