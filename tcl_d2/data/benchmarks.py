@@ -11,11 +11,12 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
 from . import shapes
+from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
+from .words import read_words
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"
 BACKGROUND = "background"
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def datasets_root() -> Path:
@@ -53,7 +54,7 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
 def find_images(images: str) -> dict[str, Path]:
     """Image files by ID, for a folder or a pattern 'folder/{}suffix'; FileNotFoundError if there are none."""
     head, _, tail = images.partition("{}")
-    folder, suffixes = datasets_root() / head, (tail,) if tail else _IMAGE_SUFFIXES
+    folder, suffixes = datasets_root() / head, (tail,) if tail else IMAGE_SUFFIXES
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     found = {}
@@ -122,8 +123,8 @@ def register_benchmark(
     """Registers a folder of images and one of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
     Args:
-        images: folder, with any of jpg, jpeg, png, or a pattern "folder/{}suffix" where {} is an image's ID, which may
-            have slashes. Relative to DETECTRON2_DATASETS, or absolute; so are labels and ids.
+        images: folder, with any of jpg, jpeg, png, webp, or a pattern "folder/{}suffix" where {} is an image's ID,
+            which may have slashes. Relative to DETECTRON2_DATASETS, or absolute; so are labels and ids.
         labels: folder of PNGs named by ID, or a pattern; of several, the first whose folder exists.
         classes: class words in the order of the labels; with `background`, the first word stands for the background
             and is never asked for.
@@ -134,7 +135,11 @@ def register_benchmark(
         title: a short name for tables.
         num_images: how many images there should be; several where more than one count is in use.
         published: mIoU in percent by meta-architecture, as the paper has it.
+
+    Raises:
+        ValueError: a class word stands for two labels.
     """
+    _check_distinct(name, classes)
     sources = [labels] if isinstance(labels, str) else list(labels)
 
     def load() -> list[dict]:
@@ -160,6 +165,17 @@ def register_benchmark(
     )
 
 
+def _check_distinct(name: str, classes: Sequence[str]) -> None:
+    indices = {}
+    for index, word in enumerate(classes):
+        first = indices.setdefault(word, index)
+        if first != index:
+            raise ValueError(
+                f"Data set '{name}': the class word '{word}' stands for two labels, {first} and {index}. Give them "
+                "different words, such as 'crane (bird)' and 'crane (machine)'."
+            )
+
+
 def legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Names and RGB colours of what LabelRule gives for a registered data set: its classes, then ignored pixels."""
     metadata = MetadataCatalog.get(dataset_name)
@@ -176,8 +192,8 @@ def distinct_colors(count: int) -> list[tuple[int, int, int]]:
 def register_folder(folder: str, name: str | None = None) -> str:
     """Registers a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
 
-    classes.txt has a class word a line, in the order of the label values from 0; if the first is "background", it is
-    the background. The label value 255 is ignored.
+    classes.txt (UTF-8) has a class word a line, in the order of the label values from 0; if the first is "background",
+    it is the background. The label value 255 is ignored.
 
     Args:
         folder: absolute, or relative to the working directory.
@@ -187,8 +203,8 @@ def register_folder(folder: str, name: str | None = None) -> str:
         the name it is registered by.
 
     Raises:
-        FileNotFoundError: there is no classes.txt, or nothing in it.
-        ValueError: the name is taken, or there are more than 255 classes.
+        FileNotFoundError: there is no classes.txt.
+        ValueError: classes.txt is not UTF-8, is empty, has a word twice or more than 255; or the name is taken.
     """
     name = name or str(folder)
     path = Path(folder).resolve()
@@ -198,9 +214,7 @@ def register_folder(folder: str, name: str | None = None) -> str:
             f"Data set '{name}': no file {words}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
             "same names) and classes.txt (a class word a line, in the order of the label values)."
         )
-    classes = [line.strip() for line in words.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not classes:
-        raise FileNotFoundError(f"Data set '{name}': {words} names no class.")
+    classes = read_words(words)
     if len(classes) > 255:
         raise ValueError(f"Data set '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
     if name in DatasetCatalog.list():

@@ -105,7 +105,7 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
 def folder(tmp_path):
     for kind in ("images/x", "labels/x"):
         (tmp_path / "own" / kind).mkdir(parents=True)
-    for key, suffix in (("a", "jpg"), ("x/b", "png")):
+    for key, suffix in (("a", "jpg"), ("x/b", "webp")):
         Image.new("RGB", (8, 6)).save(tmp_path / f"own/images/{key}.{suffix}")
         Image.new("L", (8, 6), 1).save(tmp_path / f"own/labels/{key}.png")
     (tmp_path / "own/classes.txt").write_text("background\n\nred car\nstraße\n", encoding="utf-8")
@@ -125,6 +125,21 @@ def test_a_folder_becomes_a_benchmark(folder):
         register_folder(str(folder), "t_own")
 
 
+def test_a_byte_order_mark_hides_no_background(folder):
+    (folder / "classes.txt").write_text("background\ncat\n", encoding="utf-8-sig")
+    register_folder(str(folder), "t_own")
+    metadata = MetadataCatalog.get("t_own")
+    assert metadata.stuff_classes == ["background", "cat"] and metadata.background
+
+
+@pytest.mark.fault("a class word twice in classes.txt", "refused, with the word and its two labels")
+def test_a_word_for_two_labels_is_refused(folder):
+    (folder / "classes.txt").write_text("crane\ncat\ncrane\n")
+    with pytest.raises(ValueError, match=r"'t_own': the class word 'crane' .* 0 and 2\..*'crane \(bird\)'"):
+        register_folder(str(folder), "t_own")
+    assert "t_own" not in DatasetCatalog.list()
+
+
 def test_a_folders_path_is_a_name(folder):
     check_datasets([str(folder)])
     assert len(DatasetCatalog.get(str(folder))) == 2
@@ -135,7 +150,7 @@ def test_unfit_folders_are_refused(folder):
     with pytest.raises(FileNotFoundError, match="two images with one name"):
         check_datasets([str(folder)])
     (folder / "classes.txt").write_text("\n")
-    with pytest.raises(FileNotFoundError, match="names no class"):
+    with pytest.raises(ValueError, match="classes.txt names no class"):
         register_folder(str(folder), "t_own")
     (folder / "classes.txt").write_text("\n".join(map(str, range(256))))
     with pytest.raises(ValueError, match="256 classes"):
