@@ -5,7 +5,10 @@ from pathlib import Path
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
+
+from .modeling import ZeroShotSegmentor
 
 # The prompt templates of the paper's published results.
 TEMPLATES = (
@@ -33,6 +36,21 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         cfg.merge_from_file(PathManager.get_local_path(str(path)))
     cfg.merge_from_list([str(option) for option in options])
     return cfg
+
+
+def check_meta_architecture(cfg: CN) -> None:
+    """Look whether a configuration is that of a zero-shot segmentor; Detectron2's defaults alone are not.
+
+    Raises:
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor; names those that are.
+    """
+    segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
+    if cfg.MODEL.META_ARCHITECTURE not in segmentors:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}', which is no zero-shot segmentor; expected "
+            f"one of {', '.join(segmentors)}. Give a config file, such as configs/shapes/tcl.yaml (the small world) or "
+            "configs/tcl.yaml (the paper's)"
+        )
 
 
 def add_tcl_config(cfg: CN) -> None:

@@ -1,6 +1,7 @@
 """Writing files whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,3 +21,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove the temporary files of `replacing` in a folder whose writers are dead: killed, they left them behind."""
+    for path in Path(folder).glob(".*.tmp"):
+        name = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if name is not None and not _is_running(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 is none: the system only looks whether there is such a process
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

