@@ -145,3 +145,23 @@ def test_all_missing_data_sets_are_named_at_once(root):
         check_datasets(["cc3m_train", "shapes_val", "no_such_set"])
     for part in ("cc3m", "img2dataset", "shapes/val/images", "prepare_shapes.py", "'no_such_set' is not registered"):
         assert part in str(error.value)
+
+
+@pytest.mark.fault(
+    "a training source in DATASETS.TEST, a benchmark in DATASETS.TRAIN", "refused before anything is built"
+)
+def test_data_sets_of_the_wrong_use_are_refused(in_world):
+    check_datasets(train=["shapes_train"], test=["shapes_val"])
+    with pytest.raises(FileNotFoundError) as error:
+        check_datasets(train=["shapes_train", "shapes_val", "my/pairs.csv"], test=["shapes_train"])
+    to_evaluate_on, unknown, to_train_on = str(error.value).split("\n  ")
+    assert "'shapes_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in to_evaluate_on
+    assert "'my/pairs.csv' is not registered" in unknown
+    assert "'shapes_train' is of the wrong kind: DATASETS.TEST" in to_train_on
+
+
+def test_a_catalog_entry_without_metadata_can_be_trained_on(register):
+    register(DatasetCatalog.register, "t_plain", lambda: [{"file_name": "a.png", "captions": ["a"]}])
+    check_datasets(train=["t_plain"])
+    with pytest.raises(FileNotFoundError, match="'t_plain' is of the wrong kind"):
+        check_datasets(test=["t_plain"])
