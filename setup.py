@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "torchvision",
-        "open_clip_torch>=2.30",
+        "open_clip_torch>=3.0",
         "timm>=1.0",
         "webdataset>=0.2.86",
         "braceexpand",

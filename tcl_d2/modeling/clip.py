@@ -1,23 +1,27 @@
 """The frozen CLIP, on open_clip: text embeddings, image embeddings, and the shared trunk of the grounder."""
 
+import json
 import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import open_clip
 import torch
 from detectron2.utils.file_io import PathManager
 from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.factory import LOCAL_DIR_PREFIX
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..tensors import read_tensors
+from ..tensors import check_finite, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -25,34 +29,72 @@ logger = logging.getLogger(__name__)
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 
 
-def _model_name(name: str) -> str:
-    """open_clip's name of a model; a JSON config is registered first, under its file's name."""
-    if not name.endswith(".json"):
-        if name not in open_clip.list_models():
-            raise ValueError(
-                f"MODEL.CLIP.NAME: open_clip knows no model '{name}'. Expected one of open_clip.list_models(), such as "
-                "'ViT-B-16', or the path of a model config ending in .json."
-            )
-        return name
+@contextmanager
+def _open_clip_name(name: str) -> Iterator[str]:
+    """Give the name under which open_clip builds the model of MODEL.CLIP.NAME; errors as `_check_name`.
+
+    A JSON config is laid into a folder as open_clip reads one. Registered, it would replace a model of open_clip's that
+    has the same name, and if it is broken spoil every model that is built later.
+    """
+    _check_name(name)
+    if not _is_config_file(name):
+        yield name
+        return
+
+    with TemporaryDirectory() as folder:
+        Path(folder, "open_clip_config.json").write_text(json.dumps({"model_cfg": _read_model_config(name)}))
+        yield f"{LOCAL_DIR_PREFIX}{folder}"
+
+
+def _is_config_file(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def _check_name(name: str) -> None:
+    """Look whether open_clip can build a model of this name; ValueError or FileNotFoundError if not."""
+    if _is_config_file(name):
+        _read_model_config(name)
+    elif name not in open_clip.list_models():
+        raise ValueError(
+            f"MODEL.CLIP.NAME: open_clip knows no model '{name}'. Expected one of open_clip.list_models(), such as "
+            "'ViT-B-16', or the path of a model config ending in .json."
+        )
+
+
+def _read_model_config(name: str) -> dict:
+    """Read an open_clip model config (JSON); FileNotFoundError or ValueError names it and what was expected."""
     path = Path(PathManager.get_local_path(name))
     if not path.is_file():
         raise FileNotFoundError(f"MODEL.CLIP.NAME: no model config at '{name}'.")
-    open_clip.add_model_config(path)
-    return path.stem
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"MODEL.CLIP.NAME: '{name}' is no JSON file ({error}).") from None
+
+    expected = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    is_config = isinstance(config, dict) and all(isinstance(config.get(key), type_) for key, type_ in expected.items())
+    if not is_config:
+        raise ValueError(
+            f"MODEL.CLIP.NAME: '{name}' is no open_clip model config: expected an object with 'embed_dim' (a whole "
+            "number), 'vision_cfg' and 'text_cfg' (objects)."
+        )
+    return config
 
 
 def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
-    """The tokeniser of the CLIP `name` (see build_clip): list of N texts -> int64 [N, context], truncated and padded.
+    """Build the tokenizer of the CLIP `name` (see build_clip): N texts -> int64 [N, context], truncated and padded.
 
     A `bpe_path` in a JSON config's `tokenizer_kwargs` is looked for beside the config.
     """
-    model_name = _model_name(name)
-    text_cfg = open_clip.get_model_config(model_name)["text_cfg"]
-    bpe_path = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
-    if bpe_path is None:
-        return open_clip.get_tokenizer(model_name)
-    bpe_path = Path(PathManager.get_local_path(name)).parent / bpe_path
-    return open_clip.get_tokenizer(model_name, bpe_path=str(bpe_path))
+    options = {}
+    if _is_config_file(name):
+        tokenizer_kwargs = _read_model_config(name)["text_cfg"].get("tokenizer_kwargs", {})
+        if "bpe_path" in tokenizer_kwargs:
+            folder = Path(PathManager.get_local_path(name)).parent
+            options["bpe_path"] = str(folder / tokenizer_kwargs["bpe_path"])
+
+    with _open_clip_name(name) as open_clip_name:
+        return open_clip.get_tokenizer(open_clip_name, **options)
 
 
 def _local_weights(path: str) -> str:
@@ -84,26 +126,41 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
             f"'visual.conv1.weight'. What it has: {found}."
         )
     is_openai = "input_resolution" in state
-    return {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, is_openai
-
-
-def _create(model_name: str, quick_gelu: bool = False) -> nn.Module:
-    """An open_clip model with random weights, without open_clip's warning that it has them."""
-    root, quiet = logging.getLogger(), lambda record: "No pretrained weights" not in record.getMessage()
-    root.addFilter(quiet)
+    weights = {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}
     try:
-        return open_clip.create_model(model_name, force_quick_gelu=quick_gelu, pretrained_text=False)
+        check_finite(weights, path)
+    except ValueError as error:
+        raise ValueError(f"MODEL.CLIP.PRETRAINED: {error}") from None
+    return weights, is_openai
+
+
+def _is_no_missing_weights_warning(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "No pretrained weights loaded" not in message and "no CLIP weights found" not in message
+
+
+def _create(name: str, quick_gelu: bool = False) -> nn.Module:
+    """Build an open_clip model with random weights, without open_clip's warnings that it has them."""
+    root = logging.getLogger()
+    root.addFilter(_is_no_missing_weights_warning)
+    try:
+        with _open_clip_name(name) as open_clip_name:
+            return open_clip.create_model(open_clip_name, force_quick_gelu=quick_gelu, pretrained_text=False)
+    except (TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        if not _is_config_file(name):
+            raise
+        raise ValueError(f"MODEL.CLIP.NAME: open_clip cannot build the model of '{name}' ({error!r}).") from None
     finally:
-        root.removeFilter(quiet)
+        root.removeFilter(_is_no_missing_weights_warning)
 
 
 def _is_file(pretrained: str) -> bool:
     return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 
-def _create_from_file(name: str, model_name: str, path: str, quick_gelu: bool = False) -> nn.Module:
+def _create_from_file(name: str, path: str, quick_gelu: bool = False) -> nn.Module:
     state, is_openai = read_clip_weights(path)
-    model = _create(model_name, quick_gelu or is_openai)
+    model = _create(name, quick_gelu or is_openai)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     wrong = [
         f"{key}: the file has {tuple(state[key].shape) if key in state else 'nothing'}, the model {shape}"
@@ -171,11 +228,11 @@ def find_weights(model_name: str, tag: str) -> str:
 
 def check_clip(name: str, pretrained: str) -> None:
     """Looks whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
-    model_name = _model_name(name)
+    _check_name(name)
     if _is_file(pretrained):
         _local_weights(pretrained)
     elif pretrained:
-        find_weights(model_name, pretrained)
+        find_weights(name, pretrained)
 
 
 def build_clip(name: str, pretrained: str) -> nn.Module:
@@ -188,17 +245,17 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
     Raises:
         ValueError, FileNotFoundError, RuntimeError: unknown name or tag, unfit or unreadable file, no network.
     """
-    model_name = _model_name(name)
+    _check_name(name)
     if not pretrained:
         logger.warning(
             "MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights, unless MODEL.WEIGHTS brings its own.",
             name,
         )
-        return _create(model_name)
+        return _create(name)
     if _is_file(pretrained):
-        return _create_from_file(name, model_name, pretrained)
-    quick_gelu = (open_clip.get_pretrained_cfg(model_name, pretrained) or {}).get("quick_gelu", False)
-    return _create_from_file(name, model_name, find_weights(model_name, pretrained), quick_gelu)
+        return _create_from_file(name, pretrained)
+    quick_gelu = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
+    return _create_from_file(name, find_weights(name, pretrained), quick_gelu)
 
 
 def _check_tower(visual: nn.Module) -> None:

@@ -93,7 +93,13 @@ class Sim2Mask(nn.Module):
     """Masks from similarities of pixels and texts, with a learnable scale w and bias b."""
 
     def __init__(self, scale: float = 10.0, bias: float = -2.5, tau: float = 1.0):
+        """
+        Args:
+            tau: temperature of the hard masks, more than 0; ValueError for others.
+        """
         super().__init__()
+        if tau <= 0:
+            raise ValueError(f"MODEL.TCL.GUMBEL_TAU must be more than 0, not {tau}.")
         self.w = nn.Parameter(torch.tensor(float(scale)))
         self.b = nn.Parameter(torch.tensor(float(bias)))
         self.tau = tau

@@ -92,7 +92,13 @@ class LossHead(nn.Module):
 
     @configurable
     def __init__(self, weight: float = 1.0):
+        """
+        Args:
+            weight: factor of the loss, at least 0; ValueError for others.
+        """
         super().__init__()
+        if weight < 0:
+            raise ValueError(f"MODEL.TCL.LOSS_WEIGHT.{self.weight_key} must be at least 0, not {weight}.")
         self.weight = weight
 
     @classmethod
@@ -228,5 +234,20 @@ class MaskSmoothnessLoss(LossHead):
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:
-    """The loss heads that MODEL.TCL.LOSS_HEADS names."""
-    return [TCL_LOSS_REGISTRY.get(head)(cfg) for head in cfg.MODEL.TCL.LOSS_HEADS]
+    """Build the loss heads that MODEL.TCL.LOSS_HEADS names.
+
+    Raises:
+        ValueError: there are none, one stands twice, or one is not registered.
+    """
+    names = list(cfg.MODEL.TCL.LOSS_HEADS)
+    registered = [name for name, _ in TCL_LOSS_REGISTRY]
+    unknown = [name for name in names if name not in registered]
+    twice = sorted({name for name in names if names.count(name) > 1})
+
+    if unknown:
+        raise ValueError(f"MODEL.TCL.LOSS_HEADS: no loss head '{unknown[0]}'. Known ones: {', '.join(registered)}.")
+    if twice:
+        raise ValueError(f"MODEL.TCL.LOSS_HEADS names {', '.join(twice)} twice; MODEL.TCL.LOSS_WEIGHT has its weight.")
+    if not names:
+        raise ValueError(f"MODEL.TCL.LOSS_HEADS is empty. Known ones: {', '.join(registered)}.")
+    return [TCL_LOSS_REGISTRY.get(name)(cfg) for name in names]

@@ -69,8 +69,18 @@ class TCL(ZeroShotSegmentor):
                 rather than hold its activations.
             vis_period: iterations between pictures of masks; 0 for none.
             zero_shot: the arguments of ZeroShotSegmentor.
+
+        Raises:
+            ValueError: a number out of its range; names the config key.
         """
         super().__init__(**zero_shot)
+        if not 0 <= kp_weight <= 1:
+            raise ValueError(f"TEST.ZERO_SHOT.KP_WEIGHT is a share in 0..1, not {kp_weight}.")
+        if micro_batch < 0:
+            raise ValueError(f"SOLVER.MICRO_BATCH must be a number of images, or 0 for all of them, not {micro_batch}.")
+        if decoder_blocks < 0:
+            raise ValueError(f"MODEL.TCL.DECODER_BLOCKS must be at least 0, not {decoder_blocks}.")
+
         self.freeze = freeze
         self.grounder = Grounder(self.clip, freeze, decoder_blocks)
         self.sim2mask = sim2mask or Sim2Mask()

@@ -1,7 +1,7 @@
 """Zero-shot segmentation on a frozen CLIP: words, windows and background, for any way to make masks."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,14 @@ from torch.nn import functional as F
 from .clip import FrozenCLIP, build_clip, build_tokenizer
 from .grounder import normalize
 from .refine import PAMR
+from .score_rules import AllScores, ClassSubset, RunningArgmax
 from .text import TextEmbedder, check_templates, dataset_vocabulary
 from .window import Windows, pad_to_multiple
 
 logger = logging.getLogger(__name__)
-_CLASSES_AT_ONCE = 64  # bounds memory for vocabularies of thousands of words
+# Bounds of the scores that are held at once, for vocabularies of thousands of words and for large images.
+_CLASSES_AT_ONCE = 64
+_SCORE_BYTES_AT_ONCE = 256 * 2**20
 
 
 class Encoded(NamedTuple):
@@ -26,13 +29,6 @@ class Encoded(NamedTuple):
     images: Tensor  # normalised, [B, 3, H, W]
     clip_features: Tensor | None  # CLIP's own of each patch, normalised, [B, D, h, w]
     embedding: Tensor | None = None  # the grounder's pixel embeddings, [B, D, h', w']
-
-
-class Selection(NamedTuple):
-    """The classes of one data set among those that masks are made for."""
-
-    indices: Tensor  # int64 [K]
-    background: bool  # whether a background comes before them
 
 
 class ZeroShotSegmentor(nn.Module):
@@ -70,14 +66,24 @@ class ZeroShotSegmentor(nn.Module):
             precision: of autocast in inference; torch.float32 for none.
             text_cache: folder that keeps text embeddings; None for none.
             mask_shift, mask_scale: masks from CLIP's dense similarities s are sigmoid((s - shift) * scale).
+
+        Raises:
+            ValueError: a number out of its range, or unusable templates; names the config key.
         """
         super().__init__()
+        if crop < 1:
+            raise ValueError(f"TEST.ZERO_SHOT.CROP must be at least 1 pixel, not {crop}.")
+        if not 1 <= stride <= crop:
+            raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop} (TEST.ZERO_SHOT.CROP), not {stride}.")
+        if not 0 <= background_score <= 1:
+            raise ValueError(f"TEST.ZERO_SHOT.BACKGROUND is a score in 0..1, not {background_score}.")
+
         self.clip = clip
         self.tokenizer = tokenizer
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
-        self.register_load_state_dict_post_hook(lambda model, _: model.embed_vocabulary.forget())  # CLIP may be another
+        self.register_load_state_dict_post_hook(_forget_embeddings)
         self.templates = check_templates(templates)
         self.crop = crop
         self.stride = stride
@@ -89,7 +95,7 @@ class ZeroShotSegmentor(nn.Module):
         self._windows_at_once = 8
         self._average_on_cpu = False
         self._text: Tensor | None = None
-        self._selections: list[Selection] = []
+        self._subsets: list[ClassSubset] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -139,20 +145,20 @@ class ZeroShotSegmentor(nn.Module):
 
         Of several data sets, to segment their common images once: masks are made for each of their words once.
         """
-        words, selections = {}, []
+        words, subsets = {}, []
         for name in names:
             classes, background = dataset_vocabulary(name)
             indices = [words.setdefault(word, len(words)) for word in classes]
-            selections.append(Selection(torch.tensor(indices), background))
+            subsets.append(ClassSubset(torch.tensor(indices), background))
         self.set_vocabulary(list(words))
-        self._selections = selections
+        self._subsets = subsets
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """The same from embeddings [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
         self._text = embeddings.detach().to(self.device)
-        self._selections = [Selection(torch.arange(len(embeddings)), background)]
+        self._subsets = [ClassSubset(torch.arange(len(embeddings)), background)]
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detectron2's inference format.
@@ -167,14 +173,19 @@ class ZeroShotSegmentor(nn.Module):
             `labels_only` is true `sem_seg_labels`, their argmax int64 [height, width], without holding all scores.
             Where several data sets were set, `by_dataset`, a list of such dicts.
         """
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                f"{type(self).__name__} cannot be traced: the windows of the traced image's size would stand for those "
+                "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
+            )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return [self._segment_in_memory(one) for one in batched_inputs]
+            return [self._segment_in_memory(input_per_image) for input_per_image in batched_inputs]
 
-    def _segment_in_memory(self, one: dict) -> dict:
+    def _segment_in_memory(self, input_per_image: dict) -> dict:
         """_segment_image; where memory runs out, again with fewer windows at once, at last with averages on the CPU."""
         while True:
             try:
-                return self._segment_image(one)
+                return self._segment_image(input_per_image)
             except torch.OutOfMemoryError:
                 if self._average_on_cpu:
                     raise
@@ -183,47 +194,53 @@ class ZeroShotSegmentor(nn.Module):
             self._windows_at_once = max(1, self._windows_at_once // 2)
             how = "averages on the CPU" if self._average_on_cpu else f"{self._windows_at_once} windows at once"
             logger.warning(
-                "Memory ran out for an image of %s; from now on %s: slower, same masks", [*one["image"].shape[1:]], how
+                "Memory ran out for an image of %s; from now on %s: slower, same masks",
+                [*input_per_image["image"].shape[1:]],
+                how,
             )
 
     @torch.no_grad()
-    def _segment_image(self, one: dict) -> dict:
-        text, selections = self._classes(one)
-        image = self.normalize_images([one["image"]])[0]
-        size = (one.get("height", image.shape[1]), one.get("width", image.shape[2]))
-        parts = self._score(image, text, size)
-        if one.get("labels_only", False):
-            outputs = [{"sem_seg_labels": labels} for labels in argmax(parts, selections, self.background_score)]
-        else:
-            scores = torch.cat(list(parts))
-            empty = torch.full_like(scores[:1], self.background_score)
-            outputs = [
-                {"sem_seg": torch.cat([empty, scores[indices]]) if background else scores[indices]}
-                for indices, background in selections
-            ]
+    def _segment_image(self, input_per_image: dict) -> dict:
+        text, subsets = self._classes(input_per_image)
+        image = self.normalize_images([input_per_image["image"]])[0]
+        size = (input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2]))
+
+        rule = RunningArgmax if input_per_image.get("labels_only", False) else AllScores
+        rules = [rule(subset, self.background_score) for subset in subsets]
+        for scores in self._score(image, text, size):
+            for rule_per_dataset in rules:
+                rule_per_dataset.update(scores)
+
+        outputs = [rule_per_dataset.output() for rule_per_dataset in rules]
         return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
 
     def _score(self, image: Tensor, text: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-        """Scores [k, *size] of a normalised image for one part of the classes [K, D] after the other."""
+        """Yield scores [k, *size] of a normalised image for one part of the classes [K, D] after the other."""
         windows = Windows(image, self.crop, self.stride)
         encoded = map(self.encode_crops, windows.batches(self._windows_at_once))
-        if len(text) > _CLASSES_AT_ONCE:
+
+        # Crops are encoded once, and held where the classes come in several parts.
+        bytes_per_class = 4 * max(size[0] * size[1], image.shape[1] * image.shape[2])
+        classes_at_once = max(1, min(_CLASSES_AT_ONCE, _SCORE_BYTES_AT_ONCE // bytes_per_class))
+        if len(text) > classes_at_once:
             encoded = list(encoded)
-        for part in text.split(_CLASSES_AT_ONCE):
+
+        for part in text.split(classes_at_once):
             masks = (self.crop_masks(*crops, part) for crops in encoded)
-            scores = windows.average(some.cpu() if self._average_on_cpu else some for some in masks)
+            scores = windows.average(chunk.cpu() if self._average_on_cpu else chunk for chunk in masks)
             yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
-    def _classes(self, one: dict) -> tuple[Tensor, list[Selection]]:
-        if one.get("vocabulary") is not None:
-            text = self.embed_vocabulary(one["vocabulary"], self.templates)
-            return text, [Selection(torch.arange(len(text)), one.get("background", False))]
+    def _classes(self, input_per_image: dict) -> tuple[Tensor, list[ClassSubset]]:
+        if input_per_image.get("vocabulary") is not None:
+            text = self.embed_vocabulary(input_per_image["vocabulary"], self.templates)
+            return text, [ClassSubset(torch.arange(len(text)), input_per_image.get("background", False))]
+
         if self._text is None:
             raise RuntimeError(
                 "The model does not know which classes to look for: call model.set_vocabulary(names), or give each "
                 "input a 'vocabulary'."
             )
-        return self._text, self._selections
+        return self._text, self._subsets
 
     def normalize_images(self, images: list[Tensor]) -> Tensor:
         """Images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device; ValueError for others."""
@@ -256,31 +273,9 @@ class ZeroShotSegmentor(nn.Module):
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
 
 
-def argmax(parts: Iterable[Tensor], selections: list[Selection], background_score: float) -> list[Tensor]:
-    """For each selection of the classes, the index of the largest score at each pixel, int64 [H, W].
-
-    Args:
-        parts: scores [k, H, W] of the classes, some after the other.
-        background_score: of the background, which is index 0 where there is one.
-    """
-    best: list[Tensor | None] = [None] * len(selections)
-    labels: list[Tensor | None] = [None] * len(selections)
-    first = 0
-    for scores in parts:
-        for i, (indices, background) in enumerate(selections):
-            own = torch.nonzero((indices >= first) & (indices < first + len(scores)))[:, 0]
-            if not len(own):
-                continue
-            here = indices[own] - first
-            value, which = scores[here].max(0) if len(here) < len(scores) else scores.max(0)
-            index = (own if len(here) < len(scores) else own[here.argsort()]).to(which.device)[which] + int(background)
-            if best[i] is None:
-                lowest = background_score if background else -torch.inf
-                best[i], labels[i] = torch.full_like(value, lowest), torch.zeros_like(index)
-            better = value > best[i]
-            best[i], labels[i] = torch.where(better, value, best[i]), torch.where(better, index, labels[i])
-        first += len(scores)
-    return labels
+def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
+    """Empty the cache of text embeddings: the CLIP whose weights were loaded may be another one."""
+    model.embed_vocabulary.forget()
 
 
 def _precision(name: str, device: str) -> torch.dtype:

@@ -3,14 +3,17 @@
 import copy
 import gc
 import json
+import pickle
 import weakref
 
 import open_clip
 import pytest
 import torch
+from detectron2.modeling import build_model
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from tcl_d2 import load_config
 from tcl_d2.modeling import PAMR, FrozenCLIP, MaskCLIP, build_clip, build_tokenizer, segmentor
 from tcl_d2.modeling.clip import run_block
 from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
@@ -412,3 +415,120 @@ def test_bfloat16_agrees_on_the_labels():
 def test_precision_that_does_not_work_is_refused(precision, device):
     with pytest.raises(ValueError, match="TEST.ZERO_SHOT.PRECISION must be"):
         segmentor._precision(precision, device)
+
+
+# ------------------------------------------------------------------------------------------------- model configs
+
+
+@pytest.mark.fault(
+    "a model config (JSON) with the name of an open_clip model", "open_clip's own model stays what it is"
+)
+def test_model_config_does_not_replace_a_model_of_open_clip(tmp_path):
+    path = tmp_path / "ViT-B-32.json"
+    path.write_text(json.dumps(golden.CLIP_CONFIG))
+    known, layers = open_clip.list_models(), open_clip.get_model_config("ViT-B-32")["vision_cfg"]["layers"]
+    model = build_clip(str(path), "")
+    build_tokenizer(str(path))
+    assert len(model.visual.transformer.resblocks) == golden.CLIP_CONFIG["vision_cfg"]["layers"] != layers
+    assert open_clip.list_models() == known
+    assert open_clip.get_model_config("ViT-B-32")["vision_cfg"]["layers"] == layers
+
+
+@pytest.mark.fault("a broken model config (JSON)", "one error that names it; other models can be built afterwards")
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "no JSON file"),
+        ("[1]", "no open_clip model config"),
+        ('{"embed_dim": 8}', "no open_clip model config"),
+        ('{"embed_dim": 8, "vision_cfg": {"depth": 2}, "text_cfg": {}}', "cannot build the model .*depth"),
+    ],
+)
+def test_broken_model_config_is_named_and_spoils_nothing(tmp_path, text, message):
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"MODEL.CLIP.NAME: .*broken.json.*{message}|MODEL.CLIP.NAME: .*{message}"):
+        build_clip(str(path), "")
+    config, weights = golden.write_clip(tmp_path)
+    build_clip(str(config), str(weights))
+
+
+@pytest.mark.fault("CLIP weights with NaN or Inf", "an error at loading that names the file and a weight")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_clip_weights_that_are_not_finite_are_refused(tmp_path, value):
+    config, _ = golden.write_clip(tmp_path)
+    state = dict(golden.load()["clip"])
+    state["visual.proj"] = state["visual.proj"].clone()
+    state["visual.proj"][3, 2] = value
+    torch.save(state, tmp_path / "spoiled.pt")
+    with pytest.raises(ValueError, match="MODEL.CLIP.PRETRAINED: .*spoiled.pt.*visual.proj"):
+        build_clip(str(config), str(tmp_path / "spoiled.pt"))
+
+
+# ------------------------------------------------------------------------------------------------- the module itself
+
+
+def segment_in_a_spawned_process(model, image, queue) -> None:
+    torch.set_num_threads(1)
+    queue.put(model([{"image": image}])[0]["sem_seg"].detach().numpy())
+
+
+@pytest.mark.fault(
+    "a model that is pickled, saved whole, or sent to a spawned process", "it gives the same scores there"
+)
+def test_model_can_be_pickled_saved_and_spawned(model, tmp_path):
+    model.set_vocabulary(["brick", "wood"])
+    image = torch.randint(0, 256, (3, 48, 48), generator=torch.Generator().manual_seed(0))
+    expected = model([{"image": image}])[0]["sem_seg"]
+
+    torch.save(model, tmp_path / "whole.pt")
+    for copied in (pickle.loads(pickle.dumps(model)), torch.load(tmp_path / "whole.pt", weights_only=False)):
+        torch.testing.assert_close(copied([{"image": image}])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
+
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=segment_in_a_spawned_process, args=(model, image, queue))
+    process.start()
+    torch.testing.assert_close(torch.from_numpy(queue.get(timeout=120)), expected, rtol=0, atol=1e-5)
+    process.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.fault("tracing a whole model for export", "refused: its windows would be those of one image size")
+def test_tracing_is_refused(model):
+    class Traced(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, image):
+            return self.model([{"image": image}])[0]["sem_seg"]
+
+    model.set_vocabulary(["brick"])
+    with pytest.raises(RuntimeError, match="cannot be traced.*crop_masks"):
+        torch.jit.trace(Traced(), torch.zeros(3, 60, 90))
+
+
+@pytest.mark.fault("numbers of the model out of their range", "one error that names the key, when the model is built")
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("TEST.ZERO_SHOT.STRIDE", 0, r"STRIDE must be in 1\.\.448"),
+        ("TEST.ZERO_SHOT.STRIDE", 449, r"STRIDE must be in 1\.\.448"),
+        ("TEST.ZERO_SHOT.CROP", 0, "CROP must be at least 1"),
+        ("TEST.ZERO_SHOT.BACKGROUND", 1.5, "BACKGROUND is a score in 0..1, not 1.5"),
+        ("TEST.ZERO_SHOT.KP_WEIGHT", -0.1, "KP_WEIGHT is a share in 0..1"),
+        ("SOLVER.MICRO_BATCH", -1, "MICRO_BATCH must be"),
+        ("MODEL.TCL.GUMBEL_TAU", 0.0, "GUMBEL_TAU must be more than 0"),
+        ("MODEL.TCL.LOSS_WEIGHT.AREA_POS", -1.0, "LOSS_WEIGHT.AREA_POS must be at least 0"),
+        ("MODEL.TCL.LOSS_HEADS", [], "LOSS_HEADS is empty"),
+        ("MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss", "ImageTCLLoss"], "names ImageTCLLoss twice"),
+        ("MODEL.TCL.LOSS_HEADS", ["TclLoss"], "no loss head 'TclLoss'. Known ones: ImageTCLLoss"),
+    ],
+)
+def test_numbers_out_of_range_are_named_when_the_model_is_built(key, value, message):
+    options = ["MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.CLIP.PRETRAINED", "", "MODEL.TCL.FREEZE", 5]
+    cfg = load_config(None, [*options, "MODEL.META_ARCHITECTURE", "TCL", "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)
