@@ -1,14 +1,15 @@
 """The model: pure tensors in, tensors out below the meta-architectures."""
 
-from .clip import FrozenCLIP, build_clip, build_tokenizer
+from .clip import FrozenCLIP
+from .clip_loading import build_clip, build_tokenizer
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, MaskCLIP
-from .refine import PAMR
-from .segmentor import Encoded, ZeroShotSegmentor
+from .pamr import PAMR
+from .segmentor import CropFeatures, ZeroShotSegmentor
 
 __all__ = [
-    "Encoded",
+    "CropFeatures",
     "FrozenCLIP",
     "Grounder",
     "Grounding",

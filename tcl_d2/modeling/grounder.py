@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .clip import FrozenCLIP, fold, run_block, value_path
+from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
 
 
 def normalize(x: Tensor, dim: int) -> Tensor:
-    """L2-normalises along `dim`, in fp32, with the official release's eps."""
+    """L2-normalize along `dim`, in fp32, with the official release's eps."""
     return F.normalize(x.float(), dim=dim, eps=1e-6)
 
 
@@ -28,39 +28,43 @@ class GatedConv(nn.Module):
         return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, double: bool = False) -> Tensor:
-        """Applied to x, or to x enlarged to double size; norm and GELU, which commute with that, run before it."""
+        """Apply to x, or to x enlarged to double size; norm and GELU, which commute with that, run before it."""
         x = self.activate(x)
         return torch.tanh(self.gate) * (conv_of_doubled(x, self.conv) if double else self.conv(x))
 
 
 def enlarge(x: Tensor) -> Tensor:
-    """Double size, by nearest."""
+    """Double the size of [B, C, H, W] by nearest."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv(enlarge(x)) for a 3 x 3 convolution with padding 1, with 4 taps a pixel in place of 9.
+    """Compute conv(enlarge(x)) for a 3 x 3 convolution with padding 1, with 4 taps a pixel in place of 9.
 
     Doubled pixels come in equal pairs, so that three taps in a row meet two different ones: for the first of a pair its
-    left neighbour and itself (twice), for the second itself (twice) and its right neighbour. Each of the four phases of
+    left neighbor and itself (twice), for the second itself (twice) and its right neighbor. Each of the four phases of
     the result is thus a 2 x 2 convolution of x with sums of taps. [B, C, h, w] -> [B, C', 2h, 2w].
     """
 
-    def pairs(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    def sum_taps(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         first, second, third = weight.unbind(dim)
         return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
 
     height, width = x.shape[-2:]
     framed = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
     result = None
-    for i, rows in enumerate(pairs(conv.weight, 2)):
-        for j, taps in enumerate(pairs(rows, 3)):
+    for i, rows in enumerate(sum_taps(conv.weight, 2)):
+        for j, taps in enumerate(sum_taps(rows, 3)):
+            # Convolve the low-resolution map
             part = framed[:, :, i : i + height + 1, j : j + width + 1]
             phase = F.conv2d(part, taps.contiguous(memory_format=torch.channels_last), conv.bias)
+
+            # Put the phase into every second row and column; autocast decides the result's dtype
             if result is None:
                 size = (len(x), conv.out_channels, 2 * height, 2 * width)
                 result = torch.empty(size, dtype=phase.dtype, device=x.device, memory_format=torch.channels_last)
             result[:, :, i::2, j::2] = phase
+
     return result
 
 
@@ -105,15 +109,20 @@ class Sim2Mask(nn.Module):
         self.tau = tau
 
     def forward(self, embedding: Tensor, text: Tensor, length: Tensor | None = None) -> Tensor:
-        """Pixel embeddings [B, D, h, w] and text embeddings [N, D], any lengths -> fp32 logits [B, N, h, w].
+        """Compute the mask logits of every image and every text.
 
         Args:
+            embedding: pixel embeddings [B, D, h, w], of any lengths.
+            text: text features [N, D], of any lengths.
             length: the pixel embeddings' lengths [B, 1, h, w], where they are known.
+
+        Returns:
+            fp32 [B, N, h, w].
         """
         return self._logits("bdhw,nd->bnhw", embedding, text, length)
 
-    def matching(self, embedding: Tensor, text: Tensor) -> Tensor:
-        """The same for image i and text i alone: text [B, D] -> [B, 1, h, w]."""
+    def positive_logits(self, embedding: Tensor, text: Tensor) -> Tensor:
+        """Compute the mask logits of image i and text i alone: text [B, D] -> fp32 [B, 1, h, w]."""
         return self._logits("bdhw,bnd->bnhw", embedding, text[:, None])
 
     def _logits(self, product: str, embedding: Tensor, text: Tensor, length: Tensor | None = None) -> Tensor:
@@ -125,13 +134,14 @@ class Sim2Mask(nn.Module):
             return self.w * similarity + self.b
 
     def noise(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Uniform in (0, 1), for `hard`."""
+        """Draw uniform numbers in (0, 1), for `hard`."""
         return torch.rand(shape, device=device).clamp(1e-6, 1 - 1e-6)  # keeps both logarithms finite
 
     def hard(self, logits: Tensor, uniform: Tensor | None = None) -> Tensor:
-        """Gumbel-sigmoid: 0/1 masks drawn with probability sigmoid(logits), straight-through gradient; same shape.
+        """Draw 0/1 masks with probability sigmoid(logits) (Gumbel-sigmoid), with a straight-through gradient.
 
         Args:
+            logits: of any shape, which is the masks' too.
             uniform: the noise, in (0, 1), of the shape of `logits`, to repeat a step exactly; None draws it.
         """
         if uniform is None:
@@ -143,7 +153,7 @@ class Sim2Mask(nn.Module):
 
 
 class Grounder(nn.Module):
-    """Trainable copy of CLIP's last blocks, gated decoder and projection: trunk tokens -> pixel embeddings."""
+    """Trainable copy of CLIP's last blocks, gated decoder and projection: CLIP's tokens -> pixel embeddings."""
 
     def __init__(self, clip: FrozenCLIP, freeze: int, decoder_blocks: int = 2):
         """
@@ -154,6 +164,7 @@ class Grounder(nn.Module):
         super().__init__()
         if not 0 <= freeze < len(clip.blocks):
             raise ValueError(f"MODEL.TCL.FREEZE must be in 0..{len(clip.blocks) - 1} for this CLIP, not {freeze}.")
+
         channels = clip.visual.conv1.out_channels
         self.blocks = copy.deepcopy(clip.blocks[freeze:])
         self.decoder = nn.Sequential(*[DecoderBlock(channels) for _ in range(decoder_blocks)])
@@ -162,8 +173,8 @@ class Grounder(nn.Module):
         self.scale = 2**decoder_blocks
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens [B, 1 + h*w, C] after block `freeze` -> pixel embeddings [B, D, S*h, S*w], S = `scale`."""
+        """Turn tokens [B, 1 + h*w, C] after block `freeze` into pixel embeddings [B, D, S*h, S*w], S = `scale`."""
         for block in self.blocks[:-1]:
             tokens = run_block(block, tokens)
-        x = fold(value_path(self.blocks[-1], tokens), grid)
+        x = tokens_to_map(value_path(self.blocks[-1], tokens), grid)
         return self.projection(self.decoder(x))

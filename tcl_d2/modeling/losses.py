@@ -1,17 +1,17 @@
 """TCL's losses: small heads, each of which can be built and used alone.
 
-Every head takes a `Grounding` and gives its weighted loss, a scalar. With several processes all losses are over the
-global batch: each process returns the global loss, so that DistributedDataParallel's mean of gradients is the gradient
-of one process that holds the whole batch.
+Every head takes a `Grounding` and gives its weighted loss, a scalar. With several processes each head's loss, averaged
+over the processes, must be the loss of one process that holds the whole batch, and so must its gradient, which
+DistributedDataParallel averages. See LossHead.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils import comm
 from detectron2.utils.registry import Registry
+from fvcore.nn.distributed import differentiable_all_gather
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,54 +26,47 @@ class Grounding:
     """A batch after grounding, B images of this process and N texts of all: what losses need of each image and pair.
 
     A field is None where no head of the model `needs` it. Every field but `text` is of this process's images.
+
+    Attributes:
+        text: text features [N, D] of the global batch, no gradient.
+        text_offset: image i matches text `text_offset + i`.
+        masked_image: CLIP's features [B, D] of the images under their hard masks.
+        mean_embedding: mean pixel embedding of the whole image, [B, D].
+        image_tv: total variation of the pixel embeddings, [B].
+        area: share of the image under the soft mask of each text, [B, N].
+        mask_tv: total variation of these masks, [B, N].
+        similarity: cosine of a text and the pixel embeddings averaged under its mask, [B, N].
     """
 
-    text: Tensor  # text embeddings [N, D] of the global batch, no gradient
-    first: int = 0  # image i matches text first + i
-    masked_image: Tensor | None = None  # CLIP's embeddings [B, D] of the images under their hard masks
-    mean_embedding: Tensor | None = None  # of the pixels of the whole image, [B, D]
-    embedding_variation: Tensor | None = None  # total variation of the pixel embeddings, [B]
-    area: Tensor | None = None  # share of the image under the soft mask of each text, [B, N]
-    mask_variation: Tensor | None = None  # total variation of these masks, [B, N]
-    similarity: Tensor | None = None  # cosine of a text and the pixel embeddings averaged under its mask, [B, N]
+    text: Tensor
+    text_offset: int = 0
+    masked_image: Tensor | None = None
+    mean_embedding: Tensor | None = None
+    image_tv: Tensor | None = None
+    area: Tensor | None = None
+    mask_tv: Tensor | None = None
+    similarity: Tensor | None = None
 
-    def matching(self, pairs: Tensor) -> Tensor:
-        """Of values of all pairs [B, N], those of the matching ones [B]."""
-        return pairs[:, self.first : self.first + len(pairs)].diagonal()
+    def positive_pairs(self, pairs: Tensor) -> Tensor:
+        """Take those of the matching pairs [B] from values of all pairs [B, N]."""
+        return pairs[:, self.text_offset : self.text_offset + len(pairs)].diagonal()
 
 
-class _Gather(torch.autograd.Function):
-    """All-gather along the first axis; its gradient is the sum of all processes' gradients of this process's part.
-
-    Not torch.distributed.nn.functional.all_gather, which confuses gradients that are not contiguous on gloo.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(comm.get_world_size())]
-        torch.distributed.all_gather(parts, x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(gradient)
-        return gradient.chunk(comm.get_world_size())[comm.get_rank()]
+STATISTICS = tuple(field.name for field in fields(Grounding) if field.name not in ("text", "text_offset"))
 
 
 def gather(x: Tensor) -> Tensor:
-    """Concatenates x [B, ...] of all processes, in rank order; gradient flows back to each process's part."""
-    return x if comm.get_world_size() == 1 else _Gather.apply(x)
+    """Concatenate x [B, ...] of all processes, in rank order; gradient flows back to each process's part."""
+    return torch.cat(differentiable_all_gather(x))
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """Mean over the equal-sized x of all processes, with gradient."""
+    """Average over the equal-sized x of all processes, with gradient."""
     return gather(x.mean()[None]).mean()
 
 
 def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of similarities [B, B] whose diagonal matches; the scale is at most 100."""
+    """Compute the symmetric InfoNCE of similarities [B, B] whose diagonal matches; the scale is at most 100."""
     logits = similarity * log_scale.exp().clamp(max=100)
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
@@ -82,8 +75,12 @@ def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
 class LossHead(nn.Module):
     """A loss with its weight.
 
-    A subclass has the `name` of its loss, its `weight_key` in MODEL.TCL.LOSS_WEIGHT, and the fields of a Grounding that
-    it `needs`: nothing else is computed.
+    A subclass has the `name` of its loss, its `weight_key` in MODEL.TCL.LOSS_WEIGHT, and the statistics of a Grounding
+    that it `needs` (see STATISTICS): nothing else is computed.
+
+    With several processes each has its own images. A plain mean over images or pairs may stay a mean over this
+    process's: all have equally many, so the mean over processes is that of the whole batch. Anything else (the absolute
+    value of a mean, a contrast) must `gather` first.
     """
 
     name: str
@@ -94,9 +91,18 @@ class LossHead(nn.Module):
     def __init__(self, weight: float = 1.0):
         """
         Args:
-            weight: factor of the loss, at least 0; ValueError for others.
+            weight: factor of the loss, at least 0.
+
+        Raises:
+            ValueError: another weight, or the class needs a statistic that does not exist.
         """
         super().__init__()
+        unknown = [name for name in self.needs if name not in STATISTICS]
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} needs '{unknown[0]}', which is no statistic of a Grounding. Known ones: "
+                f"{', '.join(STATISTICS)}."
+            )
         if weight < 0:
             raise ValueError(f"MODEL.TCL.LOSS_WEIGHT.{self.weight_key} must be at least 0, not {weight}.")
         self.weight = weight
@@ -109,6 +115,7 @@ class LossHead(nn.Module):
         return self.weight * self.loss(grounding)
 
     def loss(self, grounding: Grounding) -> Tensor:
+        """Compute the loss without its weight, a scalar."""
         raise NotImplementedError
 
 
@@ -178,7 +185,7 @@ class AreaLoss(LossHead):
         return (global_mean(self.areas(grounding)) - self.prior).abs()
 
     def areas(self, grounding: Grounding) -> Tensor:
-        """What is averaged."""
+        """Return the areas whose mean should be the prior, [B]."""
         raise NotImplementedError
 
 
@@ -191,7 +198,7 @@ class PositiveAreaLoss(AreaLoss):
     prior_key = "AREA_PRIOR"
 
     def areas(self, grounding: Grounding) -> Tensor:
-        return grounding.matching(grounding.area)
+        return grounding.positive_pairs(grounding.area)
 
 
 @TCL_LOSS_REGISTRY.register()
@@ -206,40 +213,40 @@ class NegativeAreaLoss(AreaLoss):
         area = grounding.area
         if area.shape[1] == 1:  # a lone pair has no negatives: the prior is met
             return 0.0 * area[:, 0] + self.prior
-        return (area.sum(1) - grounding.matching(area)) / (area.shape[1] - 1)
+        return (area.sum(1) - grounding.positive_pairs(area)) / (area.shape[1] - 1)
 
 
 @TCL_LOSS_REGISTRY.register()
-class ImageSmoothnessLoss(LossHead):
+class ImageTVLoss(LossHead):
     """Total variation of the pixel embeddings."""
 
     name = "loss_tv_image"
     weight_key = "TV_IMAGE"
-    needs = ("embedding_variation",)
+    needs = ("image_tv",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        return grounding.embedding_variation.mean()
+        return grounding.image_tv.mean()
 
 
 @TCL_LOSS_REGISTRY.register()
-class MaskSmoothnessLoss(LossHead):
+class MaskTVLoss(LossHead):
     """Total variation of the soft masks of all pairs."""
 
     name = "loss_tv_mask"
     weight_key = "TV_MASK"
-    needs = ("mask_variation",)
+    needs = ("mask_tv",)
 
     def loss(self, grounding: Grounding) -> Tensor:
-        return grounding.mask_variation.mean()
+        return grounding.mask_tv.mean()
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:
-    """Build the loss heads that MODEL.TCL.LOSS_HEADS names.
+    """Build the loss heads that MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS name.
 
     Raises:
         ValueError: there are none, one stands twice, or one is not registered.
     """
-    names = list(cfg.MODEL.TCL.LOSS_HEADS)
+    names = [*cfg.MODEL.TCL.LOSS_HEADS, *cfg.MODEL.TCL.EXTRA_LOSS_HEADS]
     registered = [name for name, _ in TCL_LOSS_REGISTRY]
     unknown = [name for name in names if name not in registered]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -16,23 +16,25 @@ _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
 
 
 def dataset_vocabulary(dataset_name: str) -> tuple[list[str], bool]:
-    """The words to look for in a registered data set, and whether a background, its first class, comes before them."""
+    """Return the words to look for in a registered dataset, and whether a background, its first class, goes before."""
     metadata = MetadataCatalog.get(dataset_name)
     background = metadata.get("background", False)
     return metadata.stuff_classes[int(background) :], background
 
 
 def check_vocabulary(names: Sequence[str]) -> tuple[str, ...]:
-    """The class words as a tuple.
+    """Return the class words as a tuple.
 
     Raises:
         ValueError: no words, a word that is no text or blank, or a word that stands twice.
     """
     if isinstance(names, str) or not names:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {names!r}.")
+
     blank = [name for name in names if not isinstance(name, str) or not name.strip()]
     if blank:
         raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
+
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"A vocabulary names each class once; these stand twice: {', '.join(twice[:5])}.")
@@ -40,7 +42,7 @@ def check_vocabulary(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """The templates as a tuple; ValueError unless there is one and each has exactly one place, `{}`."""
+    """Return the templates as a tuple; ValueError unless there is one and each has exactly one place, `{}`."""
     if isinstance(templates, str) or not templates:
         raise ValueError(f"Prompt templates are a list of at least one text, not {templates!r}.")
     wrong = [template for template in templates if template.count("{}") != 1]
@@ -71,7 +73,10 @@ class TextEmbedder:
         self._cache: dict[tuple, Tensor] = {}
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Class words and templates -> [K, D], normalised: the mean of T(template) over templates, each not normalised.
+        """Embed class words: the mean of T(template) over templates, each not normalized, then normalized.
+
+        Returns:
+            text features fp32 [K, D].
 
         Raises:
             ValueError: see check_vocabulary and check_templates.
@@ -88,21 +93,22 @@ class TextEmbedder:
         tokens = self.tokenizer([template.replace("{}", name) for name in names for template in templates])
         if self.folder is None:
             return self._compute(tokens, len(names), device)
+
         path = self.folder / f"{self._digest(tokens)}.safetensors"
         try:
             return read_tensors(path)["embedding"].to(device)
         except (FileNotFoundError, UnreadableFile):
-            embedding = self._compute(tokens, len(names), device)
-        save_tensors(path, {"embedding": embedding.cpu()})
-        return embedding
+            features = self._compute(tokens, len(names), device)
+            save_tensors(path, {"embedding": features.cpu()})
+            return features
 
     @torch.no_grad()
     def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
-        parts = [self.clip.encode_text(some.to(device)).float() for some in tokens.split(_PROMPTS_AT_ONCE)]
+        parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
         return normalize(torch.cat(parts).unflatten(0, (count, -1)).mean(1), 1)
 
     def _digest(self, tokens: Tensor) -> str:
-        """Of all that the embeddings depend on."""
+        """Digest all that the embeddings depend on: the prompts' tokens and the text encoder's weights."""
         digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
         for name, weight in self.clip.model.state_dict().items():
             if not name.startswith("visual."):
@@ -110,5 +116,5 @@ class TextEmbedder:
         return digest.hexdigest()
 
     def forget(self) -> None:
-        """Empties the cache; to be called when CLIP's weights change."""
+        """Empty the cache; to be called when CLIP's weights change."""
         self._cache.clear()

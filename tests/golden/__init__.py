@@ -11,9 +11,9 @@ from tcl_d2.checkpoint import from_official
 from tcl_d2.modeling import PAMR, TCL, FrozenCLIP
 from tcl_d2.modeling.losses import (
     FeatureTCLLoss,
-    ImageSmoothnessLoss,
     ImageTCLLoss,
-    MaskSmoothnessLoss,
+    ImageTVLoss,
+    MaskTVLoss,
     NegativeAreaLoss,
     PositiveAreaLoss,
 )
@@ -58,8 +58,8 @@ def build_model(pamr: bool = False, kp_weight: float = 0.0, train_last_blocks: b
         FeatureTCLLoss(weight=0.1),
         PositiveAreaLoss(weight=0.4, prior=0.4),
         NegativeAreaLoss(weight=0.4, prior=0.0),
-        ImageSmoothnessLoss(weight=1.0),
-        MaskSmoothnessLoss(weight=1.0),
+        ImageTVLoss(weight=1.0),
+        MaskTVLoss(weight=1.0),
     )
     model = TCL(
         clip=build_clip(),
@@ -67,7 +67,7 @@ def build_model(pamr: bool = False, kp_weight: float = 0.0, train_last_blocks: b
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
         templates=("{}",),
-        crop=48,
+        crop_size=48,
         stride=24,
         background_score=0.4,
         pamr=PAMR() if pamr else None,

@@ -101,6 +101,6 @@ def test_similarity_map():
     figures = golden.load()["inference"]
     model = golden.build_model()
     image = F.pad(figures["image"].float(), (1, 1, 1, 2))
-    embedding = model.grounder(model.clip.trunk(image, model.freeze), model.clip.grid(image))
+    embedding = model.grounder(model.clip.forward_blocks(image, model.freeze), model.clip.grid(image))
     similarity = (model.sim2mask(embedding, figures["text_embedding"]) - model.sim2mask.b) / model.sim2mask.w
     torch.testing.assert_close(similarity, figures["simmap"], rtol=0, atol=1e-5)

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, pairs
+from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, mask_statistics
 from tcl_d2.modeling.losses import (
     FeatureTCLLoss,
-    ImageSmoothnessLoss,
     ImageTCLLoss,
-    MaskSmoothnessLoss,
+    ImageTVLoss,
+    MaskTVLoss,
     NegativeAreaLoss,
     PositiveAreaLoss,
     WholeImageLoss,
 )
-from tcl_d2.modeling.pairs import mask_statistics, total_variation
+from tcl_d2.modeling.mask_statistics import compute_mask_statistics, total_variation
 from tests import golden
 
-ALL = ("ImageTCLLoss", "FeatureTCLLoss", "PositiveAreaLoss", "NegativeAreaLoss", "ImageSmoothnessLoss")
-ALL += ("MaskSmoothnessLoss", "WholeImageLoss")
+ALL = ("ImageTCLLoss", "FeatureTCLLoss", "PositiveAreaLoss", "NegativeAreaLoss", "ImageTVLoss")
+ALL += ("MaskTVLoss", "WholeImageLoss")
 
 
 class Batch:
@@ -36,13 +36,13 @@ class Batch:
 
     @property
     def grounding(self) -> Grounding:
-        wanted = ("area", "mask_variation", "similarity")
+        wanted = ("area", "mask_tv", "similarity")
         return Grounding(
             self.text,
             masked_image=(self.pictures * self.hard).mean((2, 3)),
             mean_embedding=self.embedding.mean((2, 3)),
-            embedding_variation=total_variation(self.embedding).mean(1),
-            **mask_statistics(self.embedding, self.soft, self.text, wanted),
+            image_tv=total_variation(self.embedding).mean(1),
+            **compute_mask_statistics(self.embedding, self.soft, self.text, wanted),
         )
 
 
@@ -93,8 +93,8 @@ def test_smoothness():
     def plain(x: torch.Tensor) -> torch.Tensor:
         return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
 
-    torch.testing.assert_close(ImageSmoothnessLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.embedding))
-    torch.testing.assert_close(MaskSmoothnessLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.soft))
+    torch.testing.assert_close(ImageTVLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.embedding))
+    torch.testing.assert_close(MaskTVLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.soft))
 
 
 def test_whole_image():
@@ -153,16 +153,16 @@ def test_statistics_of_pairs_in_parts_equal_those_of_dense_masks(monkeypatch, sh
     """Values and gradients, for one text at a time, a few, and all at once."""
     torch.manual_seed(0)
     embedding, text = torch.randn(2, 8, 5, 6, requires_grad=True), torch.randn(7, 8)
-    sim2mask, wanted = Sim2Mask(), ("area", "mask_variation", "similarity")
+    sim2mask, wanted = Sim2Mask(), ("area", "mask_tv", "similarity")
     leaves = embedding, sim2mask.w, sim2mask.b
 
     def dense():
         cosine = torch.einsum("bdhw,nd->bnhw", F.normalize(embedding, dim=1), F.normalize(text, dim=1))
-        return mask_statistics(embedding, (sim2mask.w * cosine + sim2mask.b).sigmoid(), text, wanted).values()
+        return compute_mask_statistics(embedding, (sim2mask.w * cosine + sim2mask.b).sigmoid(), text, wanted).values()
 
     expected = gradients_of(dense, *leaves)
-    monkeypatch.setattr(pairs, "_SHARE_AT_ONCE", share)
-    found = gradients_of(lambda: pairs.pair_statistics(embedding, text, sim2mask, wanted).values(), *leaves)
+    monkeypatch.setattr(mask_statistics, "_SHARE_AT_ONCE", share)
+    found = gradients_of(lambda: mask_statistics.pair_statistics(embedding, text, sim2mask, wanted).values(), *leaves)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -193,7 +193,7 @@ def test_nothing_is_computed_that_no_loss_needs():
     del model.losses["ImageTCLLoss"], model.losses["FeatureTCLLoss"]
     grounding = model.ground(golden.load()["image"].float(), golden.load()["tokens"])
     assert grounding.masked_image is None and grounding.similarity is None and grounding.mean_embedding is None
-    assert grounding.area is not None and grounding.mask_variation is not None
+    assert grounding.area is not None and grounding.mask_tv is not None
 
 
 # -------------------------------------------------------------------------------------------------- hard masks

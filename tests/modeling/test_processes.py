@@ -9,8 +9,8 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from tcl_d2.checkpoint import from_official
-from tcl_d2.engine.hooks import StageSwitch
-from tcl_d2.engine.processes import bare, parallel
+from tcl_d2.engine.hooks import UnfreezeHook
+from tcl_d2.engine.processes import unwrap_ddp, wrap_ddp
 from tests import golden
 
 
@@ -21,15 +21,15 @@ def work(rank: int, size: int, folder: str) -> None:
     comm.create_local_process_group(size)
     own = torch.arange(4).chunk(size)[rank]
     model = golden.build_model().train()
-    model.micro_batch = 1 if rank else 0  # must not matter
+    model.micro_batch_size = 1 if rank else 0  # must not matter
     images = golden.load()["image"].float()[own] * model.pixel_std + model.pixel_mean
     batch = [{"image": image, "tokens": golden.load()["tokens"][i]} for image, i in zip(images, own)]
-    trainer, switch, results = SimpleNamespace(model=parallel(model), iter=0), StageSwitch(1), {}
+    trainer, switch, results = SimpleNamespace(model=wrap_ddp(model), iter=0), UnfreezeHook(1), {}
     switch.trainer = trainer
     for trainer.iter, stage in enumerate(("stage1", "stage2")):
         switch.before_step()
         noise = golden.load()["train"][stage]["uniform"].diagonal().permute(2, 0, 1)[:, None][own]
-        bare(trainer.model).sim2mask.noise = lambda shape, device, noise=noise: noise
+        unwrap_ddp(trainer.model).sim2mask.noise = lambda shape, device, noise=noise: noise
         trainer.model.zero_grad()
         losses = trainer.model(batch)
         sum(losses.values()).backward()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tcl_d2.modeling import segmentor
+from tcl_d2.modeling import inference
 from tcl_d2.modeling.score_rules import AllScores, ClassSubset, RunningArgmax
 from tests import golden
 
@@ -48,7 +48,7 @@ def test_large_images_get_fewer_classes_at_once(monkeypatch):
     monkeypatch.setattr(RunningArgmax, "update", watch)
     for bound, most in ((2 * 4 * image[0].numel(), 2), (1, 1)):
         sizes.clear()
-        monkeypatch.setattr(segmentor, "_SCORE_BYTES_AT_ONCE", bound)
+        monkeypatch.setattr(inference, "SCORE_BYTES_AT_ONCE", bound)
         labels = model([{"image": image, "labels_only": True}])[0]["sem_seg_labels"]
         assert max(sizes) == most and sum(sizes) == len(figures["text_embedding"])
         assert torch.equal(labels, plain)

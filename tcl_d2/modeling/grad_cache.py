@@ -7,33 +7,39 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class _InParts(torch.autograd.Function):
+class _GradCache(torch.autograd.Function):
     @staticmethod
     def forward(ctx, function: Callable, parts: Sequence[tuple], *parameters: nn.Parameter) -> tuple[Tensor, ...]:
         ctx.function, ctx.parts = function, parts
         ctx.save_for_backward(*parameters)
-        return tuple(map(torch.cat, zip(*(function(*part) for part in parts))))
+        values_by_part = [function(*part) for part in parts]
+        return tuple(torch.cat(values) for values in zip(*values_by_part))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        totals, first = [torch.zeros_like(p) for p in ctx.saved_tensors], 0
+        totals = [torch.zeros_like(parameter) for parameter in ctx.saved_tensors]
+        start = 0
         for part in ctx.parts:
+            # Compute the part's values again, now with a graph
             with torch.enable_grad():
                 values = ctx.function(*part)
-            last = first + len(values[0])
-            own = [gradient[first:last] for gradient in gradients]
-            for total, found in zip(totals, torch.autograd.grad(values, ctx.saved_tensors, own, allow_unused=True)):
-                if found is not None:
-                    total += found
-            first = last
+            end = start + len(values[0])
+
+            # Add its share of the parameters' gradients
+            value_gradients = [gradient[start:end] for gradient in gradients]
+            part_gradients = torch.autograd.grad(values, ctx.saved_tensors, value_gradients, allow_unused=True)
+            for total, part_gradient in zip(totals, part_gradients):
+                if part_gradient is not None:
+                    total += part_gradient
+            start = end
         return None, None, *totals
 
 
-def in_parts(
+def forward_in_parts(
     function: Callable[..., Sequence[Tensor]], parts: Sequence[tuple], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, ...]:
-    """The tensors [b, ...] that `function` gives for each part, joined over the parts along their first axis.
+    """Join the tensors [b, ...] that `function` gives for each part along their first axis.
 
     Nothing is held for the gradient: it is computed part by part, each with a second call of `function`, which must
     therefore not draw random numbers. What is made of the values between (losses over the whole batch) is exact.
@@ -43,11 +49,11 @@ def in_parts(
         parts: its arguments.
         parameters: those that the values' gradient flows into.
     """
-    kind = parts[0][0].device.type
-    precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    device_type = parts[0][0].device.type
+    dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)
 
-    def as_now(*part: Tensor) -> Sequence[Tensor]:
-        with torch.autocast(kind, precision, enabled=enabled):
+    def with_present_autocast(*part: Tensor) -> Sequence[Tensor]:
+        with torch.autocast(device_type, dtype, enabled=enabled):
             return function(*part)
 
-    return _InParts.apply(as_now, parts, *parameters)
+    return _GradCache.apply(with_present_autocast, parts, *parameters)

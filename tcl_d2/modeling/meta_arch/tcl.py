@@ -1,0 +1,248 @@
+"""TCL: text-grounded contrastive learning (Cha et al., CVPR 2023)."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...drawing import draw_text
+from ..grad_cache import forward_in_parts
+from ..grounder import Grounder, Sim2Mask
+from ..losses import Grounding, build_losses, gather
+from ..mask_statistics import pair_statistics, total_variation
+from ..segmentor import CropFeatures, ZeroShotSegmentor
+
+_TEXTS_AT_ONCE = 64
+
+
+@META_ARCH_REGISTRY.register()
+class TCL(ZeroShotSegmentor):
+    """Text-grounded contrastive learning (Cha et al., CVPR 2023)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        freeze: int,
+        losses: Sequence[nn.Module],
+        decoder_blocks: int = 2,
+        sim2mask: Sim2Mask | None = None,
+        kp_weight: float = 0.3,
+        train_last_blocks: bool = False,
+        micro_batch_size: int = 0,
+        checkpoint_masked: bool = False,
+        vis_period: int = 0,
+        **zero_shot,
+    ):
+        """
+        Args:
+            freeze: blocks of the image encoder that are shared and frozen; the rest is copied.
+            losses: loss heads (see losses.py).
+            decoder_blocks: doublings of the masks' resolution.
+            sim2mask: None for the paper's initial values.
+            kp_weight: share of CLIP's own masks at inference (knowledge preservation); 0 for none.
+            train_last_blocks: whether the copied blocks train from the start, rather than only the rest.
+            micro_batch_size: images whose activations are held at once in training; 0 for all.
+            checkpoint_masked: whether to compute the frozen encoder's pass over the masked image twice, block by block,
+                rather than hold its activations.
+            vis_period: iterations between pictures of masks; 0 for none.
+            zero_shot: the arguments of ZeroShotSegmentor.
+
+        Raises:
+            ValueError: a number out of its range; names the config key.
+        """
+        super().__init__(**zero_shot)
+        if not 0 <= kp_weight <= 1:
+            raise ValueError(f"TEST.ZERO_SHOT.KP_WEIGHT is a share in 0..1, not {kp_weight}.")
+        if micro_batch_size < 0:
+            raise ValueError(
+                f"SOLVER.IMS_PER_MICRO_BATCH must be a number of images, or 0 for all of them, not {micro_batch_size}."
+            )
+        if decoder_blocks < 0:
+            raise ValueError(f"MODEL.TCL.DECODER_BLOCKS must be at least 0, not {decoder_blocks}.")
+
+        # Modules
+        self.freeze = freeze
+        self.grounder = Grounder(self.clip, freeze, decoder_blocks)
+        self.sim2mask = sim2mask or Sim2Mask()
+        self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
+        self.kp_weight = kp_weight
+
+        # Training
+        self.micro_batch_size = micro_batch_size
+        self.checkpoint_masked = checkpoint_masked
+        self.vis_period = vis_period
+        self.train_last_blocks(train_last_blocks)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        tcl = cfg.MODEL.TCL
+        return {
+            **super().from_config(cfg),
+            "freeze": tcl.FREEZE,
+            "losses": build_losses(cfg),
+            "decoder_blocks": tcl.DECODER_BLOCKS,
+            "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
+            "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
+            "train_last_blocks": tcl.UNFREEZE_ITER == 0,
+            "micro_batch_size": cfg.SOLVER.IMS_PER_MICRO_BATCH,
+            "checkpoint_masked": tcl.CHECKPOINT_MASKED,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    def train_last_blocks(self, train: bool) -> None:
+        """Free or freeze the copied last blocks: the second or the first stage of the schedule."""
+        self.grounder.blocks.requires_grad_(train)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Compute the losses of a batch in training; in inference see ZeroShotSegmentor.forward.
+
+        Args:
+            batched_inputs: a dict an image:
+
+                image: Tensor [3, H, W], RGB, 0..255, one size for the batch.
+                caption: its text (str), or
+                tokens: its text's tokens, int [context].
+
+        Returns:
+            the weighted losses by name.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+
+        images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
+        tokens = self._tokens(batched_inputs)
+        losses = self.compute_losses(images, tokens)
+
+        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
+            captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
+            picture = self._draw_masks(images, tokens, captions)
+            get_event_storage().put_image("image, mask of its text, mask of another, caption", picture)
+        return losses
+
+    def _tokens(self, batched_inputs: list[dict]) -> Tensor:
+        if all("tokens" in input_per_image for input_per_image in batched_inputs):
+            return torch.stack([input_per_image["tokens"] for input_per_image in batched_inputs]).to(self.device)
+        if all("caption" in input_per_image for input_per_image in batched_inputs):
+            captions = [input_per_image["caption"] for input_per_image in batched_inputs]
+            return self.tokenizer(captions).to(self.device)
+        raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
+
+    def compute_losses(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> dict[str, Tensor]:
+        """Compute the weighted losses by name.
+
+        Args:
+            images: normalized, [B, 3, H, W], of whole patches.
+            tokens: int [B, context]; text i belongs to image i.
+            uniform: noise of the hard masks [B, 1, h, w] in (0, 1), to repeat a step exactly; None draws it.
+        """
+        grounding = self.ground(images, tokens, uniform)
+        return {head.name: head(grounding) for head in self.losses.values()}
+
+    def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
+        """Compute the statistics that the loss heads need of a batch; arguments as compute_losses.
+
+        With `micro_batch_size`, the activations of so many images are held at once. Losses are over what remains of
+        each image, so they and their gradients are those of the undivided batch.
+        """
+        # The texts of all processes; this process's begin at an offset
+        text = gather(self.encode_text(tokens))
+        text_offset = comm.get_rank() * len(images)
+        positive_text = text[text_offset : text_offset + len(images)]
+
+        # Noise is drawn for the whole batch: parts are computed twice
+        if uniform is None:
+            size = [side * self.grounder.scale for side in self.clip.grid(images)]
+            uniform = self.sim2mask.noise((len(images), 1, *size), images.device)
+
+        names = sorted({name for head in self.losses.values() for name in head.needs})
+
+        def statistics_of_part(images: Tensor, positive_text: Tensor, uniform: Tensor) -> list[Tensor]:
+            statistics = self._compute_statistics(images, text, positive_text, uniform, names)
+            return [statistics[name] for name in names]
+
+        batch = images, positive_text, uniform
+        if 0 < self.micro_batch_size < len(images):
+            parts = list(zip(*(whole.split(self.micro_batch_size) for whole in batch)))
+            trained = [p for p in (*self.grounder.parameters(), *self.sim2mask.parameters()) if p.requires_grad]
+            values = forward_in_parts(statistics_of_part, parts, trained)
+        else:
+            values = statistics_of_part(*batch)
+        return Grounding(text, text_offset, **dict(zip(names, values)))
+
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Encode tokens int [N, context] -> text features fp32 [N, D], not normalized."""
+        return torch.cat([self.clip.encode_text(chunk).float() for chunk in tokens.split(_TEXTS_AT_ONCE)])
+
+    def _compute_statistics(
+        self, images: Tensor, text: Tensor, positive_text: Tensor, uniform: Tensor, names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Compute the named statistics of a Grounding for images [B, 3, H, W] and their own texts' features [B, D]."""
+        embedding = self.pixel_embedding(images)
+
+        # Of all pairs, over their soft masks
+        statistics = pair_statistics(embedding, text, self.sim2mask, names)
+
+        # Of the pixel embeddings
+        if "image_tv" in names:
+            statistics["image_tv"] = total_variation(embedding).mean(1)
+        if "mean_embedding" in names:
+            statistics["mean_embedding"] = embedding.mean((2, 3))
+
+        # Of the matching pairs, over their hard masks
+        if "masked_image" in names:
+            masks = self.sim2mask.hard(self.sim2mask.positive_logits(embedding, positive_text), uniform)
+            masked = images * F.interpolate(masks, size=images.shape[-2:], mode="nearest")
+            statistics["masked_image"] = self.clip.encode_image(masked, self.checkpoint_masked)
+        return statistics
+
+    def pixel_embedding(self, images: Tensor) -> Tensor:
+        """Compute pixel embeddings fp32 [B, D, h, w] of normalized images [B, 3, H, W] of whole patches."""
+        with torch.no_grad():
+            tokens = self.clip.forward_blocks(images, self.freeze)
+        return self.grounder(tokens, self.clip.grid(images)).float()
+
+    def encode(self, images: Tensor) -> CropFeatures:
+        grid = self.clip.grid(images)
+        tokens = self.clip.forward_blocks(images, self.freeze)
+        clip_features = self.dense_clip_features(tokens, self.freeze, grid) if self.kp_weight > 0 else None
+        return CropFeatures(images, clip_features, self.grounder(tokens, grid))
+
+    def predict_masks(self, features: CropFeatures, text: Tensor) -> Tensor:
+        masks = torch.sigmoid(self.sim2mask(features.embedding, text))
+        if self.pamr is not None:
+            masks = self.pamr(features.images, masks)
+
+        # Knowledge preservation
+        if self.kp_weight > 0:
+            clip_masks = self.dense_clip_masks(features.clip_features, text)
+            clip_masks = F.interpolate(clip_masks, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+            masks = self.kp_weight * clip_masks + (1 - self.kp_weight) * masks
+        return masks
+
+    @torch.no_grad()
+    def _draw_masks(self, images: Tensor, tokens: Tensor, captions: Sequence[str], count: int = 4) -> np.ndarray:
+        """Draw images, under the masks of their own and of another text, and captions: RGB uint8 [3, count*H, ...]."""
+        images = images[:count]
+        text = self.encode_text(tokens[: count + 1])
+        masks = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), text))
+        pixels = images * self.pixel_std + self.pixel_mean
+
+        rows = []
+        for i, image in enumerate(pixels):
+            # Darken what is outside of the mask of its own text and of the next one
+            pair = torch.stack([masks[i, i], masks[i, (i + 1) % len(text)]])[:, None]
+            pair = F.interpolate(pair, size=image.shape[-2:], mode="nearest")
+            row = torch.cat([image, *(image * (0.2 + 0.8 * mask) for mask in pair)], dim=-1)
+
+            # Write the caption beside it
+            row = row.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+            rows.append(np.concatenate([row, draw_text(captions[i], len(row), 260)], axis=1))
+        return np.concatenate(rows).transpose(2, 0, 1)
