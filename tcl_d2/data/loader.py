@@ -14,11 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import tarfile_samples
 
-from .images import BrokenSample
+from .images import IMAGE_SUFFIXES, BrokenSample
 from .mapper import ImageTextDatasetMapper
 
 logger = logging.getLogger(__name__)
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class SkipCounter:
@@ -38,12 +37,27 @@ class SkipCounter:
 
 
 def _from_tar(sample: dict) -> dict:
-    """webdataset's sample -> the mapper's; BrokenSample without image or caption."""
+    """webdataset's sample -> the mapper's; BrokenSample without image or caption, or with several."""
     name = f"{sample['__url__']}/{sample['__key__']}"
-    image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-    if not image or "txt" not in sample:
-        raise BrokenSample("no image" if not image else "no caption", name)
-    return {"image_bytes": image, "captions": [sample["txt"]], "key": name}
+    image = _member(sample, IMAGE_SUFFIXES, name, "image")
+    if not image:  # a file of zero bytes
+        raise BrokenSample("no image", name)
+    return {"image_bytes": image, "captions": [_member(sample, (".txt",), name, "caption")], "key": name}
+
+
+def _member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) -> bytes:
+    """Return a sample's file with one of these suffixes.
+
+    webdataset ends a sample's key at the first dot: of `my.photo.png` the key is `my` and the rest `photo.png`. So a
+    file with the whole rest as its suffix comes first; otherwise the one file whose last suffix fits.
+    """
+    exact = [suffix[1:] for suffix in suffixes if suffix[1:] in sample]
+    members = exact[:1] or [member for member in sample if member.endswith(suffixes)]
+    if not members:
+        raise BrokenSample(f"no {content}", name)
+    if len(members) > 1:
+        raise BrokenSample(f"several {content}s", name, ", ".join(members))
+    return sample[members[0]]
 
 
 def _is_shards(rows: list[dict]) -> bool:

@@ -99,6 +99,23 @@ def test_broken_samples_are_skipped_with_a_counted_warning(tmp_path, caplog):
     assert caplog.text.count("(no caption:") <= 4  # not one line for each of many
 
 
+def test_names_with_dots_are_read_by_their_last_suffix(tmp_path):
+    samples = {"my.photo.png": b"x", "my.photo.txt": b"dots", "v1.2.JPG": b"x", "v1.2.json": b"{}", "v1.2.txt": b"more"}
+    samples |= {"a.jpg": b"x", "a.seg.png": b"no photo", "a.txt": b"exact"}
+    write_tar(tmp_path / "a.tar", samples)
+    assert sorted(take_pass([{"shard": str(tmp_path / "a.tar")}], 0, 1)) == ["dots", "exact", "more"]
+
+
+@pytest.mark.fault("several images or captions under one key of a shard", "counted, none is guessed")
+def test_ambiguous_samples_are_counted(tmp_path, caplog):
+    samples = {"a.x.png": b"x", "a.y.png": b"x", "a.txt": b"?", "b.jpg": b"x", "b.x.txt": b"?", "b.y.txt": b"?"}
+    write_tar(tmp_path / "a.tar", {**samples, "c.jpg": b"x", "c.txt": b"clear"})
+    stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
+    assert {sample["caption"] for sample in islice(stream, 5)} == {"clear"}
+    assert "several images: 1 so far" in caplog.text and "a.tar/a (x.png, y.png)" in caplog.text
+    assert "several captions: 1 so far" in caplog.text
+
+
 @pytest.mark.fault("no usable sample in a whole pass", "stops with the counts by reason")
 def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
