@@ -176,6 +176,18 @@ def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, *
     }
 
 
+def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:
+    """Raise a ValueError that names the config key of the first number that is out of its range."""
+    processes = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % processes:
+        expected = "at least 1" if processes == 1 else f"a positive multiple of the {processes} processes (--num-gpus)"
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch_size}; expected {expected}.")
+    if num_workers < 0:
+        raise ValueError(f"DATALOADER.NUM_WORKERS is {num_workers}; expected 0 (none) or more.")
+    if buffer < 1:
+        raise ValueError(f"DATALOADER.SHUFFLE_BUFFER is {buffer}; expected at least 1 (no shuffling within a shard).")
+
+
 @configurable(from_config=_train_loader_from_config)
 def build_image_text_train_loader(
     names: list[str],
@@ -196,9 +208,15 @@ def build_image_text_train_loader(
         seed: the same seed, workers and processes give the same batches on one machine.
         start: samples of all processes to leave out at the beginning, about: a shard is read whole. The rest of the
             pass follows in the same order, with other random choices.
+
+    Raises:
+        ValueError: no data sets, or a number out of its range; names the config key.
     """
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text data set.")
+    _check_numbers(total_batch_size, num_workers, buffer)
+
+    # One stream a source, which starts where its share of the samples ends
     sources = [DatasetCatalog.get(name) for name in names]
     sizes = [size_of(rows) for rows in sources]
     streams = [

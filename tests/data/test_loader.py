@@ -153,6 +153,23 @@ def test_no_data_set_is_an_error():
         build_image_text_train_loader([], mapper=identity, total_batch_size=4)
 
 
+@pytest.mark.fault("batch size, workers or shuffle buffer out of range", "refused, with the config key")
+@pytest.mark.parametrize(
+    "options, processes, message",
+    [
+        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected at least 1"),
+        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple of the 4 processes"),
+        ({"total_batch_size": -4}, 4, "SOLVER.IMS_PER_BATCH is -4"),
+        ({"buffer": 0}, 1, "DATALOADER.SHUFFLE_BUFFER is 0"),
+        ({"num_workers": -1}, 1, "DATALOADER.NUM_WORKERS is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(monkeypatch, options, processes, message):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    with pytest.raises(ValueError, match=message):
+        build_image_text_train_loader(["shapes_train"], **{"mapper": identity, "total_batch_size": 4, **options})
+
+
 @pytest.mark.parametrize("kind", ["shards", "more shares than shards", "list"])
 def test_a_later_start_gives_the_rest_of_the_pass(tmp_path, kind):
     """30 samples in shards of 5: from the 17th on, a pass goes on with the shard that holds it."""
