@@ -4,7 +4,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcl_d2 import load_config
@@ -51,10 +51,13 @@ def test_padding_is_cut_off_again(height, width, multiple):
     torch.testing.assert_close(padded.sum(), image.sum(), rtol=1e-4, atol=1e-4)
 
 
-@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+@given(height=st.integers(1, 20000), width=st.integers(1, 20000))
+@example(height=4000, width=3)
+@example(height=2, width=3000)
+@example(height=1, width=10000)
 def test_size_for_the_model_keeps_its_bounds(height, width):
     short, long = sorted(segmentation_size(height, width, 448, 2048))
-    assert long <= 2048 and short <= 448 and (short == 448 or long == 2048)
+    assert long <= 2048 and 1 <= short <= 448 and (short == 448 or long == 2048)
 
 
 words = st.lists(st.text(max_size=12), max_size=6)
