@@ -14,8 +14,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import TCLCheckpointer
-from ..checkpoint.checkpointer import make_card
+from ..checkpoint import TCLCheckpointer, make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.benchmarks import spread
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, write_report
