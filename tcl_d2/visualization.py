@@ -48,11 +48,15 @@ def draw_heat_map(segmentation: Segmentation, name: str) -> np.ndarray:
     return drawing.blend(segmentation.image, colored, _HEAT_ALPHA)
 
 
+def shorten(text: str) -> str:
+    """Cut an image's name or a word to what has room in the name of a file."""
+    return text.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore")
+
+
 def result_paths(folder: Path, name: str, heat_maps: Sequence[str] = ()) -> list[Path]:
     """Return the paths of an image's results: overlay, labels, areas, then the heat maps of these words."""
-    name = _file_part(name)
     words = ["".join(letter if letter.isalnum() else "_" for letter in word) for word in heat_maps]
-    maps = [f"{name}_{i}_{_file_part(word)}.png" for i, word in enumerate(words)]
+    maps = [f"{name}_{i}_{shorten(word)}.png" for i, word in enumerate(words)]
     return [folder / file for file in (f"{name}.png", f"{name}_labels.png", f"{name}.json", *maps)]
 
 
@@ -75,11 +79,6 @@ def save(segmentation: Segmentation, folder: Path, name: str, heat_maps: bool = 
     with replacing(areas) as unfinished:
         unfinished.write_text(json.dumps({"height": height, "width": width, "areas": shares}, indent=1))
     return paths
-
-
-def _file_part(text: str) -> str:
-    """Cut a text to what has room in a file's name."""
-    return text.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _save_picture(picture: np.ndarray, path: Path) -> None:
