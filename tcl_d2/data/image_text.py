@@ -40,7 +40,10 @@ def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
 def register_webdataset(
     name: str, shards: str | list[str], num_samples: int | None = None, prepare: str = "img2dataset"
 ) -> None:
-    """Registers webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
+    """Register webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
+
+    Files whose names are the same up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last
+    suffix counts; several images or captions in a sample are left out and counted.
 
     Args:
         shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
