@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
@@ -91,6 +92,18 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as configs/shapes/tcl.yaml (the small world) or "
             "configs/tcl.yaml (the paper's)"
         )
+
+
+def check_device(name: str) -> None:
+    """Look whether torch can compute on a device; ValueError says what to give for MODEL.DEVICE."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"MODEL.DEVICE is '{name}', which torch does not know: give cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU here: add MODEL.DEVICE cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE is {name}, but the GPUs here are 0 to {torch.cuda.device_count() - 1}")
 
 
 def add_tcl_config(cfg: CN) -> None:

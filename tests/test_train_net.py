@@ -141,14 +141,15 @@ def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
     assert own["data set"] == str(folder) and own["mIoU"] == known["mIoU"]
 
 
-def test_official_checkpoint_gives_the_golden_masks(tmp_path):
+def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):
     """As train_net.py --eval-only builds and loads it: the golden model, saved as the official release does."""
     clip, weights = golden.write_clip(tmp_path)
     torch.save({"model": golden.load()["model"], "step": 7}, tmp_path / "tcl.pth")
-    options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, "DATASETS.TEST", "()"]
+    options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, *ONE[:2]]
     options += ["MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "out", "MODEL.DEVICE", "cpu"]
     arguments = ["--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
-    _, model = train_net.prepare(argument_parser("").parse_args(arguments))
+    args = argument_parser("").parse_args(arguments)
+    model = train_net.prepare(train_net.setup(args), args)
     figures = golden.load()["inference"]
     with torch.no_grad():
         masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])

@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import threading
 import zlib
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
 from .processes import bare, largest_of_all, parallel
+from .signals import SignalCatcher
 from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,9 @@ class DataByCheckpoint(HookBase):
 
 
 def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
-    """Writes the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
+    """Write the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
     checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    comm.synchronize()  # a process that ended would have the main one, which writes, ended too
 
 
 class StopOnBadSteps(HookBase):
@@ -124,24 +125,14 @@ class StopOnSignal(HookBase):
 
     def __init__(self, checkpointer: TCLCheckpointer):
         self.checkpointer = checkpointer
-        self._signal = 0
-        self._before = {}
+        self._catcher = SignalCatcher()
         self._message = ""
 
     def before_train(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
-            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _remember(self, number: int, _) -> None:
-        self._signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._catcher.catch()
 
     def after_step(self) -> None:
-        number = largest_of_all(self._signal, next(self.trainer.model.parameters()).device)
+        number = largest_of_all(self._catcher.number, next(self.trainer.model.parameters()).device)
         if not number:
             return
         save_now(self.checkpointer, self.trainer.iter)
@@ -150,6 +141,6 @@ class StopOnSignal(HookBase):
         sys.exit(128 + number)
 
     def after_train(self) -> None:
-        self._restore()
+        self._catcher.release()
         if self._message:  # after what the other hooks say
             logger.info(self._message)
