@@ -1,5 +1,6 @@
 """The demo and the tools that look into data and evaluations, as a user runs them."""
 
+import importlib
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.predictor import TCLPredictor
 from tests.conftest import ROOT
 from tests.running import check_error, run
 
@@ -169,6 +171,28 @@ def test_analysis(world, tmp_path):
     at = sweep["mIoU"][sweep["shares"].index(0.3)][np.argmin(np.abs(np.array(sweep["background scores"]) - 0.4))]
     assert at == pytest.approx(expected["mIoU"], abs=0.02)
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.fault("analysis of predictions: an image whose pixels are all ignored", "it counts nowhere")
+def test_analysis_goes_past_an_ignored_image(world, tmp_path):
+    (tmp_path / "set/classes.txt").parent.mkdir()
+    (tmp_path / "set/classes.txt").write_text("cat\ndog\n")
+    for number, value in enumerate((0, 1, 255)):
+        for folder, shade in (("images", 90), ("labels", value), ("predictions", min(value, 1))):
+            (tmp_path / "set" / folder).mkdir(exist_ok=True)
+            Image.new("L", (8, 6), shade).save(tmp_path / f"set/{folder}/{number}.png")
+    command = ["tools/analyze.py", "predictions", tmp_path / "set", tmp_path / "set/predictions", "--output", tmp_path]
+    done = run(world, *command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
+
+
+def test_settings_leave_the_model_as_it_was(in_world, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    analyze = importlib.import_module("analyze")
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
+    assert predictor.model.kp_weight == 0.3
 
 
 def test_wording(world, tmp_path):
