@@ -12,6 +12,7 @@ from tcl_d2.data.benchmark_mapper import segmentation_size
 from tcl_d2.data.labels import LabelRule, parse_rule
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
+from tcl_d2.engine.trainer import check_schedule
 from tcl_d2.modeling.text import TextEmbedder, check_templates, check_vocabulary
 from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
@@ -133,6 +134,7 @@ def test_schedules_out_of_range_are_refused(warmup, most):
     cfg = load_config(None, ["SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", most])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     if warmup < most:
+        check_schedule(cfg)
         rates = []
         schedule = Trainer.build_lr_scheduler(cfg, optimizer)
         for _ in range(most):
@@ -142,7 +144,7 @@ def test_schedules_out_of_range_are_refused(warmup, most):
         assert all(0 <= rate <= 1 for rate in rates)
     else:
         with pytest.raises(ValueError, match="SOLVER.WARMUP_ITERS"):
-            Trainer.build_lr_scheduler(cfg, optimizer)
+            check_schedule(cfg)
 
 
 @given(crop=st.integers(-5, 60), stride=st.integers(-5, 60))
