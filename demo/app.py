@@ -110,10 +110,7 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
         segmentation = gr.State(None, time_to_live=KEPT_SECONDS)
         with gr.Row():
             with gr.Column(scale=2):
-                # The file as it is (image_mode None): the model's own reader turns it into RGB, and says what is wrong.
-                picture = gr.Image(
-                    type="filepath", image_mode=None, label="Picture", sources=["upload", "clipboard"], height=320
-                )
+                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=320)
                 words = gr.Dropdown(
                     choices=[*OBJECTS, *GROUNDS],
                     value=[],
@@ -135,12 +132,13 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
                 heat = gr.Image(visible=False, height=320, elem_id="heat", buttons=["download", "fullscreen"])
         gr.Examples(examples, [picture, words], label="Scenes of the small world")
 
-        def run(*inputs: object) -> tuple:
-            shown, kept, colors, text = page.segment(*inputs)
+        def run(file: dict | None, *settings: object) -> tuple:
+            shown, kept, colors, text = page.segment(file and file["path"], *settings)
             return gr.AnnotatedImage(shown, color_map=colors), kept, text, gr.Image(None, visible=False)
 
-        settings = [picture, words, background, threshold, kp, refine]
-        button.click(run, settings, [result, segmentation, areas, heat])
+        inputs = [picture, words, background, threshold, kp, refine]
+        # Without gradio's own look at the picture, whose error no visitor understands.
+        button.click(run, inputs, [result, segmentation, areas, heat], preprocess=False)
         result.select(page.heat_map, [segmentation], [heat])
     return blocks
 

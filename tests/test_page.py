@@ -1,5 +1,6 @@
 """The web page: what it does for a visitor, and all of it in a real browser without a screen, where there is one."""
 
+import functools
 import importlib
 import os
 import re
@@ -17,6 +18,7 @@ from tcl_d2.predictor import TCLPredictor
 from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
 try:
     from selenium import webdriver
     from selenium.webdriver.common.by import By
@@ -93,6 +95,24 @@ def test_extreme_pictures_are_shown(page, tmp_path, size):
     Image.new("RGB", size, "green").save(tmp_path / "thin.png")
     (image, _), segmentation, _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
     assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
+
+
+def test_page_answers(app, page, tmp_path, monkeypatch):
+    """Through its server, as a browser asks it; a file that is no image is said in the page's own words."""
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
+    (tmp_path / "text.png").write_text("no image")
+    blocks = app.build_page(page.predictor, [])
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_error=True)
+    try:
+        client = gradio_client.Client(address, verbose=False)
+        ask = functools.partial(client.predict, api_name="/run")
+        result, areas, _ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
+        assert "%" in areas and {part["label"] for part in result["value"]["annotations"]} <= {"brick", "grass"}
+        with pytest.raises(gradio_client.exceptions.AppError, match="^cannot identify image file 'the file'$"):
+            ask(gradio_client.handle_file(tmp_path / "text.png"), ["brick"], *SETTINGS.values())
+    finally:
+        blocks.close()
 
 
 def test_what_is_kept_goes_after_a_while(app, page):
