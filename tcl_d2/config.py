@@ -43,6 +43,9 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         _merge(cfg, _read_yaml(path))
 
     # Of the command line
+    flags = [option for option in options if str(option).startswith("--")]
+    if flags:
+        raise ValueError(f"'{flags[0]}' comes after a KEY VALUE pair: give the options of the command before them")
     if len(options) % 2:
         raise ValueError(
             f"expected pairs of KEY VALUE, but '{options[-1]}' has no value: {' '.join(map(str, options))}"

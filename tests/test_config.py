@@ -96,6 +96,7 @@ def test_bad_config_files_are_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     "options, message",
     [
+        (["SOLVER.MAX_ITER", 3, "--resume"], "'--resume' comes after"),
         (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
         (["MODEL.CLIP.NAEM", "x"], "MODEL.CLIP.NAEM"),
         (["MODEL.DEVICE.X", "x"], "MODEL.DEVICE"),

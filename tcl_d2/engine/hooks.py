@@ -123,16 +123,17 @@ class StopOnBadSteps(HookBase):
 class StopOnSignal(HookBase):
     """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
 
-    def __init__(self, checkpointer: TCLCheckpointer):
+    def __init__(self, checkpointer: TCLCheckpointer, catcher: SignalCatcher):
+        """
+        Args:
+            catcher: of the signals, while the training runs.
+        """
         self.checkpointer = checkpointer
-        self._catcher = SignalCatcher()
+        self.catcher = catcher
         self._message = ""
 
-    def before_train(self) -> None:
-        self._catcher.catch()
-
     def after_step(self) -> None:
-        number = largest_of_all(self._catcher.number, next(self.trainer.model.parameters()).device)
+        number = largest_of_all(self.catcher.number, next(self.trainer.model.parameters()).device)
         if not number:
             return
         save_now(self.checkpointer, self.trainer.iter)
@@ -141,6 +142,5 @@ class StopOnSignal(HookBase):
         sys.exit(128 + number)
 
     def after_train(self) -> None:
-        self._catcher.release()
         if self._message:  # after what the other hooks say
             logger.info(self._message)

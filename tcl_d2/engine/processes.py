@@ -1,6 +1,7 @@
 """Starts a run's processes: one, one per GPU, several on a CPU, or those that torchrun or Slurm has started."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -38,8 +39,9 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # each would take all cores, and wait for the others
         count = args.num_processes
     _check_count(count, args)
-    if count > 1:  # Ctrl-C reaches each process, and this one waits until they have ended
-        signal.signal(signal.SIGINT, lambda *_: None)
+    if count > 1:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches each process; this one waits until they end
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # which process it ends is no news
     try:
         work = (main, args, get_start_method())
         return launch_on_gpus(_work, count, args.num_machines, args.machine_rank, args.dist_url, args=work)

@@ -21,15 +21,15 @@ class SignalCatcher:
         self.number = 0
         self._handlers = {}
 
-    def catch(self) -> None:
+    def __enter__(self) -> "SignalCatcher":
         """Begin to catch, where nobody else does: an evaluation in a training leaves it to the training."""
-        if threading.current_thread() is not threading.main_thread():  # Python allows handlers there alone
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                self._handlers[number] = signal.signal(number, self._remember)
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    self._handlers[number] = signal.signal(number, self._remember)
+        return self
 
-    def release(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for number in list(self._handlers):
             signal.signal(number, self._handlers.pop(number))
 
@@ -53,9 +53,7 @@ class StoppableLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        catcher = SignalCatcher()
-        catcher.catch()
-        try:
+        with SignalCatcher() as catcher:
             for batch in self.loader:
                 yield batch
                 if catcher.number:
@@ -63,5 +61,3 @@ class StoppableLoader:
                     name = signal.Signals(catcher.number).name
                     logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
                     sys.exit(128 + catcher.number)
-        finally:
-            catcher.release()

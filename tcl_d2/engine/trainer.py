@@ -34,7 +34,7 @@ from .hooks import (
 )
 from .optimizer import build_optimizer
 from .processes import bare, parallel
-from .signals import StoppableLoader
+from .signals import SignalCatcher, StoppableLoader
 from .step import TrainingStep, training_precision
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=card, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self._catcher = SignalCatcher()
         self.register_hooks(self.build_hooks())
 
     def state_dict(self) -> dict:
@@ -106,6 +107,18 @@ class Trainer(DefaultTrainer):
             self.restart_data(self.start_iter - ahead)
             self._trainer.skip_batches(ahead)
 
+    def train(self) -> OrderedDict | None:
+        with self._catcher:
+            return super().train()
+
+    def after_train(self) -> None:
+        reason = sys.exc_info()[1]  # of the training's end, which calls this on its way out
+        try:
+            super().after_train()
+        except OSError:
+            if reason is None:  # else it is what matters: a disk that is full has no room for the last metrics either
+                raise
+
     def restart_data(self, iteration: int) -> None:
         """Goes on with the samples that a training draws from this iteration on."""
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.seed, iteration))
@@ -119,7 +132,7 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process():
             ret.append(BestByAverage(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         bad = StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED)
-        return [*ret, *writer, bad, StopOnSignal(self.checkpointer)]
+        return [*ret, *writer, bad, StopOnSignal(self.checkpointer, self._catcher)]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
