@@ -6,63 +6,81 @@ python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl
 python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
 """
 
-import torch
+from contextlib import ExitStack
+
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.config import check_device, check_meta_architecture
 from tcl_d2.data import check_datasets
-from tcl_d2.engine import Trainer, argument_parser, launch
+from tcl_d2.engine import Trainer, argument_parser, launch, output_folder
 from tcl_d2.errors import one_message
 from tcl_d2.modeling.clip import check_clip
 
 
-def check(cfg: CfgNode, data: tuple[str, ...]) -> None:
-    """Looks for the GPU, the data and CLIP's weights; one error names all that is missing."""
+def check(cfg: CfgNode, eval_only: bool) -> None:
+    """Look for the device, the data and CLIP's weights; one error names all that is missing."""
+    check_meta_architecture(cfg)
+    datasets = cfg.DATASETS
+    train = () if eval_only else datasets.TRAIN
+    test = datasets.TEST if eval_only else datasets.VAL or datasets.TEST
+
+    # All checks, whatever the others have found
     problems = []
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        problems.append(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but torch finds no GPU here: add MODEL.DEVICE cpu")
-    for look in (lambda: check_datasets(data), lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)):
+    for check_part in (
+        lambda: check_device(cfg.MODEL.DEVICE),
+        lambda: check_datasets(train=train, test=test),
+        lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+    ):
         try:
-            look()
+            check_part()
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(str(error))
+    if eval_only and not test:
+        problems.append("DATASETS.TEST is empty: name what to evaluate on, as in DATASETS.TEST \"('shapes_val',)\"")
+    if not eval_only and not train:
+        problems.append("DATASETS.TRAIN is empty: name what to train on, as in DATASETS.TRAIN \"('shapes_train',)\"")
     if problems:
         raise ValueError("\n  ".join(["cannot start:", *problems]))
 
 
 def setup(args) -> CfgNode:
-    """The configuration: defaults, then the file, then KEY VALUE pairs of the command line."""
-    cfg = load_config(args.config_file, args.opts)
+    """Return the configuration, checked: defaults, then the file, then KEY VALUE pairs of the command line."""
+    cfg = load_config(args.config_file or None, args.opts)
     cfg.freeze()
-    check(cfg, cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + (cfg.DATASETS.VAL or cfg.DATASETS.TEST))
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
+    check(cfg, args.eval_only)
     return cfg
 
 
-def prepare(args):
-    """What there is to do, built: (cfg, model) for evaluation, (cfg, Trainer) for training."""
-    cfg = setup(args)
+def prepare(cfg: CfgNode, args) -> nn.Module | Trainer:
+    """Start the logs, and build what there is to do: the model for evaluation, the Trainer for training."""
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
     if args.eval_only:
         model = Trainer.build_model(cfg)
         TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return cfg, model
+        return model
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return cfg, trainer
+    return trainer
 
 
 def main(args) -> dict | None:
-    with one_message():
-        cfg, prepared = prepare(args)
-    if args.eval_only:
-        return Trainer.test(cfg, prepared, resume=args.resume)
-    with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
-        return prepared.train()
+    with ExitStack() as stack:
+        with one_message():
+            cfg = setup(args)
+            stack.enter_context(output_folder(cfg.OUTPUT_DIR, "evaluation" if args.eval_only else "training"))
+            prepared = prepare(cfg, args)
+        if args.eval_only:
+            with one_message(OSError, ValueError):  # broken images and labels; the rest would be faults of the program
+                return Trainer.test(cfg, prepared, resume=args.resume)
+        with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
+            return prepared.train()
 
 
 if __name__ == "__main__":

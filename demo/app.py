@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A web page: a picture and words in, masks out.
+"""Serve a web page: a picture and words in, masks out.
 
 python demo/app.py                                                    # the small world's model, http://127.0.0.1:7860
 python demo/app.py --config-file configs/eval/official.yaml           # the official tcl.pth
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from tcl_d2 import drawing, load_config, visualization
+from tcl_d2 import drawing, visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.errors import one_message
 from tcl_d2.modeling import PAMR
@@ -27,6 +27,8 @@ except ImportError:
 CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
 MOST_PIXELS = 16_000_000
 MOST_WORDS = 50
+LONGEST_SIDE = 1024  # of what is shown, in pixels
+KEPT_SECONDS = 1800  # results and files of a visitor who does nothing more
 INTRODUCTION = """# TCL: name it, see it
 Give a picture and the words to look for. Point at a word of the result to see its mask alone; click it for its scores.
 The model that comes with the project knows a small world of textures alone: for photos, start the page
@@ -44,7 +46,11 @@ class Page:
     def segment(
         self, path: str | None, words: list[str] | None, background: bool, threshold: float, kp: float, refine: bool
     ) -> tuple[tuple[np.ndarray, list], Segmentation, dict, str]:
-        """What the words are in the picture: the annotated image, the segmentation, its colours, and the areas as text.
+        """Look for the words in the picture.
+
+        Returns:
+            the annotated image; the segmentation at the size that is shown, its scores uint8, to be kept for heat maps;
+            the colours of its classes; and the areas as text.
 
         Raises:
             gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
@@ -56,32 +62,38 @@ class Page:
             raise gr.Error("Give at least one word to look for.")
         if len(words) > MOST_WORDS:
             raise gr.Error(f"At most {MOST_WORDS} words at once, not {len(words)}.")
+
+        # Segment, with the visitor's settings.
         model = self.predictor.model
         model.background_score, model.kp_weight, model.pamr = threshold, kp, self.refine if refine else None
         try:
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
-            found = self.predictor(path, list(dict.fromkeys(words)), background)
-        except (OSError, ValueError) as error:
+            segmentation = self.predictor(path, list(dict.fromkeys(words)), background, longest_side=LONGEST_SIDE)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise gr.Error(str(error).replace(path, "the file")) from None
-        image, labels = drawing.enlarge(found.image), drawing.enlarge(found.labels)
-        colors = visualization.colors_of(found)
-        seen = [i for i in np.unique(labels) if not (background and i == 0)]
-        colors = {found.classes[i]: "#{:02x}{:02x}{:02x}".format(*colors[i]) for i in seen}
-        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in found.areas().items() if area > 0)
-        return (image, [(labels == i, found.classes[i]) for i in seen]), found, colors, areas
+        segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
 
-    def heat_map(self, found: Segmentation | None, event: gr.SelectData) -> gr.Image:
-        """The heat map of the word that was clicked."""
-        if found is None:
-            raise gr.Error("Segment a picture first.")
-        picture = drawing.enlarge(visualization.draw_heat_map(found, event.value))
+        # What is shown of it.
+        image, labels = drawing.enlarge(segmentation.image), drawing.enlarge(segmentation.labels)
+        seen = [i for i in np.unique(labels) if not (background and i == 0)]
+        masks = [(labels == i, segmentation.classes[i]) for i in seen]
+        colors = visualization.colors_of(segmentation)
+        colors = {segmentation.classes[i]: "#{:02x}{:02x}{:02x}".format(*colors[i]) for i in seen}
+        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
+        return (image, masks), segmentation, colors, areas
+
+    def heat_map(self, segmentation: Segmentation | None, event: gr.SelectData) -> gr.Image:
+        """Draw the heat map of the word that was clicked."""
+        if segmentation is None:
+            raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
+        picture = drawing.enlarge(visualization.draw_heat_map(segmentation, event.value))
         return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
 
 
 def example_scenes(folder: Path) -> list[list]:
-    """Scenes of the small world that went well among 80, drawn into a folder, with the words for what is there."""
+    """Draw scenes of the small world that went well among 80 into a folder; with the words for what is there."""
     rows, names = [], [*OBJECTS, *GROUNDS]
     for index in (18, 21, 16, 15):
         scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
@@ -93,9 +105,9 @@ def example_scenes(folder: Path) -> list[list]:
 
 def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
     page, model = Page(predictor), predictor.model
-    with gr.Blocks(title="TCL: name it, see it") as blocks:
+    with gr.Blocks(title="TCL: name it, see it", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.Markdown(INTRODUCTION)
-        found = gr.State(None)
+        segmentation = gr.State(None, time_to_live=KEPT_SECONDS)
         with gr.Row():
             with gr.Column(scale=2):
                 picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=320)
@@ -120,13 +132,14 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
                 heat = gr.Image(visible=False, height=320, elem_id="heat", buttons=["download", "fullscreen"])
         gr.Examples(examples, [picture, words], label="Scenes of the small world")
 
-        def run(*inputs: object) -> tuple:
-            shown, segmentation, colors, text = page.segment(*inputs)
-            return gr.AnnotatedImage(shown, color_map=colors), segmentation, text, gr.Image(None, visible=False)
+        def run(file: dict | None, *settings: object) -> tuple:
+            shown, kept, colors, text = page.segment(file and file["path"], *settings)
+            return gr.AnnotatedImage(shown, color_map=colors), kept, text, gr.Image(None, visible=False)
 
-        settings = [picture, words, background, threshold, kp, refine]
-        button.click(run, settings, [result, found, areas, heat])
-        result.select(page.heat_map, [found], [heat])
+        inputs = [picture, words, background, threshold, kp, refine]
+        # Without gradio's own look at the picture, whose error no visitor understands.
+        button.click(run, inputs, [result, segmentation, areas, heat], preprocess=False)
+        result.select(page.heat_map, [segmentation], [heat])
     return blocks
 
 
@@ -138,10 +151,11 @@ def main() -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
     with one_message():
-        predictor = TCLPredictor(load_config(args.config_file, args.opts))
+        predictor = TCLPredictor(args.config_file, *args.opts)
     with TemporaryDirectory() as folder:
         page = build_page(predictor, example_scenes(Path(folder)))
-        page.launch(server_name=args.host, server_port=args.port, max_file_size="10mb", allowed_paths=[folder])
+        server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
+        page.launch(**server, max_file_size="10mb", show_error=True)
 
 
 if __name__ == "__main__":

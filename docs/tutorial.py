@@ -24,11 +24,11 @@ if not (datasets_root() / "shapes/val").is_dir():
 # 2. A model that is trained already. Any words will do; those that it never heard get low scores.
 predictor = TCLPredictor("configs/shapes/trained.yaml")
 scene = DatasetCatalog.get("shapes_val")[0]
-found = predictor(scene["file_name"], ["brick", "yellow checked", "lava", "unicorn"], background=True)
-print("\nShare of the image:", {word: round(area, 2) for word, area in found.areas().items()})
+segmentation = predictor(scene["file_name"], ["brick", "yellow checked", "lava", "unicorn"], background=True)
+print("\nShare of the image:", {word: round(area, 2) for word, area in segmentation.areas().items()})
 
 # 3. Pictures of it: the overlay with its legend, the labels, and the scores of each word.
-for path in visualization.save(found, OUTPUT, "scene", heat_maps=True):
+for path in visualization.save(segmentation, OUTPUT, "scene", heat_maps=True):
     print("  ", path)
 
 # 4. Evaluate on a benchmark: any registered data set with label files. Here on 10 of the small world's images.

@@ -1,8 +1,11 @@
 """Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
+import torch
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -25,17 +28,58 @@ TEMPLATES = (
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
-    """Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs; errors as CfgNode's.
+    """Return Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs.
 
     Args:
         path: of a YAML file; None: the defaults alone.
+
+    Raises:
+        FileNotFoundError: no such file.
+        KeyError, ValueError: a key that there is not, a value of another type, no YAML, or a key without a value.
     """
     cfg = get_cfg()
     add_tcl_config(cfg)
     if path is not None:
-        cfg.merge_from_file(PathManager.get_local_path(str(path)))
-    cfg.merge_from_list([str(option) for option in options])
+        _merge(cfg, _read_yaml(path))
+
+    # Of the command line
+    flags = [option for option in options if str(option).startswith("--")]
+    if flags:
+        raise ValueError(f"'{flags[0]}' comes after a KEY VALUE pair: give the options of the command before them")
+    if len(options) % 2:
+        raise ValueError(
+            f"expected pairs of KEY VALUE, but '{options[-1]}' has no value: {' '.join(map(str, options))}"
+        )
+    for key, value in zip(options[::2], options[1::2]):
+        _merge(cfg, reduce(lambda inner, part: {part: inner}, reversed(str(key).split(".")), str(value)))
     return cfg
+
+
+def _read_yaml(path: str | Path) -> dict:
+    try:
+        values = CN.load_yaml_with_base(PathManager.get_local_path(str(path)))
+    except (yaml.YAMLError, TypeError) as error:  # the latter where it is empty
+        raise ValueError(f"Config file '{path}' could not be read: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
+    return values
+
+
+def _merge(cfg: CN, values: dict) -> None:
+    cfg.merge_from_other_cfg(CN(_ints_to_floats(values, cfg)))
+
+
+def _ints_to_floats(values: dict, defaults: dict) -> dict:
+    """Return values with floats for ints where the default is a float: yacs refuses `KP_WEIGHT: 0`."""
+    converted = {}
+    for key, value in values.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _ints_to_floats(value, default)
+        elif isinstance(default, float) and type(number := CN._decode_cfg_value(value)) is int:
+            value = float(number)
+        converted[key] = value
+    return converted
 
 
 def check_meta_architecture(cfg: CN) -> None:
@@ -51,6 +95,18 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as configs/shapes/tcl.yaml (the small world) or "
             "configs/tcl.yaml (the paper's)"
         )
+
+
+def check_device(name: str) -> None:
+    """Look whether torch can compute on a device; ValueError says what to give for MODEL.DEVICE."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"MODEL.DEVICE is '{name}', which torch does not know: give cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU here: add MODEL.DEVICE cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE is {name}, but the GPUs here are 0 to {torch.cuda.device_count() - 1}")
 
 
 def add_tcl_config(cfg: CN) -> None:
@@ -123,7 +179,7 @@ def add_tcl_config(cfg: CN) -> None:
 
     # CLIP's order of channels.
     cfg.INPUT.FORMAT = "RGB"
-    # Short side at which images are evaluated (the unified protocol).
+    # Short side at which images are evaluated (the unified protocol); 0: images keep their size.
     cfg.INPUT.MIN_SIZE_TEST = 448
     # And the most that the long side may have.
     cfg.INPUT.MAX_SIZE_TEST = 2048

@@ -64,6 +64,50 @@ def test_a_model_that_is_no_segmentor_is_named(name):
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 
 
+def test_an_int_is_taken_for_a_float(tmp_path):
+    """On the command line and in a file, also below another file; yacs refuses it."""
+    (tmp_path / "base.yaml").write_text("TEST: {ZERO_SHOT: {KP_WEIGHT: 0}}\nSOLVER: {MAX_ITER: 7}")
+    (tmp_path / "top.yaml").write_text("_BASE_: base.yaml\nSOLVER: {BASE_LR: 1}")
+    cfg = load_config(tmp_path / "top.yaml", ["TEST.ZERO_SHOT.BACKGROUND", 1, "SOLVER.WARMUP_ITERS", 3])
+    values = [cfg.TEST.ZERO_SHOT.KP_WEIGHT, cfg.SOLVER.BASE_LR, cfg.TEST.ZERO_SHOT.BACKGROUND]
+    assert values == [0.0, 1.0, 1.0] and all(type(value) is float for value in values)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (7, 3)
+    assert load_config(None, ["TEST.ZERO_SHOT.KP_WEIGHT", "0"]).TEST.ZERO_SHOT.KP_WEIGHT == 0.0
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("MODEL: [1", "'.*bad.yaml' could not be read"),
+        ("", "'.*bad.yaml' could not be read"),
+        ("- MODEL", "holds a list; expected keys"),
+        ("MODEL: !!python/object/apply:os.getcwd []", "could not be read"),
+        ("MODEL: {NAEM: x}", "MODEL.NAEM"),
+        ("SOLVER: {MAX_ITER: many}", "SOLVER.MAX_ITER"),
+        ("MODEL: 3", "MODEL"),
+    ],
+)
+def test_bad_config_files_are_named(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises((KeyError, ValueError), match=message):
+        load_config(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["SOLVER.MAX_ITER", 3, "--resume"], "'--resume' comes after"),
+        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+        (["MODEL.CLIP.NAEM", "x"], "MODEL.CLIP.NAEM"),
+        (["MODEL.DEVICE.X", "x"], "MODEL.DEVICE"),
+        (["SOLVER.MAX_ITER", 0.5], "SOLVER.MAX_ITER"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises((KeyError, ValueError), match=message):
+        load_config(None, options)
+
+
 def test_every_key_is_documented():
     """docs/config.md is what tools/config_table.py prints, with a comment for every key that differs or is new."""
     assert (ROOT / "docs/config.md").read_text() == config_table.table()

@@ -19,6 +19,7 @@ from tcl_d2.data.loader import ImageTextStream
 from tcl_d2.data.mapper import read_caption, read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import TCL
+from tests import running
 from tests.data.test_image_text import write_tar
 from tests.engine.test_trainer import train, weights
 
@@ -223,3 +224,31 @@ def test_broken_benchmark(own_set, spoil, message, caplog):
     for part in ("images", "labels"):
         next(iter(sorted((folder / part).iterdir()))).unlink()
     assert Trainer.test(cfg, model)[name]["sem_seg"] == pytest.approx(skipping["sem_seg"], nan_ok=True)
+
+
+@pytest.mark.fault("label or image files changed since an evaluation that is resumed", "all is evaluated again")
+@pytest.mark.parametrize("part", ["labels", "images"])
+def test_resumed_evaluation_sees_changed_files(own_set, part):
+    """Also where their size is the same: their time of change differs."""
+    folder, cfg = own_set
+    model, done = Trainer.build_model(cfg).eval(), []
+    model.register_forward_hook(lambda *_: done.append(1))
+    Trainer.test(cfg, model)
+    Trainer.test(cfg, model, resume=True)
+    assert len(done) == 12
+    next(iter(sorted((folder / part).iterdir()))).touch()
+    Trainer.test(cfg, model, resume=True)
+    assert len(done) == 24
+
+
+@pytest.mark.fault("--eval-only meets a broken image or a label value without a class", "one line that names the file")
+@pytest.mark.parametrize("spoil, message", [(spoil_image, "could not be read"), (odd_value, "has the value 200")])
+def test_evaluation_names_a_broken_file_in_one_line(own_set, world, tmp_path, spoil, message):
+    """Whether it is met here or in a loader's process."""
+    folder, _ = own_set
+    spoil(folder)
+    arguments = ["--eval-only", "DATASETS.TEST", f"('{folder}',)", "TEST.ZERO_SHOT.PAMR.ENABLED", False]
+    command = ["train_net.py", "--config-file", "configs/shapes/tcl.yaml", *arguments, "OUTPUT_DIR", tmp_path / "out"]
+    done = running.run(world, *command)
+    running.check_error(done, str(folder), message)
+    assert len(done.stderr[done.stderr.index("error: ") :].splitlines()) == 1

@@ -1,5 +1,7 @@
-"""The web page, in a real browser without a screen; skipped where there is no gradio, selenium or chromium."""
+"""The web page: what it does for a visitor, and all of it in a real browser without a screen, where there is one."""
 
+import functools
+import importlib
 import os
 import re
 import shutil
@@ -7,19 +9,117 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.predictor import TCLPredictor
 from tests.conftest import ROOT
 
-pytest.importorskip("gradio")
-webdriver = pytest.importorskip("selenium.webdriver")
-from selenium.webdriver.common.by import By  # noqa: E402  (after the check that it is there)
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+gr = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+try:
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+except ImportError:
+    webdriver = None
+in_browser = pytest.mark.skipif(
+    webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
+)
+SETTINGS = {"background": True, "threshold": 0.4, "kp": 0.3, "refine": True}
 
-pytestmark = pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs chromium and its driver")
+
+@pytest.fixture(scope="module")
+def app():
+    """The module demo/app.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "demo")
+        return importlib.import_module("app")
+
+
+@pytest.fixture(scope="module")
+def page(app):
+    return app.Page(TCLPredictor(ROOT / "configs/shapes/trained.yaml"))
+
+
+@pytest.mark.fault("web page: two visitors with 16 megapixels and 50 words", "150 MB are kept for both together")
+def test_little_is_kept_for_a_visitor(page, tmp_path):
+    Image.new("RGB", (4000, 4000), "green").save(tmp_path / "photo.jpg")
+    words, kept = [f"thing {i}" for i in range(50)], 0
+    for _ in range(2):
+        (image, masks), segmentation, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
+        assert image.shape == (1024, 1024, 3) and len(segmentation.classes) == 51 and "%" in areas
+        assert all(mask.shape == image.shape[:2] for mask, _ in masks)
+        kept += segmentation.image.nbytes + segmentation.labels.nbytes + segmentation.scores.nbytes
+    assert kept < 150e6
+
+
+def test_heat_map_of_what_is_kept(page, tmp_path):
+    Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
+    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
+    assert segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
+    heat_map = page.heat_map(segmentation, gr.SelectData(None, {"index": 0, "value": "grass"}))
+    assert np.ndim(heat_map.constructor_args["value"]) == 3
+    with pytest.raises(gr.Error, match="Segment the picture first"):
+        page.heat_map(None, gr.SelectData(None, {"index": 0, "value": "grass"}))
+
+
+@pytest.mark.fault("web page: a picture that is too large, broken or empty", "the page says what is wrong")
+def test_unfit_pictures_are_said(page, tmp_path):
+    Image.new("L", (5000, 4000)).save(tmp_path / "large.png")
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    Image.fromarray(draw_scene(seed=7, index=2).image).save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "whole.png").read_bytes()[:500])
+    (tmp_path / "empty.png").touch()
+    reasons = {"large": "5000 x 4000", "bomb": "exceeds limit", "broken": "unreadable", "empty": "cannot identify"}
+    for name, reason in reasons.items():
+        with pytest.raises(gr.Error, match=reason):
+            page.segment(str(tmp_path / f"{name}.png"), ["brick"], **SETTINGS)
+
+
+def test_unfit_words_are_said(page, tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    many = ", ".join(map(str, range(51)))
+    reasons = {" , ": "at least one word", many: "At most 50 words", "background": "leave the word out"}
+    for text, reason in reasons.items():
+        with pytest.raises(gr.Error, match=reason):
+            page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)
+
+
+@pytest.mark.fault("web page: pictures of 4000 x 3 and 2 x 3000 pixels", "segmented and shown as any other")
+@pytest.mark.parametrize("size", [(4000, 3), (2, 3000)])
+def test_extreme_pictures_are_shown(page, tmp_path, size):
+    Image.new("RGB", size, "green").save(tmp_path / "thin.png")
+    (image, _), segmentation, _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
+    assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
+
+
+def test_page_answers(app, page, tmp_path, monkeypatch):
+    """Through its server, as a browser asks it; a file that is no image is said in the page's own words."""
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
+    (tmp_path / "text.png").write_text("no image")
+    blocks = app.build_page(page.predictor, [])
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_error=True)
+    try:
+        client = gradio_client.Client(address, verbose=False)
+        ask = functools.partial(client.predict, api_name="/run")
+        result, areas, _ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
+        assert "%" in areas and {part["label"] for part in result["value"]["annotations"]} <= {"brick", "grass"}
+        with pytest.raises(gradio_client.exceptions.AppError, match="^cannot identify image file 'the file'$"):
+            ask(gradio_client.handle_file(tmp_path / "text.png"), ["brick"], *SETTINGS.values())
+    finally:
+        blocks.close()
+
+
+def test_what_is_kept_goes_after_a_while(app, page):
+    """Results in memory, and gradio's files of uploads and results."""
+    blocks = app.build_page(page.predictor, [])
+    (state,) = (block for block in blocks.blocks.values() if isinstance(block, gr.State))
+    assert 0 < state.time_to_live <= 3600 and blocks.delete_cache and max(blocks.delete_cache) <= 3600
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +170,7 @@ def show_heat_map(driver) -> None:
     wait_for(driver, lambda d: d.find_element(By.CSS_SELECTOR, "#heat img").is_displayed())
 
 
+@in_browser
 def test_picture_and_words_in_masks_out(browser, tmp_path):
     """Upload, type words, run: the shares of the picture are shown; a click on a word shows its scores."""
     Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
@@ -82,11 +183,13 @@ def test_picture_and_words_in_masks_out(browser, tmp_path):
     show_heat_map(browser)
 
 
+@in_browser
 def test_missing_input_is_said(browser):
     browser.find_element(By.ID, "segment").click()
     assert wait_for(browser, lambda d: "Give a picture first" in d.find_element(By.TAG_NAME, "body").text)
 
 
+@in_browser
 def test_examples_fill_the_form(browser):
     wait_for(browser, lambda d: d.find_elements(By.CSS_SELECTOR, "tr.tr-body, .gallery-item"))[0].click()
     wait_for(browser, lambda d: len(d.find_elements(By.CSS_SELECTOR, "#words .token")) >= 2)

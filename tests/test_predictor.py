@@ -1,4 +1,4 @@
-"""From pictures and words to masks: the predictor, pictures of what it found, and its files."""
+"""From pictures and words to masks: the predictor, pictures of its segmentations, and its files."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2 import drawing, visualization
+from tcl_d2 import drawing, load_config, visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.predictor import Segmentation, TCLPredictor
 from tests.conftest import ROOT
@@ -20,13 +20,14 @@ def predictor():
 
 
 @pytest.fixture
-def found():
+def segmentation():
     scores = torch.zeros(3, 4, 6)
     scores[0] += 0.4
     scores[1, :2] = 0.9
     scores[2, :, :2] = 0.7
     image = np.full((4, 6, 3), 100, np.uint8)
-    return Segmentation(image, ["background", "cat", "a dog"], scores, background=True)
+    labels = scores.argmax(0).numpy()
+    return Segmentation(image, ["background", "cat", "a dog"], labels, background=True, scores=scores)
 
 
 def test_shipped_model_finds_what_is_there(predictor):
@@ -68,6 +69,7 @@ def test_runs_without_a_gpu_and_says_so(monkeypatch, caplog):
         (np.zeros((9, 9, 3), np.uint8), [], "at least one class word"),
         (np.zeros((9, 9, 3), np.uint8), ["a", " "], "not blank"),
         (np.zeros((9, 9, 3), np.uint8), ["a", "a"], "twice: a"),
+        (np.zeros((0, 9, 3), np.uint8), ["a"], r"at least one pixel, not uint8 \[0, 9, 3\]"),
     ],
 )
 def test_bad_input_is_named(predictor, image, words, message):
@@ -75,34 +77,114 @@ def test_bad_input_is_named(predictor, image, words, message):
         predictor(image, words)
 
 
-def test_masks_and_areas(found):
-    assert found.areas() == {"background": 8 / 24, "cat": 12 / 24, "a dog": 4 / 24}
-    assert found.mask("cat")[:2].all() and found.mask("a dog")[2:, :2].all() and found.mask("cat").sum() == 12
+def test_one_text_is_words_separated_by_commas(predictor):
+    assert predictor(np.zeros((9, 9, 3), np.uint8), "red brick, lava").classes == ["red brick", "lava"]
+
+
+@pytest.mark.fault("'background' among the class words, with a background besides", "an error says to leave it out")
+def test_background_is_no_class_word_where_there_is_one(predictor):
+    image, words = np.zeros((9, 9, 3), np.uint8), ["background", "grass"]
+    with pytest.raises(ValueError, match="'background' is one of the class words.*leave the word out"):
+        predictor(image, words, background=True)
+    assert predictor(image, words).classes == words
+
+
+def test_options_are_applied_over_a_configuration():
+    cfg = load_config(ROOT / "configs/shapes/trained.yaml")
+    cfg.freeze()
+    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND", 0.125, "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    assert predictor.model.background_score == 0.125 and predictor.model.pamr is None
+    assert cfg.TEST.ZERO_SHOT.BACKGROUND == 0.4
+
+
+@pytest.mark.fault("a predictor of Detectron2's default configuration", "one error that names the models there are")
+def test_configuration_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="MODEL.META_ARCHITECTURE is 'GeneralizedRCNN'.*TCL"):
+        TCLPredictor(load_config())
+
+
+def test_labels_alone_are_those_of_the_scores(predictor, tmp_path):
+    image = draw_scene(seed=7, index=0, size=60).image
+    whole = predictor(image, ["brick", "sand", "lava"], background=True)
+    segmentation = predictor(image, ["brick", "sand", "lava"], background=True, labels_only=True)
+    assert segmentation.scores is None
+    assert np.array_equal(segmentation.labels, whole.labels) and segmentation.areas() == whole.areas()
+    with pytest.raises(ValueError, match="labels alone.*labels_only=False"):
+        visualization.save(segmentation, tmp_path, "x", heat_maps=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels_only", [True, False])
+def test_longest_side_bounds_the_result_alone(predictor, labels_only):
+    """The model sees the same picture: its labels are those of the whole result, at fewer points."""
+    image = draw_scene(seed=7, index=0, size=96).image[:72].repeat(4, 0).repeat(4, 1)
+    options = {"background": True, "labels_only": labels_only}
+    whole, small = (predictor(image, ["brick", "sand"], **options, longest_side=side) for side in (None, 96))
+    assert whole.labels.shape == (288, 384) and small.labels.shape == (72, 96) and small.image.shape == (72, 96, 3)
+    assert (whole.labels[2::4, 2::4] == small.labels).mean() > 0.97
+    assert predictor(image, ["brick"], longest_side=5000).image.shape == image.shape
+    with pytest.raises(ValueError, match="longest_side .* not 0"):
+        predictor(image, ["brick"], longest_side=0)
+
+
+@pytest.mark.fault("pictures of 4000 x 3, 2 x 3000 and 1 x 1 pixels", "segmented and drawn as any other")
+@pytest.mark.parametrize("height, width", [(3, 4000), (3000, 2), (1, 1)])
+def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    segmentation = predictor(image, ["brick", "sand"], background=True)
+    assert segmentation.labels.shape == (height, width)
+    overlay, labels, *_ = visualization.save(segmentation, tmp_path, "x", heat_maps=True)
+    assert Image.open(labels).size == (width, height)
+    assert Image.open(overlay).width >= 240  # the legend has room
+    shown = predictor(image, ["brick", "sand"], longest_side=100)
+    assert shown.labels.shape == shown.image.shape[:2] and min(shown.labels.shape) >= 1
+
+
+def test_masks_and_areas(segmentation):
+    assert segmentation.areas() == {"background": 8 / 24, "cat": 12 / 24, "a dog": 4 / 24}
+    assert segmentation.mask("cat")[:2].all() and segmentation.mask("cat").sum() == 12
+    assert segmentation.mask("a dog")[2:, :2].all()
     with pytest.raises(KeyError, match="'bird' is no class .*cat, a dog"):
-        found.mask("bird")
+        segmentation.mask("bird")
 
 
-def test_overlay_leaves_the_background_and_colours_the_classes(found):
-    picture = visualization.draw_overlay(found)
+def test_overlay_leaves_the_background_and_colours_the_classes(segmentation):
+    picture = visualization.draw_overlay(segmentation)
     factor = 80  # 6 pixels become 480
     inside = picture[factor // 2 : 4 * factor : factor, factor // 2 : 6 * factor : factor]
-    assert (inside[found.labels == 0] == 100).all()
-    assert len({tuple(color) for color in inside[found.labels == 1]}) == 1
-    assert not (inside[found.labels > 0] == 100).all(1).any()
+    assert (inside[segmentation.labels == 0] == 100).all()
+    assert len({tuple(color) for color in inside[segmentation.labels == 1]}) == 1
+    assert not (inside[segmentation.labels > 0] == 100).all(1).any()
     assert picture.shape[0] > 4 * factor  # the legend
 
 
-def test_heat_map_is_red_where_the_score_is_high(found):
-    picture = visualization.draw_heat_map(found, "a dog").astype(int)
+def test_heat_map_is_red_where_the_score_is_high(segmentation):
+    picture = visualization.draw_heat_map(segmentation, "a dog").astype(int)
     assert (picture[:, :2, 0] > picture[:, :2, 2]).all() and (picture[:, 3:, 0] < picture[:, :2, 0].min()).all()
 
 
-def test_files(found, tmp_path):
-    paths = visualization.save(found, tmp_path, "x", heat_maps=True)
+def test_scores_of_8_bits_give_the_same_heat_map(segmentation):
+    picture = visualization.draw_heat_map(segmentation, "cat").astype(int)
+    segmentation.scores = (255 * segmentation.scores).round().byte()
+    assert abs(visualization.draw_heat_map(segmentation, "cat") - picture).max() <= 3
+
+
+def test_long_words_are_shortened_in_names_of_files(segmentation, tmp_path):
+    segmentation.classes[1:] = ["viele Bäume " * 30 + end for end in "ab"]
+    paths = visualization.save(segmentation, tmp_path, visualization.shorten("ä" * 120), heat_maps=True)
+    assert len(set(paths)) == 6 and all(path.is_file() for path in paths)
+
+
+def test_files(segmentation, tmp_path):
+    paths = visualization.save(segmentation, tmp_path, "x", heat_maps=True)
     assert sorted(path.name for path in paths) == sorted(path.name for path in tmp_path.iterdir())
     assert {"x.png", "x_labels.png", "x_2_a_dog.png", "x.json"} <= {path.name for path in paths}
-    assert np.array_equal(np.array(Image.open(tmp_path / "x_labels.png")), found.labels)
+    assert np.array_equal(np.array(Image.open(tmp_path / "x_labels.png")), segmentation.labels)
     assert json.loads((tmp_path / "x.json").read_text())["areas"]["cat"] == 0.5
+
+
+def test_legend_bears_line_breaks():
+    assert drawing.draw_legend([("two\nlines", (0, 0, 0))], 300).shape == (30, 300, 3)
 
 
 def test_legend_of_many_classes_is_broken_into_lines():

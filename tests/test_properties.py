@@ -4,7 +4,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcl_d2 import load_config
@@ -12,6 +12,7 @@ from tcl_d2.data.benchmark_mapper import segmentation_size
 from tcl_d2.data.labels import LabelRule, parse_rule
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
+from tcl_d2.engine.trainer import check_schedule
 from tcl_d2.modeling.text import TextEmbedder, check_templates, check_vocabulary
 from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
@@ -51,10 +52,13 @@ def test_padding_is_cut_off_again(height, width, multiple):
     torch.testing.assert_close(padded.sum(), image.sum(), rtol=1e-4, atol=1e-4)
 
 
-@given(height=st.integers(1, 5000), width=st.integers(1, 5000))
+@given(height=st.integers(1, 20000), width=st.integers(1, 20000))
+@example(height=4000, width=3)
+@example(height=2, width=3000)
+@example(height=1, width=10000)
 def test_size_for_the_model_keeps_its_bounds(height, width):
     short, long = sorted(segmentation_size(height, width, 448, 2048))
-    assert long <= 2048 and short <= 448 and (short == 448 or long == 2048)
+    assert long <= 2048 and 1 <= short <= 448 and (short == 448 or long == 2048)
 
 
 words = st.lists(st.text(max_size=12), max_size=6)
@@ -130,6 +134,7 @@ def test_schedules_out_of_range_are_refused(warmup, most):
     cfg = load_config(None, ["SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", most])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     if warmup < most:
+        check_schedule(cfg)
         rates = []
         schedule = Trainer.build_lr_scheduler(cfg, optimizer)
         for _ in range(most):
@@ -139,7 +144,7 @@ def test_schedules_out_of_range_are_refused(warmup, most):
         assert all(0 <= rate <= 1 for rate in rates)
     else:
         with pytest.raises(ValueError, match="SOLVER.WARMUP_ITERS"):
-            Trainer.build_lr_scheduler(cfg, optimizer)
+            check_schedule(cfg)
 
 
 @given(crop=st.integers(-5, 60), stride=st.integers(-5, 60))

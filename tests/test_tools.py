@@ -1,5 +1,6 @@
 """The demo and the tools that look into data and evaluations, as a user runs them."""
 
+import importlib
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.predictor import TCLPredictor
 from tests.conftest import ROOT
 from tests.running import check_error, run
 
@@ -25,6 +27,73 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"a_1.png", "a_2.json", "a_3_labels.png", "a_1_1_brick.png"} <= names
     assert set(json.loads((tmp_path / "out/a_1.json").read_text())["areas"]) == {"background", "brick", "lava"}
+
+
+DEMO = ("demo/demo.py", "--refine", "off", "--classes", "brick, lava")
+
+
+def draw_scenes(folder, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(draw_scene(7, 1, size=24).image).save(folder / name)
+
+
+@pytest.mark.fault("demo: pictures whose results would have the same names", "every result has a name of its own")
+def test_demo_gives_each_result_a_name(world, tmp_path):
+    inputs = ("a.png", "a.jpg", "a_1.png", "b.png", "b_labels.png", "b_0_brick.png", "B.jpg")
+    draw_scenes(tmp_path / "in", *inputs)
+    done = run(world, *DEMO, "--input", tmp_path / "in", "--output", tmp_path / "out", "--heat-maps")
+    assert done.returncode == 0, done.stderr
+    names = {path.name.lower() for path in (tmp_path / "out").iterdir()}
+    assert len(names) == 5 * len(inputs)  # overlay, labels, areas, and a heat map for each of two words
+    assert {"a_1.png", "b.png"} <= names and done.stdout.count(" -> ") == len(inputs)
+
+
+@pytest.mark.fault("demo: an output folder that holds an input", "an error at the start; the input stays as it was")
+def test_demo_replaces_no_input(world, tmp_path):
+    draw_scenes(tmp_path / "photos", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    content = (tmp_path / "photos/a.png").read_bytes()
+    for source, output in (("photos", "photos"), ("photos/a.png", "link"), ("link/*.png", "photos/../photos")):
+        done = run(world, ROOT / DEMO[0], *DEMO[1:], "--input", source, "--output", output, folder=tmp_path)
+        check_error(done, "a.png lies in --output", "give another folder")
+    done = run(world, *DEMO, "--video-input", tmp_path / "photos/a.mp4", "--output", tmp_path / "photos")
+    check_error(done, "a.mp4 lies in --output")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
+    assert (tmp_path / "photos/a.png").read_bytes() == content
+
+
+@pytest.mark.fault("demo: results of a killed run below the folder of pictures", "not taken for pictures")
+def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
+    draw_scenes(tmp_path, "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / f"out/.a.png.{2**22 + 1}.tmp").touch()  # no process has this number
+    for _ in range(2):
+        done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / "out")
+        assert done.returncode == 0 and "1 of 1 images" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.png", "a_labels.png"]
+
+
+@pytest.mark.fault("demo: extreme pictures, an empty file, a long and a strange name", "the folder goes on")
+def test_demo_goes_on_with_odd_files(world, tmp_path):
+    draw_scenes(tmp_path, "x" * 240 + ".png", "a[1].png", "caf\udce9.png")
+    for width, height in ((4000, 3), (2, 3000)):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{width}.png")
+    (tmp_path / "empty.png").touch()
+    options = ["--input", "-", tmp_path, "--output", tmp_path / "out"]
+    done = run(world, *DEMO, *options, stdin=str(tmp_path / "a[1].png"))
+    assert done.returncode == 1 and "6 of 7 images segmented" in done.stdout, done.stderr
+    assert done.stderr.count("left out") == 1 and "empty.png" in done.stderr
+
+
+@pytest.mark.fault("demo: hundreds of words in place of a file's name", "they are taken as words")
+def test_demo_bears_many_words(world, tmp_path):
+    draw_scenes(tmp_path, "a.png")
+    words = [f"a thing of the number {i} {'x' * 100}" for i in range(60)]
+    options = ["--input", tmp_path / "a.png", "--output", tmp_path / "out", "--heat-maps"]
+    done = run(world, *DEMO[:-1], ", ".join(words), *options)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3 + len(words)
 
 
 def test_demo_on_a_video(world, tmp_path):
@@ -46,10 +115,33 @@ def test_demo_on_a_video(world, tmp_path):
         (["--classes", "brick", "--config-file", "configs/none.yaml"], "configs/none.yaml"),
         (["--classes", "brick, brick"], "twice: brick"),
         (["--classes", "brick", "--opts", "MODEL.WEIGHTS", "/none.pth"], "/none.pth"),
+        (["--classes", "background, brick", "--background"], "'background' is one of the class words"),
+        (["--classes", "my_words.txt"], "no file 'my_words.txt'"),
+        (["--classes", "brick, lists/words"], "no file 'lists/words'"),
+        (["--classes", "shapes_train"], "the data set 'shapes_train' has no class words"),
+        (["--classes", "README.md", "--output", "README.md"], "--output README.md cannot be the folder"),
+        (["--classes", "brick", "--input", "docs/*.none"], "no images in --input docs/*.none"),
+        (["--classes", "brick", "--input", "docs", "tests/golden"], "no images in --input tests/golden"),
+        (["--classes", "brick", "--input", "-"], "no names of files on the standard input"),
     ],
 )
 def test_demo_names_what_is_wrong(world, arguments, part):
-    check_error(run(world, "demo/demo.py", "--input", "x.png", *arguments), part)
+    inputs = [] if "--input" in arguments else ["--input", "x.png"]
+    done = run(world, "demo/demo.py", *inputs, *arguments)
+    check_error(done, part)
+    assert done.returncode == 1
+
+
+@pytest.mark.fault("demo: words in a file with a byte-order mark, or in Latin-1", "read; an error names it")
+def test_demo_reads_words_of_files(world, tmp_path):
+    draw_scenes(tmp_path, "a.png")
+    for encoding, name in (("utf-8-sig", "mark.txt"), ("latin-1", "latin.txt")):
+        (tmp_path / name).write_text("brick\nläva\n", encoding=encoding)
+    options = ["--input", tmp_path / "a.png", "--output", tmp_path / "out"]
+    done = run(world, *DEMO[:-1], tmp_path / "mark.txt", *options)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "out/a.json").read_text())["areas"]) == {"brick", "läva"}
+    check_error(run(world, *DEMO[:-1], tmp_path / "latin.txt", *options), "latin.txt is not UTF-8")
 
 
 def test_data_is_drawn(world, tmp_path):
@@ -79,6 +171,28 @@ def test_analysis(world, tmp_path):
     at = sweep["mIoU"][sweep["shares"].index(0.3)][np.argmin(np.abs(np.array(sweep["background scores"]) - 0.4))]
     assert at == pytest.approx(expected["mIoU"], abs=0.02)
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.fault("analysis of predictions: an image whose pixels are all ignored", "it counts nowhere")
+def test_analysis_goes_past_an_ignored_image(world, tmp_path):
+    (tmp_path / "set/classes.txt").parent.mkdir()
+    (tmp_path / "set/classes.txt").write_text("cat\ndog\n")
+    for number, value in enumerate((0, 1, 255)):
+        for folder, shade in (("images", 90), ("labels", value), ("predictions", min(value, 1))):
+            (tmp_path / "set" / folder).mkdir(exist_ok=True)
+            Image.new("L", (8, 6), shade).save(tmp_path / f"set/{folder}/{number}.png")
+    command = ["tools/analyze.py", "predictions", tmp_path / "set", tmp_path / "set/predictions", "--output", tmp_path]
+    done = run(world, *command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
+
+
+def test_settings_leave_the_model_as_it_was(in_world, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    analyze = importlib.import_module("analyze")
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
+    assert predictor.model.kp_weight == 0.3
 
 
 def test_wording(world, tmp_path):

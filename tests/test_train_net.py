@@ -17,8 +17,10 @@ from detectron2.data import MetadataCatalog
 
 import train_net
 from tcl_d2.engine import argument_parser
+from tcl_d2.tensors import read_tensors
 from tests import golden, running
 from tests.conftest import ROOT
+from tests.engine.test_output import holder
 from tests.running import check_error
 
 SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
@@ -141,14 +143,15 @@ def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
     assert own["data set"] == str(folder) and own["mIoU"] == known["mIoU"]
 
 
-def test_official_checkpoint_gives_the_golden_masks(tmp_path):
+def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):
     """As train_net.py --eval-only builds and loads it: the golden model, saved as the official release does."""
     clip, weights = golden.write_clip(tmp_path)
     torch.save({"model": golden.load()["model"], "step": 7}, tmp_path / "tcl.pth")
-    options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, "DATASETS.TEST", "()"]
+    options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, *ONE[:2]]
     options += ["MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "out", "MODEL.DEVICE", "cpu"]
     arguments = ["--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
-    _, model = train_net.prepare(argument_parser("").parse_args(arguments))
+    args = argument_parser("").parse_args(arguments)
+    model = train_net.prepare(train_net.setup(args), args)
     figures = golden.load()["inference"]
     with torch.no_grad():
         masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
@@ -168,10 +171,48 @@ def test_missing_data_and_weights_are_named_at_once(tmp_path):
         (["--eval-only", "MODEL.WEIGHTS", "/none.pth"], ["/none.pth"]),
         (["--eval-only", "MODEL.WEIGHTS", "README.md"], ["README.md"]),
         (["DATASETS.TEST", '("no_such_set",)'], ["no_such_set", "not registered"]),
+        (["--eval-only", "DATASETS.TEST", "()"], ["DATASETS.TEST is empty"]),
+        (["--eval-only", "DATASETS.TEST", "('shapes_train',)"], ["shapes_train", "DATASETS.TEST"]),
+        (["DATASETS.TRAIN", "()", "MODEL.DEVICE", "gpu"], ["DATASETS.TRAIN is empty", "MODEL.DEVICE is 'gpu'"]),
+        (["MODEL.DEVICE", "cuda:x"], ["MODEL.DEVICE is 'cuda:x'"]),
+        (["--num-machines", "2"], ["--dist-url tcp://HOST:PORT"]),
     ],
 )
 def test_wrong_arguments_give_one_clear_error(world, tmp_path, arguments, parts):
     check_error(run(world, *arguments, "OUTPUT_DIR", tmp_path), *parts)
+
+
+def test_no_config_file_is_one_clear_error(world):
+    """Detectron2's defaults alone are a detector's."""
+    check_error(running.run(world, "train_net.py"), "GeneralizedRCNN", "config file", "configs/shapes/tcl.yaml")
+
+
+@pytest.mark.fault("wrong settings with several processes (own launcher, torchrun)", "one message, said once")
+@pytest.mark.parametrize("launcher", [(), TORCHRUN])
+def test_several_processes_say_an_error_once(world, tmp_path, launcher):
+    flags = [] if launcher else ["--num-processes", 2]
+    with started(world, *flags, "MODEL.DEVICE", "gpu", "OUTPUT_DIR", tmp_path / "out", launcher=launcher) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode != 0 and stderr.count("error: cannot start") == stderr.count("is 'gpu'") == 1
+    assert not (tmp_path / "out").exists()
+    assert launcher or ("Traceback (" not in stderr and "torch/multiprocessing" not in stderr)  # torchrun adds its own
+
+
+def test_a_folder_that_is_taken_stays_as_it_is(world, tmp_path):
+    """The second training has written no configuration and no log when it finds that it is not alone."""
+    with holder(tmp_path, "training"):
+        check_error(run(world, "OUTPUT_DIR", tmp_path), "is taken by another training")
+    assert set(os.listdir(tmp_path)) == {"ready", ".training.lock"}
+
+
+@pytest.mark.fault("weights of NaN are to be evaluated", "an error that names the file and a weight")
+def test_weights_of_nan_are_refused(world, tmp_path):
+    weights = read_tensors(ROOT / "tcl_d2/assets/shapes_tcl/weights.safetensors")
+    torch.save(
+        {"model": {name: torch.full_like(value, float("nan")) for name, value in weights.items()}}, tmp_path / "n.pth"
+    )
+    done = run(world, "--eval-only", "MODEL.WEIGHTS", tmp_path / "n.pth", "OUTPUT_DIR", tmp_path / "out")
+    check_error(done, "MODEL.WEIGHTS", "n.pth", "NaN or Inf, such as")
 
 
 def test_checkpoint_of_another_model_is_refused(world, tmp_path):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Looks into an evaluation: classes, confusions, best and worst images, settings, wording.
+"""Look into an evaluation: classes, confusions, best and worst images, settings, wording.
 
 python train_net.py --config-file configs/shapes/trained.yaml --eval-only TEST.ZERO_SHOT.SAVE_PREDICTIONS True
 python tools/analyze.py predictions shapes_val output/shapes/tcl/inference/shapes_val/predictions
@@ -19,7 +19,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tcl_d2 import load_config
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import legend, spread
@@ -42,10 +41,10 @@ KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 
 def labels_of(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
-    """Rows of a benchmark with their labels, ignored pixels being the number of classes."""
+    """Yield a benchmark's images with their labels; ignored pixels are the number of classes."""
     rule = LabelRule.of(data)
-    for one in tqdm(spread(DatasetCatalog.get(data), count), unit="image"):
-        yield one, rule.read(one["sem_seg_file_name"])
+    for dataset_dict in tqdm(spread(DatasetCatalog.get(data), count), unit="image"):
+        yield dataset_dict, rule.read(dataset_dict["sem_seg_file_name"])
 
 
 def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
@@ -53,7 +52,7 @@ def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.nda
 
 
 def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = 10) -> list[dict]:
-    """The pairs of classes with the most pixels of the one taken for the other, with their share of the one."""
+    """List the pairs of classes with the most pixels of the first taken for the second, as shares of the first."""
     off = matrix.copy()
     np.fill_diagonal(off, 0)
     rows = []
@@ -73,7 +72,7 @@ def save_figure(figure, path: Path) -> None:
 
 
 def draw_bars(ious: dict[str, float], path: Path) -> None:
-    """IoU in percent of each class, the best above."""
+    """Draw the IoU in percent of each class, the best above."""
     known = sorted((item for item in ious.items() if np.isfinite(item[1])), key=lambda item: item[1])
     figure, axis = plt.subplots(figsize=(6, 0.8 + 0.2 * len(known)))
     axis.barh([name for name, _ in known], [value for _, value in known], color="tab:blue")
@@ -84,32 +83,39 @@ def draw_bars(ious: dict[str, float], path: Path) -> None:
 
 
 def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str, path: Path, count: int = 4) -> None:
-    """The images with the best and the worst mIoU: prediction and truth side by side."""
+    """Draw the images with the best and the worst mIoU, prediction and truth side by side."""
     rows = sorted(rows, key=lambda row: row[0])
     chosen = rows[::-1][:count] + rows[:count][::-1]
     figure, axes = plt.subplots(len(chosen), 2, figsize=(7, 3.6 * len(chosen)), squeeze=False)
-    for line, (miou, one, prediction, label) in zip(axes, chosen):
-        for axis, title, labels in zip(line, (f"{one['image_id']}: mIoU {miou:.0f} %", "truth"), (prediction, label)):
-            axis.imshow(draw_overlay(as_array(one["file_name"]), labels, *legend(data)))
+
+    for line, (miou, dataset_dict, prediction, label) in zip(axes, chosen):
+        titles = f"{dataset_dict['image_id']}: mIoU {miou:.0f} %", "truth"
+        for axis, title, labels in zip(line, titles, (prediction, label)):
+            axis.imshow(draw_overlay(as_array(dataset_dict["file_name"]), labels, *legend(data)))
             axis.set_title(title, fontsize=9)
             axis.axis("off")
     save_figure(figure, path)
 
 
 def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> dict:
-    """Of palette PNGs that an evaluation saved: IoU bars, confusions, best and worst images."""
+    """Analyze palette PNGs that an evaluation saved: IoU bars, confusions, best and worst images.
+
+    An image whose pixels are all ignored counts nowhere and is neither among the best nor the worst.
+    """
     classes = MetadataCatalog.get(data).stuff_classes
-    total, rows = 0, []
-    for one, label in labels_of(data, count):
-        path = folder / f"{one['image_id']}.png"
+    total, rows = np.zeros((len(classes), len(classes)), np.int64), []
+    for dataset_dict, label in labels_of(data, count):
+        path = folder / f"{dataset_dict['image_id']}.png"
         prediction = read_label(str(path))
         if prediction.shape != label.shape:
             raise ValueError(
                 f"{path} is {prediction.shape}, its label {label.shape}: not a prediction of this data set."
             )
         matrix = matrix_of(prediction, label, len(classes))
-        total = total + matrix
-        rows.append((summarize(matrix, classes)["mIoU"], one, prediction, label))
+        if matrix.any():
+            total += matrix
+            rows.append((summarize(matrix, classes)["mIoU"], dataset_dict, prediction, label))
+
     result = summarize(total, classes)
     draw_bars({name: result[f"IoU-{name}"] for name in classes}, output / "iou.png")
     draw_sheet(rows, data, output / "best_and_worst.png")
@@ -118,32 +124,40 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
     return {"mIoU": result["mIoU"], "most confused": confused}
 
 
-def scores_with_and_without_clip(predictor: TCLPredictor, one: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores [K, H, W] of TCL's own masks and of CLIP's; a mixture's scores are the mixture of these."""
-    scores = []
-    for predictor.model.kp_weight in (0.0, 1.0):
-        scores.append(predictor.model([{**one, "labels_only": False}])[0]["sem_seg"].cpu())
+def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scores [K, H, W] of TCL's own masks and of CLIP's; a mixture's scores are the mixture of these."""
+    model, kp_weight, scores = predictor.model, predictor.model.kp_weight, []
+    try:
+        for weight in (0.0, 1.0):
+            model.kp_weight = weight
+            scores.append(model([{**inputs, "labels_only": False}])[0]["sem_seg"].cpu())
+    finally:
+        model.kp_weight = kp_weight
     return tuple(scores)
 
 
 @torch.no_grad()
 def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: int) -> dict:
-    """mIoU for each background score and share of CLIP's own masks, from one pass over the images."""
+    """Compute mIoU for each background score and share of CLIP's own masks, from one pass over the images."""
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
     words, background = dataset_vocabulary(data)
     predictor.model.set_vocabulary(words)
     thresholds = THRESHOLDS if background else [0.0]
+
+    # A confusion matrix for each pair of settings.
     totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
-    for one, label in labels_of(data, count):
-        own, clip = scores_with_and_without_clip(predictor, mapper(one))
+    for dataset_dict, label in labels_of(data, count):
+        tcl, clip = scores_with_and_without_clip(predictor, mapper(dataset_dict))
         for i, weight in enumerate(KP_WEIGHTS):
-            best, which = (weight * clip + (1 - weight) * own).max(0)
+            best, winner = (weight * clip + (1 - weight) * tcl).max(0)
             for j, threshold in enumerate(thresholds):
-                chosen = torch.where(best > threshold, which + 1, 0) if background else which
-                totals[i, j] += matrix_of(chosen.numpy(), label, len(classes))
+                prediction = torch.where(best > threshold, winner + 1, 0) if background else winner
+                totals[i, j] += matrix_of(prediction.numpy(), label, len(classes))
     mious = [[summarize(matrix, classes)["mIoU"] for matrix in line] for line in totals]
+
+    # Lines over the background's score, or where there is no background, over CLIP's share.
     figure, axis = plt.subplots(figsize=(6.5, 4))
     if background:
         for weight, line in zip(KP_WEIGHTS, mious):
@@ -155,6 +169,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
         axis.set_xlabel("share of CLIP's own masks")
     axis.set_ylabel("mIoU, %")
     save_figure(figure, output / "settings.png")
+
     i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
     best = {"mIoU": mious[i][j], "share of CLIP's masks": KP_WEIGHTS[i]}
     best |= {"score of the background": float(thresholds[j])} if background else {}
@@ -164,19 +179,22 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
 
 @torch.no_grad()
 def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: list[str]) -> dict:
-    """IoU in percent of a class, the first word, under several names for it, the other classes staying as they are."""
+    """Compute the IoU in percent of a class, the first word, under several names for it; the other classes stay."""
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
     names, background = dataset_vocabulary(data)
     if words[0] not in names:
         raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(names)}")
+
+    # A confusion matrix for each name, over the images that have the class.
     index, totals = classes.index(words[0]), dict.fromkeys(words, 0)
-    for one, label in labels_of(data, count):
+    for dataset_dict, label in labels_of(data, count):
         if not (label == index).any():
             continue
         for word in words:
             reworded = [word if name == words[0] else name for name in names]
-            found = predictor.model([{**mapper(one), "vocabulary": reworded, "background": background}])
-            totals[word] = totals[word] + matrix_of(found[0]["sem_seg_labels"].cpu().numpy(), label, len(classes))
+            inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background}
+            prediction = predictor.model([inputs])[0]["sem_seg_labels"].cpu().numpy()
+            totals[word] = totals[word] + matrix_of(prediction, label, len(classes))
     if not np.any(totals[words[0]]):
         raise ValueError(f"None of the images has '{words[0]}'.")
     ious = {word: summarize(matrix, classes)[f"IoU-{words[0]}"] for word, matrix in totals.items()}
@@ -197,13 +215,13 @@ def main() -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
     with one_message():
-        check_datasets([args.data])
+        check_datasets(test=[args.data])
         if args.what == "predictions":
             if args.folder is None:
                 parser.error("give the folder of predictions")
             result = analyze_predictions(args.data, args.folder, args.output, args.count)
         else:
-            predictor = TCLPredictor(load_config(args.config_file, args.opts))
+            predictor = TCLPredictor(args.config_file, *args.opts)
             common = args.data, predictor, args.output, args.count
             words = split_words(args.words)
             if args.what == "wording" and len(words) < 2:

@@ -16,6 +16,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -23,7 +24,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint, to_official
+from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_official
 from tcl_d2.errors import one_message
 from tcl_d2.files import replacing
 from tcl_d2.tensors import save_tensors
@@ -39,7 +40,7 @@ def describe(path: Path) -> None:
     card = checkpoint.pop("card", None) or {"card": "none: not written by tcl_d2"}
     for key, text in card.items():
         print(f"{key}: {text}" if "\n" not in text else f"{key}:\n  " + text.strip().replace("\n", "\n  "))
-    if "iteration" in checkpoint:
+    if isinstance(checkpoint.get("iteration"), int):
         print(f"iterations: {checkpoint['iteration'] + 1}")
     sizes, kinds = Counter(), Counter()
     for name, value in state.items():
@@ -48,21 +49,21 @@ def describe(path: Path) -> None:
         kinds[str(value.dtype).removeprefix("torch.")] += 1
     print("parameters: " + ", ".join(f"{part} {size:,}" for part, size in sizes.items()))
     print("weights: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    print(f"beside the model: {', '.join(sorted(checkpoint)) or 'nothing'}")
+    print(f"beside the model: {', '.join(sorted(map(str, checkpoint))) or 'nothing'}")
     print(f"file: {path.stat().st_size / 1e6:,.1f} MB")
 
 
-def count_frozen(state: dict[str, Tensor], card: dict[str, str], given: int | None) -> int:
-    """MODEL.TCL.FREEZE of a checkpoint: as given, as its shapes say, or as it says itself."""
+def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
+    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its shapes say, or as it says itself."""
     if given is not None:
         return given
     pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
-    blocks = {match[0]: match[1] for match in map(pattern.match, state) if match}
+    blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
     counts = Counter(blocks.values())
     if "clip.model.visual.transformer.resblocks" in counts:
         return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
-    if "configuration" in card:
-        return CfgNode.load_cfg(card["configuration"]).MODEL.TCL.FREEZE
+    if (carried := carried_config(checkpoint, str(path))) is not None:
+        return carried.MODEL.TCL.FREEZE
     raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
 
 
@@ -71,7 +72,7 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
     state, card = checkpoint["model"], checkpoint.get("card") or {}
     written = {"card": card}
     if layout == "official":
-        state, written = to_official(state, count_frozen(state, card, freeze)), {}
+        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
     elif not strip and target.suffix == ".pth":
         written = checkpoint
     if strip:
@@ -83,20 +84,20 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
     else:
         with replacing(target) as unfinished:
             torch.save({**written, "model": state}, unfinished)
-    lost = sorted(checkpoint.keys() - written.keys() - {"model"})
+    lost = sorted(map(str, checkpoint.keys() - written.keys() - {"model"}))
     print(f"{target}: {len(state)} weights, {target.stat().st_size / 1e6:,.1f} MB")
     if lost:
         print(f"left out: {', '.join(lost)}")
 
 
-def carried_config(paths: list[Path]) -> CfgNode:
-    """The configuration that one of the checkpoints carries."""
-    cards = [read_checkpoint(str(path)).get("card") or {} for path in paths]
-    carried = next((card["configuration"] for card in cards if "configuration" in card), None)
+def find_config(paths: list[Path]) -> CfgNode:
+    """Return the configuration that one of the checkpoints carries."""
+    configs = [carried_config(read_checkpoint(str(path)), str(path)) for path in paths]
+    carried = next((config for config in configs if config is not None), None)
     if carried is None:
         raise ValueError("neither checkpoint carries its configuration: give --config-file")
     cfg = load_config()
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(carried))
+    cfg.merge_from_other_cfg(carried)
     return cfg
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     with one_message():
         if args.check:
             paths = [args.input, args.output]
-            cfg = load_config(args.config_file) if args.config_file else carried_config(paths)
+            cfg = load_config(args.config_file) if args.config_file else find_config(paths)
             cfg.merge_from_list(["MODEL.DEVICE", "cpu", *args.opts])
             sys.exit(0 if check(paths, cfg) else "the two differ")
         if args.output is None:

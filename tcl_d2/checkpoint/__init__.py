@@ -1,6 +1,15 @@
 """Checkpoints: reading and writing ours, the official TCL release's layout, and what a checkpoint says of itself."""
 
+from .card import carried_config, make_card
 from .checkpointer import TCLCheckpointer, read_checkpoint
 from .official import from_official, is_official, to_official
 
-__all__ = ["TCLCheckpointer", "from_official", "is_official", "read_checkpoint", "to_official"]
+__all__ = [
+    "TCLCheckpointer",
+    "carried_config",
+    "from_official",
+    "is_official",
+    "make_card",
+    "read_checkpoint",
+    "to_official",
+]

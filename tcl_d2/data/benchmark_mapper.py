@@ -7,10 +7,26 @@ from detectron2.config import CfgNode, configurable
 from .images import BrokenSample, read_image
 
 
+def check_sizes(short: int, long: int) -> None:
+    """Raise a ValueError that names the config key if images cannot be resized so; see segmentation_size."""
+    if short < 0:
+        raise ValueError(f"INPUT.MIN_SIZE_TEST is {short}; expected a number of pixels, or 0 for no resizing.")
+    if long < 1:
+        raise ValueError(f"INPUT.MAX_SIZE_TEST is {long}; expected at least 1 pixel.")
+
+
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """Size at which an image is segmented: short side `short`, long side at most `long`, rounded half up."""
+    """Return the size (height, width) at which an image is segmented.
+
+    Args:
+        height, width: of the image, in pixels.
+        short: short side of the result; 0: as the image is, whatever `long`, as in Detectron2.
+        long: the most that the long side may have. Sides are rounded half up, and have at least one pixel.
+    """
+    if short == 0:
+        return height, width
     scale = min(long / max(height, width), short / min(height, width))
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -61,9 +77,14 @@ class BenchmarkMapper:
     def __init__(self, short: int, long: int, skip_broken: bool = False):
         """
         Args:
-            short, long: the short side that images are resized to, and the most that the long side may have, in pixels.
+            short, long: the short side that images are resized to (0: no resizing), and the most that the long side
+                may have, in pixels.
             skip_broken: whether to give an `error` for an image that cannot be read, rather than to raise it.
+
+        Raises:
+            ValueError: a size is out of its range; names the config key.
         """
+        check_sizes(short, long)
         self.short = short
         self.long = long
         self.skip_broken = skip_broken

@@ -85,7 +85,7 @@ def spread(rows: Sequence, count: int) -> list:
 def _read_ids(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no list {path}")
-    keys = path.read_text().split()
+    keys = path.read_text(encoding="utf-8-sig").split()
     if not keys:
         raise FileNotFoundError(f"the list {path} is empty")
     return keys

@@ -7,7 +7,7 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import braceexpand
@@ -40,7 +40,10 @@ def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
 def register_webdataset(
     name: str, shards: str | list[str], num_samples: int | None = None, prepare: str = "img2dataset"
 ) -> None:
-    """Registers webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
+    """Register webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
+
+    Files whose names are the same up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last
+    suffix counts; several images or captions in a sample are left out and counted.
 
     Args:
         shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
@@ -87,7 +90,7 @@ def register_coco_captions(
             if not path.exists():
                 raise FileNotFoundError(f"Data set '{name}': there is no {path}. {_advice(prepare)}")
         try:
-            content = json.loads(annotations.read_text())
+            content = json.loads(annotations.read_text(encoding="utf-8"))
             files = {image["id"]: image["file_name"] for image in content["images"]}
             captions = defaultdict(list)
             for annotation in content["annotations"]:
@@ -102,9 +105,11 @@ def register_coco_captions(
 def register_caption_list(
     name: str, path: str, image_root: str = "", image_column: str = "image", caption_column: str = "caption"
 ) -> None:
-    """Registers a list of pairs: .csv or .tsv with a head line, or .jsonl / .json with an object a line.
+    """Register a list of pairs: .csv or .tsv with a head line, or .jsonl / .json with an object a line.
 
-    Several lines may name one image; in JSON lines a caption may be a list of texts too.
+    Several lines may name one image; in JSON lines a caption may be a list of texts too. In CSV a text with commas,
+    quotes or line ends stands in quotes, and quotes in it are doubled; in TSV quotes are characters like any other, so
+    a text has no tabs and no line ends.
 
     Args:
         path: the list, and `image_root` the folder that its image paths start from; relative to DETECTRON2_DATASETS
@@ -117,16 +122,21 @@ def register_caption_list(
         file = datasets_root() / path
         if not file.is_file():
             raise FileNotFoundError(f"Data set '{name}': there is no list {file}. {_advice('write the list')}")
+        if file.suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+            raise ValueError(f"Data set '{name}': {file} must end in .csv, .tsv or .jsonl.")
+
+        # Collect the captions of each image
         root = datasets_root() / image_root if image_root else file.parent
-        captions = defaultdict(list)
-        for number, row in enumerate(_read_rows(name, file), start=1):
-            for column in (image_column, caption_column):
-                if row.get(column) is None:
-                    raise ValueError(
-                        f"Data set '{name}': row {number} of {file} has no '{column}'; it has {list(row)}."
-                    )
-            texts = row[caption_column]
-            captions[str(root / row[image_column])] += texts if isinstance(texts, list) else [texts]
+        captions, number = defaultdict(list), 1
+        try:
+            for row in _read_rows(file):
+                image, texts = _pair_of(row, image_column, caption_column)
+                captions[str(root / image)] += texts
+                number += 1
+        except ValueError as error:
+            raise ValueError(f"Data set '{name}': row {number} of {file} {error}.") from None
+
+        # Look for the images
         missing = [image for image in captions if not Path(image).is_file()]
         if missing or not captions:
             what = f"{len(missing)} of its {len(captions)} images, such as {missing[0]}" if captions else "rows"
@@ -136,22 +146,47 @@ def register_caption_list(
     _register(name, load)
 
 
-def _read_rows(name: str, file: Path) -> list[dict]:
-    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # a caption that is no text is found later
-    if file.suffix in (".csv", ".tsv"):
-        return list(csv.DictReader(text.splitlines(), delimiter="," if file.suffix == ".csv" else "\t"))
-    if file.suffix not in (".jsonl", ".json"):
-        raise ValueError(f"Data set '{name}': {file} must end in .csv, .tsv or .jsonl.")
-    rows = []
-    for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+def _read_rows(file: Path) -> Iterator[dict]:
+    """Read the rows of a list one by one; ValueError says what is wrong with the next one."""
+    # Line ends are CSV's own, or \n alone: other characters that end lines of text (U+2028) may be in a caption.
+    # Bytes that are not UTF-8 stay: such a caption is found when it is used.
+    newline = "" if file.suffix in (".csv", ".tsv") else "\n"
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as lines:
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise ValueError(f"Data set '{name}': row {number} of {file} is no JSON object.")
-        rows.append(row)
-    return rows
+            if file.suffix == ".csv":
+                yield from csv.DictReader(lines, strict=True)  # not strict, an open quote would swallow rows
+            elif file.suffix == ".tsv":
+                yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                yield from map(_parse_object, filter(str.strip, lines))
+        except csv.Error as error:
+            raise ValueError(f"is broken: {error}; is a quote left open, or not doubled?") from None
+
+
+def _parse_object(line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError("is no JSON object")
+    return row
+
+
+def _pair_of(row: dict, image_column: str, caption_column: str) -> tuple[str, list[str]]:
+    """Return the image's path and the captions of a row; ValueError says what is wrong with it."""
+    if None in row:  # where csv.DictReader puts them: the caption may have been cut at an unquoted comma
+        raise ValueError("has more fields than the head line has columns: quote a text that has the separator")
+    for column in (image_column, caption_column):
+        if row.get(column) is None:
+            raise ValueError(f"has no '{column}'; it has {list(row)}")
+    image, texts = row[image_column], row[caption_column]
+    texts = texts if isinstance(texts, list) else [texts]
+    for column, values in ((image_column, [image]), (caption_column, texts)):
+        for value in values:
+            if not isinstance(value, str):
+                raise ValueError(f"has a value of type {type(value).__name__} as '{column}', not text")
+    return image, texts
 
 
 register_webdataset("cc3m_train", "cc3m/*.tar", 2_881_393, "img2dataset, from the CC3M list (see datasets/README.md)")

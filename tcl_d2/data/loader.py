@@ -14,11 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import tarfile_samples
 
-from .images import BrokenSample
+from .images import IMAGE_SUFFIXES, BrokenSample
 from .mapper import ImageTextDatasetMapper
 
 logger = logging.getLogger(__name__)
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class SkipCounter:
@@ -38,12 +37,27 @@ class SkipCounter:
 
 
 def _from_tar(sample: dict) -> dict:
-    """webdataset's sample -> the mapper's; BrokenSample without image or caption."""
+    """webdataset's sample -> the mapper's; BrokenSample without image or caption, or with several."""
     name = f"{sample['__url__']}/{sample['__key__']}"
-    image = next((sample[suffix] for suffix in _IMAGE_SUFFIXES if suffix in sample), None)
-    if not image or "txt" not in sample:
-        raise BrokenSample("no image" if not image else "no caption", name)
-    return {"image_bytes": image, "captions": [sample["txt"]], "key": name}
+    image = _member(sample, IMAGE_SUFFIXES, name, "image")
+    if not image:  # a file of zero bytes
+        raise BrokenSample("no image", name)
+    return {"image_bytes": image, "captions": [_member(sample, (".txt",), name, "caption")], "key": name}
+
+
+def _member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) -> bytes:
+    """Return a sample's file with one of these suffixes.
+
+    webdataset ends a sample's key at the first dot: of `my.photo.png` the key is `my` and the rest `photo.png`. So a
+    file with the whole rest as its suffix comes first; otherwise the one file whose last suffix fits.
+    """
+    exact = [suffix[1:] for suffix in suffixes if suffix[1:] in sample]
+    members = exact[:1] or [member for member in sample if member.endswith(suffixes)]
+    if not members:
+        raise BrokenSample(f"no {content}", name)
+    if len(members) > 1:
+        raise BrokenSample(f"several {content}s", name, ", ".join(members))
+    return sample[members[0]]
 
 
 def _is_shards(rows: list[dict]) -> bool:
@@ -162,6 +176,18 @@ def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, *
     }
 
 
+def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:
+    """Raise a ValueError that names the config key of the first number that is out of its range."""
+    processes = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % processes:
+        expected = "at least 1" if processes == 1 else f"a positive multiple of the {processes} processes (--num-gpus)"
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch_size}; expected {expected}.")
+    if num_workers < 0:
+        raise ValueError(f"DATALOADER.NUM_WORKERS is {num_workers}; expected 0 (none) or more.")
+    if buffer < 1:
+        raise ValueError(f"DATALOADER.SHUFFLE_BUFFER is {buffer}; expected at least 1 (no shuffling within a shard).")
+
+
 @configurable(from_config=_train_loader_from_config)
 def build_image_text_train_loader(
     names: list[str],
@@ -182,9 +208,15 @@ def build_image_text_train_loader(
         seed: the same seed, workers and processes give the same batches on one machine.
         start: samples of all processes to leave out at the beginning, about: a shard is read whole. The rest of the
             pass follows in the same order, with other random choices.
+
+    Raises:
+        ValueError: no data sets, or a number out of its range; names the config key.
     """
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text data set.")
+    _check_numbers(total_batch_size, num_workers, buffer)
+
+    # One stream a source, which starts where its share of the samples ends
     sources = [DatasetCatalog.get(name) for name in names]
     sizes = [size_of(rows) for rows in sources]
     streams = [

@@ -1,5 +1,6 @@
 """ImageTextDatasetMapper: a pair of image and caption becomes what TCL trains on."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,21 @@ def read_caption(text: str | bytes, name: str) -> str:
     if not text.strip():
         raise BrokenSample("empty caption", name)
     return text
+
+
+def _check_augmentation(
+    size: int, crop_scale: Sequence[float], crop_ratio: Sequence[float], flip: float, erasing: float
+) -> None:
+    """Raise a ValueError that names the config key of the first value that is out of its range."""
+    if size < 1:
+        raise ValueError(f"INPUT.IMAGE_TEXT.SIZE is {size}; expected at least 1 pixel.")
+    for key, bounds in (("CROP_SCALE", crop_scale), ("CROP_RATIO", crop_ratio)):
+        are_numbers = len(bounds) == 2 and all(isinstance(bound, (int, float)) for bound in bounds)
+        if not (are_numbers and 0 < bounds[0] <= bounds[1] < math.inf):
+            raise ValueError(f"INPUT.IMAGE_TEXT.{key} is {bounds}; expected two positive numbers, the smaller first.")
+    for key, probability in (("FLIP", flip), ("ERASING", erasing)):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"INPUT.IMAGE_TEXT.{key} is {probability}; expected a probability, 0 to 1.")
 
 
 class ImageTextDatasetMapper:
@@ -49,28 +65,38 @@ class ImageTextDatasetMapper:
             crop_scale, crop_ratio: of the random resized crop: share of the area, width / height.
             flip, erasing: probabilities. rand_augment: timm's notation, "" for none.
             pixel_mean, pixel_std: of RGB in 0..255: erased pixels are noise in normalised values, as officially.
+
+        Raises:
+            ValueError: a number is out of its range, or the policy unknown; names the config key.
         """
         import timm.data  # here, for it takes longer to import than all the rest
 
+        _check_augmentation(size, crop_scale, crop_ratio, flip, erasing)
         self.tokenizer = tokenizer
         self.is_train = is_train
         mean, std = (tuple(value / 255 for value in values) for values in (pixel_mean, pixel_std))
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (mean, std))
         if is_train:
-            self.transform = timm.data.create_transform(
-                size,
-                is_training=True,
-                scale=tuple(crop_scale),
-                ratio=tuple(crop_ratio),
-                hflip=flip,
-                auto_augment=rand_augment or None,
-                color_jitter=None,
-                interpolation="bilinear",
-                re_prob=erasing,
-                re_mode="pixel",
-                mean=mean,
-                std=std,
-            )
+            try:
+                self.transform = timm.data.create_transform(
+                    size,
+                    is_training=True,
+                    scale=tuple(crop_scale),
+                    ratio=tuple(crop_ratio),
+                    hflip=flip,
+                    auto_augment=rand_augment or None,
+                    color_jitter=None,
+                    interpolation="bilinear",
+                    re_prob=erasing,
+                    re_mode="pixel",
+                    mean=mean,
+                    std=std,
+                )
+            except (AssertionError, ValueError, LookupError) as error:  # the numbers are checked: the policy is left
+                raise ValueError(
+                    f"INPUT.IMAGE_TEXT.RAND_AUGMENT is '{rand_augment}', no policy in timm's notation ({error}); "
+                    "expected one such as 'rand-m9-mstd0.5-inc1', or '' for none."
+                ) from None
         else:
             resize = transforms.Resize(size, transforms.InterpolationMode.BILINEAR)
             crop = transforms.CenterCrop(size)

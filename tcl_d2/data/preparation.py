@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..files import replacing
 from .benchmarks import datasets_root
+from .images import BrokenSample, read_image
 from .labels import LabelRule, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
@@ -244,11 +245,9 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
     (image_path, label_path), names = job
     problems, size = [], None
     try:
-        with Image.open(image_path) as image:
-            image.load()
-            size = image.size[::-1]
-    except Exception as error:  # PIL raises many kinds
-        problems.append(f"Image {image_path} could not be read: {error}")
+        size = read_image(image_path, image_path).size[::-1]
+    except BrokenSample as error:
+        problems.append(f"Image {image_path} could not be read: {error.detail}")
     try:
         label = read_label(label_path)
     except OSError as error:

@@ -1,6 +1,7 @@
 """Training: the Trainer, its optimiser and its hooks."""
 
+from .output import output_folder
 from .processes import argument_parser, launch
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "launch"]
+__all__ = ["Trainer", "argument_parser", "launch", "output_folder"]

@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import threading
 import zlib
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
 from .processes import bare, largest_of_all, parallel
+from .signals import SignalCatcher
 from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,9 @@ class DataByCheckpoint(HookBase):
 
 
 def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
-    """Writes the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
+    """Write the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
     checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    comm.synchronize()  # a process that ended would have the main one, which writes, ended too
 
 
 class StopOnBadSteps(HookBase):
@@ -122,26 +123,17 @@ class StopOnBadSteps(HookBase):
 class StopOnSignal(HookBase):
     """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
 
-    def __init__(self, checkpointer: TCLCheckpointer):
+    def __init__(self, checkpointer: TCLCheckpointer, catcher: SignalCatcher):
+        """
+        Args:
+            catcher: of the signals, while the training runs.
+        """
         self.checkpointer = checkpointer
-        self._signal = 0
-        self._before = {}
+        self.catcher = catcher
         self._message = ""
 
-    def before_train(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
-            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _remember(self, number: int, _) -> None:
-        self._signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def after_step(self) -> None:
-        number = largest_of_all(self._signal, next(self.trainer.model.parameters()).device)
+        number = largest_of_all(self.catcher.number, next(self.trainer.model.parameters()).device)
         if not number:
             return
         save_now(self.checkpointer, self.trainer.iter)
@@ -150,6 +142,5 @@ class StopOnSignal(HookBase):
         sys.exit(128 + number)
 
     def after_train(self) -> None:
-        self._restore()
         if self._message:  # after what the other hooks say
             logger.info(self._message)

@@ -1,7 +1,9 @@
 """Starts a run's processes: one, one per GPU, several on a CPU, or those that torchrun or Slurm has started."""
 
 import argparse
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import get_start_method, set_start_method
@@ -24,7 +26,7 @@ def argument_parser(epilog: str) -> argparse.ArgumentParser:
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
-    """Runs main(args) in every process; if one dies, the others are ended, and this one exits with the reason."""
+    """Run main(args) in every process; if one dies, the others are ended, and this one exits with the reason."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
         return main(args)
@@ -36,16 +38,27 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         threads = max(1, len(os.sched_getaffinity(0)) // args.num_processes)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # each would take all cores, and wait for the others
         count = args.num_processes
+    _check_count(count, args)
+    if count > 1:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches each process; this one waits until they end
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # which process it ends is no news
     try:
         work = (main, args, get_start_method())
         return launch_on_gpus(_work, count, args.num_machines, args.machine_rank, args.dist_url, args=work)
     except ProcessRaisedException as error:
         sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
     except ProcessExitedException as error:
-        if error.exit_code > 128:  # stopped by a signal, after a checkpoint, as the log says
+        if error.exit_code == 1 or error.exit_code > 128:  # it has said why; or stopped by a signal, as the log says
             sys.exit(error.exit_code)
         how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
         sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
+
+
+def _check_count(count: int, args: argparse.Namespace) -> None:
+    if args.num_machines > 1 and args.dist_url == "auto":
+        sys.exit("error: --num-machines needs the first machine's address: give --dist-url tcp://HOST:PORT")
+    if args.num_gpus > 1 and 0 < torch.cuda.device_count() < count:
+        sys.exit(f"error: --num-gpus is {count}, but torch finds {torch.cuda.device_count()} here")
 
 
 def _work(main: Callable, args: argparse.Namespace, method: str) -> object:

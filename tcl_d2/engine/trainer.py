@@ -1,6 +1,7 @@
 """The Trainer: Detectron2's DefaultTrainer with TCL's data, optimiser, precision, stages and zero-shot evaluation."""
 
 import logging
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,12 +15,11 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import TCLCheckpointer
-from ..checkpoint.checkpointer import make_card
+from ..checkpoint import TCLCheckpointer, make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.benchmarks import spread
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, write_report
-from ..evaluation.progress import SavedProgress, digest_weights, fingerprint
+from ..evaluation.progress import SavedProgress, digest_weights, fingerprint, stat_files
 from ..evaluation.report import average, save_report
 from ..evaluation.skipped import Skipped, WithoutBroken
 from ..version import __version__
@@ -34,10 +34,31 @@ from .hooks import (
 )
 from .optimizer import build_optimizer
 from .processes import bare, parallel
+from .signals import SignalCatcher, StoppableLoader
 from .step import TrainingStep, training_precision
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {"zero_shot_sem_seg": ZeroShotSemSegEvaluator}
+
+
+def check_schedule(cfg: CfgNode) -> None:
+    """Look whether the numbers of iterations make a training; ValueError names the first key that does not."""
+    solver = cfg.SOLVER
+    least = {
+        "SOLVER.MAX_ITER": (solver.MAX_ITER, 1),
+        "SOLVER.WARMUP_ITERS": (solver.WARMUP_ITERS, 0),
+        "SOLVER.CHECKPOINT_PERIOD": (solver.CHECKPOINT_PERIOD, 0),
+        "SOLVER.MAX_SKIPPED": (solver.MAX_SKIPPED, 0),
+        "TEST.EVAL_PERIOD": (cfg.TEST.EVAL_PERIOD, 0),
+        "VIS_PERIOD": (cfg.VIS_PERIOD, 0),
+    }
+    for key, (value, smallest) in least.items():
+        if value < smallest:
+            raise ValueError(f"{key} is {value}; expected {smallest} or more")
+    if solver.WARMUP_ITERS >= solver.MAX_ITER:
+        raise ValueError(
+            f"SOLVER.WARMUP_ITERS ({solver.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER ({solver.MAX_ITER})."
+        )
 
 
 class Trainer(DefaultTrainer):
@@ -46,10 +67,14 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         TrainerBase.__init__(self)  # DefaultTrainer's own builds parts that are replaced here
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        check_schedule(cfg)
+        card = make_card(cfg)
+        cfg.defrost()
         if cfg.DATASETS.VAL:  # EvalHook and the best checkpoint go by DATASETS.TEST
-            cfg.defrost()
             cfg.DATASETS.TEST = cfg.DATASETS.VAL
-            cfg.freeze()
+        if cfg.SOLVER.CHECKPOINT_PERIOD == 0:  # only at the end; Detectron2 would divide by it
+            cfg.SOLVER.CHECKPOINT_PERIOD = sys.maxsize
+        cfg.freeze()
         precision = training_precision(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -59,9 +84,10 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg, self.seed)
         self._trainer = TrainingStep(model, loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=make_card(cfg), trainer=weakref.proxy(self))
+        self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=card, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self._catcher = SignalCatcher()
         self.register_hooks(self.build_hooks())
 
     def state_dict(self) -> dict:
@@ -81,6 +107,18 @@ class Trainer(DefaultTrainer):
             self.restart_data(self.start_iter - ahead)
             self._trainer.skip_batches(ahead)
 
+    def train(self) -> OrderedDict | None:
+        with self._catcher:
+            return super().train()
+
+    def after_train(self) -> None:
+        reason = sys.exc_info()[1]  # of the training's end, which calls this on its way out
+        try:
+            super().after_train()
+        except OSError:
+            if reason is None:  # else it is what matters: a disk that is full has no room for the last metrics either
+                raise
+
     def restart_data(self, iteration: int) -> None:
         """Goes on with the samples that a training draws from this iteration on."""
         self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.seed, iteration))
@@ -94,20 +132,11 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process():
             ret.append(BestByAverage(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         bad = StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED)
-        return [*ret, *writer, bad, StopOnSignal(self.checkpointer)]
+        return [*ret, *writer, bad, StopOnSignal(self.checkpointer, self._catcher)]
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        if cfg.SOLVER.WARMUP_ITERS >= cfg.SOLVER.MAX_ITER:
-            raise ValueError(
-                f"SOLVER.WARMUP_ITERS ({cfg.SOLVER.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER "
-                f"({cfg.SOLVER.MAX_ITER})."
-            )
-        return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, seed: int, iteration: int = 0):
@@ -182,6 +211,7 @@ class Trainer(DefaultTrainer):
         progress = {}
         for name in names:
             facts = {"settings": settings, "data": rows[name], "metadata": MetadataCatalog.get(name).as_dict()}
+            facts["files"] = stat_files(rows[name])
             progress[name] = SavedProgress(_folder(cfg, name), fingerprint(weights, **facts), resume)
         done = set.intersection(*(set(one.done) for one in progress.values()))
         if done:
@@ -191,7 +221,12 @@ class Trainer(DefaultTrainer):
         shared = SharedImagesEvaluator(evaluators, rows) if len(names) > 1 else evaluators[names[0]]
         if len(done) < len(rows[names[0]]):
             loader = cls.build_test_loader(cfg, names[0], done, list(skipped.values()))
-            found = inference_on_dataset(model, loader, shared)
+
+            def save() -> None:
+                for saved in progress.values():
+                    saved.save_latest()
+
+            found = inference_on_dataset(model, StoppableLoader(loader, save), shared)
         else:
             found = shared.evaluate()
         found = found if len(names) > 1 else {names[0]: found}

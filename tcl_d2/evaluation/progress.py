@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class SavedProgress:
         self.matrix: np.ndarray | None = None
         self._file = folder / f"progress_{comm.get_rank()}.npz"
         self._saved = time.monotonic()
+        self._latest: tuple[np.ndarray, list[str]] | None = None
         if resume:
             self._load()
         comm.synchronize()  # all have read
@@ -63,9 +65,15 @@ class SavedProgress:
                 self.done += done
 
     def save_now_and_then(self, matrix: np.ndarray, done: list[str]) -> None:
-        """Saves, unless this was done a moment ago."""
+        """Save what this process has done, as `save`, unless that was done a moment ago."""
+        self._latest = matrix, done
         if time.monotonic() - self._saved > self.period:
             self.save(matrix, done)
+
+    def save_latest(self) -> None:
+        """Save what the last call of save_now_and_then was given; it may have grown since."""
+        if self._latest is not None:
+            self.save(*self._latest)
 
     def save(self, matrix: np.ndarray, done: list[str]) -> None:
         """Writes what this process has done: int64 [K, K], and the IDs of its images."""
@@ -81,6 +89,20 @@ def digest_weights(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
     return digest.hexdigest()
+
+
+def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] | None]:
+    """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone."""
+    paths = (row[key] for row in dataset_dicts for key in ("file_name", "sem_seg_file_name") if key in row)
+    return [_stat(path) for path in paths]
+
+
+def _stat(path: str) -> list[int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:

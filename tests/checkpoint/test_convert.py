@@ -94,6 +94,18 @@ def test_errors(run, tmp_path):
     assert not list(tmp_path.glob("*y*"))
 
 
+@pytest.mark.fault("tools/convert_checkpoint.py gets a file that holds no model", "one line that names it")
+def test_files_without_a_model_are_named(run, tmp_path):
+    torch.save({"model": {0: torch.zeros(1)}}, tmp_path / "odd.pth")
+    for arguments in ([], [tmp_path / "y.pth"], [tmp_path / "odd.pth", "--check"]):
+        assert "odd.pth' holds no model" in run(tmp_path / "odd.pth", *arguments)[0]
+    card = {"configuration": "MODEL: [1"}
+    torch.save({"model": {"a": torch.zeros(1)}, "card": card}, tmp_path / "card.pth")
+    assert "card.pth' has a damaged card" in run(tmp_path / "card.pth", tmp_path / "y.pth", "--to", "official")[0]
+    assert "card.pth' has a damaged card" in run(tmp_path / "card.pth", tmp_path / "card.pth", "--check")[0]
+    assert not (tmp_path / "y.pth").exists()
+
+
 def test_as_a_process(tmp_path):
     command = [sys.executable, "tools/convert_checkpoint.py", str(tmp_path / "none.pth")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

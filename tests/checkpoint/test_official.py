@@ -96,6 +96,13 @@ def test_another_clip_is_named(cfg, tmp_path):
     assert "the model has a CLIP of width 128 and 32 dimensions" in said
 
 
+def test_a_projection_of_another_rank_is_refused(cfg, tmp_path):
+    state = without_clip() | {"masker.image_encoder.decoder.image_proj.proj": torch.zeros(768)}
+    torch.save({"model": state}, tmp_path / "tcl.pth")
+    with pytest.raises(ValueError, match=r"tcl.pth' does not fit.*projection.weight: \(768,\) in the file.*an unknown"):
+        TCLCheckpointer(build_model(cfg)).load(str(tmp_path / "tcl.pth"))
+
+
 def test_another_number_of_blocks_is_refused(cfg, tmp_path):
     cfg.MODEL.TCL.FREEZE = 1  # a model with two copied blocks; the file has one
     torch.save({"model": without_clip()}, tmp_path / "tcl.pth")

@@ -14,6 +14,26 @@ def test_image_size_of_the_protocol():
     assert segmentation_size(448, 448, 448, 2048) == (448, 448)
 
 
+def test_short_side_0_is_no_resizing(tmp_path):
+    Image.new("RGB", (3000, 2)).save(tmp_path / "0.png")
+    image = BenchmarkMapper(short=0, long=2048)({"file_name": str(tmp_path / "0.png")})["image"]
+    assert image.shape == (3, 2, 3000)
+
+
+@pytest.mark.parametrize("short, long, key", [(-1, 2048, "INPUT.MIN_SIZE_TEST"), (448, 0, "INPUT.MAX_SIZE_TEST")])
+def test_sizes_out_of_range_are_refused(short, long, key):
+    with pytest.raises(ValueError, match=f"{key} is"):
+        BenchmarkMapper(short, long)
+
+
+@pytest.mark.fault("a picture of 1 x 10000 pixels", "keeps at least one pixel a side")
+def test_extreme_pictures_keep_a_pixel(tmp_path):
+    Image.fromarray(np.full((1, 10000, 3), 7, np.uint8)).save(tmp_path / "0.png")
+    out = BenchmarkMapper(short=448, long=2048)({"file_name": str(tmp_path / "0.png")})
+    assert out["image"].shape == (3, 1, 2048) and (out["image"] == 7).all()
+    assert (out["height"], out["width"]) == (1, 10000)
+
+
 @pytest.mark.parametrize("size", [(30, 45), (13, 9), (64, 100), (50, 71), (1, 1), (500, 20)])
 def test_resizing_is_opencvs_plain_bilinear(size):
     """Every pixel, larger and smaller: no antialias."""

@@ -84,7 +84,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
 def test_half_prepared_data_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     (tmp_path / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
-    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\nb\n")
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\nb\n", encoding="utf-8-sig")
     with pytest.raises(FileNotFoundError, match="'zeroshot_voc_val': 2 of 2 images are missing, such as .*a.jpg"):
         DatasetCatalog.get("zeroshot_voc_val")
     (tmp_path / "VOC2012/JPEGImages").mkdir()

@@ -122,6 +122,33 @@ def test_list_files(root, register, name, text):
     ]
 
 
+@pytest.mark.fault("line separators, quotes and line ends within captions", "the caption is as it was written")
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_captions_are_read_as_they_are_written(root, register, suffix, end):
+    save_image(root / "a.png")
+    captions = ["one\u2028two\x85three\x0cfour", '"quoted" word', '"a lone quote', "ä 你好"]
+    if suffix != "tsv":
+        captions.append("two\nlines")
+    if suffix == "csv":
+        rows = ["image,caption", *('a.png,"{}"'.format(text.replace('"', '""')) for text in captions)]
+    elif suffix == "tsv":
+        rows = ["image\tcaption", *(f"a.png\t{text}" for text in captions)]
+    else:
+        rows = [json.dumps({"image": "a.png", "caption": text}, ensure_ascii=False) for text in captions]
+    (root / f"l.{suffix}").write_bytes(("\ufeff" + end.join(rows) + end).encode())
+    load = register(register_caption_list, "t_list", f"l.{suffix}")
+    assert load() == [{"file_name": str(root / "a.png"), "captions": captions}]
+
+
+def test_a_caption_that_is_no_text_spoils_no_list(root, register):
+    """It is counted as broken when it is its turn."""
+    save_image(root / "a.png")
+    (root / "l.csv").write_bytes(b"image,caption\na.png,stra\xdfe\na.png,street\n")
+    assert register(register_caption_list, "t_list", "l.csv")()[0]["captions"] == ["stra\udcdfe", "street"]
+
+
+@pytest.mark.fault("broken rows in a list of captions", "one error that names the row and what is wrong with it")
 @pytest.mark.parametrize(
     "name, text, error, message",
     [
@@ -130,6 +157,23 @@ def test_list_files(root, register, name, text):
         ("l.csv", "image,caption\nnone.png,one\n", FileNotFoundError, "none.png"),
         ("l.csv", "image,caption\n", FileNotFoundError, "no rows"),
         ("l.jsonl", '{"image": "a.png", "caption": "one"}\n{oops\n', ValueError, "row 2 .* no JSON object"),
+        ("l.csv", 'image,caption\na.png,one\na.png,"two\na.png,three\n', ValueError, "row 2 .* is a quote left open"),
+        ("l.csv", 'image,caption\na.png,"two"s\n', ValueError, "row 1 .* is a quote left open, or not doubled"),
+        ("l.csv", "image,caption\na.png," + "x" * 200_000, ValueError, "row 1 .* larger than field limit"),
+        ("l.csv", "image,caption\na.png,one, two\n", ValueError, "row 1 .* more fields than the head line"),
+        ("l.jsonl", '{"image": 7, "caption": "one"}\n', ValueError, "row 1 .* has a value of type int as 'image'"),
+        (
+            "l.jsonl",
+            '{"image": "a.png", "caption": ["one", 2.5]}\n',
+            ValueError,
+            "row 1 .* has a value of type float as 'caption'",
+        ),
+        (
+            "l.jsonl",
+            '{"image": "a.png", "caption": {"en": "one"}}\n',
+            ValueError,
+            "row 1 .* has a value of type dict as 'caption'",
+        ),
         ("l.txt", "a.png one\n", ValueError, "must end in"),
     ],
 )

@@ -99,6 +99,23 @@ def test_broken_samples_are_skipped_with_a_counted_warning(tmp_path, caplog):
     assert caplog.text.count("(no caption:") <= 4  # not one line for each of many
 
 
+def test_names_with_dots_are_read_by_their_last_suffix(tmp_path):
+    samples = {"my.photo.png": b"x", "my.photo.txt": b"dots", "v1.2.JPG": b"x", "v1.2.json": b"{}", "v1.2.txt": b"more"}
+    samples |= {"a.jpg": b"x", "a.seg.png": b"no photo", "a.txt": b"exact"}
+    write_tar(tmp_path / "a.tar", samples)
+    assert sorted(take_pass([{"shard": str(tmp_path / "a.tar")}], 0, 1)) == ["dots", "exact", "more"]
+
+
+@pytest.mark.fault("several images or captions under one key of a shard", "counted, none is guessed")
+def test_ambiguous_samples_are_counted(tmp_path, caplog):
+    samples = {"a.x.png": b"x", "a.y.png": b"x", "a.txt": b"?", "b.jpg": b"x", "b.x.txt": b"?", "b.y.txt": b"?"}
+    write_tar(tmp_path / "a.tar", {**samples, "c.jpg": b"x", "c.txt": b"clear"})
+    stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
+    assert {sample["caption"] for sample in islice(stream, 5)} == {"clear"}
+    assert "several images: 1 so far" in caplog.text and "a.tar/a (x.png, y.png)" in caplog.text
+    assert "several captions: 1 so far" in caplog.text
+
+
 @pytest.mark.fault("no usable sample in a whole pass", "stops with the counts by reason")
 def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
@@ -134,6 +151,23 @@ def test_same_seed_gives_the_same_batches(in_world, workers):
 def test_no_data_set_is_an_error():
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         build_image_text_train_loader([], mapper=identity, total_batch_size=4)
+
+
+@pytest.mark.fault("batch size, workers or shuffle buffer out of range", "refused, with the config key")
+@pytest.mark.parametrize(
+    "options, processes, message",
+    [
+        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected at least 1"),
+        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple of the 4 processes"),
+        ({"total_batch_size": -4}, 4, "SOLVER.IMS_PER_BATCH is -4"),
+        ({"buffer": 0}, 1, "DATALOADER.SHUFFLE_BUFFER is 0"),
+        ({"num_workers": -1}, 1, "DATALOADER.NUM_WORKERS is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(monkeypatch, options, processes, message):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
+    with pytest.raises(ValueError, match=message):
+        build_image_text_train_loader(["shapes_train"], **{"mapper": identity, "total_batch_size": 4, **options})
 
 
 @pytest.mark.parametrize("kind", ["shards", "more shares than shards", "list"])

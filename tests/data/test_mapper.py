@@ -86,6 +86,28 @@ def test_very_long_caption_is_truncated():
     assert out["tokens"].shape == (77,) and out["tokens"][-1] == TOKENIZER.eot_token_id
 
 
+@pytest.mark.fault("augmentation settings out of range, an unknown RandAugment policy", "refused, with the config key")
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("SIZE", 0),
+        ("FLIP", 1.5),
+        ("FLIP", float("nan")),
+        ("ERASING", -0.1),
+        ("CROP_SCALE", [1.0, 0.5]),
+        ("CROP_SCALE", [0.0, 1.0]),
+        ("CROP_SCALE", [0.5]),
+        ("CROP_RATIO", [0.5, float("inf")]),
+        ("CROP_RATIO", ["wide", "high"]),
+        ("RAND_AUGMENT", "strong"),
+        ("RAND_AUGMENT", "rand-m9-strong1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"INPUT.IMAGE_TEXT.{key} is .*expected"):
+        ImageTextDatasetMapper(TOKENIZER, **{key.lower(): value})
+
+
 @pytest.mark.parametrize(
     "captions, reason",
     [

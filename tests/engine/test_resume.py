@@ -78,6 +78,20 @@ def test_a_signal_writes_a_checkpoint_between_two(cfg, tmp_path, number, seed):
     assert resumed == pytest.approx({i: whole[i] for i in resumed}, abs=1e-4)
 
 
+def test_checkpoints_at_the_end_alone(cfg, tmp_path):
+    """SOLVER.CHECKPOINT_PERIOD 0: also one on a signal, from which the samples go on as if nothing had been."""
+    cfg.SOLVER.CHECKPOINT_PERIOD = 0
+    with pytest.raises(SystemExit):
+        train(cfg, At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    resumed = losses(train(cfg))
+    assert {path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")} == {"model_0000002.pth", "model_final.pth"}
+    cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    os.makedirs(cfg.OUTPUT_DIR)
+    whole = losses(train(cfg))
+    assert [path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")] == ["model_final.pth"]
+    assert resumed == pytest.approx({i: whole[i] for i in (3, 4, 5, 6)}, abs=1e-4)
+
+
 def in_a_process(act) -> int:
     """Runs something in a forked process; its exit status."""
     child = os.fork()
@@ -132,3 +146,16 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(cfg, trained, tmp_path
     assert "model_0000005.pth could not be written" in said and "model_0000004.pth" in said and "disk full" in said
     assert not list(Path(cfg.OUTPUT_DIR).glob(".*.tmp"))
     assert_last_is_whole(cfg)
+
+
+@pytest.mark.fault("the disk is full when a checkpoint is written, and stays so", "the error names the checkpoint")
+def test_full_disk_is_said_last(cfg, monkeypatch):
+    """Though the last metrics have no room either."""
+
+    def full(*_) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("detectron2.utils.events.JSONWriter.write", full)
+    with pytest.raises(OSError, match="model_0000004.pth could not be written .no space left.: there is none"):
+        train(cfg)

@@ -207,6 +207,12 @@ def test_low_precision_on_a_gpu(cfg, dtype):
         ("SOLVER.AMP.DTYPE", "int8", "float16, bfloat16"),
         ("SOLVER.AMP.DTYPE", "float16", "needs a GPU"),
         ("SOLVER.WARMUP_ITERS", 4, "less than SOLVER.MAX_ITER"),
+        ("SOLVER.WARMUP_ITERS", -1, "SOLVER.WARMUP_ITERS is -1; expected 0 or more"),
+        ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER is 0; expected 1 or more"),
+        ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected 0 or more"),
+        ("SOLVER.MAX_SKIPPED", -1, "SOLVER.MAX_SKIPPED is -1"),
+        ("TEST.EVAL_PERIOD", -1, "TEST.EVAL_PERIOD is -1"),
+        ("VIS_PERIOD", -1, "VIS_PERIOD is -1"),
         ("MODEL.TCL.FREEZE", 6, "in 0..5"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "full_model"),
         ("MODEL.META_ARCHITECTURE", "MaskCLIP", "nothing to train"),
@@ -217,6 +223,13 @@ def test_unfit_settings_are_named(cfg, key, value, message):
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
         Trainer(cfg)
+
+
+def test_nothing_is_left_of_a_training_that_is_resumed_at_its_end(cfg):
+    cfg.SOLVER.MAX_ITER = 2
+    before = weights(train(cfg))
+    again = train(cfg, resume=True)
+    assert again.start_iter == 2 and all(torch.equal(before[name], value) for name, value in weights(again).items())
 
 
 def test_training_on_the_small_world_improves_masks(cfg):

@@ -1,5 +1,9 @@
 """A stopped evaluation goes on where it was, in one process or several, and never mixes models or settings."""
 
+import logging
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +118,33 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
     monkeypatch.setattr(model, "forward", stop_at(-1))
     resumed = Trainer.test(cfg, model, resume=True)
     assert len(seen) == 12 - 4
+    for name in cfg.DATASETS.TEST:
+        assert resumed[name]["sem_seg"] == pytest.approx(whole[name]["sem_seg"], nan_ok=True)
+
+
+@pytest.mark.fault("Ctrl-C or SIGTERM in an evaluation", "progress is saved, one line says how to go on")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_what_is_done(cfg, monkeypatch, caplog, number):
+    """The image that is being worked on is finished; then the other ones alone are left."""
+    model = Trainer.build_model(cfg).eval()
+    whole = Trainer.test(cfg, model)
+    seen, forward = [], model.forward
+
+    def run(inputs):
+        seen.append(inputs[0]["image_id"])
+        if len(seen) == 5:
+            os.kill(os.getpid(), number)
+        return forward(inputs)
+
+    monkeypatch.setattr(model, "forward", run)
+    before = signal.getsignal(number)
+    logging.getLogger("tcl_d2").propagate = True
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as stop:
+        Trainer.test(cfg, model)
+    assert stop.value.code == 128 + number and signal.getsignal(number) == before
+    assert f"Stopped by {number.name}, and what is done is saved: --eval-only --resume goes on" in caplog.text
+    resumed = Trainer.test(cfg, model, resume=True)
+    assert len(seen) == len(set(seen)) == 12
     for name in cfg.DATASETS.TEST:
         assert resumed[name]["sem_seg"] == pytest.approx(whole[name]["sem_seg"], nan_ok=True)
 

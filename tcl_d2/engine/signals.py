@@ -1,0 +1,63 @@
+"""SIGTERM and SIGINT (Ctrl-C): a run ends at a good moment, with what it has done saved."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+
+class SignalCatcher:
+    """Remembers SIGTERM and SIGINT in place of what they do; a second one of the same does it at once.
+
+    Attributes:
+        number: the first signal that came; 0 for none.
+    """
+
+    def __init__(self):
+        self.number = 0
+        self._handlers = {}
+
+    def __enter__(self) -> "SignalCatcher":
+        """Begin to catch, where nobody else does: an evaluation in a training leaves it to the training."""
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    self._handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in list(self._handlers):
+            signal.signal(number, self._handlers.pop(number))
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        self.number = self.number or number
+        signal.signal(number, self._handlers.pop(number))
+
+
+class StoppableLoader:
+    """A loader's batches until a signal comes; then the run ends, between two batches, with its progress saved."""
+
+    def __init__(self, loader: Iterable[list[dict]], save: Callable[[], None]):
+        """
+        Args:
+            save: writes what is done.
+        """
+        self.loader = loader
+        self.save = save
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        with SignalCatcher() as catcher:
+            for batch in self.loader:
+                yield batch
+                if catcher.number:
+                    self.save()
+                    name = signal.Signals(catcher.number).name
+                    logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
+                    sys.exit(128 + catcher.number)

@@ -1,0 +1,56 @@
+"""Files that hold no model, bad numbers or a damaged card: one error that names the file."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint
+
+TENSOR = torch.zeros(1)
+
+
+@pytest.mark.fault("a checkpoint that holds no model, or no card where it should be", "an error that names the file")
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({0: TENSOR, 1: TENSOR}, "holds no model"),
+        ({"model": {0: TENSOR}}, "holds no model"),
+        ({"model": {"a": TENSOR, "b": 3}}, "holds no model"),
+        ({"model": {}}, "holds no model"),
+        ({"model": 3}, "holds no model"),
+        ([TENSOR], "holds no model"),
+        (TENSOR, "holds no model"),
+        ({"model": {"a": TENSOR}, "card": "text"}, "has a damaged card"),
+        ({"model": {"a": TENSOR}, "card": {"configuration": 3}}, "has a damaged card"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=f"odd.pth' {message}"):
+        read_checkpoint(str(tmp_path / "odd.pth"))
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '{"model": 3}', "{cut"])
+def test_cards_that_are_no_object(tmp_path, text):
+    save_file({"a": TENSOR}, tmp_path / "odd.safetensors", {"card": text})
+    with pytest.raises(ValueError, match="odd.safetensors' has a damaged card"):
+        read_checkpoint(str(tmp_path / "odd.safetensors"))
+
+
+@pytest.mark.parametrize("text", ["MODEL: [1", "- MODEL", "3"])
+def test_configurations_that_are_no_yaml_of_keys(tmp_path, text):
+    save_file({"a": TENSOR}, tmp_path / "odd.safetensors", {"card": json.dumps({"configuration": text})})
+    with pytest.raises(ValueError, match="odd.safetensors' has a damaged card"):
+        carried_config(read_checkpoint(str(tmp_path / "odd.safetensors")), str(tmp_path / "odd.safetensors"))
+
+
+@pytest.mark.fault("weights of NaN or Inf are loaded", "an error that names the file and the first such weight")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_numbers(tmp_path, value):
+    state = {"weight": torch.zeros(1, 2), "bias": torch.tensor([value])}
+    torch.save({"model": state}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS: .*bad.pth' is of no use: 1 of its 2 weights .* such as bias"):
+        TCLCheckpointer(nn.Linear(2, 1)).load(str(tmp_path / "bad.pth"))

@@ -1,0 +1,82 @@
+"""OUTPUT_DIR is one run's of a purpose: others are refused, dead ones leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tcl_d2.engine import output_folder
+
+
+@contextmanager
+def holder(folder: Path, purpose: str) -> Iterator[int]:
+    """A process that has the folder, and a child, as a loader's worker, that outlives it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with output_folder(str(folder), purpose):
+                if os.fork() == 0:
+                    time.sleep(20)
+                    os._exit(0)
+                (folder / "ready").touch()
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    while not (folder / "ready").exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.fault("two trainings, or two evaluations, in one OUTPUT_DIR", "the second is refused, and names the first")
+@pytest.mark.parametrize("purpose, other", [("training", "evaluation"), ("evaluation", "training")])
+def test_a_second_run_of_the_same_purpose_is_refused(tmp_path, purpose, other):
+    with holder(tmp_path, purpose) as pid:
+        for _ in range(2):  # a refused run does not take the name of the first
+            with (
+                pytest.raises(ValueError, match=f"OUTPUT_DIR .*is taken by another {purpose} .process {pid} "),
+                output_folder(str(tmp_path), purpose),
+            ):
+                pass
+        with output_folder(str(tmp_path), other):
+            pass
+
+
+@pytest.mark.fault("a training is killed, while its loader processes still end", "its OUTPUT_DIR is free at once")
+def test_a_killed_run_frees_its_folder(tmp_path):
+    with holder(tmp_path, "training"):
+        pass
+    with output_folder(str(tmp_path), "training"):
+        pass
+
+
+@pytest.mark.fault("temporary files of a killed process", "removed at the next start in that folder")
+def test_what_killed_writers_left_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f".model_0000001.pth.{dead.pid}.tmp", f"inference/shapes_val/predictions/.1.png.{dead.pid}.tmp"]
+    for name in (*names, f".results.json.{os.getpid()}.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with output_folder(str(tmp_path), "evaluation"):
+        assert [path.name for path in tmp_path.rglob(".*.tmp")] == [f".results.json.{os.getpid()}.tmp"]
+
+
+@pytest.mark.parametrize("path", ["file", "/proc/none", ""])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, path):
+    (tmp_path / "file").touch()
+    path = path and str(tmp_path / path)
+    with (
+        pytest.raises(ValueError, match=f"OUTPUT_DIR ('{path}' is no folder|is empty)"),
+        output_folder(path, "training"),
+    ):
+        pass
