@@ -25,4 +25,4 @@ lint: setup
 	$(RUN) -m ruff format --check .
 
 bench: setup
-	$(RUN) tools/benchmark.py
+	$(RUN) dev/benchmark.py

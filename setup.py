@@ -35,6 +35,7 @@ setup(
         "scipy",
         "Pillow",
         "safetensors",
+        "PyYAML",
         "tabulate",
         "tqdm",
         "tensorboard",

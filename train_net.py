@@ -19,8 +19,8 @@ from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.config import check_device, check_meta_architecture
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer, argument_parser, launch, output_folder
-from tcl_d2.errors import one_message
-from tcl_d2.modeling.clip import check_clip
+from tcl_d2.modeling.clip_loading import check_clip
+from tcl_d2.utils.errors import one_message
 
 
 def check(cfg: CfgNode, eval_only: bool) -> None:

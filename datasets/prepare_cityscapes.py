@@ -15,7 +15,7 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from tcl_d2.data import preparation
 from tcl_d2.data.benchmarks import datasets_root
-from tcl_d2.files import replacing
+from tcl_d2.utils.files import replacing
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 

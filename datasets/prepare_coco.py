@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 
 from tcl_d2.data import preparation
 from tcl_d2.data.benchmarks import datasets_root
-from tcl_d2.data.labels import LabelRule
+from tcl_d2.data.labels import LabelMapper
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
 NOTHING = 255  # as in COCO-Stuff's maps, which number a category by its ID - 1
@@ -52,7 +52,7 @@ def draw_all(folder: Path, processes: int) -> None:
 
 def compare(path: Path) -> np.ndarray:
     """Counts of an image's pixels: the same by both, another object, an object in COCO-Stuff's alone, in `path`'s."""
-    rule = LabelRule.of(OBJECT)
+    rule = LabelMapper.of(OBJECT)
     drawn = rule.read(str(path))
     stuff_path = str(path).replace("instancemaps", "stuffthingmaps")
     stuff = rule.read(stuff_path)

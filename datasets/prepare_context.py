@@ -20,7 +20,7 @@ from scipy.io import loadmat
 
 from tcl_d2.data import preparation
 from tcl_d2.data.benchmarks import datasets_root
-from tcl_d2.files import replacing
+from tcl_d2.utils.files import replacing
 
 NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train")
 

@@ -18,7 +18,7 @@ from lvis import LVIS
 
 from tcl_d2.data import preparation
 from tcl_d2.data.benchmarks import datasets_root
-from tcl_d2.files import replacing
+from tcl_d2.utils.files import replacing
 
 NAME = "zeroshot_lvis_val"
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from tcl_d2.data.benchmarks import datasets_root
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.files import replacing
+from tcl_d2.utils.files import replacing
 
 PER_SHARD = 1000
 TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do

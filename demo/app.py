@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from tcl_d2 import drawing, visualization
+from tcl_d2 import visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
-from tcl_d2.errors import one_message
 from tcl_d2.modeling import PAMR
 from tcl_d2.predictor import Segmentation, TCLPredictor, split_words
+from tcl_d2.utils import visualizer
+from tcl_d2.utils.errors import one_message
 
 try:
     import gradio as gr
@@ -76,7 +77,7 @@ class Page:
         segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
 
         # What is shown of it.
-        image, labels = drawing.enlarge(segmentation.image), drawing.enlarge(segmentation.labels)
+        image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
         seen = [i for i in np.unique(labels) if not (background and i == 0)]
         masks = [(labels == i, segmentation.classes[i]) for i in seen]
         colors = visualization.colors_of(segmentation)
@@ -88,7 +89,7 @@ class Page:
         """Draw the heat map of the word that was clicked."""
         if segmentation is None:
             raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
-        picture = drawing.enlarge(visualization.draw_heat_map(segmentation, event.value))
+        picture = visualizer.enlarge(visualization.draw_heat_map(segmentation, event.value))
         return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
 
 
@@ -98,7 +99,7 @@ def example_scenes(folder: Path) -> list[list]:
     for index in (18, 21, 16, 15):
         scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
         path = folder / f"scene_{index}.png"
-        Image.fromarray(drawing.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
+        Image.fromarray(visualizer.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
         rows.append([str(path), [names[value] for value in np.unique(scene.label)]])
     return rows
 

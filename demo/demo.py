@@ -23,10 +23,10 @@ from tqdm import tqdm
 from tcl_d2 import visualization
 from tcl_d2.data.benchmarks import BACKGROUND
 from tcl_d2.data.words import read_words
-from tcl_d2.errors import one_message
-from tcl_d2.files import remove_unfinished
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, class_words, split_words
+from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import remove_unfinished
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

@@ -149,9 +149,11 @@ def add_tcl_config(cfg: CN) -> None:
         "FeatureTCLLoss",
         "PositiveAreaLoss",
         "NegativeAreaLoss",
-        "ImageSmoothnessLoss",
-        "MaskSmoothnessLoss",
+        "ImageTVLoss",
+        "MaskTVLoss",
     ]
+    # Loss heads beside those of LOSS_HEADS: adds one without repeating the list.
+    cfg.MODEL.TCL.EXTRA_LOSS_HEADS = []
     # Share of the image that the masks of matching pairs should cover; depends on the data (paper: 0.4).
     cfg.MODEL.TCL.AREA_PRIOR = 0.4
     # The same for pairs that do not match.
@@ -191,17 +193,17 @@ def add_tcl_config(cfg: CN) -> None:
     # And aspect ratio, width / height.
     cfg.INPUT.IMAGE_TEXT.CROP_RATIO = [3 / 4, 4 / 3]
     # Probability of a horizontal flip.
-    cfg.INPUT.IMAGE_TEXT.FLIP = 0.5
+    cfg.INPUT.IMAGE_TEXT.FLIP_PROB = 0.5
     # RandAugment policy in timm's notation; "" for none.
     cfg.INPUT.IMAGE_TEXT.RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
     # Probability of random erasing (timm's pixel mode).
-    cfg.INPUT.IMAGE_TEXT.ERASING = 0.25
+    cfg.INPUT.IMAGE_TEXT.ERASING_PROB = 0.25
 
     # Samples that each loader worker holds to draw from, so that neighbours in a shard are not neighbours in a batch.
     cfg.DATALOADER.SHUFFLE_BUFFER = 1000
 
     # Images a process whose activations are held at once; losses are those of the whole batch. 0: all of the batch.
-    cfg.SOLVER.MICRO_BATCH = 0
+    cfg.SOLVER.IMS_PER_MICRO_BATCH = 0
     # Steps in a row that may be left out since a loss or the gradient is NaN or Inf; one more ends the training.
     cfg.SOLVER.MAX_SKIPPED = 10
     # AdamW's decay rates of the two moments.
@@ -213,11 +215,11 @@ def add_tcl_config(cfg: CN) -> None:
 
     cfg.TEST.ZERO_SHOT = CN()
     # Sliding window: side of the square crops, in pixels of the resized image.
-    cfg.TEST.ZERO_SHOT.CROP = 448
+    cfg.TEST.ZERO_SHOT.CROP_SIZE = 448
     # And their step.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
     # Constant score of the background where a data set has one (paper: 0.4 with PAMR, 0.5 without).
-    cfg.TEST.ZERO_SHOT.BACKGROUND = 0.4
+    cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE = 0.4
     # Knowledge preservation: weight of frozen CLIP's own masks in the mixture; 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
     # Images of each benchmark that are evaluated, evenly spaced, for a quick look; 0 for all.

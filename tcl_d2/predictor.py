@@ -109,7 +109,7 @@ class TCLPredictor:
         Args:
             image: path, PIL image, or array, see data.images.as_array; or a list of them.
             classes: words, without the background; or one text, words separated by commas.
-            background: whether pixels that none of the words fits well (TEST.ZERO_SHOT.BACKGROUND) are background.
+            background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
             longest_side: most pixels that a side of the result may have; the model sees the image at its working size
                 all the same. None: the result is as large as the image.

@@ -8,17 +8,17 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from . import drawing
 from .data.benchmarks import distinct_colors
 from .evaluation.zero_shot import save_palette_png
-from .files import replacing
 from .predictor import Segmentation
+from .utils import visualizer
+from .utils.files import replacing
 
 _NAME_BYTES = 100  # of an image's name, and of a word, in the name of a file, which may have 255
 _HEAT_ALPHA = 0.6  # of the scores' colours over the image
 
 
-def colors_of(segmentation: Segmentation) -> list[drawing.Color]:
+def colors_of(segmentation: Segmentation) -> list[visualizer.Color]:
     """Return RGB of each class, light ones where there are few; black for the background."""
     count = len(segmentation.classes) - int(segmentation.background)
     light = (255 * np.array(matplotlib.colormaps["tab10"].colors)).astype(int).tolist()
@@ -30,11 +30,11 @@ def draw_overlay(segmentation: Segmentation, shares: bool = True) -> np.ndarray:
     """Draw the image with its classes in colour and a legend, RGB uint8 [H', W', 3]; a background is left as it is.
 
     Args:
-        shares: see drawing.draw_overlay.
+        shares: see visualizer.draw_overlay.
     """
     plain = [0] if segmentation.background else []
     colors = colors_of(segmentation)
-    return drawing.draw_overlay(segmentation.image, segmentation.labels, segmentation.classes, colors, plain, shares)
+    return visualizer.draw_overlay(segmentation.image, segmentation.labels, segmentation.classes, colors, plain, shares)
 
 
 def draw_heat_map(segmentation: Segmentation, name: str) -> np.ndarray:
@@ -45,7 +45,7 @@ def draw_heat_map(segmentation: Segmentation, name: str) -> np.ndarray:
     """
     # A colour map takes fp32 in 0..1 and uint8 in 0..255 alike.
     colored = matplotlib.colormaps["turbo"](segmentation.class_scores(name), bytes=True)[..., :3]
-    return drawing.blend(segmentation.image, colored, _HEAT_ALPHA)
+    return visualizer.blend(segmentation.image, colored, _HEAT_ALPHA)
 
 
 def shorten(text: str) -> str:
@@ -70,7 +70,7 @@ def save(segmentation: Segmentation, folder: Path, name: str, heat_maps: bool = 
     overlay, labels, areas, *maps = paths
 
     for word, path in zip(segmentation.classes, maps):
-        _save_picture(drawing.enlarge(draw_heat_map(segmentation, word)), path)
+        _save_picture(visualizer.enlarge(draw_heat_map(segmentation, word)), path)
     _save_picture(draw_overlay(segmentation), overlay)
     save_palette_png(segmentation.labels, colors_of(segmentation), labels)
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
 FAULT_TABLE = """# Faults, and what comes of them
 Made by `python -m pytest tests -m fault --fault-table=docs/faults.md`: each row is a test that did this and
-saw the outcome. The long run is `python tools/soak.py`: see below.
+saw the outcome. The long run is `python dev/soak.py`: see below.
 
 | fault | outcome | tests |
 |---|---|---|

@@ -14,7 +14,7 @@ from tcl_d2.config import check_meta_architecture
 from tests import golden
 from tests.conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "dev"))
 import config_table  # noqa: E402
 
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -68,8 +68,8 @@ def test_an_int_is_taken_for_a_float(tmp_path):
     """On the command line and in a file, also below another file; yacs refuses it."""
     (tmp_path / "base.yaml").write_text("TEST: {ZERO_SHOT: {KP_WEIGHT: 0}}\nSOLVER: {MAX_ITER: 7}")
     (tmp_path / "top.yaml").write_text("_BASE_: base.yaml\nSOLVER: {BASE_LR: 1}")
-    cfg = load_config(tmp_path / "top.yaml", ["TEST.ZERO_SHOT.BACKGROUND", 1, "SOLVER.WARMUP_ITERS", 3])
-    values = [cfg.TEST.ZERO_SHOT.KP_WEIGHT, cfg.SOLVER.BASE_LR, cfg.TEST.ZERO_SHOT.BACKGROUND]
+    cfg = load_config(tmp_path / "top.yaml", ["TEST.ZERO_SHOT.BACKGROUND_SCORE", 1, "SOLVER.WARMUP_ITERS", 3])
+    values = [cfg.TEST.ZERO_SHOT.KP_WEIGHT, cfg.SOLVER.BASE_LR, cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE]
     assert values == [0.0, 1.0, 1.0] and all(type(value) is float for value in values)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (7, 3)
     assert load_config(None, ["TEST.ZERO_SHOT.KP_WEIGHT", "0"]).TEST.ZERO_SHOT.KP_WEIGHT == 0.0
@@ -109,7 +109,7 @@ def test_bad_options_are_named(options, message):
 
 
 def test_every_key_is_documented():
-    """docs/config.md is what tools/config_table.py prints, with a comment for every key that differs or is new."""
+    """docs/config.md is what dev/config_table.py prints, with a comment for every key that differs or is new."""
     assert (ROOT / "docs/config.md").read_text() == config_table.table()
     documented = dict(config_table.documented_keys())
     assert all(documented.values())

@@ -21,7 +21,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"configs/tcl\.yaml|configs/eval/",  # the paper's data or weights
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"demo/app\.py",  # runs until it is stopped: tests/test_page.py
-    r"tools/(pretrain_shapes_clip|kill_and_resume|soak|shapes_ablations|shapes_demo|benchmark)\.py",  # take long
+    r"tools/shapes_demo\.py|dev/(pretrain_shapes_clip|kill_and_resume|soak|shapes_ablations|benchmark)\.py",  # take long
     r"-m pytest",  # these tests
 )
 QUICK = {  # options that make a command short
@@ -43,7 +43,7 @@ def commands(page: str) -> list[str]:
 def folder(world, tmp_path_factory):
     """A copy of the project (links to its parts), with the small world and a photo."""
     folder = tmp_path_factory.mktemp("project")
-    for part in ("configs", "demo", "docs", "tcl_d2", "tools", "train_net.py"):
+    for part in ("configs", "demo", "dev", "docs", "tcl_d2", "tools", "train_net.py"):
         (folder / part).symlink_to(ROOT / part)
     (folder / "datasets").mkdir()
     for script in (ROOT / "datasets").glob("*.py"):
@@ -99,7 +99,7 @@ def test_commands(folder, page):
 def test_links_and_files_exist(page):
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)", text)
-    named = re.findall(r"`((?:configs|tcl_d2|tools|docs|demo)/[\w/.-]*\w)`", text)
+    named = re.findall(r"`((?:configs|tcl_d2|tools|dev|docs|demo)/[\w/.-]*\w)`", text)
     for link in links:
         assert ((ROOT / page).parent / link).exists(), link
     for path in named:

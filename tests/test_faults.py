@@ -14,7 +14,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2.data import register_folder
+from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.loader import ImageTextStream
 from tcl_d2.data.mapper import read_caption, read_image
 from tcl_d2.engine import Trainer
@@ -192,7 +192,7 @@ def own_set(world, tmp_path, shapes_cfg):
     shutil.copytree(world / "shapes/val", folder)
     words = MetadataCatalog.get("shapes_stuff_val").stuff_classes
     (folder / "classes.txt").write_text("\n".join(words))
-    name = register_folder(str(folder))
+    name = register_benchmark_folder(str(folder))
     shapes_cfg.DATASETS.TEST = (name,)
     shapes_cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
     yield folder, shapes_cfg

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2 import drawing, load_config, visualization
+from tcl_d2 import load_config, visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.predictor import Segmentation, TCLPredictor
+from tcl_d2.utils import visualizer
 from tests.conftest import ROOT
 
 
@@ -92,9 +93,9 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
 def test_options_are_applied_over_a_configuration():
     cfg = load_config(ROOT / "configs/shapes/trained.yaml")
     cfg.freeze()
-    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND", 0.125, "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125, "TEST.ZERO_SHOT.PAMR.ENABLED", False)
     assert predictor.model.background_score == 0.125 and predictor.model.pamr is None
-    assert cfg.TEST.ZERO_SHOT.BACKGROUND == 0.4
+    assert cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE == 0.4
 
 
 @pytest.mark.fault("a predictor of Detectron2's default configuration", "one error that names the models there are")
@@ -184,10 +185,10 @@ def test_files(segmentation, tmp_path):
 
 
 def test_legend_bears_line_breaks():
-    assert drawing.draw_legend([("two\nlines", (0, 0, 0))], 300).shape == (30, 300, 3)
+    assert visualizer.draw_legend([("two\nlines", (0, 0, 0))], 300).shape == (30, 300, 3)
 
 
 def test_legend_of_many_classes_is_broken_into_lines():
     colors = [(0, 0, 0)] * 40
-    strip = drawing.draw_legend([(f"class number {i}", color) for i, color in enumerate(colors)], 300)
+    strip = visualizer.draw_legend([(f"class number {i}", color) for i, color in enumerate(colors)], 300)
     assert strip.shape[1] == 300 and strip.shape[0] > 20 * 24

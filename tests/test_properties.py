@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tcl_d2 import load_config
 from tcl_d2.data.benchmark_mapper import segmentation_size
-from tcl_d2.data.labels import LabelRule, parse_rule
+from tcl_d2.data.labels import LabelMapper, parse_rule
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
 from tcl_d2.engine.trainer import check_schedule
+from tcl_d2.modeling.inference import Windows, pad_to_multiple, window_starts
 from tcl_d2.modeling.text import TextEmbedder, check_templates, check_vocabulary
-from tcl_d2.modeling.window import Windows, pad_to_multiple, window_starts
 from tests import golden
 
 settings.register_profile("fast", deadline=None, max_examples=60, derandomize=True)
@@ -98,7 +98,7 @@ def test_label_rule_maps_each_value_or_names_it(data, classes):
     """Every value of a file becomes the class that the rule says, or the ignored one, or is an error."""
     targets = st.one_of(st.just("ignore"), st.integers(0, classes - 1))
     table = data.draw(st.dictionaries(st.integers(0, 254).map(str), targets, max_size=12))
-    rule = LabelRule(classes, parse_rule(table, 255), 255)
+    rule = LabelMapper(classes, parse_rule(table, 255), 255)
     values = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=12))
     known = {int(value): classes if target == "ignore" else target for value, target in table.items()} | {255: classes}
     label = np.array([values], np.uint8)

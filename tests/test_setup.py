@@ -88,12 +88,12 @@ def imported(*patterns: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.split(".")[0])
-    own = {"tcl_d2", "detectron2", "tests", "setuptools"} | {path.stem for path in ROOT.glob("tools/*.py")}
+    own = {"tcl_d2", "detectron2", "tests", "setuptools"} | {path.stem for folder in ("tools", "dev") for path in ROOT.glob(f"{folder}/*.py")}
     return found - set(sys.stdlib_module_names) - own
 
 
 def test_dependencies_are_what_the_code_imports():
     required, extras = declared()
-    package, tools = imported("tcl_d2/**/*.py", "train_net.py", "datasets/*.py"), imported("tools/*.py")
+    package, tools = imported("tcl_d2/**/*.py", "train_net.py", "datasets/*.py"), imported("tools/*.py", "dev/*.py")
     assert package <= required and tools <= required | extras
     assert required <= package | tools | INDIRECT

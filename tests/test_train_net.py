@@ -17,7 +17,7 @@ from detectron2.data import MetadataCatalog
 
 import train_net
 from tcl_d2.engine import argument_parser
-from tcl_d2.tensors import read_tensors
+from tcl_d2.utils.tensors import read_tensors
 from tests import golden, running
 from tests.conftest import ROOT
 from tests.engine.test_output import holder

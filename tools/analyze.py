@@ -21,16 +21,16 @@ from tqdm import tqdm
 
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
-from tcl_d2.data.benchmarks import legend, spread
+from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.images import as_array
-from tcl_d2.data.labels import LabelRule, read_label
-from tcl_d2.drawing import draw_overlay
-from tcl_d2.errors import one_message
+from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.evaluation.zero_shot import confusion_matrix, summarize
-from tcl_d2.files import replacing
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, split_words
+from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import replacing
+from tcl_d2.utils.visualizer import draw_overlay
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -42,8 +42,8 @@ KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 def labels_of(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
     """Yield a benchmark's images with their labels; ignored pixels are the number of classes."""
-    rule = LabelRule.of(data)
-    for dataset_dict in tqdm(spread(DatasetCatalog.get(data), count), unit="image"):
+    rule = LabelMapper.of(data)
+    for dataset_dict in tqdm(subsample(DatasetCatalog.get(data), count), unit="image"):
         yield dataset_dict, rule.read(dataset_dict["sem_seg_file_name"])
 
 
@@ -91,7 +91,7 @@ def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str
     for line, (miou, dataset_dict, prediction, label) in zip(axes, chosen):
         titles = f"{dataset_dict['image_id']}: mIoU {miou:.0f} %", "truth"
         for axis, title, labels in zip(line, titles, (prediction, label)):
-            axis.imshow(draw_overlay(as_array(dataset_dict["file_name"]), labels, *legend(data)))
+            axis.imshow(draw_overlay(as_array(dataset_dict["file_name"]), labels, *class_legend(data)))
             axis.set_title(title, fontsize=9)
             axis.axis("off")
     save_figure(figure, path)

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_official
-from tcl_d2.errors import one_message
-from tcl_d2.files import replacing
-from tcl_d2.tensors import save_tensors
+from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import replacing
+from tcl_d2.utils.tensors import save_tensors
 
 TOLERANCE = 1e-5
 PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder", "losses.": "losses' scales"}
@@ -108,7 +108,7 @@ def outputs(cfg: CfgNode, path: Path) -> dict[str, Tensor]:
     TCLCheckpointer(model).load(str(path))
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 100, (3, model.clip.model.context_length), generator=generator)
-    image = torch.randn(1, 3, 2 * cfg.TEST.ZERO_SHOT.CROP // 3, cfg.TEST.ZERO_SHOT.CROP, generator=generator)
+    image = torch.randn(1, 3, 2 * cfg.TEST.ZERO_SHOT.CROP_SIZE // 3, cfg.TEST.ZERO_SHOT.CROP_SIZE, generator=generator)
     text = model.clip.encode_text(tokens)
     return {"text embeddings": text, "masks": model.crop_masks(*model.encode_crops(image), text)}
 

@@ -19,12 +19,11 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from tcl_d2.data.benchmarks import legend
-from tcl_d2.data.labels import LabelRule
+from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
-from tcl_d2.files import replacing
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.utils.files import replacing
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs/shapes/tcl.yaml"
 PAMR_OFF = ["TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
 METHODS = (  # name, config, overrides
-    ("dense CLIP", "maskclip.yaml", [*PAMR_OFF, "TEST.ZERO_SHOT.BACKGROUND", "0.3"]),
+    ("dense CLIP", "maskclip.yaml", [*PAMR_OFF, "TEST.ZERO_SHOT.BACKGROUND_SCORE", "0.3"]),
     ("dense CLIP + PAMR", "maskclip.yaml", []),
     ("TCL", "tcl.yaml", PAMR_OFF),
     ("TCL + PAMR", "tcl.yaml", []),
@@ -64,7 +63,7 @@ def evaluate(weights: Path) -> dict[str, dict[str, float]]:
 
 def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
     """Saves panels side by side, RGB images [H, W, 3] or class maps [H, W], with a legend of the classes seen."""
-    names, colors = legend(data)
+    names, colors = class_legend(data)
     colors = np.array(colors, np.uint8)
     figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.4))
     seen = set()
@@ -86,7 +85,7 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
 
 def draw_pictures(folder: Path, weights: Path, count: int = 4, data: str = "shapes_val") -> list[Path]:
     """Pictures of image, ground truth, baseline and TCL (both with PAMR) for the first images of a benchmark."""
-    rule = LabelRule.of(data)
+    rule = LabelMapper.of(data)
     words, background = dataset_vocabulary(data)
     predictors = build("maskclip.yaml"), build("tcl.yaml", "MODEL.WEIGHTS", weights)
     paths = []

@@ -14,12 +14,12 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data import build_image_text_train_loader, check_datasets
-from tcl_d2.data.benchmarks import legend, spread
+from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.images import as_array
-from tcl_d2.data.labels import LabelRule
-from tcl_d2.drawing import draw_overlay, draw_text, enlarge
-from tcl_d2.errors import one_message
-from tcl_d2.files import replacing
+from tcl_d2.data.labels import LabelMapper
+from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import replacing
+from tcl_d2.utils.visualizer import draw_overlay, draw_text, enlarge
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/tcl.yaml"  # from any folder
 
@@ -37,10 +37,10 @@ def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
 
 def draw_labels(name: str, count: int) -> np.ndarray:
     """Images of a benchmark under their labels, one below the other; ignored pixels are grey."""
-    rule, rows = LabelRule.of(name), []
-    for one in spread(DatasetCatalog.get(name), count):
+    rule, rows = LabelMapper.of(name), []
+    for one in subsample(DatasetCatalog.get(name), count):
         label = rule.read(one["sem_seg_file_name"])
-        rows.append(draw_overlay(as_array(one["file_name"]), label, *legend(name)))
+        rows.append(draw_overlay(as_array(one["file_name"]), label, *class_legend(name)))
     width = max(row.shape[1] for row in rows)
     padding = [((0, 10), (0, width - row.shape[1]), (0, 0)) for row in rows]
     return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding)])

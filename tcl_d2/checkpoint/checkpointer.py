@@ -13,8 +13,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..files import replacing
-from ..tensors import check_finite, read_metadata, read_tensors
+from ..utils.files import replacing
+from ..utils.tensors import check_finite, read_metadata, read_tensors
 from .card import check_resume
 from .official import from_official, is_official
 

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from . import benchmarks, image_text
 from .benchmark_mapper import BenchmarkMapper
-from .benchmarks import register_benchmark, register_folder
+from .benchmarks import register_benchmark, register_benchmark_folder
 from .image_text import register_caption_list, register_coco_captions, register_webdataset
 from .loader import build_image_text_train_loader
 from .mapper import ImageTextDatasetMapper
@@ -19,7 +19,7 @@ __all__ = [
     "register_benchmark",
     "register_caption_list",
     "register_coco_captions",
-    "register_folder",
+    "register_benchmark_folder",
     "register_webdataset",
 ]
 _USES = {
@@ -31,7 +31,8 @@ _USES = {
 def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test: Iterable[str] = ()) -> None:
     """Look for the files of all data sets at once, before anything costly is built.
 
-    A name that is no data set's but a path (has a slash) is registered as a benchmark first: see register_folder.
+    A name that is no data set's but a path (has a slash) is registered as a benchmark first: see
+    register_benchmark_folder.
 
     Args:
         names: data sets for either use.
@@ -57,7 +58,7 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
 def _check_dataset(name: str, use: str | None) -> None:
     """Look for the files of one data set; OSError or ValueError. `use` is the evaluator_type it must have, or None."""
     if "/" in name and name not in DatasetCatalog.list() and use != image_text.EVALUATOR_TYPE:
-        register_folder(name)
+        register_benchmark_folder(name)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Data set '{name}' is not registered. Known ones of this kind: {_known(name)}.")
 

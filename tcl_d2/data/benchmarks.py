@@ -75,7 +75,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def spread(rows: Sequence, count: int) -> list:
+def subsample(rows: Sequence, count: int) -> list:
     """`count` of the rows, evenly spaced, so that a quick look meets all of a data set; 0: all."""
     if not 0 < count < len(rows):
         return list(rows)
@@ -176,8 +176,8 @@ def _check_distinct(name: str, classes: Sequence[str]) -> None:
             )
 
 
-def legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Names and RGB colours of what LabelRule gives for a registered data set: its classes, then ignored pixels."""
+def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names and RGB colours of what LabelMapper gives for a registered data set: its classes, then ignored pixels."""
     metadata = MetadataCatalog.get(dataset_name)
     return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
 
@@ -189,7 +189,7 @@ def distinct_colors(count: int) -> list[tuple[int, int, int]]:
     return [tuple(int(value) for value in color) for color in zip(*channels)]
 
 
-def register_folder(folder: str, name: str | None = None) -> str:
+def register_benchmark_folder(folder: str, name: str | None = None) -> str:
     """Registers a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
 
     classes.txt (UTF-8) has a class word a line, in the order of the label values from 0; if the first is "background",

@@ -37,7 +37,7 @@ def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
     return table
 
 
-class LabelRule:
+class LabelMapper:
     """Turns the values of label files into class indices, and refuses values that have no meaning."""
 
     def __init__(self, num_classes: int, label_map: dict[int, int] | None, ignore_label: int):
@@ -59,7 +59,7 @@ class LabelRule:
             self._table[value] = num_classes if target == ignore_label else target
 
     @classmethod
-    def of(cls, dataset_name: str) -> "LabelRule":
+    def of(cls, dataset_name: str) -> "LabelMapper":
         """The rule of a registered data set: its `stuff_classes`, `ignore_label` and, where it has one, `label_map`."""
         metadata = MetadataCatalog.get(dataset_name)
         return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))

@@ -104,7 +104,7 @@ class ImageTextDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        from ..modeling.clip import build_tokenizer
+        from ..modeling.clip_loading import build_tokenizer
 
         image_text = cfg.INPUT.IMAGE_TEXT
         return {
@@ -113,9 +113,9 @@ class ImageTextDatasetMapper:
             "size": image_text.SIZE,
             "crop_scale": image_text.CROP_SCALE,
             "crop_ratio": image_text.CROP_RATIO,
-            "flip": image_text.FLIP,
+            "flip": image_text.FLIP_PROB,
             "rand_augment": image_text.RAND_AUGMENT,
-            "erasing": image_text.ERASING,
+            "erasing": image_text.ERASING_PROB,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }

@@ -20,10 +20,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from ..files import replacing
+from ..utils.files import replacing
 from .benchmarks import datasets_root
 from .images import BrokenSample, read_image
-from .labels import LabelRule, read_label
+from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
 
@@ -256,7 +256,7 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
         problems.append(f"{label_path} is {label.shape}, but {image_path} is {size} (height, width)")
     for name in names:
         try:
-            LabelRule.of(name)(label, label_path)
+            LabelMapper.of(name)(label, label_path)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     return problems

@@ -13,14 +13,14 @@ from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint import TCLCheckpointer
 from .optimizer import trained_parameters
-from .processes import bare, largest_of_all, parallel
+from .processes import all_reduce_max, unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
-from .step import TrainingStep
+from .step import NanSafeAMPTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class StageSwitch(HookBase):
+class UnfreezeHook(HookBase):
     """From an iteration on, the copied last blocks train too (paper: 30,000 of 50,000)."""
 
     def __init__(self, iteration: int):
@@ -35,11 +35,11 @@ class StageSwitch(HookBase):
         # By iteration, not by event: a training resumed in the second stage switches at its first step.
         if self._done or self.iteration < 0 or self.trainer.iter < self.iteration:
             return
-        model = bare(self.trainer.model)
+        model = unwrap_ddp(self.trainer.model)
         model.train_last_blocks(True)
         # DistributedDataParallel averages the gradients of what was trainable when it was built: build it anew. (The
         # official release does not, and the blocks of its processes drift apart.)
-        self.trainer.model = parallel(model)
+        self.trainer.model = wrap_ddp(model)
         self._done = True
 
 
@@ -51,12 +51,12 @@ class LearnedScalars(HookBase):
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period == 0:
-            parameters = trained_parameters(bare(self.trainer.model))
+            parameters = trained_parameters(unwrap_ddp(self.trainer.model))
             scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if p.ndim == 0}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
 
 
-class BestByAverage(hooks.BestCheckpointer):
+class BestAverageCheckpointer(hooks.BestCheckpointer):
     """Keeps the checkpoint with the best average mIoU as model_best.pth; a resumed training remembers it."""
 
     def __init__(self, eval_period: int, checkpointer: TCLCheckpointer):
@@ -71,7 +71,7 @@ class BestByAverage(hooks.BestCheckpointer):
         self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
 
 
-class RandomByIteration(HookBase):
+class SeedHook(HookBase):
     """Makes the random choices of an iteration depend on the seed, the iteration and the process alone.
 
     So a resumed training makes those that an uninterrupted one makes, without random states in the checkpoint.
@@ -81,7 +81,7 @@ class RandomByIteration(HookBase):
         seed_all_rng(zlib.crc32(f"{self.trainer.seed} {self.trainer.iter} {comm.get_rank()}".encode()))
 
 
-class DataByCheckpoint(HookBase):
+class RestartDataHook(HookBase):
     """Begins the data anew at each checkpoint, where a resumed training begins too."""
 
     def __init__(self, period: int):
@@ -101,7 +101,7 @@ def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
 class StopOnBadSteps(HookBase):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
-    def __init__(self, step: TrainingStep, checkpointer: TCLCheckpointer, most: int):
+    def __init__(self, step: NanSafeAMPTrainer, checkpointer: TCLCheckpointer, most: int):
         """
         Args:
             most: steps in a row that may be left out.
@@ -133,7 +133,7 @@ class StopOnSignal(HookBase):
         self._message = ""
 
     def after_step(self) -> None:
-        number = largest_of_all(self.catcher.number, next(self.trainer.model.parameters()).device)
+        number = all_reduce_max(self.catcher.number, next(self.trainer.model.parameters()).device)
         if not number:
             return
         save_now(self.checkpointer, self.trainer.iter)

@@ -10,7 +10,7 @@ from torch import nn
 from ..modeling import FrozenCLIP
 
 
-class ClippedAdamW(torch.optim.AdamW):
+class FullModelClippedAdamW(torch.optim.AdamW):
     """AdamW that clips the total norm of all gradients first.
 
     Clipping inside `step` sees gradients that a loss scaler has already unscaled (Detectron2's own clipping is per
@@ -55,7 +55,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
     spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
     decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
-    return ClippedAdamW(
+    return FullModelClippedAdamW(
         [{"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}],
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
         lr=cfg.SOLVER.BASE_LR,

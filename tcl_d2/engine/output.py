@@ -11,7 +11,7 @@ from typing import TextIO
 
 from detectron2.utils import comm
 
-from ..files import remove_unfinished
+from ..utils.files import remove_unfinished
 
 logger = logging.getLogger(__name__)
 

@@ -77,7 +77,7 @@ def join_torchrun() -> None:
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
-def largest_of_all(number: int, device: torch.device) -> int:
+def all_reduce_max(number: int, device: torch.device) -> int:
     """The largest that any process has."""
     if comm.get_world_size() == 1:
         return number
@@ -86,13 +86,13 @@ def largest_of_all(number: int, device: torch.device) -> int:
     return int(largest)
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """The model under DistributedDataParallel where there are several processes."""
     device = next(model.parameters()).device
     device_ids = None if device.type == "cpu" else [comm.get_local_rank()]
     return create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap_ddp(model: nn.Module) -> nn.Module:
     """The model itself, without DistributedDataParallel."""
     return model.module if isinstance(model, DistributedDataParallel) else model

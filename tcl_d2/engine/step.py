@@ -9,12 +9,12 @@ from detectron2.engine import AMPTrainer
 from detectron2.utils.logger import log_every_n_seconds
 from torch import Tensor, nn
 
-from .processes import largest_of_all
+from .processes import all_reduce_max
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingStep(AMPTrainer):
+class NanSafeAMPTrainer(AMPTrainer):
     """One iteration, on any device; Detectron2's own AMPTrainer needs CUDA, and stops at the first NaN.
 
     Attributes:
@@ -63,7 +63,7 @@ class TrainingStep(AMPTrainer):
         # In float16, the scaler itself looks for gradients that overflow.
         if not wrong and not self.grad_scaler.is_enabled() and not torch.isfinite(self._gradient_norm()):
             wrong = ["the gradient"]
-        if not largest_of_all(len(wrong), next(iter(losses.values())).device):
+        if not all_reduce_max(len(wrong), next(iter(losses.values())).device):
             self.skipped_in_a_row = 0
             return False
         self.skipped_in_a_row += 1

@@ -17,25 +17,25 @@ from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
-from ..data.benchmarks import spread
+from ..data.benchmarks import subsample
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, write_report
-from ..evaluation.progress import SavedProgress, digest_weights, fingerprint, stat_files
+from ..evaluation.progress import EvaluationProgress, digest_weights, fingerprint, stat_files
 from ..evaluation.report import average, save_report
-from ..evaluation.skipped import Skipped, WithoutBroken
+from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..version import __version__
 from .hooks import (
-    BestByAverage,
-    DataByCheckpoint,
+    BestAverageCheckpointer,
     LearnedScalars,
-    RandomByIteration,
-    StageSwitch,
+    RestartDataHook,
+    SeedHook,
     StopOnBadSteps,
     StopOnSignal,
+    UnfreezeHook,
 )
 from .optimizer import build_optimizer
-from .processes import bare, parallel
+from .processes import unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher, StoppableLoader
-from .step import TrainingStep, training_precision
+from .step import NanSafeAMPTrainer, training_precision
 
 logger = logging.getLogger(__name__)
 EVALUATORS = {"zero_shot_sem_seg": ZeroShotSemSegEvaluator}
@@ -78,11 +78,11 @@ class Trainer(DefaultTrainer):
         precision = training_precision(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        model = parallel(model)
+        model = wrap_ddp(model)
         self.cfg = cfg
         self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
         loader = self.build_train_loader(cfg, self.seed)
-        self._trainer = TrainingStep(model, loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
+        self._trainer = NanSafeAMPTrainer(model, loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=card, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -125,12 +125,12 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         cfg = self.cfg
-        steady = [RandomByIteration(), DataByCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD)]
-        ret = [*steady, StageSwitch(cfg.MODEL.TCL.UNFREEZE_ITER), *super().build_hooks()]
+        steady = [SeedHook(), RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        ret = [*steady, UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER), *super().build_hooks()]
         writer = [ret.pop()] if comm.is_main_process() else []  # writes last, after what there is to write
         ret.append(LearnedScalars())
         if cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0 and comm.is_main_process():
-            ret.append(BestByAverage(cfg.TEST.EVAL_PERIOD, self.checkpointer))
+            ret.append(BestAverageCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         bad = StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED)
         return [*ret, *writer, bad, StopOnSignal(self.checkpointer, self._catcher)]
 
@@ -148,7 +148,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(
-        cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = (), skipped: Sequence[Skipped] = ()
+        cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = (), skipped: Sequence[SkippedImages] = ()
     ):
         """
         Args:
@@ -159,15 +159,15 @@ class Trainer(DefaultTrainer):
         rows = [one for one in _test_rows(cfg, dataset_name) if one["image_id"] not in done]
         workers = cfg.DATALOADER.NUM_WORKERS
         loader = build_detection_test_loader(rows, mapper=BenchmarkMapper(cfg), num_workers=workers)
-        return WithoutBroken(loader, skipped) if skipped else loader
+        return DropBrokenImages(loader, skipped) if skipped else loader
 
     @classmethod
     def build_evaluator(
         cls,
         cfg: CfgNode,
         dataset_name: str,
-        progress: SavedProgress | None = None,
-        skipped: Skipped | None = None,
+        progress: EvaluationProgress | None = None,
+        skipped: SkippedImages | None = None,
     ) -> DatasetEvaluator:
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if kind not in EVALUATORS:
@@ -204,7 +204,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def _test_group(cls, cfg: CfgNode, model: nn.Module, names: list[str], resume: bool) -> dict[str, dict]:
         """Evaluates data sets of the same images in one pass."""
-        segmentor = bare(model)
+        segmentor = unwrap_ddp(model)
         segmentor.set_dataset(*names)
         rows = {name: _test_rows(cfg, name) for name in names}
         weights, settings = digest_weights(segmentor), _settings(cfg)
@@ -212,11 +212,11 @@ class Trainer(DefaultTrainer):
         for name in names:
             facts = {"settings": settings, "data": rows[name], "metadata": MetadataCatalog.get(name).as_dict()}
             facts["files"] = stat_files(rows[name])
-            progress[name] = SavedProgress(_folder(cfg, name), fingerprint(weights, **facts), resume)
+            progress[name] = EvaluationProgress(_folder(cfg, name), fingerprint(weights, **facts), resume)
         done = set.intersection(*(set(one.done) for one in progress.values()))
         if done:
             logger.info("%d of %d images were done before", len(done), len(rows[names[0]]))
-        skipped = {name: Skipped() for name in names} if cfg.TEST.ZERO_SHOT.SKIP_BROKEN else {}
+        skipped = {name: SkippedImages() for name in names} if cfg.TEST.ZERO_SHOT.SKIP_BROKEN else {}
         evaluators = {name: cls.build_evaluator(cfg, name, progress[name], skipped.get(name)) for name in names}
         shared = SharedImagesEvaluator(evaluators, rows) if len(names) > 1 else evaluators[names[0]]
         if len(done) < len(rows[names[0]]):
@@ -238,7 +238,7 @@ class Trainer(DefaultTrainer):
 
 
 def _test_rows(cfg: CfgNode, dataset_name: str) -> list[dict]:
-    return spread(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
+    return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
 def _share_images(cfg: CfgNode) -> list[list[str]]:

@@ -12,10 +12,10 @@ import numpy as np
 from detectron2.utils import comm
 from torch import nn
 
-from ..files import replacing
+from ..utils.files import replacing
 
 
-class SavedProgress:
+class EvaluationProgress:
     """The images that the processes of an evaluation have done, and their confusion matrix, in a file a process.
 
     Attributes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
-from ..files import replacing
+from ..utils.files import replacing
 from .zero_shot import METRICS
 
 logger = logging.getLogger(__name__)

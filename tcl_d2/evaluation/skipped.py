@@ -8,7 +8,7 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 
-class Skipped:
+class SkippedImages:
     """Counts the images left out, of this process; each is logged once."""
 
     def __init__(self):
@@ -24,10 +24,10 @@ class Skipped:
         return sum(len(images) for images in comm.gather(self._images))
 
 
-class WithoutBroken:
+class DropBrokenImages:
     """A test loader's batches without the images that BenchmarkMapper could not read; each data set counts them."""
 
-    def __init__(self, loader: Iterable[list[dict]], skipped: Sequence[Skipped]):
+    def __init__(self, loader: Iterable[list[dict]], skipped: Sequence[SkippedImages]):
         self.loader = loader
         self.skipped = skipped
 

@@ -12,10 +12,10 @@ from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
 
-from ..data.labels import LabelRule
-from ..files import replacing
-from .progress import SavedProgress
-from .skipped import Skipped
+from ..data.labels import LabelMapper
+from ..utils.files import replacing
+from .progress import EvaluationProgress
+from .skipped import SkippedImages
 
 logger = logging.getLogger(__name__)
 METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
@@ -75,9 +75,9 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         self,
         dataset_name: str,
         distributed: bool = True,
-        progress: SavedProgress | None = None,
+        progress: EvaluationProgress | None = None,
         predictions: Path | None = None,
-        skipped: Skipped | None = None,
+        skipped: SkippedImages | None = None,
     ):
         """
         Args:
@@ -91,7 +91,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
         self._colors = metadata.get("stuff_colors", [])
-        self._rule = LabelRule.of(dataset_name)
+        self._rule = LabelMapper.of(dataset_name)
         self._distributed = distributed
         self._progress = progress
         self._predictions = predictions

@@ -16,7 +16,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
-from ..tensors import check_finite, read_tensors
+from ..utils.tensors import check_finite, read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,9 @@ def masked_mean(embedding: Tensor, masks: Tensor) -> Tensor:
     return summed / (masks.sum((2, 3))[..., None] + 1e-6)
 
 
-def compute_mask_statistics(embedding: Tensor, masks: Tensor, text: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def compute_mask_statistics(
+    embedding: Tensor, masks: Tensor, text: Tensor, wanted: Collection[str]
+) -> dict[str, Tensor]:
     """Compute statistics of soft masks that are at hand.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from ..tensors import UnreadableFile, read_tensors, save_tensors
+from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
 from .clip import FrozenCLIP
 from .grounder import normalize
 

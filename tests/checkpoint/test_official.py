@@ -17,7 +17,7 @@ def cfg(tmp_path):
     clip, weights = golden.write_clip(tmp_path)
     options = ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.DEVICE", "cpu", "MODEL.TCL.FREEZE", 2]
     options += ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights]
-    options += ["TEST.ZERO_SHOT.CROP", 48, "TEST.ZERO_SHOT.STRIDE", 24]
+    options += ["TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24]
     return load_config(None, [*options, "MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [1.0] * 3])
 
 

@@ -5,9 +5,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2.data import check_datasets, register_folder
-from tcl_d2.data.benchmarks import distinct_colors, spread
-from tcl_d2.data.labels import LabelRule, parse_rule
+from tcl_d2.data import check_datasets, register_benchmark_folder
+from tcl_d2.data.benchmarks import distinct_colors, subsample
+from tcl_d2.data.labels import LabelMapper, parse_rule
 
 EIGHT = {  # classes, images, and whether there is a background, as published
     "zeroshot_voc_val": (21, 1449, True),
@@ -50,7 +50,7 @@ def test_published_averages():
 def test_lvis_has_1203_words_and_its_own_ignored_value():
     metadata = MetadataCatalog.get("zeroshot_lvis_val")
     assert len(set(metadata.stuff_classes)) == len(metadata.stuff_classes) == 1203
-    rule = LabelRule.of("zeroshot_lvis_val")
+    rule = LabelMapper.of("zeroshot_lvis_val")
     values = np.array([[0, 1, 255, 256, 1203]], np.uint16)
     assert rule(values, "x").tolist() == [[1203, 0, 254, 255, 1202]]
 
@@ -63,12 +63,12 @@ def test_rules_as_data():
 
 def test_ignored_value_must_not_be_a_class():
     with pytest.raises(ValueError, match="label 255 is also the index"):
-        LabelRule(300, None, 255)
+        LabelMapper(300, None, 255)
 
 
 def test_a_quick_look_meets_all_of_a_data_set():
-    assert spread(range(10), 4) == [0, 2, 5, 7]
-    assert spread(range(3), 0) == spread(range(3), 9) == [0, 1, 2]
+    assert subsample(range(10), 4) == [0, 2, 5, 7]
+    assert subsample(range(3), 0) == subsample(range(3), 9) == [0, 1, 2]
 
 
 def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
@@ -117,17 +117,17 @@ def folder(tmp_path):
 
 
 def test_a_folder_becomes_a_benchmark(folder):
-    register_folder(str(folder), "t_own")
+    register_benchmark_folder(str(folder), "t_own")
     metadata = MetadataCatalog.get("t_own")
     assert metadata.stuff_classes == ["background", "red car", "straße"] and metadata.background
     assert [one["image_id"] for one in DatasetCatalog.get("t_own")] == ["a", "x/b"]
     with pytest.raises(ValueError, match="'t_own' already"):
-        register_folder(str(folder), "t_own")
+        register_benchmark_folder(str(folder), "t_own")
 
 
 def test_a_byte_order_mark_hides_no_background(folder):
     (folder / "classes.txt").write_text("background\ncat\n", encoding="utf-8-sig")
-    register_folder(str(folder), "t_own")
+    register_benchmark_folder(str(folder), "t_own")
     metadata = MetadataCatalog.get("t_own")
     assert metadata.stuff_classes == ["background", "cat"] and metadata.background
 
@@ -136,7 +136,7 @@ def test_a_byte_order_mark_hides_no_background(folder):
 def test_a_word_for_two_labels_is_refused(folder):
     (folder / "classes.txt").write_text("crane\ncat\ncrane\n")
     with pytest.raises(ValueError, match=r"'t_own': the class word 'crane' .* 0 and 2\..*'crane \(bird\)'"):
-        register_folder(str(folder), "t_own")
+        register_benchmark_folder(str(folder), "t_own")
     assert "t_own" not in DatasetCatalog.list()
 
 
@@ -151,13 +151,13 @@ def test_unfit_folders_are_refused(folder):
         check_datasets([str(folder)])
     (folder / "classes.txt").write_text("\n")
     with pytest.raises(ValueError, match="classes.txt names no class"):
-        register_folder(str(folder), "t_own")
+        register_benchmark_folder(str(folder), "t_own")
     (folder / "classes.txt").write_text("\n".join(map(str, range(256))))
     with pytest.raises(ValueError, match="256 classes"):
-        register_folder(str(folder), "t_own")
+        register_benchmark_folder(str(folder), "t_own")
     (folder / "classes.txt").unlink()
     with pytest.raises(FileNotFoundError, match="no file .*classes.txt.*images/, labels/"):
-        register_folder(str(folder), "t_own")
+        register_benchmark_folder(str(folder), "t_own")
     with pytest.raises(FileNotFoundError, match="/no/such"):
         check_datasets(["/no/such"])
 
@@ -172,7 +172,7 @@ def test_small_worlds_three_benchmarks_read_the_same_files(in_world):
     files = [[one["sem_seg_file_name"] for one in DatasetCatalog.get(name)] for name in names]
     assert len(files[0]) == 12 and files[0] == files[1] == files[2]
     label = np.array(Image.open(files[0][0]))
-    rules = [LabelRule.of(name)(label, "x") for name in names]
+    rules = [LabelMapper.of(name)(label, "x") for name in names]
     things = label < 23
     assert (rules[0][~things] == 0).all() and (rules[0][things] == label[things] + 1).all()
     assert (rules[1][~things] == 23).all() and (rules[1][things] == label[things]).all()  # 23 classes: ignored

@@ -296,7 +296,7 @@ def test_all_eight_in_one_run(prepared, tmp_path):
     """The paper's config, with a small CLIP for a small machine: one table beside the published row, and files."""
     options = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.TCL.FREEZE", 5]
     options += ["MODEL.CLIP.PRETRAINED", "tcl_d2://shapes_clip/weights.safetensors", "INPUT.MIN_SIZE_TEST", 24]
-    options += ["TEST.ZERO_SHOT.CROP", 24, "TEST.ZERO_SHOT.STRIDE", 16, "TEST.ZERO_SHOT.PAMR.DILATIONS", "[1, 2]"]
+    options += ["TEST.ZERO_SHOT.CROP_SIZE", 24, "TEST.ZERO_SHOT.STRIDE", 16, "TEST.ZERO_SHOT.PAMR.DILATIONS", "[1, 2]"]
     options += ["OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", 0]
     command = [sys.executable, "train_net.py", "--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(prepared[0])}

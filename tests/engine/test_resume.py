@@ -14,7 +14,7 @@ from detectron2.utils.env import seed_all_rng
 from tcl_d2.engine import Trainer
 from tests.conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "dev"))
 import kill_and_resume  # noqa: E402
 
 
@@ -54,7 +54,7 @@ def losses(trainer: Trainer) -> dict[int, float]:
 
 
 def test_killed_at_random_moments(in_world):
-    """tools/kill_and_resume.py with three kills; loader workers, both stages."""
+    """dev/kill_and_resume.py with three kills; loader workers, both stages."""
     result = kill_and_resume.run(kills=3, iterations=16, seed=0, options=[])
     assert result["all iterations"] and result["last iteration"] == 15
     assert result["largest difference"] <= 1e-4

@@ -8,8 +8,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.hooks import BestByAverage, LearnedScalars
-from tcl_d2.engine.optimizer import ClippedAdamW, trained_parameters
+from tcl_d2.engine.hooks import BestAverageCheckpointer, LearnedScalars
+from tcl_d2.engine.optimizer import FullModelClippedAdamW, trained_parameters
 
 
 def train(cfg, resume: bool = False) -> Trainer:
@@ -59,7 +59,7 @@ def test_decay_groups(cfg):
 def test_total_norm_is_clipped():
     """One step of plain SGD-like size is checked through Adam's first moment, which is linear in the gradient."""
     a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    optimizer = ClippedAdamW([a, b], max_norm=5.0, lr=1.0)
+    optimizer = FullModelClippedAdamW([a, b], max_norm=5.0, lr=1.0)
     a.grad, b.grad = torch.tensor([30.0, 0.0]), torch.tensor([0.0, 40.0])
     with EventStorage() as storage:
         optimizer.step()
@@ -131,8 +131,8 @@ def test_best_checkpoint_is_remembered_over_a_resume(cfg):
     """Else the first evaluation after a resume would overwrite model_best.pth, however bad it is."""
     cfg.DATASETS.TEST, cfg.TEST.EVAL_PERIOD = ("shapes_objects_val",), 2
 
-    def best(trainer: Trainer) -> BestByAverage:
-        return next(hook for hook in trainer._hooks if isinstance(hook, BestByAverage))
+    def best(trainer: Trainer) -> BestAverageCheckpointer:
+        return next(hook for hook in trainer._hooks if isinstance(hook, BestAverageCheckpointer))
 
     stopped, resumed = Trainer(cfg), Trainer(cfg)
     stopped.iter, best(stopped).best_metric, best(stopped).best_iter = 2, 99.0, 1

@@ -11,11 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation.progress import SavedProgress, digest_weights, fingerprint
+from tcl_d2.evaluation.progress import EvaluationProgress, digest_weights, fingerprint
 
 
 def save(folder, rank: int, done: list[str], mark: str = "a") -> None:
-    progress = SavedProgress(folder / "none", mark, resume=False)
+    progress = EvaluationProgress(folder / "none", mark, resume=False)
     progress._file = folder / f"progress_{rank}.npz"
     progress.save(np.full((2, 2), len(done)), done)
 
@@ -24,7 +24,7 @@ def test_files_of_several_processes_are_added_once(tmp_path):
     save(tmp_path, 0, ["a", "b"])
     save(tmp_path, 1, ["c"])
     for _ in range(2):  # the second time, from the merged file
-        progress = SavedProgress(tmp_path, "a", resume=True)
+        progress = EvaluationProgress(tmp_path, "a", resume=True)
         assert sorted(progress.done) == ["a", "b", "c"] and (progress.matrix == 3).all()
     assert [path.name for path in tmp_path.glob("progress_*")] == ["progress_0.npz"]
 
@@ -33,19 +33,19 @@ def test_stopped_between_merging_and_removing(tmp_path):
     """The merged file holds the other's images too: they are not counted twice."""
     save(tmp_path, 0, ["a", "b", "c"])
     save(tmp_path, 1, ["c"])
-    assert (SavedProgress(tmp_path, "a", resume=True).matrix == 3).all()
+    assert (EvaluationProgress(tmp_path, "a", resume=True).matrix == 3).all()
 
 
 def test_other_models_and_broken_files_are_not_used(tmp_path):
     save(tmp_path, 0, ["a"], mark="other")
     (tmp_path / "progress_1.npz").write_bytes(b"PK cut")
-    progress = SavedProgress(tmp_path, "a", resume=True)
+    progress = EvaluationProgress(tmp_path, "a", resume=True)
     assert progress.done == [] and progress.matrix is None and not list(tmp_path.glob("progress_*"))
 
 
 def test_without_resume_all_is_done_again(tmp_path):
     save(tmp_path, 0, ["a"])
-    assert SavedProgress(tmp_path, "a", resume=False).done == [] and not list(tmp_path.glob("progress_*"))
+    assert EvaluationProgress(tmp_path, "a", resume=False).done == [] and not list(tmp_path.glob("progress_*"))
 
 
 def test_fingerprint_is_of_weights_and_facts():
@@ -89,7 +89,7 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
     """Stopped in the second pass; data sets of one pass that were saved at different moments count no image twice."""
     cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
-    monkeypatch.setattr(SavedProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
     whole = Trainer.test(cfg, model)
     seen, forward = [], model.forward
 
@@ -104,7 +104,7 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
 
     monkeypatch.setattr(model, "forward", stop_at(5))
     saved = []
-    save = SavedProgress.save
+    save = EvaluationProgress.save
 
     def save_of_the_first_alone_at_last(self, matrix, done):
         saved.append(self)
@@ -112,7 +112,7 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
             save(self, matrix, done)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(SavedProgress, "save", save_of_the_first_alone_at_last)
+        patch.setattr(EvaluationProgress, "save", save_of_the_first_alone_at_last)
         Trainer.test(cfg, model)
     seen.clear()
     monkeypatch.setattr(model, "forward", stop_at(-1))

@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...drawing import draw_text
+from ...utils.visualizer import draw_text
 from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask
 from ..losses import Grounding, build_losses, gather

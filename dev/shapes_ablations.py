@@ -3,7 +3,7 @@
 
 Runs that are complete are not repeated, and a stopped one goes on from its last checkpoint.
 
-    python tools/shapes_ablations.py --iterations 120 --seeds 1 2 3
+    python dev/shapes_ablations.py --iterations 120 --seeds 1 2 3
 """
 
 import argparse

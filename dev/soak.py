@@ -6,8 +6,8 @@ started again with --resume. It has survived if training reaches its end, every 
 losses, and nothing but the injected faults ended a run.
 
     python datasets/prepare_shapes.py
-    python tools/soak.py                       # 5,000 iterations in 2 processes, a quarter of an hour on 2 cores
-    python tools/soak.py --loader 20000        # the loader alone: memory after every 2,000 batches
+    python dev/soak.py                       # 5,000 iterations in 2 processes, a quarter of an hour on 2 cores
+    python dev/soak.py --loader 20000        # the loader alone: memory after every 2,000 batches
 """
 
 import argparse

@@ -4,7 +4,7 @@
 This made the weights in tcl_d2/assets/shapes_clip. It draws its scenes from a seed of its own, so none of them is
 seen again by TCL or in evaluation. It can be stopped and started again: it goes on from its last checkpoint.
 
-    python tools/pretrain_shapes_clip.py --output output/shapes_clip
+    python dev/pretrain_shapes_clip.py --output output/shapes_clip
 """
 
 import argparse
@@ -21,7 +21,7 @@ from open_clip.loss import ClipLoss
 from tqdm import tqdm
 
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.tensors import save_tensors
+from tcl_d2.utils.tensors import save_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "tcl_d2/assets/shapes_clip"
 SEED = 1_000_003  # apart from the seeds of prepare_shapes.py

@@ -1,4 +1,4 @@
-"""TCL as the paper's formulas have it, with the weights of our model: what tools/benchmark.py measures against.
+"""TCL as the paper's formulas have it, with the weights of our model: what dev/benchmark.py measures against.
 
 One thing after the other, dense and in fp32: attention matrices under a mask, norms and convolutions at full
 resolution, masks of all pairs held at once, PAMR by unfolding.
@@ -64,7 +64,7 @@ def similarity(embedding: Tensor, text: Tensor) -> Tensor:
 def masks(model: TCL, images: Tensor, text: Tensor) -> Tensor:
     """Masks [1, K, H, W] of a normalised crop, with KP and PAMR as the model has them."""
     grid, clip = model.clip.grid(images), model.clip
-    tokens = clip.trunk(images, model.freeze)
+    tokens = clip.forward_blocks(images, model.freeze)
     found = torch.sigmoid(
         model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
     )
@@ -102,8 +102,8 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
     clip, grid, size = model.clip, model.clip.grid(images), len(images)
     with torch.no_grad():
         text = clip.encode_text(tokens)
-        clip.trunk(images, len(clip.blocks))
-        trunk = clip.trunk(images, model.freeze)
+        clip.forward_blocks(images, len(clip.blocks))
+        trunk = clip.forward_blocks(images, model.freeze)
     embedding = pixel_embedding(model.grounder, trunk, grid)
     pairs = pair_losses(embedding, text, model.sim2mask.w, model.sim2mask.b)
     logits = model.sim2mask.w * similarity(embedding, text) + model.sim2mask.b

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measures parts of the project against plain references written here, in one run: medians, ratios, differences.
 
-python tools/benchmark.py                          # all
-python tools/benchmark.py scoring --repeat 50      # one
+python dev/benchmark.py                          # all
+python dev/benchmark.py scoring --repeat 50      # one
 """
 
 import argparse
@@ -34,9 +34,9 @@ from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.data.mapper import read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
-from tcl_d2.files import replacing
 from tcl_d2.modeling import PAMR, TCL, Sim2Mask
-from tcl_d2.modeling.pairs import pair_statistics
+from tcl_d2.modeling.mask_statistics import pair_statistics
+from tcl_d2.utils.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -268,7 +268,7 @@ def _peak_of_pairs(texts: int, dense: bool) -> tuple[float, float]:
             found = plain.pair_losses(embedding, text, sim2mask.w, sim2mask.b)
             total = found["similarity"].mean() + found["area"].mean() + found["variation"]
         else:
-            found = pair_statistics(embedding, text, sim2mask, ("similarity", "area", "mask_variation"))
+            found = pair_statistics(embedding, text, sim2mask, ("similarity", "area", "mask_tv"))
             total = sum(value.mean() for value in found.values())
         total.backward()
 
@@ -292,7 +292,7 @@ def _small_world(*options: object) -> CfgNode:
 
 
 def _peak_of_batch(batch: int, micro: int) -> float:
-    model = build_model(_small_world("SOLVER.MICRO_BATCH", micro)).train()
+    model = build_model(_small_world("SOLVER.IMS_PER_MICRO_BATCH", micro)).train()
     images = torch.randn(batch, 3, 48, 48, device=DEVICE)
     tokens = torch.randint(1, 2000, (batch, 32), device=DEVICE)
     return peak_memory(lambda: sum(model.compute_losses(images, tokens).values()).backward())

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Prints the table of the plugin's config keys, from the comments in tcl_d2/config.py.
 
-python tools/config_table.py > docs/config.md
+python dev/config_table.py > docs/config.md
 """
 
 import inspect
@@ -11,7 +11,7 @@ from tcl_d2 import add_tcl_config, load_config
 
 HEAD = """# Config keys
 
-What the plugin adds to Detectron2's keys, or gives another default. Made by `python tools/config_table.py`.
+What the plugin adds to Detectron2's keys, or gives another default. Made by `python dev/config_table.py`.
 
 | key | default | what it is |
 |---|---|---|"""

@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from tcl_d2.tensors import UnreadableFile, check_finite, read_tensors
+from tcl_d2.utils.tensors import UnreadableFile, check_finite, read_tensors
 
 
 class Trap:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from tcl_d2.files import remove_unfinished
+from tcl_d2.utils.files import remove_unfinished
 
 
 def test_unfinished_files_of_dead_writers_are_removed(tmp_path):

@@ -5,7 +5,7 @@ SIGKILL comes at random moments, also while a checkpoint is written (there is on
 every run must be that of the uninterrupted training at the same iteration.
 
     python datasets/prepare_shapes.py
-    python tools/kill_and_resume.py --kills 20
+    python dev/kill_and_resume.py --kills 20
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""What all parts share and none owns: files, tensors, errors, drawing."""
