@@ -58,7 +58,7 @@ def test_errors_are_one_line_without_a_traceback():
     assert done.returncode == 1 and done.stderr.startswith("setup: PYTHON=/no/such/python")
 
 
-IMPORT_NAMES = {"open_clip_torch": "open_clip", "Pillow": "PIL"}
+IMPORT_NAMES = {"open_clip_torch": "open_clip", "Pillow": "PIL", "PyYAML": "yaml"}
 INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # by Detectron2
 
 
