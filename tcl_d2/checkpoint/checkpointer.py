@@ -143,9 +143,10 @@ class TCLCheckpointer(DetectionCheckpointer):
 
         names = sorted(file.name for file in Path(self.save_dir).glob("model_*.pth")) if self.save_dir else []
         if resume and names and (self.checkpointables or not path):
+            listed = ", ".join(names if len(names) <= 4 else ["...", *names[-4:]])
             raise ValueError(
-                f"--resume: '{self.save_dir}' has {len(names)} checkpoints ({', '.join(names[-4:])}), but no file "
-                f"last_checkpoint, which names the one to go on from. {self._way_on()}"
+                f"--resume: '{self.save_dir}' has checkpoints ({listed}), but no file last_checkpoint, which names the "
+                f"one to go on from. {self._way_on()}"
             )
         return self.load(path, checkpointables=[])
 
