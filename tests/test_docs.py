@@ -21,7 +21,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"configs/tcl\.yaml|configs/eval/",  # the paper's data or weights
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"demo/app\.py",  # runs until it is stopped: tests/test_page.py
-    r"tools/shapes_demo\.py|dev/(pretrain_shapes_clip|kill_and_resume|soak|shapes_ablations|benchmark)\.py",  # take long
+    r"tools/shapes_demo\.py|dev/(?!config_table)",  # take long
     r"-m pytest",  # these tests
 )
 QUICK = {  # options that make a command short

@@ -88,8 +88,8 @@ def imported(*patterns: str) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module.split(".")[0])
-    own = {"tcl_d2", "detectron2", "tests", "setuptools"} | {path.stem for folder in ("tools", "dev") for path in ROOT.glob(f"{folder}/*.py")}
-    return found - set(sys.stdlib_module_names) - own
+    programs = {path.stem for folder in ("tools", "dev") for path in ROOT.glob(f"{folder}/*.py")}
+    return found - set(sys.stdlib_module_names) - {"tcl_d2", "detectron2", "tests", "setuptools"} - programs
 
 
 def test_dependencies_are_what_the_code_imports():

@@ -19,6 +19,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling.text import dataset_vocabulary
