@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from tcl_d2 import visualization
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import PAMR
-from tcl_d2.predictor import Segmentation, TCLPredictor, split_words
+from tcl_d2.predictor import TCLPredictor, split_words
+from tcl_d2.segmentation import Segmentation
 from tcl_d2.utils import visualizer
 from tcl_d2.utils.errors import one_message
 
@@ -80,7 +80,7 @@ class Page:
         image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
         seen = [i for i in np.unique(labels) if not (background and i == 0)]
         masks = [(labels == i, segmentation.classes[i]) for i in seen]
-        colors = visualization.colors_of(segmentation)
+        colors = segmentation.colors()
         colors = {segmentation.classes[i]: "#{:02x}{:02x}{:02x}".format(*colors[i]) for i in seen}
         areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
         return (image, masks), segmentation, colors, areas
@@ -89,7 +89,7 @@ class Page:
         """Draw the heat map of the word that was clicked."""
         if segmentation is None:
             raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
-        picture = visualizer.enlarge(visualization.draw_heat_map(segmentation, event.value))
+        picture = visualizer.enlarge(segmentation.draw_heat_map(event.value))
         return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
 
 

@@ -20,11 +20,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from tcl_d2 import visualization
 from tcl_d2.data.benchmarks import BACKGROUND
 from tcl_d2.data.words import read_words
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, class_words, split_words
+from tcl_d2.segmentation import result_paths, shorten
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import remove_unfinished
 
@@ -122,7 +122,7 @@ def result_names(paths: list[Path], heat_maps: Sequence[str]) -> list[str]:
     Args:
         heat_maps: class words that heat maps are drawn of.
     """
-    stems = [visualization.shorten(path.stem) for path in paths]
+    stems = [shorten(path.stem) for path in paths]
     counts = Counter(stems)
     numbers = defaultdict(lambda: itertools.count(1))
     names, taken = [""] * len(paths), set()
@@ -132,7 +132,7 @@ def result_names(paths: list[Path], heat_maps: Sequence[str]) -> list[str]:
         stem = stems[i]
         numbered = (f"{stem}_{number}" for number in numbers[stem])
         for name in numbered if counts[stem] > 1 else itertools.chain([stem], numbered):
-            files = {path.name.casefold() for path in visualization.result_paths(Path(), name, heat_maps)}
+            files = {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
             if taken.isdisjoint(files):
                 names[i] = name
                 taken |= files
@@ -156,7 +156,7 @@ def segment_files(
             tqdm.write(f"left out: {error}", file=sys.stderr)
             continue
 
-        overlay, *_ = visualization.save(segmentation, args.output, name, args.heat_maps)
+        overlay, *_ = segmentation.save(args.output, name, args.heat_maps)
         largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
         shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
         tqdm.write(f"{path} -> {overlay}: {shares}")
@@ -186,7 +186,7 @@ def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: list
     count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     images = tqdm(frames(capture), total=count, unit="frame")
     segmentations = (predictor(image, words, background, labels_only=True) for image in images)
-    pictures = (visualization.draw_overlay(segmentation, shares=False)[..., ::-1] for segmentation in segmentations)
+    pictures = (segmentation.draw_overlay(shares=False)[..., ::-1] for segmentation in segmentations)
     if args.webcam:
         return show(cv2, pictures)
     rate = capture.get(cv2.CAP_PROP_FPS) or 25

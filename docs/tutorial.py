@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 
-from tcl_d2 import load_config, visualization
+from tcl_d2 import load_config
 from tcl_d2.data.benchmarks import datasets_root
 from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
@@ -28,7 +28,7 @@ segmentation = predictor(scene["file_name"], ["brick", "yellow checked", "lava",
 print("\nShare of the image:", {word: round(area, 2) for word, area in segmentation.areas().items()})
 
 # 3. Pictures of it: the overlay with its legend, the labels, and the scores of each word.
-for path in visualization.save(segmentation, OUTPUT, "scene", heat_maps=True):
+for path in segmentation.save(OUTPUT, "scene", heat_maps=True):
     print("  ", path)
 
 # 4. Evaluate on a benchmark: any registered data set with label files. Here on 10 of the small world's images.

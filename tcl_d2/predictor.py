@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,56 +9,16 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoint import TCLCheckpointer
 from .config import check_meta_architecture, load_config
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
+from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Segmentation:
-    """An image, segmented into classes.
-
-    Attributes:
-        image: RGB, uint8 [H, W, 3].
-        classes: K class words; with a background, that is the first.
-        labels: class of each pixel, index into `classes`, int64 [H, W].
-        background: whether the first class is the background.
-        scores: of each class at each pixel, [K, H, W], fp32 in 0..1 or uint8 in 0..255; None where only labels were
-            asked for.
-    """
-
-    image: np.ndarray
-    classes: list[str]
-    labels: np.ndarray
-    background: bool = False
-    scores: Tensor | None = None
-
-    def areas(self) -> dict[str, float]:
-        """Return the share of the image that each class takes, in 0..1."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
-        return {name: float(count) / self.labels.size for name, count in zip(self.classes, counts)}
-
-    def index(self, name: str) -> int:
-        """Return the index of a class; KeyError for a word that is none."""
-        if name not in self.classes:
-            raise KeyError(f"'{name}' is no class of this segmentation: {', '.join(self.classes)}")
-        return self.classes.index(name)
-
-    def mask(self, name: str) -> np.ndarray:
-        """Return where a class is, bool [H, W]; KeyError for a word that is none."""
-        return self.labels == self.index(name)
-
-    def class_scores(self, name: str) -> np.ndarray:
-        """Return the scores of a class [H, W]; KeyError for a word that is none, ValueError without scores."""
-        if self.scores is None:
-            raise ValueError("This segmentation has labels alone: ask the predictor for scores (labels_only=False).")
-        return self.scores[self.index(name)].numpy()
 
 
 class TCLPredictor:

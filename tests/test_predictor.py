@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2 import load_config, visualization
+from tcl_d2 import load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
-from tcl_d2.predictor import Segmentation, TCLPredictor
+from tcl_d2.predictor import TCLPredictor
+from tcl_d2.segmentation import Segmentation, shorten
 from tcl_d2.utils import visualizer
 from tests.conftest import ROOT
 
@@ -111,7 +112,7 @@ def test_labels_alone_are_those_of_the_scores(predictor, tmp_path):
     assert segmentation.scores is None
     assert np.array_equal(segmentation.labels, whole.labels) and segmentation.areas() == whole.areas()
     with pytest.raises(ValueError, match="labels alone.*labels_only=False"):
-        visualization.save(segmentation, tmp_path, "x", heat_maps=True)
+        segmentation.save(tmp_path, "x", heat_maps=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +135,7 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     segmentation = predictor(image, ["brick", "sand"], background=True)
     assert segmentation.labels.shape == (height, width)
-    overlay, labels, *_ = visualization.save(segmentation, tmp_path, "x", heat_maps=True)
+    overlay, labels, *_ = segmentation.save(tmp_path, "x", heat_maps=True)
     assert Image.open(labels).size == (width, height)
     assert Image.open(overlay).width >= 240  # the legend has room
     shown = predictor(image, ["brick", "sand"], longest_side=100)
@@ -150,7 +151,7 @@ def test_masks_and_areas(segmentation):
 
 
 def test_overlay_leaves_the_background_and_colours_the_classes(segmentation):
-    picture = visualization.draw_overlay(segmentation)
+    picture = segmentation.draw_overlay()
     factor = 80  # 6 pixels become 480
     inside = picture[factor // 2 : 4 * factor : factor, factor // 2 : 6 * factor : factor]
     assert (inside[segmentation.labels == 0] == 100).all()
@@ -160,24 +161,24 @@ def test_overlay_leaves_the_background_and_colours_the_classes(segmentation):
 
 
 def test_heat_map_is_red_where_the_score_is_high(segmentation):
-    picture = visualization.draw_heat_map(segmentation, "a dog").astype(int)
+    picture = segmentation.draw_heat_map("a dog").astype(int)
     assert (picture[:, :2, 0] > picture[:, :2, 2]).all() and (picture[:, 3:, 0] < picture[:, :2, 0].min()).all()
 
 
 def test_scores_of_8_bits_give_the_same_heat_map(segmentation):
-    picture = visualization.draw_heat_map(segmentation, "cat").astype(int)
+    picture = segmentation.draw_heat_map("cat").astype(int)
     segmentation.scores = (255 * segmentation.scores).round().byte()
-    assert abs(visualization.draw_heat_map(segmentation, "cat") - picture).max() <= 3
+    assert abs(segmentation.draw_heat_map("cat") - picture).max() <= 3
 
 
 def test_long_words_are_shortened_in_names_of_files(segmentation, tmp_path):
     segmentation.classes[1:] = ["viele Bäume " * 30 + end for end in "ab"]
-    paths = visualization.save(segmentation, tmp_path, visualization.shorten("ä" * 120), heat_maps=True)
+    paths = segmentation.save(tmp_path, shorten("ä" * 120), heat_maps=True)
     assert len(set(paths)) == 6 and all(path.is_file() for path in paths)
 
 
 def test_files(segmentation, tmp_path):
-    paths = visualization.save(segmentation, tmp_path, "x", heat_maps=True)
+    paths = segmentation.save(tmp_path, "x", heat_maps=True)
     assert sorted(path.name for path in paths) == sorted(path.name for path in tmp_path.iterdir())
     assert {"x.png", "x_labels.png", "x_2_a_dog.png", "x.json"} <= {path.name for path in paths}
     assert np.array_equal(np.array(Image.open(tmp_path / "x_labels.png")), segmentation.labels)

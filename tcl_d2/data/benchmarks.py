@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
+from ..utils.visualizer import distinct_colors
 from . import shapes
 from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
@@ -180,13 +180,6 @@ def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int
     """Names and RGB colours of what LabelMapper gives for a registered data set: its classes, then ignored pixels."""
     metadata = MetadataCatalog.get(dataset_name)
     return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
-
-
-def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours that are far apart: the palette of PASCAL VOC, black first."""
-    bits = np.unpackbits(np.arange(count, dtype=">u4").view(np.uint8).reshape(count, 4), axis=1)[:, ::-1]
-    channels = [sum(bits[:, 3 * i + c].astype(int) << (7 - i) for i in range(8)) for c in range(3)]
-    return [tuple(int(value) for value in color) for color in zip(*channels)]
 
 
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:

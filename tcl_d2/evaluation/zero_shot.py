@@ -9,11 +9,10 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from PIL import Image
 from tabulate import tabulate
 
 from ..data.labels import LabelMapper
-from ..utils.files import replacing
+from ..utils.visualizer import save_palette_png
 from .progress import EvaluationProgress
 from .skipped import SkippedImages
 
@@ -51,17 +50,6 @@ def summarize(matrix: np.ndarray, class_names: list[str]) -> OrderedDict:
     )
     result.update((f"IoU-{name}", 100 * value) for name, value in zip(class_names, iou))
     return result
-
-
-def save_palette_png(labels: np.ndarray, colors: list[tuple[int, int, int]], path: Path) -> None:
-    """Writes class indices [H, W] as a PNG with the classes' colours, or, beyond 256 classes, as a 16-bit grey one."""
-    if len(colors) > 256:
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels.astype(np.uint8))
-        image.putpalette([channel for color in colors for channel in color])
-    with replacing(path) as unfinished:
-        image.save(unfinished, "PNG")
 
 
 class ZeroShotSemSegEvaluator(DatasetEvaluator):

@@ -1,25 +1,62 @@
-"""Pictures of class maps and of text, as RGB arrays uint8 [H, W, 3]."""
+"""Drawing of class maps, scores and text on plain arrays: RGB pictures are uint8 [H, W, 3]."""
 
 import textwrap
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_ALPHA = 0.6  # of colours over the image
-_FONT = 15  # pixels of letters
-_LEGEND_WIDTH = 240  # pixels, the least: a narrow picture gets a white margin
+from .files import replacing
+
+_OVERLAY_ALPHA = 0.6  # weight of the class colors over the image
+_HEAT_ALPHA = 0.6  # weight of the score colors over the image
+_FONT_SIZE = 15  # height of the legend's letters, in pixels
+_MIN_LEGEND_WIDTH = 240  # pixels; a picture that is narrower gets a white margin
 Color = tuple[int, int, int]
 
 
+# ------------------------------------------------------------------------------------------------- colors
+
+
+def distinct_colors(count: int) -> list[Color]:
+    """Return RGB colors that are far apart: the palette of PASCAL VOC, black first."""
+    # Bits 0, 3, 6, ... of the index belong to red, 1, 4, 7, ... to green, and 2, 5, 8, ... to blue.
+    indices = np.arange(count)
+    colors = np.zeros((count, 3), int)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= (indices >> (3 * bit + channel) & 1) << (7 - bit)
+    return [tuple(color) for color in colors.tolist()]
+
+
+def class_colors(num_classes: int, background: bool = False) -> list[Color]:
+    """Return an RGB color of each class: light ones where there are few classes, and black for a background.
+
+    Args:
+        num_classes: number of classes, with the background.
+        background: whether the first class is the background.
+    """
+    num_foreground = num_classes - 1 if background else num_classes
+    colors = [tuple(round(255 * value) for value in color) for color in matplotlib.colormaps["tab10"].colors]
+    if num_foreground > len(colors):
+        colors = distinct_colors(num_foreground + 1)[1:]  # without black
+    colors = colors[:num_foreground]
+    return [(0, 0, 0), *colors] if background else colors
+
+
+# ------------------------------------------------------------------------------------------------- drawing
+
+
 def enlarge(picture: np.ndarray, side: int = 480) -> np.ndarray:
-    """Repeat the pixels of [H, W, ...] by a whole factor, until the long side has at least so many."""
+    """Repeat the pixels of [H, W, ...] by a whole factor, so that the long side has at least `side` pixels."""
     factor = -(-side // max(picture.shape[:2]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
 def blend(image: np.ndarray, colored: np.ndarray, alpha: float) -> np.ndarray:
-    """Lay colours over an image, both RGB uint8 [H, W, 3]; alpha 1 leaves nothing of the image."""
+    """Lay a colored picture over an image, both RGB uint8 [H, W, 3]; alpha 1 leaves nothing of the image."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(colored), alpha))
 
 
@@ -31,51 +68,74 @@ def draw_overlay(
     plain: Collection[int] = (),
     shares: bool = True,
 ) -> np.ndarray:
-    """Draw an image with its classes in colour, their outlines, and a legend below.
+    """Draw an image with its classes in color, their outlines, and a legend below.
 
     Args:
-        image: RGB uint8 [H, W, 3]. labels: index of each pixel's class [H, W].
-        plain: classes that are left as the image is.
-        shares: whether the legend has the classes that occur with their share of the image, rather than all classes (as
-            frames of a video need, which are all of one size).
+        image: RGB uint8 [H, W, 3].
+        labels: class index of each pixel, integers [H, W].
+        classes: K class words.
+        colors: RGB of each class.
+        plain: indices of classes that are left as the image is.
+        shares: whether the legend has only the classes that occur, each with its share of the image. The frames of a
+            video need all classes, so that the pictures are of one size.
+
+    Returns:
+        the picture, RGB uint8 [H', W', 3].
     """
-    # The classes' colours over the image, and white between the classes.
+    # Color the classes, and draw white lines between them
     is_plain = np.isin(labels, list(plain))[..., None]
-    picture = enlarge(np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _ALPHA)))
+    picture = enlarge(np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA)))
     picture[_outline(enlarge(labels))] = 255
 
-    # The legend.
+    # Draw the legend
     entries = list(zip(classes, colors))
     if shares:
         counts = np.bincount(labels.ravel(), minlength=len(classes))
         order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
         entries = [(f"{classes[k]} {100 * counts[k] / labels.size:.0f} %", colors[k]) for k in order]
-    legend = draw_legend(entries, max(picture.shape[1], _LEGEND_WIDTH))
+    legend = draw_legend(entries, max(picture.shape[1], _MIN_LEGEND_WIDTH))
 
+    # Put the legend below the picture
     margin = legend.shape[1] - picture.shape[1]
     picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
     return np.concatenate([picture, legend])
 
 
-def draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
-    """Draw a white strip with a coloured square and a text for each entry; a text that is too long is cut."""
-    font, line = ImageFont.load_default(_FONT), _FONT + 9
+def draw_heat_map(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Draw scores over the darkened image, from blue (0) to red (1).
 
-    # Places from left to right, then in the next line.
+    Args:
+        image: RGB uint8 [H, W, 3].
+        scores: score of each pixel [H, W], floats in 0..1 or uint8 in 0..255.
+
+    Returns:
+        the picture, RGB uint8 [H, W, 3].
+    """
+    # A color map of matplotlib takes floats in 0..1 and uint8 in 0..255 alike.
+    colored = matplotlib.colormaps["turbo"](scores, bytes=True)[..., :3]
+    return blend(image, colored, _HEAT_ALPHA)
+
+
+def draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
+    """Draw a white strip with a colored square and a text for each entry; a text that is too long is cut."""
+    font, line_height = ImageFont.load_default(_FONT_SIZE), _FONT_SIZE + 9
+
+    # Place the entries from left to right, then in the next line
     places, x, y = [], 8, 6
     for text, color in entries:
-        text = " ".join(text.split())  # line breaks have no length
-        taken = int(font.getlength(text)) + _FONT + 24
-        if x > 8 and x + taken > width:
-            x, y = 8, y + line
+        text = " ".join(text.split())  # a text with line breaks has no length
+        entry_width = int(font.getlength(text)) + _FONT_SIZE + 24
+        if x > 8 and x + entry_width > width:
+            x, y = 8, y + line_height
         places.append((x, y, text, color))
-        x += taken
+        x += entry_width
 
-    strip = Image.new("RGB", (width, y + line), "white")
+    # Draw them
+    strip = Image.new("RGB", (width, y + line_height), "white")
     draw = ImageDraw.Draw(strip)
     for x, y, text, color in places:
-        draw.rectangle((x, y + 2, x + _FONT, y + 2 + _FONT), fill=color, outline="gray")
-        draw.text((x + _FONT + 6, y), text, fill="black", font=font)
+        draw.rectangle((x, y + 2, x + _FONT_SIZE, y + 2 + _FONT_SIZE), fill=color, outline="gray")
+        draw.text((x + _FONT_SIZE + 6, y), text, fill="black", font=font)
     return np.asarray(strip)
 
 
@@ -88,8 +148,28 @@ def draw_text(text: str, height: int, width: int, size: int = 12) -> np.ndarray:
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:
-    """Find where a pixel's class is not that of the one right of or below it."""
+    """Find the pixels whose class differs from the class of the pixel to the right or below, bool [H, W]."""
     edge = np.zeros(labels.shape, bool)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edge[:-1] |= labels[:-1] != labels[1:]
     return edge
+
+
+# ------------------------------------------------------------------------------------------------- saving
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write an RGB picture uint8 [H, W, 3] as a PNG file."""
+    with replacing(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, "PNG")
+
+
+def save_palette_png(labels: np.ndarray, colors: Sequence[Color], path: Path) -> None:
+    """Write class indices [H, W] as a PNG file with the classes' colors, or, beyond 256 classes, as 16-bit gray."""
+    if len(colors) > 256:
+        picture = Image.fromarray(labels.astype(np.uint16))
+    else:
+        picture = Image.fromarray(labels.astype(np.uint8))
+        picture.putpalette([channel for color in colors for channel in color])
+    with replacing(path) as unfinished:
+        picture.save(unfinished, "PNG")

@@ -6,8 +6,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import check_datasets, register_benchmark_folder
-from tcl_d2.data.benchmarks import distinct_colors, subsample
+from tcl_d2.data.benchmarks import subsample
 from tcl_d2.data.labels import LabelMapper, parse_rule
+from tcl_d2.utils.visualizer import distinct_colors
 
 EIGHT = {  # classes, images, and whether there is a background, as published
     "zeroshot_voc_val": (21, 1449, True),

@@ -1,0 +1,141 @@
+"""What the predictor returns: an image's labels and scores, with their pictures and files."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from .utils import visualizer
+from .utils.files import replacing
+from .utils.visualizer import Color
+
+_MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
+
+
+@dataclass
+class Segmentation:
+    """An image, segmented into classes.
+
+    Attributes:
+        image: RGB, uint8 [H, W, 3].
+        classes: K class words; the background comes first, if there is one.
+        labels: class of each pixel, index into `classes`, int64 [H, W].
+        background: whether the first class is the background.
+        scores: score of each class at each pixel, [K, H, W], fp32 in 0..1 or uint8 in 0..255; None where only labels
+            were asked for.
+    """
+
+    image: np.ndarray
+    classes: list[str]
+    labels: np.ndarray
+    background: bool = False
+    scores: Tensor | None = None
+
+    # ------------------------------------------------------------------------------------------------- values
+
+    def areas(self) -> dict[str, float]:
+        """Return the share of the image that each class takes, in 0..1."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        return {name: float(count) / self.labels.size for name, count in zip(self.classes, counts)}
+
+    def index(self, name: str) -> int:
+        """Return the index of a class; KeyError for a word that is no class."""
+        if name not in self.classes:
+            raise KeyError(f"'{name}' is no class of this segmentation: {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def mask(self, name: str) -> np.ndarray:
+        """Return the pixels of a class, bool [H, W]; KeyError for a word that is no class."""
+        return self.labels == self.index(name)
+
+    def class_scores(self, name: str) -> np.ndarray:
+        """Return the scores of a class [H, W]; KeyError for a word that is no class, ValueError without scores."""
+        if self.scores is None:
+            raise ValueError("This segmentation has labels alone: ask the predictor for scores (labels_only=False).")
+        return self.scores[self.index(name)].numpy()
+
+    # ------------------------------------------------------------------------------------------------- pictures
+
+    def colors(self) -> list[Color]:
+        """Return an RGB color of each class, black for the background."""
+        return visualizer.class_colors(len(self.classes), self.background)
+
+    def draw_overlay(self, shares: bool = True) -> np.ndarray:
+        """Draw the image with its classes in color and a legend; the background is left as it is.
+
+        Args:
+            shares: whether the legend has only the classes that occur, each with its share of the image.
+
+        Returns:
+            the picture, RGB uint8 [H', W', 3].
+        """
+        plain = [0] if self.background else []
+        return visualizer.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
+
+    def draw_heat_map(self, name: str) -> np.ndarray:
+        """Draw the scores of a class over the darkened image, from blue (0) to red (1), RGB uint8 [H, W, 3].
+
+        Raises:
+            KeyError: the word is no class.
+            ValueError: the segmentation has no scores.
+        """
+        return visualizer.draw_heat_map(self.image, self.class_scores(name))
+
+    # ------------------------------------------------------------------------------------------------- files
+
+    def save(self, folder: str | Path, name: str, heat_maps: bool = False) -> list[Path]:
+        """Write NAME.png (overlay), NAME_labels.png (palette), NAME.json (areas of the classes), and heat maps.
+
+        Args:
+            folder: is made where it is missing.
+            name: how the names of the files begin.
+            heat_maps: whether to write NAME_K_CLASS.png for each class.
+
+        Returns:
+            the paths of the files, in the order of `result_paths`.
+
+        Raises:
+            ValueError: heat maps of a segmentation without scores.
+        """
+        # Draw the heat maps first: without scores, no file is written
+        paths = result_paths(folder, name, self.classes if heat_maps else ())
+        overlay_path, labels_path, areas_path, *heat_map_paths = paths
+        for word, path in zip(self.classes, heat_map_paths):
+            visualizer.save_picture(visualizer.enlarge(self.draw_heat_map(word)), path)
+
+        # Write overlay and labels
+        visualizer.save_picture(self.draw_overlay(), overlay_path)
+        visualizer.save_palette_png(self.labels, self.colors(), labels_path)
+
+        # Write the areas
+        height, width = self.labels.shape
+        areas = {word: round(area, 6) for word, area in self.areas().items()}
+        with replacing(areas_path) as unfinished:
+            unfinished.write_text(json.dumps({"height": height, "width": width, "areas": areas}, indent=1))
+        return paths
+
+
+def shorten(text: str) -> str:
+    """Cut an image's name or a word, so that it has room in a file name."""
+    return text.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+
+
+def result_paths(folder: str | Path, name: str, heat_maps: Sequence[str] = ()) -> list[Path]:
+    """Return the paths of an image's results.
+
+    Args:
+        folder: the folder of the results.
+        name: how the names of the files begin.
+        heat_maps: class words that heat maps are drawn of.
+
+    Returns:
+        the paths of the overlay, the labels, the areas, and of each heat map.
+    """
+    file_names = [f"{name}.png", f"{name}_labels.png", f"{name}.json"]
+    for index, word in enumerate(heat_maps):
+        letters = "".join(letter if letter.isalnum() else "_" for letter in word)
+        file_names.append(f"{name}_{index}_{shorten(letters)}.png")
+    return [Path(folder) / file_name for file_name in file_names]
