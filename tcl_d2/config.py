@@ -1,7 +1,6 @@
 """Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
 
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 
 import torch
@@ -31,18 +30,32 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
     """Return Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs.
 
     Args:
-        path: of a YAML file; None: the defaults alone.
+        path: a YAML file; None for the defaults alone.
+        options: see merge_options.
 
     Raises:
-        FileNotFoundError: no such file.
-        KeyError, ValueError: a key that there is not, a value of another type, no YAML, or a key without a value.
+        FileNotFoundError: there is no such file.
+        KeyError, ValueError: the file is no YAML of known keys and values of their types, or see merge_options.
     """
     cfg = get_cfg()
     add_tcl_config(cfg)
     if path is not None:
         _merge(cfg, _read_yaml(path))
+    merge_options(cfg, options)
+    return cfg
 
-    # Of the command line
+
+def merge_options(cfg: CN, options: Sequence[object]) -> None:
+    """Merge KEY, VALUE pairs, as of a command line, into a configuration.
+
+    Args:
+        cfg: the configuration, changed in place.
+        options: KEY, VALUE, KEY, VALUE ...; an int is taken where the key's value is a float.
+
+    Raises:
+        KeyError, ValueError: an unknown key, a value of another type, or a key without a value.
+    """
+    # Check that they are pairs
     flags = [option for option in options if str(option).startswith("--")]
     if flags:
         raise ValueError(f"'{flags[0]}' comes after a KEY VALUE pair: give the options of the command before them")
@@ -50,15 +63,19 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         raise ValueError(
             f"expected pairs of KEY VALUE, but '{options[-1]}' has no value: {' '.join(map(str, options))}"
         )
+
+    # Merge each as the nested dict that a file would hold: "A.B" 3 as {"A": {"B": "3"}}
     for key, value in zip(options[::2], options[1::2]):
-        _merge(cfg, reduce(lambda inner, part: {part: inner}, reversed(str(key).split(".")), str(value)))
-    return cfg
+        nested = str(value)
+        for part in reversed(str(key).split(".")):
+            nested = {part: nested}
+        _merge(cfg, nested)
 
 
 def _read_yaml(path: str | Path) -> dict:
     try:
         values = CN.load_yaml_with_base(PathManager.get_local_path(str(path)))
-    except (yaml.YAMLError, TypeError) as error:  # the latter where it is empty
+    except (yaml.YAMLError, TypeError) as error:  # TypeError where the file is empty
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
@@ -83,10 +100,10 @@ def _ints_to_floats(values: dict, defaults: dict) -> dict:
 
 
 def check_meta_architecture(cfg: CN) -> None:
-    """Look whether a configuration is that of a zero-shot segmentor; Detectron2's defaults alone are not.
+    """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor; names those that are.
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor; lists the segmentors.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
@@ -98,52 +115,54 @@ def check_meta_architecture(cfg: CN) -> None:
 
 
 def check_device(name: str) -> None:
-    """Look whether torch can compute on a device; ValueError says what to give for MODEL.DEVICE."""
+    """Check that torch can compute on a device; ValueError says what to give for MODEL.DEVICE."""
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"MODEL.DEVICE is '{name}', which torch does not know: give cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU here: add MODEL.DEVICE cpu")
+        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU: add MODEL.DEVICE cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"MODEL.DEVICE is {name}, but the GPUs here are 0 to {torch.cuda.device_count() - 1}")
+        raise ValueError(f"MODEL.DEVICE is {name}, but the GPUs are 0 to {torch.cuda.device_count() - 1}")
 
 
 def add_tcl_config(cfg: CN) -> None:
-    """Adds the keys of TCL to `cfg`, in place; call it before merging a config file.
+    """Add the keys of TCL to `cfg`, in place; call it before merging a config file.
 
-    Every key has a comment just above it: docs/config.md is made from them.
+    Every key has a comment just above it, which stands alone: docs/config.md is made from these comments.
     """
-    # ImageNet's mean, of RGB in 0..255, as the official release normalises (not CLIP's own).
+    # ImageNet's mean of RGB in 0..255, with which the official release normalizes images (not CLIP's own).
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
-    # ImageNet's standard deviation, likewise.
+    # ImageNet's standard deviation of RGB in 0..255, with which the official release normalizes images.
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
 
     cfg.MODEL.CLIP = CN()
     # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).
     cfg.MODEL.CLIP.NAME = "ViT-B-16"
-    # Its weights: an open_clip tag ("openai"), a file in OpenAI's or OpenCLIP's layout, or "" for random ones.
+    # Weights of the frozen CLIP: an open_clip tag ("openai"), a file in OpenAI's or OpenCLIP's layout, or "" for random
+    # ones.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
 
-    # Masks from CLIP's dense similarities s (knowledge preservation, MaskCLIP) are sigmoid((s - shift) * scale): shift.
+    # CLIP's own masks (knowledge preservation, MaskCLIP) are sigmoid((similarity - shift) * scale): the shift.
     cfg.MODEL.CLIP.MASK_SHIFT = 0.25
-    # And scale.
+    # CLIP's own masks (knowledge preservation, MaskCLIP) are sigmoid((similarity - shift) * scale): the scale.
     cfg.MODEL.CLIP.MASK_SCALE = 10.0
 
     cfg.MODEL.TCL = CN()
-    # Blocks of the image encoder that are shared and stay frozen; the rest is copied into the grounder (paper: 11).
+    # Blocks of the image encoder that are shared and stay frozen; the others are copied into the grounder (paper: 11).
     cfg.MODEL.TCL.FREEZE = 11
     # Gated decoder blocks; each doubles the resolution of the masks.
     cfg.MODEL.TCL.DECODER_BLOCKS = 2
-    # Sim2Mask, logit = w * similarity + b: initial value of the learnable w.
+    # Initial value of the learnable w in Sim2Mask, mask logit = w * similarity + b.
     cfg.MODEL.TCL.SIM_SCALE_INIT = 10.0
-    # And of b.
+    # Initial value of the learnable b in Sim2Mask, mask logit = w * similarity + b.
     cfg.MODEL.TCL.SIM_BIAS_INIT = -2.5
     # Temperature of the Gumbel-sigmoid that makes the hard masks of the image-level loss.
     cfg.MODEL.TCL.GUMBEL_TAU = 1.0
-    # Iteration at which the copied last blocks begin to train too (second stage); -1: never.
+    # First iteration of the second stage, in which the copied last blocks train too; -1 for no second stage.
     cfg.MODEL.TCL.UNFREEZE_ITER = 30000
-    # Loss heads, by name in TCL_LOSS_REGISTRY; leave one out to train without it.
+    # Loss heads, by name in TCL_LOSS_REGISTRY. A head is on when it is listed; a weight of 0 still costs its
+    # computation.
     cfg.MODEL.TCL.LOSS_HEADS = [
         "ImageTCLLoss",
         "FeatureTCLLoss",
@@ -152,45 +171,45 @@ def add_tcl_config(cfg: CN) -> None:
         "ImageTVLoss",
         "MaskTVLoss",
     ]
-    # Loss heads beside those of LOSS_HEADS: adds one without repeating the list.
+    # Loss heads to add to LOSS_HEADS without repeating that list.
     cfg.MODEL.TCL.EXTRA_LOSS_HEADS = []
-    # Share of the image that the masks of matching pairs should cover; depends on the data (paper: 0.4).
+    # Share of the image that the mask of a matching pair should cover; depends on the data (paper: 0.4).
     cfg.MODEL.TCL.AREA_PRIOR = 0.4
-    # The same for pairs that do not match.
+    # Share of the image that the mask of a pair that does not match should cover (paper: 0).
     cfg.MODEL.TCL.NEGATIVE_AREA_PRIOR = 0.0
-    # Whether to compute the frozen encoder's pass over the masked image twice rather than hold its activations.
+    # Whether to save memory by computing the frozen encoder's pass over the masked image twice.
     cfg.MODEL.TCL.CHECKPOINT_MASKED = False
     cfg.MODEL.TCL.LOSS_WEIGHT = CN()
-    # Image-level TCL: contrast of the masked image, seen by CLIP, with the texts.
+    # Weight of image-level TCL: contrast of the masked image, seen by CLIP, with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.TCL_IMAGE = 0.1
-    # Feature-level TCL: contrast of the features pooled under the masks with the texts.
+    # Weight of feature-level TCL: contrast of the features pooled under the masks with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.TCL_FEATURE = 0.1
-    # Area of the masks of matching pairs.
+    # Weight of the area loss on the masks of matching pairs.
     cfg.MODEL.TCL.LOSS_WEIGHT.AREA_POS = 0.4
-    # Area of the masks of pairs that do not match.
+    # Weight of the area loss on the masks of pairs that do not match.
     cfg.MODEL.TCL.LOSS_WEIGHT.AREA_NEG = 0.4
-    # Total variation of the pixel embeddings.
+    # Weight of the total variation of the pixel embeddings.
     cfg.MODEL.TCL.LOSS_WEIGHT.TV_IMAGE = 1.0
-    # Total variation of the soft masks.
+    # Weight of the total variation of the soft masks.
     cfg.MODEL.TCL.LOSS_WEIGHT.TV_MASK = 1.0
-    # Ablation: contrast of the whole image (no masks) with the texts; used by WholeImageLoss alone.
+    # Weight of the ablation WholeImageLoss: contrast of the whole image, without masks, with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
-    # Benchmarks evaluated while training, whose average picks the best checkpoint; () for those of DATASETS.TEST.
+    # Benchmarks to evaluate while training; their average picks the best checkpoint. () for DATASETS.TEST.
     cfg.DATASETS.VAL = ()
 
-    # CLIP's order of channels.
+    # Order of the color channels; CLIP takes RGB.
     cfg.INPUT.FORMAT = "RGB"
-    # Short side at which images are evaluated (the unified protocol); 0: images keep their size.
+    # Short side to which test images are resized, in pixels (the unified protocol: 448); 0 keeps their size.
     cfg.INPUT.MIN_SIZE_TEST = 448
-    # And the most that the long side may have.
+    # Largest long side of a resized test image, in pixels.
     cfg.INPUT.MAX_SIZE_TEST = 2048
     cfg.INPUT.IMAGE_TEXT = CN()
     # Side of the square training crop, in pixels.
     cfg.INPUT.IMAGE_TEXT.SIZE = 224
-    # Random resized crop: share of the image's area.
+    # Range of a random resized crop's share of the image's area.
     cfg.INPUT.IMAGE_TEXT.CROP_SCALE = [0.08, 1.0]
-    # And aspect ratio, width / height.
+    # Range of a random resized crop's aspect ratio, width / height.
     cfg.INPUT.IMAGE_TEXT.CROP_RATIO = [3 / 4, 4 / 3]
     # Probability of a horizontal flip.
     cfg.INPUT.IMAGE_TEXT.FLIP_PROB = 0.5
@@ -199,45 +218,45 @@ def add_tcl_config(cfg: CN) -> None:
     # Probability of random erasing (timm's pixel mode).
     cfg.INPUT.IMAGE_TEXT.ERASING_PROB = 0.25
 
-    # Samples that each loader worker holds to draw from, so that neighbours in a shard are not neighbours in a batch.
+    # Samples in the shuffle buffer of each loader worker, which keeps neighbors in a shard out of one batch.
     cfg.DATALOADER.SHUFFLE_BUFFER = 1000
 
-    # Images a process whose activations are held at once; losses are those of the whole batch. 0: all of the batch.
+    # Images per process whose activations are held at once; losses are over the whole batch all the same. 0 for all.
     cfg.SOLVER.IMS_PER_MICRO_BATCH = 0
-    # Steps in a row that may be left out since a loss or the gradient is NaN or Inf; one more ends the training.
+    # Steps in a row that may be left out because a loss or the gradient is NaN or Inf; one more ends the training.
     cfg.SOLVER.MAX_SKIPPED = 10
-    # AdamW's decay rates of the two moments.
+    # Decay rates of AdamW's two moments.
     cfg.SOLVER.BETAS = [0.9, 0.999]
-    # And its epsilon.
+    # Epsilon of AdamW.
     cfg.SOLVER.EPS = 1e-6
-    # Low precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA, with loss scaling) or "bfloat16" (also CPU).
+    # Precision of autocast where SOLVER.AMP.ENABLED: "float16" (CUDA, with loss scaling) or "bfloat16" (also CPU).
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     cfg.TEST.ZERO_SHOT = CN()
-    # Sliding window: side of the square crops, in pixels of the resized image.
+    # Side of the square sliding window, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.CROP_SIZE = 448
-    # And their step.
+    # Step of the sliding window, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
-    # Constant score of the background where a data set has one (paper: 0.4 with PAMR, 0.5 without).
+    # Constant score of the background where a dataset has one (paper: 0.4 with PAMR, 0.5 without).
     cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE = 0.4
-    # Knowledge preservation: weight of frozen CLIP's own masks in the mixture; 0 for none.
+    # Weight of frozen CLIP's own masks in the mixture (knowledge preservation); 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
-    # Images of each benchmark that are evaluated, evenly spaced, for a quick look; 0 for all.
+    # Number of evenly spaced images of each benchmark to evaluate, for a quick look; 0 for all.
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
     cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS = False
-    # Whether images that are broken, or whose labels are, are left out and counted; otherwise they are an error.
+    # Whether to leave out and count images that are broken or have broken labels; otherwise they are an error.
     cfg.TEST.ZERO_SHOT.SKIP_BROKEN = False
     # Precision of autocast in evaluation: "float32" (none), "bfloat16", or, on CUDA, "float16".
     cfg.TEST.ZERO_SHOT.PRECISION = "float32"
-    # Folder that keeps text embeddings, by CLIP's weights and prompts; "" for none.
+    # Folder that keeps text embeddings between runs, by CLIP's weights and prompts; "" for none.
     cfg.TEST.ZERO_SHOT.TEXT_CACHE = "~/.cache/tcl_d2/text"
     # Prompt templates; a class embedding is the mean over them.
     cfg.TEST.ZERO_SHOT.TEMPLATES = list(TEMPLATES)
-    # Refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
+    # Whether to refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
     cfg.TEST.ZERO_SHOT.PAMR = CN()
     cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
-    # How often a mask is averaged over its neighbours.
+    # How often PAMR averages a mask over neighboring pixels.
     cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
-    # Distances of the 8 neighbours, in pixels of the mask.
+    # Distances of the 8 neighbors that PAMR averages over, in pixels of the mask.
     cfg.TEST.ZERO_SHOT.PAMR.DILATIONS = [1, 2, 4, 8, 12, 24]

@@ -28,6 +28,7 @@ def pytest_addoption(parser) -> None:
 
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "fault(what, outcome): does a fault, and sees that the outcome is as documented")
+    config.addinivalue_line("markers", "quick: a first check of a change, in a minute")
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from tcl_d2 import load_config
-from tcl_d2.config import check_meta_architecture
+from tcl_d2.config import check_meta_architecture, merge_options
 from tests import golden
 from tests.conftest import ROOT
 
@@ -75,6 +75,19 @@ def test_an_int_is_taken_for_a_float(tmp_path):
     assert load_config(None, ["TEST.ZERO_SHOT.KP_WEIGHT", "0"]).TEST.ZERO_SHOT.KP_WEIGHT == 0.0
 
 
+def test_options_are_merged_into_a_configuration_that_is_there():
+    """As the predictor does with the options that it is given beside a configuration."""
+    cfg = load_config()
+    merge_options(
+        cfg, ["TEST.ZERO_SHOT.KP_WEIGHT", 0, "MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss"], "MODEL.WEIGHTS", "x.pth"]
+    )
+    assert (cfg.TEST.ZERO_SHOT.KP_WEIGHT, cfg.MODEL.TCL.LOSS_HEADS, cfg.MODEL.WEIGHTS) == (
+        0.0,
+        ["ImageTCLLoss"],
+        "x.pth",
+    )
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -121,6 +134,14 @@ def test_every_key_is_documented():
     theirs = dict(leaves(get_cfg()))
     changed = {key for key, value in leaves(load_config()) if key not in theirs or theirs[key] != value}
     assert changed <= documented.keys()
+
+
+def test_comments_of_keys_stand_alone():
+    """They become rows of a table, which nobody reads from the top."""
+    leaning = ("And", "Its", "Likewise", "Same", "The same", "Also", "This", "That")
+    for key, comment in config_table.documented_keys():
+        assert comment.endswith(".") and not comment.startswith(tuple(f"{word} " for word in leaning)), key
+        assert "likewise" not in comment, key
 
 
 def test_import_is_cheap():
