@@ -26,6 +26,7 @@ def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None
     """Compute block(x), faster: nn.MultiheadAttention works sequence first, and makes many small products of a batch.
 
     Args:
+        block: a block of CLIP's image encoder.
         x: tokens [B, L, C].
         count: tokens whose results are needed, the first ones; None for all.
 
@@ -50,6 +51,7 @@ def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """Compute a block under MaskCLIP's rule: each token attends to itself alone: attention is out_proj(v_proj(.)).
 
     Args:
+        block: a block of CLIP's image encoder.
         x: tokens [B, L, C].
 
     Returns:
@@ -77,7 +79,8 @@ class FrozenCLIP(nn.Module):
     """
 
     def __init__(self, model: nn.Module):
-        """
+        """Freeze a CLIP.
+
         Args:
             model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
         """
@@ -124,6 +127,8 @@ class FrozenCLIP(nn.Module):
         """Run the first `depth` blocks: images -> tokens [B, 1 + h*w, C], class token first.
 
         Args:
+            images: normalized images [B, 3, H, W].
+            depth: number of blocks.
             recompute: whether a block's activations are computed again for the gradient rather than held.
         """
         visual = self.visual

@@ -11,7 +11,7 @@ from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
 
 
 def normalize(x: Tensor, dim: int) -> Tensor:
-    """L2-normalize along `dim`, in fp32, with the official release's eps."""
+    """Normalize to length 1 along `dim`, in fp32, with the official release's eps."""
     return F.normalize(x.float(), dim=dim, eps=1e-6)
 
 
@@ -97,8 +97,11 @@ class Sim2Mask(nn.Module):
     """Masks from similarities of pixels and texts, with a learnable scale w and bias b."""
 
     def __init__(self, scale: float = 10.0, bias: float = -2.5, tau: float = 1.0):
-        """
+        """Initialize w and b.
+
         Args:
+            scale: initial value of w.
+            bias: initial value of b.
             tau: temperature of the hard masks, more than 0; ValueError for others.
         """
         super().__init__()
@@ -156,8 +159,10 @@ class Grounder(nn.Module):
     """Trainable copy of CLIP's last blocks, gated decoder and projection: CLIP's tokens -> pixel embeddings."""
 
     def __init__(self, clip: FrozenCLIP, freeze: int, decoder_blocks: int = 2):
-        """
+        """Copy what is trained from a CLIP.
+
         Args:
+            clip: the frozen CLIP.
             freeze: blocks of CLIP's image encoder that are shared; the others are copied (at least one).
             decoder_blocks: number of doublings of the resolution.
         """

@@ -13,7 +13,7 @@ SCORE_BYTES_AT_ONCE = 256 * 2**20
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
-    """Zero-pad [B, C, H, W] so that both sides are multiples; left and top get floor(rest / 2).
+    """Pad [B, C, H, W] with zeros so that both sides are multiples; left and top get floor(rest / 2).
 
     Returns:
         the padded images, and the slices (rows, columns) at which the original lies in them.
@@ -39,10 +39,12 @@ class Windows:
     """
 
     def __init__(self, image: Tensor, crop_size: int, stride: int):
-        """
+        """Lay windows over an image.
+
         Args:
             image: [3, H, W].
-            crop_size, stride: side and step of the windows in pixels, 1 <= stride <= crop_size.
+            crop_size: side of the windows in pixels.
+            stride: step between windows in pixels, 1 <= stride <= crop_size.
         """
         self.image = image
         rows, columns = (window_starts(length, crop_size, stride) for length in image.shape[-2:])
@@ -89,6 +91,7 @@ def iterate_scores(
     """Yield scores fp32 [k, *size] of an image for one part of the classes after the other.
 
     Args:
+        windows: of the image.
         encode: crops [n, 3, h, w] -> what `predict` takes; called once for each batch of windows.
         predict: what `encode` gave and text features [k, D] -> scores [n, k, h, w] at the crops' size.
         text_features: of all classes, [K, D].

@@ -89,7 +89,8 @@ class LossHead(nn.Module):
 
     @configurable
     def __init__(self, weight: float = 1.0):
-        """
+        """Initialize the head.
+
         Args:
             weight: factor of the loss, at least 0.
 

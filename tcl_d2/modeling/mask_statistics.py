@@ -16,7 +16,7 @@ MASK_STATISTICS = ("area", "mask_tv", "similarity")
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal plus of vertical neighbors, of each map [..., h, w] -> [...]."""
+    """Compute the mean absolute difference of horizontal plus of vertical neighbors of maps [..., h, w] -> [...]."""
     zero = x.new_zeros(x.shape[:-2])  # a map one pixel wide has no such neighbors
     rows = _mean_size(x.diff(dim=-2)) if x.shape[-2] > 1 else zero
     columns = _mean_size(x.diff(dim=-1)) if x.shape[-1] > 1 else zero
@@ -72,6 +72,7 @@ def pair_statistics(embedding: Tensor, text: Tensor, sim2mask: Sim2Mask, wanted:
     Args:
         embedding: pixel embeddings [B, D, h, w].
         text: text features [N, D].
+        sim2mask: makes logits of masks from similarities.
         wanted: names; those that are none of MASK_STATISTICS are left to others.
     """
     wanted = [name for name in MASK_STATISTICS if name in wanted]

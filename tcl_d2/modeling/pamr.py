@@ -16,7 +16,8 @@ class PAMR(nn.Module):
     """
 
     def __init__(self, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)):
-        """
+        """Choose how often to average, and over which neighbors.
+
         Args:
             iterations: how often a mask is averaged, at least 1.
             dilations: distances of the 8 neighbors in pixels of the mask, each at least 1; ValueError for others.

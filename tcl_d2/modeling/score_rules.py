@@ -27,8 +27,10 @@ class ScoreRule:
     """Takes the scores of all classes, some at a time in their order, and makes the output of one dataset."""
 
     def __init__(self, subset: ClassSubset, background_score: float):
-        """
+        """Begin with no scores.
+
         Args:
+            subset: the classes of the dataset.
             background_score: constant score of the background, where the subset has one.
         """
         self.subset = subset

@@ -60,17 +60,22 @@ class ZeroShotSegmentor(nn.Module):
         mask_shift: float = 0.25,
         mask_scale: float = 10.0,
     ):
-        """
+        """Build the segmentor from its parts.
+
         Args:
+            clip: the frozen CLIP.
             tokenizer: N texts -> int64 [N, context].
-            pixel_mean, pixel_std: of RGB in 0..255.
+            pixel_mean: mean of RGB in 0..255.
+            pixel_std: standard deviation of RGB in 0..255.
             templates: prompt templates, each with one `{}`, used where a vocabulary comes without.
-            crop_size, stride: side and step of the sliding windows, in pixels.
+            crop_size: side of the sliding windows, in pixels.
+            stride: step between windows, in pixels.
             background_score: constant score of the background, in 0..1, where there is one.
             pamr: refinement of masks; None for none.
             precision: dtype of autocast in inference; torch.float32 for none.
             text_cache: folder that keeps text features; None for none.
-            mask_shift, mask_scale: masks from CLIP's dense similarities s are sigmoid((s - shift) * scale).
+            mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
+            mask_scale: see mask_shift.
 
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
@@ -111,6 +116,7 @@ class ZeroShotSegmentor(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         test = cfg.TEST.ZERO_SHOT
         return {
+            # Words and images
             "clip": FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
             "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -119,6 +125,7 @@ class ZeroShotSegmentor(nn.Module):
             "crop_size": test.CROP_SIZE,
             "stride": test.STRIDE,
             "background_score": test.BACKGROUND_SCORE,
+            # Masks
             "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
             "precision": _autocast_dtype(test.PRECISION, cfg.MODEL.DEVICE),
             "text_cache": Path(test.TEXT_CACHE).expanduser() if test.TEXT_CACHE else None,
@@ -282,10 +289,12 @@ class ZeroShotSegmentor(nn.Module):
         return self.encode(padded), place
 
     def crop_masks(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor) -> Tensor:
-        """Predict masks in 0..1 [B, K, H, W] at the crops' own size, for text features [K, D].
+        """Predict masks in 0..1 [B, K, H, W] at the crops' own size.
 
         Args:
-            features, place: what encode_crops gave.
+            features: of the crops, from encode_crops.
+            place: of the crops in the padded ones, from encode_crops.
+            text: text features [K, D].
         """
         masks = self.predict_masks(features, text)
         masks = F.interpolate(masks, size=features.images.shape[-2:], mode="bilinear", align_corners=False)

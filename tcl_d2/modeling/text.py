@@ -61,8 +61,11 @@ class TextEmbedder:
         folder: Path | None = None,
         remember: int = 16,
     ):
-        """
+        """Begin with an empty cache.
+
         Args:
+            clip: the frozen CLIP, whose text encoder is used.
+            tokenizer: N texts -> int64 [N, context].
             folder: where embeddings are kept in files, by CLIP's weights and the prompts' tokens; None: nowhere.
             remember: vocabularies that are held in memory.
         """

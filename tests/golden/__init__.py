@@ -1,6 +1,7 @@
 """Figures of the official TCL release (commit bc2b551) on a small random CLIP, fp32, and the model of them."""
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tcl_d2.modeling.losses import (
     FeatureTCLLoss,
     ImageTCLLoss,
     ImageTVLoss,
+    LossHead,
     MaskTVLoss,
     NegativeAreaLoss,
     PositiveAreaLoss,
@@ -51,16 +53,27 @@ def build_clip() -> FrozenCLIP:
     return FrozenCLIP(model)
 
 
-def build_model(pamr: bool = False, kp_weight: float = 0.0, train_last_blocks: bool = False) -> TCL:
-    """The golden model in eval mode. Images are given normalised, so the mean is 0 and the deviation 1."""
-    heads = (
+def build_heads() -> list[LossHead]:
+    """Build the heads of the official release's losses, with its weights."""
+    return [
         ImageTCLLoss(weight=0.1),
         FeatureTCLLoss(weight=0.1),
         PositiveAreaLoss(weight=0.4, prior=0.4),
         NegativeAreaLoss(weight=0.4, prior=0.0),
         ImageTVLoss(weight=1.0),
         MaskTVLoss(weight=1.0),
-    )
+    ]
+
+
+def build_model(pamr: bool = False, kp_weight: float = 0.0, heads: Sequence[LossHead] = (), **options) -> TCL:
+    """Build the golden model in eval mode. Images are given normalized, so the mean is 0 and the deviation 1.
+
+    Args:
+        pamr: whether masks are refined.
+        kp_weight: share of CLIP's own masks.
+        heads: loss heads; () for those of the official release.
+        options: further arguments of TCL.
+    """
     model = TCL(
         clip=build_clip(),
         tokenizer=None,
@@ -72,11 +85,12 @@ def build_model(pamr: bool = False, kp_weight: float = 0.0, train_last_blocks: b
         background_score=0.4,
         pamr=PAMR() if pamr else None,
         freeze=2,
-        losses=heads,
+        losses=heads or build_heads(),
         kp_weight=kp_weight,
-        train_last_blocks=train_last_blocks,
+        **options,
     )
-    model.load_state_dict(from_official(load()["model"]))
+    # The scales of its contrasts are the checkpoint's; other heads keep theirs
+    model.load_state_dict(from_official(load()["model"]), strict=not heads)
     return model.eval()
 
 

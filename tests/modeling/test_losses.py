@@ -6,21 +6,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tcl_d2 import load_config
 from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, mask_statistics
 from tcl_d2.modeling.losses import (
     FeatureTCLLoss,
     ImageTCLLoss,
     ImageTVLoss,
+    LossHead,
     MaskTVLoss,
     NegativeAreaLoss,
     PositiveAreaLoss,
     WholeImageLoss,
+    build_losses,
 )
 from tcl_d2.modeling.mask_statistics import compute_mask_statistics, total_variation
 from tests import golden
 
-ALL = ("ImageTCLLoss", "FeatureTCLLoss", "PositiveAreaLoss", "NegativeAreaLoss", "ImageTVLoss")
-ALL += ("MaskTVLoss", "WholeImageLoss")
+ALL_HEADS = sorted(name for name, head in TCL_LOSS_REGISTRY if head.__module__ == LossHead.__module__)
 
 
 class Batch:
@@ -116,7 +118,7 @@ def test_scale_is_at_most_100():
 
 
 @pytest.mark.fault("masks all zero or all one, one image in the batch", "finite losses and gradients")
-@pytest.mark.parametrize("head", ALL)
+@pytest.mark.parametrize("head", ALL_HEADS)
 @pytest.mark.parametrize("size, fill", [(3, 0.0), (3, 1.0), (1, None), (1, 0.0)])
 def test_gradients_are_finite_for_degenerate_batches(head, size, fill):
     """Masks that are empty or full, and a batch of one pair."""
@@ -162,38 +164,60 @@ def test_statistics_of_pairs_in_parts_equal_those_of_dense_masks(monkeypatch, sh
 
     expected = gradients_of(dense, *leaves)
     monkeypatch.setattr(mask_statistics, "_SHARE_AT_ONCE", share)
-    found = gradients_of(lambda: mask_statistics.pair_statistics(embedding, text, sim2mask, wanted).values(), *leaves)
-    for ours, theirs in zip(found, expected, strict=True):
+    in_parts = gradients_of(
+        lambda: mask_statistics.pair_statistics(embedding, text, sim2mask, wanted).values(), *leaves
+    )
+    for ours, theirs in zip(gradients_of(in_parts, *leaves), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{"micro_batch": 1}, {"micro_batch": 3}, {"checkpoint_masked": True}])
-def test_micro_batches_give_the_undivided_batchs_losses_and_gradients(settings):
+@pytest.mark.parametrize("options", [{"micro_batch_size": 1}, {"micro_batch_size": 3}, {"checkpoint_masked": True}])
+def test_micro_batches_give_the_undivided_batchs_losses_and_gradients(options):
     """Of the golden model, with the noise that it draws."""
     images, tokens = golden.load()["image"].float(), golden.load()["tokens"]
     results = []
-    for values in ({}, settings):
-        model = golden.build_model(train_last_blocks=True).train()
-        for name, value in values.items():
-            setattr(model, name, value)
+    for model_options in ({}, options):
+        model = golden.build_model(train_last_blocks=True, **model_options).train()
         torch.manual_seed(0)  # of the noise
         losses = model.compute_losses(images, tokens)
         sum(losses.values()).backward()
         results.append((losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    (losses, gradients), (divided, again) = results
+
+    (losses, gradients), (divided_losses, divided_gradients) = results
     for name in losses:
-        torch.testing.assert_close(divided[name], losses[name], rtol=1e-5, atol=1e-7)
-    assert gradients.keys() == again.keys()
+        torch.testing.assert_close(divided_losses[name], losses[name], rtol=1e-5, atol=1e-7)
+    assert gradients.keys() == divided_gradients.keys()
     for name, gradient in gradients.items():
-        assert (again[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+        assert (divided_gradients[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
 
 
-def test_nothing_is_computed_that_no_loss_needs():
-    model = golden.build_model().train()
-    del model.losses["ImageTCLLoss"], model.losses["FeatureTCLLoss"]
-    grounding = model.ground(golden.load()["image"].float(), golden.load()["tokens"])
+def test_only_statistics_that_a_head_needs_are_computed():
+    images, tokens = golden.load()["image"].float(), golden.load()["tokens"]
+    heads = (PositiveAreaLoss(), MaskTVLoss())
+    grounding = golden.build_model(heads=heads).train().ground(images, tokens)
     assert grounding.masked_image is None and grounding.similarity is None and grounding.mean_embedding is None
     assert grounding.area is not None and grounding.mask_tv is not None
+
+
+def test_no_mask_of_all_pairs_is_made_where_no_head_needs_one(monkeypatch):
+    monkeypatch.setattr(Sim2Mask, "forward", None)  # it makes them
+    images, tokens = golden.load()["image"].float(), golden.load()["tokens"]
+    losses = golden.build_model(heads=(ImageTCLLoss(), WholeImageLoss())).train().compute_losses(images, tokens)
+    assert losses.keys() == {"loss_tcl_image", "loss_whole_image"}
+
+
+def test_a_head_that_needs_what_does_not_exist_is_refused():
+    class MistypedLoss(LossHead):
+        name, weight_key, needs = "loss_mistyped", "AREA_POS", ("aera",)
+
+    with pytest.raises(ValueError, match="MistypedLoss needs 'aera'.*masked_image.*area"):
+        MistypedLoss()
+
+
+def test_a_head_is_added_to_the_default_list_by_one_key():
+    cfg = load_config(None, ["MODEL.TCL.EXTRA_LOSS_HEADS", ["WholeImageLoss"]])
+    names = [type(head).__name__ for head in build_losses(cfg)]
+    assert names == [*cfg.MODEL.TCL.LOSS_HEADS, "WholeImageLoss"] and len(names) > 1
 
 
 # -------------------------------------------------------------------------------------------------- hard masks

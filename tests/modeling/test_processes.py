@@ -19,16 +19,16 @@ def work(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     comm.create_local_process_group(size)
-    own = torch.arange(4).chunk(size)[rank]
+    indices = torch.arange(4).chunk(size)[rank]
     model = golden.build_model().train()
     model.micro_batch_size = 1 if rank else 0  # must not matter
-    images = golden.load()["image"].float()[own] * model.pixel_std + model.pixel_mean
-    batch = [{"image": image, "tokens": golden.load()["tokens"][i]} for image, i in zip(images, own)]
+    images = golden.load()["image"].float()[indices] * model.pixel_std + model.pixel_mean
+    batch = [{"image": image, "tokens": golden.load()["tokens"][i]} for image, i in zip(images, indices)]
     trainer, switch, results = SimpleNamespace(model=wrap_ddp(model), iter=0), UnfreezeHook(1), {}
     switch.trainer = trainer
     for trainer.iter, stage in enumerate(("stage1", "stage2")):
         switch.before_step()
-        noise = golden.load()["train"][stage]["uniform"].diagonal().permute(2, 0, 1)[:, None][own]
+        noise = golden.load()["train"][stage]["uniform"].diagonal().permute(2, 0, 1)[:, None][indices]
         unwrap_ddp(trainer.model).sim2mask.noise = lambda shape, device, noise=noise: noise
         trainer.model.zero_grad()
         losses = trainer.model(batch)

@@ -40,7 +40,8 @@ class TCL(ZeroShotSegmentor):
         vis_period: int = 0,
         **zero_shot,
     ):
-        """
+        """Build TCL from its parts.
+
         Args:
             freeze: blocks of the image encoder that are shared and frozen; the rest is copied.
             losses: loss heads (see losses.py).
@@ -85,10 +86,12 @@ class TCL(ZeroShotSegmentor):
         tcl = cfg.MODEL.TCL
         return {
             **super().from_config(cfg),
+            # Modules
             "freeze": tcl.FREEZE,
             "losses": build_losses(cfg),
             "decoder_blocks": tcl.DECODER_BLOCKS,
             "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
+            # Inference and training
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
             "train_last_blocks": tcl.UNFREEZE_ITER == 0,
             "micro_batch_size": cfg.SOLVER.IMS_PER_MICRO_BATCH,

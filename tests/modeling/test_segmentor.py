@@ -1,0 +1,106 @@
+"""The model as a module: inputs, numbers out of range, memory, pickling, tracing."""
+
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from tcl_d2 import load_config
+from tests import golden
+
+
+def test_training_input_errors():
+    model = golden.build_model().train()
+    with pytest.raises(ValueError, match="'caption'"):
+        model([{"image": torch.zeros(3, 48, 48)}])
+    with pytest.raises(ValueError, match=r"\[3, H, W\]"):
+        model([{"image": torch.zeros(1, 48, 48), "tokens": torch.zeros(77)}])
+
+
+def test_frozen_clip_stays_in_eval_mode_and_gets_no_gradient():
+    model = golden.build_model(train_last_blocks=True).train()
+    assert not model.clip.model.training
+    assert not any(p.requires_grad for p in model.clip.parameters())
+
+
+def test_model_that_is_dropped_is_freed_at_once():
+    """Nothing in it refers back to it: memory of a GPU would stay taken until Python happens to look for circles."""
+    model = golden.build_model()
+    model.set_text_embeddings(torch.randn(2, 32))
+    whole = weakref.ref(model)
+    gc.disable()
+    try:
+        model([{"image": torch.zeros(3, 48, 48)}])
+        del model
+        assert whole() is None
+    finally:
+        gc.enable()
+
+
+def segment_in_a_spawned_process(model, image, queue) -> None:
+    torch.set_num_threads(1)
+    queue.put(model([{"image": image}])[0]["sem_seg"].detach().numpy())
+
+
+@pytest.mark.fault(
+    "a model that is pickled, saved whole, or sent to a spawned process", "it gives the same scores there"
+)
+def test_model_can_be_pickled_saved_and_spawned(model, tmp_path):
+    model.set_vocabulary(["brick", "wood"])
+    image = torch.randint(0, 256, (3, 48, 48), generator=torch.Generator().manual_seed(0))
+    expected = model([{"image": image}])[0]["sem_seg"]
+
+    torch.save(model, tmp_path / "whole.pt")
+    for copied in (pickle.loads(pickle.dumps(model)), torch.load(tmp_path / "whole.pt", weights_only=False)):
+        torch.testing.assert_close(copied([{"image": image}])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
+
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=segment_in_a_spawned_process, args=(model, image, queue))
+    process.start()
+    torch.testing.assert_close(torch.from_numpy(queue.get(timeout=120)), expected, rtol=0, atol=1e-5)
+    process.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+@pytest.mark.fault("tracing a whole model for export", "refused: its windows would be those of one image size")
+def test_tracing_is_refused(model):
+    class Traced(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, image):
+            return self.model([{"image": image}])[0]["sem_seg"]
+
+    model.set_vocabulary(["brick"])
+    with pytest.raises(RuntimeError, match="cannot be traced.*crop_masks"):
+        torch.jit.trace(Traced(), torch.zeros(3, 60, 90))
+
+
+@pytest.mark.fault("numbers of the model out of their range", "one error that names the key, when the model is built")
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("TEST.ZERO_SHOT.STRIDE", 0, r"STRIDE must be in 1\.\.448"),
+        ("TEST.ZERO_SHOT.STRIDE", 449, r"STRIDE must be in 1\.\.448"),
+        ("TEST.ZERO_SHOT.CROP_SIZE", 0, "CROP_SIZE must be at least 1"),
+        ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 1.5, "BACKGROUND_SCORE is a score in 0..1, not 1.5"),
+        ("TEST.ZERO_SHOT.KP_WEIGHT", -0.1, "KP_WEIGHT is a share in 0..1"),
+        ("SOLVER.IMS_PER_MICRO_BATCH", -1, "IMS_PER_MICRO_BATCH must be"),
+        ("MODEL.TCL.GUMBEL_TAU", 0.0, "GUMBEL_TAU must be more than 0"),
+        ("MODEL.TCL.LOSS_WEIGHT.AREA_POS", -1.0, "LOSS_WEIGHT.AREA_POS must be at least 0"),
+        ("MODEL.TCL.LOSS_HEADS", [], "LOSS_HEADS is empty"),
+        ("MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss", "ImageTCLLoss"], "names ImageTCLLoss twice"),
+        ("MODEL.TCL.LOSS_HEADS", ["TclLoss"], "no loss head 'TclLoss'. Known ones: ImageTCLLoss"),
+    ],
+)
+def test_numbers_out_of_range_are_named_when_the_model_is_built(key, value, message):
+    options = ["MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.CLIP.PRETRAINED", "", "MODEL.TCL.FREEZE", 5]
+    cfg = load_config(None, [*options, "MODEL.META_ARCHITECTURE", "TCL", "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)

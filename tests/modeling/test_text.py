@@ -1,0 +1,90 @@
+"""Vocabularies, templates and the cache of text features."""
+
+import copy
+
+import pytest
+import torch
+
+from tcl_d2.modeling.text import TextEmbedder
+from tests import golden
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ([], "at least one class word"),
+        ("cat", "at least one class word"),
+        (["cat", " "], "not blank"),
+        (["cat", "dog", "cat"], "stand twice: cat"),
+    ],
+)
+def test_unfit_vocabulary_is_refused(model, names, message):
+    with pytest.raises(ValueError, match=message):
+        model.set_vocabulary(names)
+
+
+@pytest.mark.parametrize("templates", [("a photo",), ("{} and {}",), "a {}"])
+def test_unfit_templates_are_refused(model, templates):
+    with pytest.raises(ValueError, match="[Tt]emplate"):
+        model.set_vocabulary(["cat"], templates=templates)
+
+
+def test_vocabulary_travels_with_the_input(model):
+    image = torch.randint(0, 256, (3, 60, 50), dtype=torch.uint8)
+    out = model([{"image": image, "height": 30, "width": 40, "vocabulary": ["brick", "wood"], "background": True}])
+    scores = out[0]["sem_seg"]
+    assert scores.shape == (3, 30, 40)
+    assert (scores[0] == 0.3).all()
+    model.set_vocabulary(["brick", "wood"])
+    other = model([{"image": image, "height": 30, "width": 40}])[0]["sem_seg"]
+    torch.testing.assert_close(other, scores[1:])
+
+
+def test_large_vocabulary_of_any_unicode(model):
+    """5,000 words, embedded in parts; braces, emoji and other scripts are words too."""
+    names = ["{x}", "🦓 斑馬", "größer"] + [f"thing {i}" for i in range(4997)]
+    model.set_vocabulary(names, templates=("{}",))
+    single = model.embed_vocabulary(["🦓 斑馬"], ("{}",))
+    torch.testing.assert_close(model._text[1:2], single, rtol=0, atol=1e-5)
+    assert model([{"image": torch.zeros(3, 48, 48)}])[0]["sem_seg"].shape == (5000, 48, 48)
+
+
+def test_text_embeddings_of_another_size_are_refused(model):
+    with pytest.raises(ValueError, match=r"\[K, 128\], not \[2, 5\]"):
+        model.set_text_embeddings(torch.randn(2, 5))
+
+
+def test_model_without_vocabulary_says_so():
+    with pytest.raises(RuntimeError, match="set_vocabulary"):
+        golden.build_model()([{"image": torch.zeros(3, 48, 48)}])
+
+
+def test_text_embeddings_are_kept_in_files(tmp_path, monkeypatch):
+    """By CLIP's weights and the prompts; a broken file is made again."""
+    clip = golden.build_clip()
+
+    def tokenizer(prompts: list[str]) -> torch.Tensor:
+        return torch.tensor([[len(prompt) % 200] * 77 for prompt in prompts])
+
+    first = TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"])
+    (file,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "encode_text", None)
+        assert torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    file.write_bytes(b"cut")
+    assert torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    with torch.no_grad():
+        clip.model.text_projection[0, 0] += 1
+    assert not torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_loading_weights_forgets_the_embeddings_of_the_old_ones(copied):
+    model = golden.build_model()
+    model = copy.deepcopy(model) if copied else model
+    model.tokenizer = model.embed_vocabulary.tokenizer = lambda prompts: torch.ones(len(prompts), 77, dtype=torch.long)
+    before = model.embed_vocabulary(["cat"], ["{}"])
+    state = model.state_dict()
+    model.load_state_dict({**state, "clip.model.text_projection": state["clip.model.text_projection"].flip(1)})
+    assert not torch.equal(model.embed_vocabulary(["cat"], ["{}"]), before)
