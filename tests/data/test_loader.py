@@ -61,6 +61,29 @@ def test_each_pass_has_another_order_and_a_seed_repeats_it(tmp_path):
     assert first != take_pass(rows, 0, 1, seed=1)
 
 
+@pytest.mark.parametrize(
+    "source, rank, num_ranks, start, first_20",
+    [
+        ("shards", 1, 2, 0, "11 16 18 13 17 14 41 15 10 42 43 19 46 12 47 01 49 44 40 04"),
+        ("shards", 1, 2, 85, "53 56 52 54 57 10 11 12 51 15 55 16 17 58 50 13 59 18 14 19"),
+        ("shards", 5, 8, 0, "59 25 51 03 35 13 47 21 35 05 13 57 43 29 45 51 13 33 27 59"),
+        ("shards", 5, 8, 85, "01 53 25 17 09 45 51 13 33 27 59 05 15 45 23 59 37 51 03 01"),
+        ("list", 1, 2, 85, "53 50 42 24 58 55 35 48 10 01 17 37 02 15 22 27 08 46 12 34"),
+    ],
+)
+def test_the_samples_of_a_seed_stay_the_same(tmp_path, monkeypatch, source, rank, num_ranks, start, first_20):
+    """A resumed training goes on with the samples of the one that was stopped: also after an update of this package."""
+    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: num_ranks)
+    if source == "shards":
+        rows = make_shards(tmp_path, 6, 10)
+    else:
+        rows = [{"file_name": f"{i}", "captions": [f"caption {i // 10} {i % 10}"]} for i in range(60)]
+    stream = ImageTextStream("t", rows, identity, buffer=7, seed=3, start=start)
+    captions = [sample["caption"] for sample in islice(stream, 20)]
+    assert captions == [f"caption {number[0]} {number[1]}" for number in first_20.split()]
+
+
 def test_stream_is_endless(tmp_path):
     stream = ImageTextStream("t", make_shards(tmp_path, 2, 3), identity, buffer=2, seed=0)
     assert len(set(s["caption"] for s in islice(stream, 20))) == 6
