@@ -1,4 +1,4 @@
-"""From pictures and words to masks, in a few lines."""
+"""From pictures and words to masks in a few lines."""
 
 import logging
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from .checkpoint import TCLCheckpointer
-from .config import check_meta_architecture, load_config
-from .data.benchmark_mapper import model_input
+from .config import check_meta_architecture, load_config, merge_options
+from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
 from .segmentation import Segmentation
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class TCLPredictor:
-    """Segments pictures into any words, with a model that is built once.
+    """Segmenter of pictures into any words, with a model that is built once.
 
     predictor = TCLPredictor("configs/shapes/trained.yaml")
     segmentation = predictor("photo.jpg", ["red apple", "wooden table"], background=True)
@@ -30,27 +30,35 @@ class TCLPredictor:
     """
 
     def __init__(self, config: CfgNode | str | Path, *options: object):
-        """
+        """Build the model with the weights of MODEL.WEIGHTS on MODEL.DEVICE, or on the CPU where there is no GPU.
+
         Args:
             config: a configuration, or the path of its file; configs/shapes/trained.yaml is a model that comes with
-                the project. The model takes the weights of MODEL.WEIGHTS and runs on MODEL.DEVICE, or on
-                the CPU where there is no GPU.
-            options: KEY, VALUE pairs over those of the configuration.
+                the project.
+            options: KEY, VALUE pairs over the values of the configuration.
+
+        Raises:
+            FileNotFoundError, KeyError, ValueError: a file is missing, a key is unknown, a value does not fit, or the
+                weights cannot be read.
         """
+        # Read the configuration
         if isinstance(config, CfgNode):
             self.cfg = config.clone()
             self.cfg.defrost()
-            self.cfg.merge_from_list([str(option) for option in options])
+            merge_options(self.cfg, options)
         else:
             self.cfg = load_config(config, options)
-        check_meta_architecture(self.cfg)
 
+        # Check it
+        check_meta_architecture(self.cfg)
+        check_sizes(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"
         if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
             logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
+        # Build the model
         self.model: nn.Module = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
 
@@ -63,47 +71,48 @@ class TCLPredictor:
         labels_only: bool = False,
         longest_side: int | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment an image, or each of a list of them.
+        """Segment an image, or each of a list of images.
 
         Args:
             image: path, PIL image, or array, see data.images.as_array; or a list of them.
-            classes: words, without the background; or one text, words separated by commas.
+            classes: class words, without the background; or one text with commas between the words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
-            longest_side: most pixels that a side of the result may have; the model sees the image at its working size
-                all the same. None: the result is as large as the image.
+            longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
+                sees the image at its working size in any case.
 
         Returns:
             the segmentation; for a list, a list.
 
         Raises:
-            ValueError: no image, an array of another shape or type, or unusable words; says which.
+            ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
         words = class_words(classes, background)
         if isinstance(image, (list, tuple)):
             options = {"labels_only": labels_only, "longest_side": longest_side}
             return [self(picture, words, background, **options) for picture in image]
 
-        # The image at the model's working size, and at that of the result.
+        # Resize the image, for the model and for the result
         pixels = as_array(image)
         inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
 
-        # Run the model.
+        # Run the model
         inputs |= {"vocabulary": words, "background": background, "labels_only": labels_only}
         with torch.no_grad():
             output = self.model([inputs])[0]
+
+        # Bring labels and scores to the CPU
         scores = None if labels_only else output["sem_seg"].float().cpu()
         labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
-
         names = [BACKGROUND, *words] if background else words
         return Segmentation(pixels, names, labels.numpy(), background, scores)
 
 
 def split_words(text: str) -> list[str]:
-    """Return the class words of "red apple, wooden table"."""
+    """Return the class words of a text such as "red apple, wooden table"."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
@@ -111,8 +120,8 @@ def class_words(classes: str | Sequence[str], background: bool = False) -> list[
     """Return class words as a list.
 
     Args:
-        classes: the words, or one text, words separated by commas.
-        background: whether a background comes before them.
+        classes: the words, or one text with commas between the words.
+        background: whether the background is a class besides.
 
     Raises:
         ValueError: one of the words is "background", and there is a background besides.
@@ -127,9 +136,9 @@ def class_words(classes: str | Sequence[str], background: bool = False) -> list[
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
-    """Shrink [H, W, 3] until no side has more pixels than that; a smaller image stays as it is."""
+    """Shrink [H, W, 3] until no side is longer than `longest_side`; leave a smaller image as it is."""
     if longest_side < 1:
-        raise ValueError(f"longest_side is a number of pixels of at least 1, not {longest_side}.")
+        raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
     picture = Image.fromarray(image)
     picture.thumbnail((longest_side, longest_side))
     return np.asarray(picture)

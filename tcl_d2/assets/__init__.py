@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent
 
 
 class AssetHandler(PathHandler):
-    """tcl_d2://X is the file X in this folder, wherever the package is installed."""
+    """Handler of tcl_d2://X, the file X in this folder, wherever the package is installed."""
 
     PREFIX = "tcl_d2://"
 

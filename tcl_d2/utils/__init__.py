@@ -1,1 +1,1 @@
-"""What all parts share and none owns: files, tensors, errors, drawing."""
+"""What all parts of the package share: files, tensors, error messages, drawing."""

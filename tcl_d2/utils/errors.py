@@ -10,24 +10,24 @@ from detectron2.utils import comm
 
 # What the project, Detectron2 and its CfgNode raise for bad input.
 _BAD_INPUT = (OSError, ValueError, KeyError, RuntimeError, AssertionError)
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 10.0  # seconds that the other processes wait for the first one's message
 
 
 @contextmanager
-def one_message(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with an error's message, which says all: missing data or weights, wrong settings.
+def one_message(*types: type[Exception]) -> Iterator[None]:
+    """End the program with the message of an error about bad input, such as missing data or wrong settings.
 
-    Of several processes, a machine's first one says what all have met.
+    Of several processes, the first one of each machine says what all of them have met.
 
     Args:
-        kinds: of errors that are meant, where they are not those of bad input.
+        types: types of errors to catch; by default those of bad input.
     """
-    expected = kinds or _BAD_INPUT
+    expected = types or _BAD_INPUT
     try:
         yield
     except expected as error:
         if comm.get_local_rank() > 0:
-            time.sleep(_PATIENCE)  # if the first one has met it too, this process is ended meanwhile
+            time.sleep(_PATIENCE)  # if the first process has met it too, this one is ended meanwhile
         sys.exit(f"error: {_text(error)}")
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)

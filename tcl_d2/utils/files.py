@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
+    """Yield the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
 
     The folder is made where it is missing.
     """
@@ -24,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove the temporary files of `replacing` in a folder whose writers are dead: killed, they left them behind."""
+    """Remove the temporary files of `replacing` that killed processes left in a folder."""
     for path in Path(folder).glob(".*.tmp"):
         name = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
         if name is not None and not _is_running(int(name[1])):
@@ -33,9 +33,9 @@ def remove_unfinished(folder: str | Path) -> None:
 
 def _is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # signal 0 is none: the system only looks whether there is such a process
+        os.kill(pid, 0)  # signal 0 is never sent: the system only looks whether there is such a process
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True

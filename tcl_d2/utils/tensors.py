@@ -1,7 +1,7 @@
-"""Files of tensors: reading those from anywhere, without running code from them, and writing safetensors.
+"""Reading files of tensors from anywhere without running code from them, and writing safetensors.
 
-torch's own files (zip, with or without other plain values, and the older format), safetensors, and TorchScript archives
-such as OpenAI distributes CLIP's weights in.
+It reads torch's own files (the zip format and the older one, with plain values or settings beside the tensors),
+safetensors, and TorchScript archives.
 """
 
 import pickle
@@ -18,9 +18,10 @@ from safetensors.torch import load_file, safe_open, save
 from torch import Tensor
 
 from .files import replacing
+from .torchscript import StandIn, read_torchscript
 
 # Settings that training checkpoints carry beside the weights. They are not needed: a stand-in takes their place, and
-# nothing of theirs is imported or called.
+# nothing of them is imported or called.
 _SETTINGS = re.compile(
     r"(omegaconf\.|yacs\.config\.|detectron2\.config\.config\.|mmcv\.utils\.config\.|addict\.|argparse\.Namespace$|"
     r"pathlib\.|typing\.|collections\.(defaultdict|OrderedDict)$|builtins\.(list|dict|int|float|str|bool|tuple|set)$)"
@@ -28,18 +29,18 @@ _SETTINGS = re.compile(
 
 
 class UnreadableFile(ValueError):
-    """A file that holds no tensors that can be read; the message says why, after the file's name."""
+    """A file whose tensors cannot be read; the message says why, after the file's name."""
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes contiguous tensors as a .safetensors file, whole or not at all."""
+    """Write contiguous tensors as a .safetensors file, whole or not at all."""
     with replacing(path) as unfinished:
-        # safetensors' own save_file makes files that their owner alone can read.
+        # safetensors' own save_file makes files that only their owner can read.
         unfinished.write_bytes(save(dict(tensors), metadata))
 
 
 def read_tensors(path: str | Path) -> Any:
-    """What torch.save or safetensors wrote: tensors on the CPU, and plain values around them.
+    """Read what torch.save or safetensors wrote: tensors on the CPU, and plain values around them.
 
     Large files are mapped, not read: the tensors take memory as they are used, and must not be written to.
 
@@ -50,7 +51,8 @@ def read_tensors(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file '{path}'")
-    _refuse_what_is_none(path)
+    _refuse_text(path)
+
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -66,8 +68,14 @@ def read_tensors(path: str | Path) -> Any:
         raise UnreadableFile(f"'{path}' is cut off, damaged, or no file of tensors ({first}): get it again") from None
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the texts that a safetensors file carries beside its tensors."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Look for NaN and Inf in the weights of a file: masks and scores made with them would be no error, but nonsense.
+    """Look for NaN and Inf in the weights of a file: a model with them gives nonsense without an error.
 
     Raises:
         ValueError: names the file, how many of its weights are bad, and the first.
@@ -85,13 +93,8 @@ def _is_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(extreme.isfinite() for extreme in torch.aminmax(tensor))
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The texts that a safetensors file carries beside its tensors."""
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
-
-
-def _refuse_what_is_none(path: Path) -> None:
+def _refuse_text(path: Path) -> None:
+    """Raise UnreadableFile for an empty file and for a web page."""
     with path.open("rb") as file:
         start = file.read(512).lstrip().lower()
     if not start:
@@ -101,109 +104,33 @@ def _refuse_what_is_none(path: Path) -> None:
 
 
 def _reason(error: pickle.UnpicklingError) -> str:
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if named is None:
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if name is None:
         return "is damaged, or no file of tensors that torch.save wrote: get it again"
     return (
-        f"carries code ({named[1]}), which is not run: expected tensors and plain values alone. If you trust where it "
-        "comes from, load it there and save its state dict"
+        f"carries code ({name[1]}), which is not run: expected only tensors and plain values. If you trust its source, "
+        "load it there and save its state dict"
     )
 
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
-        infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        for name, info in infos.items():
-            # torch stores its records as they are; a compressed one could unfold to any size, and mapped it is garbage.
+        # Check the records
+        records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        for name, info in records.items():
+            # torch never compresses: such a record could unfold to any size, and mapped it would be garbage.
             if info.compress_type != zipfile.ZIP_STORED and (name == "data.pkl" or name.startswith("data/")):
                 raise UnreadableFile(f"'{path}' has compressed records ({name}), which torch never writes: refused")
-        if "data.pkl" not in infos:
+        if "data.pkl" not in records:
             raise UnreadableFile(f"'{path}' is a zip archive without tensors: expected a file that torch.save wrote")
-        if "constants.pkl" in infos:
-            return _read_torchscript(archive, infos)
+
+        if "constants.pkl" in records:
+            return read_torchscript(archive, records)
+
+    # Put stand-ins in the place of settings; of the types that may be filled like dicts, torch's reader knows only
+    # OrderedDict, and yacs' nodes are filled so
     unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     settings = [name for name in unknown if _SETTINGS.match(name)]
-    # yacs' nodes are filled like dicts, which torch's reader allows for the type itself alone.
-    stand_ins = [(OrderedDict if name.endswith("CfgNode") else _StandIn, name) for name in settings]
+    stand_ins = [(OrderedDict if name.endswith("CfgNode") else StandIn, name) for name in settings]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-class _StandIn(dict):
-    """In place of an object of another library: takes what it is given, and does nothing."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> "_StandIn":
-        return dict.__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object):
-        super().__init__()
-
-    def __setstate__(self, state: object) -> None:
-        self.update(state if isinstance(state, dict) else {})
-
-
-# -------------------------------------------------------------------------------------------------- TorchScript
-
-
-def _read_torchscript(archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo]) -> dict[str, Tensor]:
-    """The state dict of a TorchScript archive. torch.jit.load would also run code of it, and is deprecated."""
-    with archive.open(infos["data.pkl"]) as file:
-        root = _TorchScriptUnpickler(file, archive, infos).load()
-    tensors = {}
-
-    def walk(value: object, prefix: str) -> None:
-        if isinstance(value, Tensor):
-            tensors[prefix[:-1]] = value
-        elif isinstance(value, _StandIn):
-            for name, inner in value.items():
-                walk(inner, f"{prefix}{name}.")
-
-    walk(root, "")
-    return tensors
-
-
-_KINDS = {
-    "BFloat16Storage": torch.bfloat16,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "ShortStorage": torch.int16,
-}
-
-
-class _TorchScriptUnpickler(pickle.Unpickler):
-    """Rebuilds tensors; every other class becomes a stand-in for its attributes, and functions are refused."""
-
-    def __init__(self, file: Any, archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo]):
-        super().__init__(file)
-        self.archive = archive
-        self.infos = infos
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _KINDS:
-            return _KINDS[name]
-        if module == "torch.jit._pickle" and name.startswith("build_"):
-            return list
-        if module.startswith("__torch__"):
-            return _StandIn
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-
-    def persistent_load(self, key: tuple) -> Tensor:
-        _, kind, name, _, count = key
-        data = self.archive.read(self.infos[f"data/{name}"])
-        if len(data) != count * kind.itemsize:
-            raise pickle.UnpicklingError("a record's size differs from what is said of it")
-        return torch.frombuffer(bytearray(data), dtype=kind) if data else torch.empty(0, dtype=kind)
-
-
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
-    return storage.as_strided(size, stride, offset)

@@ -8,7 +8,6 @@ from PIL import Image
 from tcl_d2.data import check_datasets, register_benchmark_folder
 from tcl_d2.data.benchmarks import subsample
 from tcl_d2.data.labels import LabelMapper, parse_rule
-from tcl_d2.utils.visualizer import distinct_colors
 
 EIGHT = {  # classes, images, and whether there is a background, as published
     "zeroshot_voc_val": (21, 1449, True),
@@ -161,11 +160,6 @@ def test_unfit_folders_are_refused(folder):
         register_benchmark_folder(str(folder), "t_own")
     with pytest.raises(FileNotFoundError, match="/no/such"):
         check_datasets(["/no/such"])
-
-
-def test_colors_are_pascal_vocs():
-    assert distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
-    assert len(set(distinct_colors(200))) == 200
 
 
 def test_small_worlds_three_benchmarks_read_the_same_files(in_world):

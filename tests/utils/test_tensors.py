@@ -1,4 +1,4 @@
-"""Files of tensors: every format is read, nothing of them is run, and each kind of bad file is named."""
+"""Files of tensors: every format is read, no code of theirs is run, and a bad file is named with its fault."""
 
 import argparse
 import os
@@ -36,14 +36,19 @@ class Small(torch.nn.Module):
         return self.ln(x)
 
 
-def assert_same(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def assert_same(state: dict, expected: dict) -> None:
+    assert state.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype and torch.equal(found[name], value), name
+        assert state[name].dtype == value.dtype and torch.equal(state[name], value), name
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torchs_own_formats(tmp_path, zipped):
+def test_torchs_own_formats_are_read(tmp_path, zipped):
     state = {"a": torch.randn(3, 4).t(), "b": torch.arange(3)}
     torch.save({"model": state, "step": 3}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     loaded = read_tensors(tmp_path / "x.pth")
@@ -51,14 +56,14 @@ def test_torchs_own_formats(tmp_path, zipped):
     assert loaded["step"] == 3
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_are_read(tmp_path):
     state = {"a": torch.randn(3, 4), "b": torch.arange(3).half()}
     save_file(state, tmp_path / "x.safetensors")
     assert_same(read_tensors(tmp_path / "x.safetensors"), state)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_torchscript_archive(tmp_path):
+def test_torchscript_archives_are_read(tmp_path):
     """As OpenAI distributes CLIP: the tensors, of any type and stride, without running its code."""
     model = Small()
     torch.jit.script(model).save(tmp_path / "x.pt")
@@ -94,7 +99,7 @@ def test_code_is_refused_and_not_run(tmp_path, zipped):
 
 
 def rewrite(source, target, change) -> None:
-    """The same zip archive with changed records: change(name, data) -> (data, compression)."""
+    """Copy a zip archive with changed records: change(name, data) -> (data, compression)."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             data, compression = change(name, old.read(name))
@@ -138,7 +143,7 @@ def test_bombs_are_refused(tmp_path):
     ],
 )
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_files_that_are_none(tmp_path, content, message, suffix):
+def test_files_without_tensors_are_refused(tmp_path, content, message, suffix):
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(content)
     with pytest.raises(UnreadableFile, match=f"x.{suffix}' .*{message}"):
@@ -146,7 +151,7 @@ def test_files_that_are_none(tmp_path, content, message, suffix):
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
-def test_truncated_files(tmp_path, part):
+def test_truncated_files_are_refused(tmp_path, part):
     state = {"a": torch.randn(1000)}
     save_file(state, tmp_path / "x.safetensors")
     torch.save({"model": state}, tmp_path / "x.pth")
@@ -157,7 +162,7 @@ def test_truncated_files(tmp_path, part):
             read_tensors(path)
 
 
-def test_missing_file(tmp_path):
+def test_missing_files_and_other_archives_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*x.pth"):
         read_tensors(tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
@@ -169,7 +174,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_bad_numbers_are_named_with_file_and_weight(value, dtype):
-    large = torch.full((70_000,), 60_000.0, dtype=dtype)  # whose sum is beyond fp16
+    large = torch.full((70_000,), 60_000.0, dtype=dtype)  # their sum is beyond fp16
     tensors = {"count": torch.tensor(1), "none": torch.zeros(0), "w": large}
     check_finite(tensors, "x.pth")
     large[-1] = value

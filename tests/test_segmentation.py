@@ -1,0 +1,78 @@
+"""A segmentation: its areas and masks, its pictures, and its files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcl_d2.segmentation import Segmentation, shorten
+
+
+@pytest.fixture
+def segmentation():
+    scores = torch.zeros(3, 4, 6)
+    scores[0] += 0.4
+    scores[1, :2] = 0.9
+    scores[2, :, :2] = 0.7
+    image = np.full((4, 6, 3), 100, np.uint8)
+    labels = scores.argmax(0).numpy()
+    return Segmentation(image, ["background", "cat", "a dog"], labels, background=True, scores=scores)
+
+
+def test_masks_and_areas(segmentation):
+    assert segmentation.areas() == {"background": 8 / 24, "cat": 12 / 24, "a dog": 4 / 24}
+    assert segmentation.mask("cat")[:2].all() and segmentation.mask("cat").sum() == 12
+    assert segmentation.mask("a dog")[2:, :2].all()
+    with pytest.raises(KeyError, match="'bird' is no class .*cat, a dog"):
+        segmentation.mask("bird")
+
+
+def test_overlay_leaves_the_background_and_colors_the_classes(segmentation):
+    picture = segmentation.draw_overlay()
+    factor = 80  # 6 pixels become 480
+    inside = picture[factor // 2 : 4 * factor : factor, factor // 2 : 6 * factor : factor]
+    assert (inside[segmentation.labels == 0] == 100).all()
+    assert len({tuple(color) for color in inside[segmentation.labels == 1]}) == 1
+    assert not (inside[segmentation.labels > 0] == 100).all(1).any()
+    assert picture.shape[0] > 4 * factor  # the legend
+
+
+def test_overlays_of_a_video_are_of_one_size(segmentation):
+    frame = Segmentation(segmentation.image, segmentation.classes, np.zeros((4, 6), np.int64), background=True)
+    assert frame.draw_overlay(shares=False).shape == segmentation.draw_overlay(shares=False).shape
+
+
+def test_heat_map_is_red_where_the_score_is_high(segmentation):
+    picture = segmentation.draw_heat_map("a dog").astype(int)
+    assert (picture[:, :2, 0] > picture[:, :2, 2]).all() and (picture[:, 3:, 0] < picture[:, :2, 0].min()).all()
+
+
+def test_scores_of_8_bits_give_the_same_heat_map(segmentation):
+    picture = segmentation.draw_heat_map("cat").astype(int)
+    segmentation.scores = (255 * segmentation.scores).round().byte()
+    assert abs(segmentation.draw_heat_map("cat") - picture).max() <= 3
+
+
+def test_files_hold_overlay_labels_areas_and_heat_maps(segmentation, tmp_path):
+    paths = segmentation.save(tmp_path, "x", heat_maps=True)
+    assert sorted(path.name for path in paths) == sorted(path.name for path in tmp_path.iterdir())
+    assert {"x.png", "x_labels.png", "x_2_a_dog.png", "x.json"} <= {path.name for path in paths}
+    assert json.loads((tmp_path / "x.json").read_text())["areas"]["cat"] == 0.5
+    with Image.open(tmp_path / "x_labels.png") as labels:
+        assert np.array_equal(np.array(labels), segmentation.labels)
+        assert labels.getpalette()[:6] == [0, 0, 0, *segmentation.colors()[1]]
+
+
+def test_heat_maps_need_scores_and_no_file_is_written_without(segmentation, tmp_path):
+    segmentation.scores = None
+    with pytest.raises(ValueError, match="labels alone.*labels_only=False"):
+        segmentation.save(tmp_path, "x", heat_maps=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_words_are_shortened_in_file_names(segmentation, tmp_path):
+    segmentation.classes[1:] = ["viele Bäume " * 30 + end for end in "ab"]
+    paths = segmentation.save(tmp_path, shorten("ä" * 120), heat_maps=True)
+    assert len(set(paths)) == 6 and all(path.is_file() for path in paths)
