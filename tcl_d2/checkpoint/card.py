@@ -30,6 +30,7 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
 
     Args:
         checkpoint: as read_checkpoint gives it.
+        path: of its file.
 
     Raises:
         ValueError: names the file, whose card is damaged.
@@ -47,7 +48,8 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
     """Compare a training with the checkpoint from which it is to go on; warns of what makes it another from here on.
 
     Args:
-        checkpoint: as read_checkpoint gives it, from `path`.
+        path: of the checkpoint's file.
+        checkpoint: as read_checkpoint gives it.
         card: of the training.
 
     Raises:

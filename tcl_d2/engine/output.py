@@ -23,6 +23,7 @@ def output_folder(path: str, purpose: str) -> Iterator[None]:
     The main process holds a lock, which the system frees however that process ends; the others wait until it has it.
 
     Args:
+        path: OUTPUT_DIR.
         purpose: "training" or "evaluation"; one of each may share a folder.
 
     Raises:

@@ -42,8 +42,10 @@ class StoppableLoader:
     """A loader's batches until a signal comes; then the run ends, between two batches, with its progress saved."""
 
     def __init__(self, loader: Iterable[list[dict]], save: Callable[[], None]):
-        """
+        """Wrap a loader.
+
         Args:
+            loader: gives batches of dataset dicts, and has a length.
             save: writes what is done.
         """
         self.loader = loader
