@@ -1,0 +1,42 @@
+"""The package's layers: imports run down, so that any part can be used without what lies above it."""
+
+import ast
+
+from tests.conftest import ROOT
+
+LAYERS = (  # from the bottom; each may import what stands before it
+    "version",
+    "utils",
+    "assets",
+    "segmentation",
+    "modeling",
+    "config",
+    "data",
+    "checkpoint",
+    "evaluation",
+    "predictor",
+    "engine",
+    "__init__",
+)
+
+
+def imported_parts(path) -> set[str]:
+    """Return the parts of the package that a module imports: the first names below tcl_d2."""
+    package = path.relative_to(ROOT).parts[:-1]
+    parts = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = list(package[: len(package) - node.level + 1])
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            parts |= {".".join([*base, name]).split(".")[1] for name in names}
+    return parts
+
+
+def test_imports_run_down():
+    upwards = []
+    for path in (ROOT / "tcl_d2").rglob("*.py"):
+        layer = path.relative_to(ROOT / "tcl_d2").with_suffix("").parts[0]
+        for part in imported_parts(path) - {layer}:
+            if LAYERS.index(part) > LAYERS.index(layer):
+                upwards.append(f"{path.relative_to(ROOT)} imports {part}")
+    assert not upwards
