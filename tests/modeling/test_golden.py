@@ -60,7 +60,7 @@ def test_caption_embedding():
 
 @torch.no_grad()
 def test_class_embedding_is_mean_over_templates():
-    """7 classes x 3 templates: the vocabulary's path through templates, with the golden tokens for tokeniser."""
+    """7 classes x 3 templates: the vocabulary's path through templates, with the golden tokens for tokenizer."""
     tokens = golden.load()["inference"]["tokens"]
     model = golden.build_model()
     model.embed_vocabulary.tokenizer = lambda prompts: torch.stack(

@@ -83,7 +83,7 @@ def test_areas():
 
 
 def test_total_variation_of_a_ramp():
-    """Neighbours along x differ by 2, along y by 3, everywhere."""
+    """Neighbors along x differ by 2, along y by 3, everywhere."""
     ramp = 2 * torch.arange(4.0)[None, :] + 3 * torch.arange(5.0)[:, None]
     assert total_variation(ramp[None, None]).tolist() == [[5]]
     assert total_variation(torch.ones(1, 1, 1, 1)).item() == 0

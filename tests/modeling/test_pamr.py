@@ -7,7 +7,7 @@ from tcl_d2.modeling import PAMR
 
 
 def plain_pamr(image, masks, iterations, dilations):
-    """PAMR as the paper's formula, one pixel and one neighbour at a time."""
+    """PAMR as the paper's formula, one pixel and one neighbor at a time."""
     _, height, width = image.shape
     clamp = lambda value, top: min(max(value, 0), top - 1)  # noqa: E731
     offsets = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
@@ -19,7 +19,7 @@ def plain_pamr(image, masks, iterations, dilations):
             ]
             values = torch.stack([image[:, v, u] for v, u, _ in window])
             spread = values.std(0)
-            around = [(v, u) for v, u, is_neighbour in window if is_neighbour]
+            around = [(v, u) for v, u, is_neighbor in window if is_neighbor]
             logits = [(-(image[:, y, x] - image[:, v, u]).abs() / (1e-8 + 0.1 * spread)).mean() for v, u in around]
             weights[y, x] = around, torch.stack(logits).softmax(0)
     for _ in range(iterations):
