@@ -1,5 +1,8 @@
-"""Package metadata. Detectron2 is required too, but is not on PyPI under its name: `make` sees to it, or install it
-as its own documentation says (README.md, Installation)."""
+"""Package metadata.
+
+Detectron2 is required too, but it is not on PyPI under its name: `make` installs it, or install it as its own
+documentation says (README.md, Installation).
+"""
 
 import re
 from pathlib import Path
@@ -43,6 +46,7 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6"],
-        "dev": ["pytest", "hypothesis", "ruff", "selenium"],
+        # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
+        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python"],
     },
 )
