@@ -8,7 +8,7 @@ from . import benchmarks, image_text
 from .benchmark_mapper import BenchmarkMapper
 from .benchmarks import register_benchmark, register_benchmark_folder
 from .image_text import register_caption_list, register_coco_captions, register_webdataset
-from .loader import build_image_text_train_loader
+from .loader import build_image_text_train_loader, read_dataset
 from .mapper import ImageTextDatasetMapper
 
 __all__ = [
@@ -17,59 +17,64 @@ __all__ = [
     "build_image_text_train_loader",
     "check_datasets",
     "register_benchmark",
+    "register_benchmark_folder",
     "register_caption_list",
     "register_coco_captions",
-    "register_benchmark_folder",
     "register_webdataset",
 ]
 _USES = {
-    image_text.EVALUATOR_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_list)",
+    image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_list)",
     benchmarks.EVALUATOR_TYPE: "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark)",
 }
 
 
 def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test: Iterable[str] = ()) -> None:
-    """Look for the files of all data sets at once, before anything costly is built.
+    """Look for the files of all datasets at once, before anything costly is built.
 
-    A name that is no data set's but a path (has a slash) is registered as a benchmark first: see
+    A name that is no dataset's but a path (has a slash) is registered as a benchmark first: see
     register_benchmark_folder.
 
     Args:
-        names: data sets for either use.
-        train: those to train on, as DATASETS.TRAIN: image-text pairs.
-        test: those to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
+        names: datasets for either use.
+        train: datasets to train on, as DATASETS.TRAIN: image-text pairs.
+        test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
 
     Raises:
-        FileNotFoundError: says of every data set that is missing or unfit where it was looked for and how to get it, or
-            that it is not for this use.
+        FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and of
+            every other one what is wrong with it.
+        ValueError: no file is missing, but datasets are unfit, not registered or not for this use.
     """
-    names_by_use = {None: names, image_text.EVALUATOR_TYPE: train, benchmarks.EVALUATOR_TYPE: test}
+    names_by_use = {None: names, image_text.TRAIN_ONLY_TYPE: train, benchmarks.EVALUATOR_TYPE: test}
     problems = []
     for use, names_of_use in names_by_use.items():
         for name in names_of_use:
             try:
                 _check_dataset(name, use)
             except (OSError, ValueError) as error:
-                problems.append(str(error))
+                problems.append(error)
+
     if problems:
-        raise FileNotFoundError("\n  ".join(problems))
+        are_files_missing = any(isinstance(problem, OSError) for problem in problems)
+        error_type = FileNotFoundError if are_files_missing else ValueError
+        raise error_type("\n  ".join(map(str, problems)))
 
 
 def _check_dataset(name: str, use: str | None) -> None:
-    """Look for the files of one data set; OSError or ValueError. `use` is the evaluator_type it must have, or None."""
-    if "/" in name and name not in DatasetCatalog.list() and use != image_text.EVALUATOR_TYPE:
+    """Look for the files of a dataset; OSError or ValueError. `use` is the evaluator_type it must have, or None."""
+    if "/" in name and name not in DatasetCatalog.list() and use != image_text.TRAIN_ONLY_TYPE:
         register_benchmark_folder(name)
     if name not in DatasetCatalog.list():
-        raise ValueError(f"Data set '{name}' is not registered. Known ones of this kind: {_known(name)}.")
+        raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.EVALUATOR_TYPE)
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.TRAIN_ONLY_TYPE)
     if use not in (None, evaluator_type):
-        raise ValueError(f"Data set '{name}' is of the wrong kind: {_USES[use]}.")
+        raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
-    DatasetCatalog.get(name)
+    read_dataset(name)
 
 
-def _known(name: str) -> str:
-    alike = [known for known in DatasetCatalog.list() if known.split("_")[0] == name.split("_")[0]]
-    return ", ".join(alike or ["cc3m_train", "cc12m_train", "coco_captions_train2017", "shapes_train", "shapes_val"])
+def _similar_names(name: str) -> str:
+    """List the registered names that begin like this one, or well-known ones."""
+    similar = [known for known in DatasetCatalog.list() if known.split("_")[0] == name.split("_")[0]]
+    return ", ".join(similar or ["cc3m_train", "cc12m_train", "coco_captions_train2017", "shapes_train", "shapes_val"])

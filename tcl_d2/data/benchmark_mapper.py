@@ -18,10 +18,13 @@ def check_sizes(short: int, long: int) -> None:
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
     """Return the size (height, width) at which an image is segmented.
 
+    Sides are rounded half up, and have at least one pixel.
+
     Args:
-        height, width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         short: short side of the result; 0: as the image is, whatever `long`, as in Detectron2.
-        long: the most that the long side may have. Sides are rounded half up, and have at least one pixel.
+        long: greatest length of the long side.
     """
     if short == 0:
         return height, width
@@ -30,55 +33,68 @@ def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[i
 
 
 def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resizing without antialias, uint8 [H, W, 3] -> uint8 [height, width, 3], bit for bit OpenCV's.
+    """Resize uint8 [H, W, 3] to uint8 [height, width, 3], bilinear without antialias, bit for bit as OpenCV does.
 
-    The published numbers had OpenCV's INTER_LINEAR; PIL's bilinear antialiases when it shrinks, which moves mIoU.
-    OpenCV's arithmetic is repeated here, since its own wheel needs a display library that servers often lack.
+    The published numbers were made with OpenCV's INTER_LINEAR; PIL's bilinear antialiases when it shrinks, which moves
+    mIoU. OpenCV's arithmetic is repeated here, because its own wheel needs a display library that servers often lack.
     """
-    left, right, weight_left, weight_right = _neighbours(image.shape[1], width)
-    top, bottom, weight_top, weight_bottom = _neighbours(image.shape[0], height)
-    # OpenCV weights by whole 2048ths; of a row's result it keeps 7 bits after the point, of the last 2 before rounding.
+    left, right, weight_left, weight_right = _neighbors(image.shape[1], width)
+    top, bottom, weight_top, weight_bottom = _neighbors(image.shape[0], height)
+
+    # OpenCV weights by whole 2048ths. It keeps 7 bits after the point of a row's result, and 2 of the last sum, which
+    # are then rounded.
     rows = image.take(left, 1) * weight_left[:, None] + image.take(right, 1) * weight_right[:, None] >> 4
     upper = rows[top] * weight_top[:, None, None] >> 16
     lower = rows[bottom] * weight_bottom[:, None, None] >> 16
     return (upper + lower + 2 >> 2).astype(np.uint8)
 
 
-def _neighbours(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `target` pixels on a side: the two source pixels beside its centre, and their weights in 2048ths."""
+def _neighbors(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Find the two source pixels beside the center of each target pixel on a side, and their weights in 2048ths.
+
+    Args:
+        source: pixels of the side before resizing.
+        target: pixels of the side after resizing.
+
+    Returns:
+        indices of the first and the second neighbor, weights of the first and the second; integers [target].
+    """
     position = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int64)
-    share = position - first.astype(np.float32)
-    first_weight, second_weight = (np.rint(part * 2048).astype(np.int32) for part in (1 - share, share))
+    second_share = position - first.astype(np.float32)
+    first_weight = np.rint((1 - second_share) * 2048).astype(np.int32)
+    second_weight = np.rint(second_share * 2048).astype(np.int32)
     return first.clip(0, source - 1), (first + 1).clip(0, source - 1), first_weight, second_weight
 
 
 def model_input(image: np.ndarray, short: int, long: int) -> dict:
-    """What ZeroShotSegmentor takes for an RGB image uint8 [H, W, 3].
+    """Make of an RGB image uint8 [H, W, 3] what ZeroShotSegmentor takes; for the sizes see segmentation_size.
 
     Returns:
-        `image` uint8 [3, h, w] at the size of segmentation_size; the original `height` and `width`.
+        a dict with:
+
+            image: uint8 [3, h, w], resized.
+            height: height of the original image.
+            width: width of the original image.
     """
     height, width = image.shape[:2]
     size = segmentation_size(height, width, short, long)
     if size != (height, width):
         image = resize_bilinear(image, *size)
-    return {
-        "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-        "height": height,
-        "width": width,
-    }
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return {"image": pixels, "height": height, "width": width}
 
 
 class BenchmarkMapper:
-    """Reads a benchmark's image for the model: {"file_name", ...} -> the same with what ZeroShotSegmentor takes."""
+    """Reads a benchmark's image for the model."""
 
     @configurable
     def __init__(self, short: int, long: int, skip_broken: bool = False):
-        """
+        """Set the sizes.
+
         Args:
-            short, long: the short side that images are resized to (0: no resizing), and the most that the long side
-                may have, in pixels.
+            short: short side that images are resized to, in pixels; 0: no resizing.
+            long: greatest length of the long side, in pixels.
             skip_broken: whether to give an `error` for an image that cannot be read, rather than to raise it.
 
         Raises:
@@ -91,23 +107,39 @@ class BenchmarkMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        sizes = {"short": cfg.INPUT.MIN_SIZE_TEST, "long": cfg.INPUT.MAX_SIZE_TEST}
-        return {**sizes, "skip_broken": cfg.TEST.ZERO_SHOT.SKIP_BROKEN}
+        return {
+            "short": cfg.INPUT.MIN_SIZE_TEST,
+            "long": cfg.INPUT.MAX_SIZE_TEST,
+            "skip_broken": cfg.TEST.ZERO_SHOT.SKIP_BROKEN,
+        }
 
-    def __call__(self, one: dict) -> dict:
-        """
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Read and resize an image.
+
+        Args:
+            dataset_dict: a row of a benchmark, with `file_name`.
+
         Returns:
-            `one` with `image` uint8 [3, h, w] (RGB, resized), the original `height` and `width`, and `labels_only`; or,
-            with `skip_broken`, with the `error` (str) for an image that cannot be read.
+            the row with these beside what it had:
+
+                image: uint8 [3, h, w], RGB, resized.
+                height: height of the original image.
+                width: width of the original image.
+                labels_only: True; the evaluator needs no scores.
+
+            Or, for an image that cannot be read, with `skip_broken`:
+
+                error: what is wrong (str).
 
         Raises:
             OSError: the image is missing or broken; names it.
         """
+        path = dataset_dict["file_name"]
         try:
-            image = np.asarray(read_image(one["file_name"], one["file_name"]))
+            image = np.asarray(read_image(path, path))
         except BrokenSample as error:
-            message = f"Image {one['file_name']} could not be read: {error.detail}"
+            message = f"Image {path} could not be read: {error.detail}"
             if self.skip_broken:
-                return {**one, "error": message}
+                return {**dataset_dict, "error": message}
             raise OSError(message) from None
-        return {**one, **model_input(image, self.short, self.long), "labels_only": True}
+        return {**dataset_dict, **model_input(image, self.short, self.long), "labels_only": True}

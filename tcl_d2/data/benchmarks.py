@@ -15,12 +15,12 @@ from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
 from .words import read_words
 
-EVALUATOR_TYPE = "zero_shot_sem_seg"
+EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see engine.trainer.EVALUATORS
 BACKGROUND = "background"
 
 
 def datasets_root() -> Path:
-    """Where data sets lie: $DETECTRON2_DATASETS, or datasets/ in the working directory, as in Detectron2."""
+    """Return the folder of the datasets: $DETECTRON2_DATASETS, or datasets/ in the working directory, as Detectron2."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
@@ -28,58 +28,62 @@ def datasets_root() -> Path:
 
 
 def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> list[dict]:
-    """The images of a benchmark, each with its label file, sorted by ID; arguments as register_benchmark's.
+    """List the images of a benchmark with their label files, sorted by ID; arguments as register_benchmark's.
 
     Raises:
         FileNotFoundError: a list, folder, image or label is missing; says which.
+        ValueError: the list is empty, or two images have one ID.
     """
     root = datasets_root()
     if ids is None:
-        pictures = find_images(images)
+        image_paths = find_images(images)
     else:
-        pictures = {key: root / images.format(key) for key in _read_ids(root / ids)}
-        _check_there(pictures.values(), "images")
-    patterns = [pattern if "{}" in pattern else f"{pattern}/{{}}.png" for pattern in labels]
-    there = [pattern for pattern in patterns if (root / pattern.partition("{}")[0]).is_dir()]
-    if not there:
-        raise FileNotFoundError(f"no folder {' or '.join(str(root / p.partition('{}')[0]) for p in patterns)}")
-    truths = {key: root / there[0].format(key) for key in pictures}
-    _check_there(truths.values(), "labels")
+        image_paths = {key: root / images.format(key) for key in _read_ids(root / ids)}
+        _check_files(image_paths.values(), "images")
+
+    pattern = _choose_labels(labels)
+    label_paths = {key: root / pattern.format(key) for key in image_paths}
+    _check_files(label_paths.values(), "labels")
+
     return [
-        {"file_name": str(pictures[key]), "sem_seg_file_name": str(truths[key]), "image_id": key}
-        for key in sorted(pictures)
+        {"file_name": str(image_paths[key]), "sem_seg_file_name": str(label_paths[key]), "image_id": key}
+        for key in sorted(image_paths)
     ]
 
 
 def find_images(images: str) -> dict[str, Path]:
-    """Image files by ID, for a folder or a pattern 'folder/{}suffix'; FileNotFoundError if there are none."""
+    """Find the image files of a folder, or of a pattern 'folder/{}suffix'.
+
+    Returns:
+        path by ID: the part of the path below the folder, without the suffix.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: two images have one ID.
+    """
     head, _, tail = images.partition("{}")
-    folder, suffixes = datasets_root() / head, (tail,) if tail else IMAGE_SUFFIXES
+    folder = datasets_root() / head
+    suffixes = (tail,) if tail else IMAGE_SUFFIXES
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    found = {}
+
+    paths = {}
     for path in _walk(folder):
         suffix = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
         if suffix is not None:
             key = path.relative_to(folder).as_posix()[: -len(suffix)]
-            if key in found:
-                raise FileNotFoundError(f"two images with one name, {found[key]} and {path}: their label is not clear")
-            found[key] = path
-    if not found:
+            if key in paths:
+                raise ValueError(f"two images have the name '{key}', {paths[key]} and {path}; rename or remove one")
+            paths[key] = path
+
+    if not paths:
         raise FileNotFoundError(f"no images in {folder}")
-    return found
+    return paths
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(place, name) for name in names)
-
-
-def subsample(rows: Sequence, count: int) -> list:
-    """`count` of the rows, evenly spaced, so that a quick look meets all of a data set; 0: all."""
-    if not 0 < count < len(rows):
-        return list(rows)
-    return [rows[i * len(rows) // count] for i in range(count)]
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent, name) for name in names)
 
 
 def _read_ids(path: Path) -> list[str]:
@@ -87,18 +91,38 @@ def _read_ids(path: Path) -> list[str]:
         raise FileNotFoundError(f"no list {path}")
     keys = path.read_text(encoding="utf-8-sig").split()
     if not keys:
-        raise FileNotFoundError(f"the list {path} is empty")
+        raise ValueError(f"the list {path} is empty")
     return keys
 
 
-def _check_there(paths: Iterable[Path], kind: str) -> None:
-    """FileNotFoundError unless all files exist. Lists each folder once: a look at every file is slow over a network."""
-    paths, listing = list(paths), {}
+def _choose_labels(labels: Sequence[str]) -> str:
+    """Return the first pattern of label files that has its folder."""
+    patterns = [pattern if "{}" in pattern else f"{pattern}/{{}}.png" for pattern in labels]
+    folders = [datasets_root() / pattern.partition("{}")[0] for pattern in patterns]
+    for pattern, folder in zip(patterns, folders):
+        if folder.is_dir():
+            return pattern
+    raise FileNotFoundError(f"no folder {' or '.join(map(str, folders))}")
+
+
+def _check_files(paths: Iterable[Path], content: str) -> None:
+    """Raise FileNotFoundError unless all files exist."""
+    # Each folder is listed once: over a network, a look at every file is slow.
+    paths = list(paths)
+    names_in = {}
     for folder in {path.parent for path in paths}:
-        listing[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [path for path in paths if path.name not in listing[path.parent]]
+        names_in[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+
+    missing = [path for path in paths if path.name not in names_in[path.parent]]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of {len(paths)} {kind} are missing, such as {missing[0]}")
+        raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
+
+
+def subsample(rows: Sequence, count: int) -> list:
+    """Return `count` of the rows, evenly spaced, so that a quick look meets all of a dataset; 0: all."""
+    if not 0 < count < len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 # ----------------------------------------------------------------------------------------------- registering
@@ -120,16 +144,18 @@ def register_benchmark(
     num_images: Sequence[int] = (),
     published: dict[str, float] | None = None,
 ) -> None:
-    """Registers a folder of images and one of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
+    """Register a folder of images and a folder of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
     Args:
-        images: folder, with any of jpg, jpeg, png, webp, or a pattern "folder/{}suffix" where {} is an image's ID,
+        name: name in the catalog.
+        images: folder with jpg, jpeg, png or webp files, or a pattern "folder/{}suffix" where {} is an image's ID,
             which may have slashes. Relative to DETECTRON2_DATASETS, or absolute; so are labels and ids.
-        labels: folder of PNGs named by ID, or a pattern; of several, the first whose folder exists.
-        classes: class words in the order of the labels; with `background`, the first word stands for the background
-            and is never asked for.
+        labels: folder of PNGs named by ID, or a pattern. If there are several, the first that has its folder is used.
+        classes: class words in the order of the labels.
+        background: whether the first class word stands for the background; the model is never asked for it.
         ids: text file of the IDs that belong to the benchmark; None: all images of the folder.
         label_map: value in the label file -> index of `classes` or `ignore_label`; None: values are these already.
+        ignore_label: value of the pixels that count nowhere.
         colors: RGB of each class for pictures.
         prepare: the command that makes the data, for the error when it is missing.
         title: a short name for tables.
@@ -140,16 +166,18 @@ def register_benchmark(
         ValueError: a class word stands for two labels.
     """
     _check_distinct(name, classes)
-    sources = [labels] if isinstance(labels, str) else list(labels)
+    label_patterns = [labels] if isinstance(labels, str) else list(labels)
 
     def load() -> list[dict]:
         try:
-            return list_pairs(images, sources, ids)
+            return list_pairs(images, label_patterns, ids)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"Data set '{name}': {error}. Looked below DETECTRON2_DATASETS={datasets_root()}. "
+                f"Dataset '{name}': {error}. Looked below DETECTRON2_DATASETS={datasets_root()}. "
                 f"To prepare it: {prepare}"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"Dataset '{name}': {error}.") from None
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
@@ -166,34 +194,35 @@ def register_benchmark(
 
 
 def _check_distinct(name: str, classes: Sequence[str]) -> None:
+    """Raise a ValueError that names the first class word that stands for two labels."""
     indices = {}
     for index, word in enumerate(classes):
         first = indices.setdefault(word, index)
         if first != index:
             raise ValueError(
-                f"Data set '{name}': the class word '{word}' stands for two labels, {first} and {index}. Give them "
+                f"Dataset '{name}': the class word '{word}' stands for two labels, {first} and {index}. Give them "
                 "different words, such as 'crane (bird)' and 'crane (machine)'."
             )
 
 
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Names and RGB colours of what LabelMapper gives for a registered data set: its classes, then ignored pixels."""
+    """Return the names and RGB colors of a dataset's classes, then of ignored pixels: in the order of LabelMapper."""
     metadata = MetadataCatalog.get(dataset_name)
     return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
 
 
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:
-    """Registers a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
+    """Register a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
 
     classes.txt (UTF-8) has a class word a line, in the order of the label values from 0; if the first is "background",
     it is the background. The label value 255 is ignored.
 
     Args:
         folder: absolute, or relative to the working directory.
-        name: None: the folder's path as it is given.
+        name: name in the catalog; None: the folder's path as it is given.
 
     Returns:
-        the name it is registered by.
+        the name in the catalog.
 
     Raises:
         FileNotFoundError: there is no classes.txt.
@@ -201,17 +230,19 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
     """
     name = name or str(folder)
     path = Path(folder).resolve()
-    words = path / "classes.txt"
-    if not words.is_file():
+    words_file = path / "classes.txt"
+    if not words_file.is_file():
         raise FileNotFoundError(
-            f"Data set '{name}': no file {words}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
+            f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
             "same names) and classes.txt (a class word a line, in the order of the label values)."
         )
-    classes = read_words(words)
+
+    classes = read_words(words_file)
     if len(classes) > 255:
-        raise ValueError(f"Data set '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
+        raise ValueError(f"Dataset '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
     if name in DatasetCatalog.list():
-        raise ValueError(f"There is a data set '{name}' already; give the folder another name.")
+        raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
+
     register_benchmark(name, str(path / "images"), str(path / "labels"), classes, classes[0] == BACKGROUND)
     return name
 
@@ -224,20 +255,22 @@ def _read_json(path: str) -> dict:
 
 
 def _register_table() -> None:
-    """The eight benchmarks of the unified protocol and the train splits for model selection (benchmarks.json)."""
+    """Register the eight benchmarks of the unified protocol and the train splits for model selection."""
     for name, entry in _read_json("benchmarks.json").items():
-        words = {BACKGROUND: entry["background"]} if "background" in entry else {}
+        # Read the class words and their colors
+        colors = {BACKGROUND: entry["background"]} if "background" in entry else {}
         for file in entry["classes"]:
-            words |= _read_json(f"classes/{file}.json")
+            colors |= _read_json(f"classes/{file}.json")
+
         register_benchmark(
             name,
             entry["images"],
             entry["labels"],
-            list(words),
-            BACKGROUND in words,
+            list(colors),
+            BACKGROUND in colors,
             ids=entry.get("ids"),
             label_map=parse_rule(entry["rule"], ignore_label=255) if "rule" in entry else None,
-            colors=list(words.values()),
+            colors=list(colors.values()),
             prepare=f"python datasets/{entry['prepare']}",
             title=entry["title"],
             num_images=entry["num_images"],
@@ -246,17 +279,20 @@ def _register_table() -> None:
 
 
 def _register_lvis() -> None:
-    """LVIS v1 as a benchmark of 1,203 classes; label files hold category IDs, 0 where nothing is annotated."""
-    ignore = 65535  # 255 is a class here
+    """Register LVIS v1 as a benchmark of 1,203 classes."""
+    # Label files hold category IDs, and 0 where nothing is annotated. 255 is a class.
+    ignore_label = 65535
     categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+    label_map = {0: ignore_label} | {category["id"]: k for k, category in enumerate(categories)}
+
     register_benchmark(
         "zeroshot_lvis_val",
         images="coco/{}.jpg",
         labels="lvis/semantic/{}.png",
         ids="lvis/semantic/val.txt",
         classes=[category["name"].replace("_", " ") for category in categories],
-        label_map={0: ignore} | {category["id"]: k for k, category in enumerate(categories)},
-        ignore_label=ignore,
+        label_map=label_map,
+        ignore_label=ignore_label,
         prepare="python datasets/prepare_lvis.py",
         title="LVIS",
         num_images=(19809,),
@@ -264,9 +300,12 @@ def _register_lvis() -> None:
 
 
 def _register_shapes() -> None:
-    """The small world's three: with background, without, and with its grounds for stuff. One set of label files."""
-    objects, everything = shapes.OBJECTS, shapes.OBJECTS + shapes.GROUNDS
-    things, grounds = range(len(objects)), range(len(objects), len(everything))
+    """Register the small world's three benchmarks of one set of label files: with and without background, and stuff."""
+    objects = shapes.OBJECTS
+    everything = shapes.OBJECTS + shapes.GROUNDS
+    things = range(len(objects))
+    grounds = range(len(objects), len(everything))
+
     variants = {
         "shapes_val": ((BACKGROUND, *objects), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
         "shapes_objects_val": (objects, False, {k: k for k in things} | {k: 255 for k in grounds}),

@@ -15,26 +15,21 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .benchmarks import datasets_root
 
-EVALUATOR_TYPE = "image_text"  # of no use to an evaluator: marks a training source
+# The `evaluator_type` in a training dataset's metadata. No evaluator has this name: check_datasets tells by it what can
+# be trained on from what can be evaluated on.
+TRAIN_ONLY_TYPE = "image_text"
+
+
+def _register(name: str, load: Callable[[], list[dict]]) -> None:
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(evaluator_type=TRAIN_ONLY_TYPE)
 
 
 def _advice(prepare: str) -> str:
     return f"Looked below DETECTRON2_DATASETS={datasets_root()}. To get it: {prepare}"
 
 
-def _register(name: str, load: Callable[[], list[dict]]) -> None:
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE)
-
-
-def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
-    """Paths of shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    paths = []
-    for spelled in (spelled for pattern in patterns for spelled in braceexpand.braceexpand(pattern)):
-        path = root / spelled  # an absolute pattern stays as it is
-        paths += sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    return [str(path) for path in paths]
+# ------------------------------------------------------------------------------------------- webdataset shards
 
 
 def register_webdataset(
@@ -45,61 +40,107 @@ def register_webdataset(
     Files whose names are the same up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last
     suffix counts; several images or captions in a sample are left out and counted.
 
-    Args:
-        shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
-        num_samples: pairs in all, the source's share in a mixture; None: from img2dataset's *_stats.json.
-        prepare: how to get the shards, for the error when they are missing.
+    `DatasetCatalog.get(name)` raises FileNotFoundError if no shard is there or one is missing, and ValueError if the
+    number of pairs is unknown.
 
-    When asked for: FileNotFoundError if no shard is there or one is missing; ValueError if the size is unknown.
+    Args:
+        name: name in the catalog.
+        shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
+        num_samples: pairs in all, the dataset's share in a mixture; None: from img2dataset's *_stats.json.
+        prepare: how to get the shards, for the error when they are missing.
     """
 
     def load() -> list[dict]:
+        # Look for the shards
         paths = expand_shards(shards, datasets_root())
         missing = [path for path in paths if not Path(path).is_file()]
-        if missing or not paths:
-            what = f"{len(missing)} of {len(paths)} shards, such as {missing[0]}" if missing else f"shards {shards}"
-            raise FileNotFoundError(f"Data set '{name}': there are no {what}. {_advice(prepare)}")
-        counts = [num_samples / len(paths)] * len(paths) if num_samples else _count_samples(name, paths)
+        if not paths:
+            raise FileNotFoundError(f"Dataset '{name}': there are no shards {shards}. {_advice(prepare)}")
+        if missing:
+            raise FileNotFoundError(
+                f"Dataset '{name}': there are no {len(missing)} of {len(paths)} shards, such as {missing[0]}. "
+                f"{_advice(prepare)}"
+            )
+
+        # Count their samples
+        if num_samples:
+            counts = [num_samples / len(paths)] * len(paths)
+        else:
+            counts = _read_counts(name, paths)
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
     _register(name, load)
 
 
-def _count_samples(name: str, shards: list[str]) -> list[int]:
+def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
+    """List paths of shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    paths = []
+    for pattern in patterns:
+        for spelled in braceexpand.braceexpand(pattern):
+            path = root / spelled  # an absolute pattern stays as it is
+            paths += sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    return [str(path) for path in paths]
+
+
+def _read_counts(name: str, shards: list[str]) -> list[int]:
+    """Read the numbers of samples of shards from img2dataset's files beside them."""
     stats = [Path(shard.removesuffix(".tar") + "_stats.json") for shard in shards]
     missing = [path for path in stats if not path.is_file()]
     if missing:
         raise ValueError(
-            f"Data set '{name}': its number of pairs is unknown: there is no {missing[0]} (img2dataset writes one a "
+            f"Dataset '{name}': its number of pairs is unknown: there is no {missing[0]} (img2dataset writes one a "
             "shard). Give num_samples to register_webdataset."
         )
-    return [json.loads(path.read_text())["successes"] for path in stats]
+    return [_read_count(name, path) for path in stats]
+
+
+def _read_count(name: str, path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["successes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Dataset '{name}': {path} is broken ({error!r}): expected a JSON object with a number 'successes', as "
+            "img2dataset writes it. Or give num_samples to register_webdataset."
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------- COCO Captions
 
 
 def register_coco_captions(
     name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org"
 ) -> None:
-    """Registers COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
+    """Register COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
 
-    When asked for: FileNotFoundError if a file or folder is missing; ValueError if the JSON is no COCO Captions.
+    `DatasetCatalog.get(name)` raises FileNotFoundError if a file or folder is missing, and ValueError if the JSON is no
+    COCO Captions.
     """
 
     def load() -> list[dict]:
-        annotations, images = datasets_root() / json_file, datasets_root() / image_root
+        annotations = datasets_root() / json_file
+        images = datasets_root() / image_root
         for path in (annotations, images):
             if not path.exists():
-                raise FileNotFoundError(f"Data set '{name}': there is no {path}. {_advice(prepare)}")
+                raise FileNotFoundError(f"Dataset '{name}': there is no {path}. {_advice(prepare)}")
         try:
-            content = json.loads(annotations.read_text(encoding="utf-8"))
-            files = {image["id"]: image["file_name"] for image in content["images"]}
-            captions = defaultdict(list)
-            for annotation in content["annotations"]:
-                captions[annotation["image_id"]].append(annotation["caption"])
-            return [{"file_name": str(images / files[key]), "captions": texts} for key, texts in captions.items()]
+            return _read_coco_captions(annotations, images)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"Data set '{name}': {annotations} is no COCO Captions file ({error!r}).") from None
+            raise ValueError(f"Dataset '{name}': {annotations} is no COCO Captions file ({error!r}).") from None
 
     _register(name, load)
+
+
+def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
+    content = json.loads(json_file.read_text(encoding="utf-8"))
+    file_names = {image["id"]: image["file_name"] for image in content["images"]}
+    captions = defaultdict(list)
+    for annotation in content["annotations"]:
+        captions[annotation["image_id"]].append(annotation["caption"])
+    return [{"file_name": str(image_root / file_names[key]), "captions": texts} for key, texts in captions.items()]
+
+
+# ------------------------------------------------------------------------------------------- lists of pairs
 
 
 def register_caption_list(
@@ -111,43 +152,53 @@ def register_caption_list(
     quotes or line ends stands in quotes, and quotes in it are doubled; in TSV quotes are characters like any other, so
     a text has no tabs and no line ends.
 
-    Args:
-        path: the list, and `image_root` the folder that its image paths start from; relative to DETECTRON2_DATASETS
-            or absolute. An empty `image_root` is the list's own folder.
+    `DatasetCatalog.get(name)` raises FileNotFoundError for a missing list or image, and ValueError for a list without
+    rows, a missing column or a broken line.
 
-    When asked for: FileNotFoundError for a missing list or image; ValueError for a missing column or broken line.
+    Args:
+        name: name in the catalog.
+        path: the list, relative to DETECTRON2_DATASETS or absolute.
+        image_root: folder that the list's image paths start from, relative to DETECTRON2_DATASETS or absolute; "" for
+            the list's own folder.
+        image_column: name of the column of image paths.
+        caption_column: name of the column of captions.
     """
 
     def load() -> list[dict]:
         file = datasets_root() / path
         if not file.is_file():
-            raise FileNotFoundError(f"Data set '{name}': there is no list {file}. {_advice('write the list')}")
+            raise FileNotFoundError(f"Dataset '{name}': there is no list {file}. {_advice('write the list')}")
         if file.suffix not in (".csv", ".tsv", ".jsonl", ".json"):
-            raise ValueError(f"Data set '{name}': {file} must end in .csv, .tsv or .jsonl.")
+            raise ValueError(f"Dataset '{name}': {file} must end in .csv, .tsv or .jsonl.")
 
         # Collect the captions of each image
         root = datasets_root() / image_root if image_root else file.parent
-        captions, number = defaultdict(list), 1
+        captions = defaultdict(list)
+        row_number = 1
         try:
             for row in _read_rows(file):
-                image, texts = _pair_of(row, image_column, caption_column)
+                image, texts = _parse_row(row, image_column, caption_column)
                 captions[str(root / image)] += texts
-                number += 1
+                row_number += 1
         except ValueError as error:
-            raise ValueError(f"Data set '{name}': row {number} of {file} {error}.") from None
+            raise ValueError(f"Dataset '{name}': row {row_number} of {file} {error}.") from None
+        if not captions:
+            raise ValueError(f"Dataset '{name}': {file} has no rows.")
 
         # Look for the images
         missing = [image for image in captions if not Path(image).is_file()]
-        if missing or not captions:
-            what = f"{len(missing)} of its {len(captions)} images, such as {missing[0]}" if captions else "rows"
-            raise FileNotFoundError(f"Data set '{name}': for {file} there are no {what}.")
+        if missing:
+            raise FileNotFoundError(
+                f"Dataset '{name}': {len(missing)} of the {len(captions)} images of {file} are missing, such as "
+                f"{missing[0]}."
+            )
         return [{"file_name": image, "captions": texts} for image, texts in captions.items()]
 
     _register(name, load)
 
 
 def _read_rows(file: Path) -> Iterator[dict]:
-    """Read the rows of a list one by one; ValueError says what is wrong with the next one."""
+    """Read the rows of a list, one after the other; ValueError says what is wrong with the next one."""
     # Line ends are CSV's own, or \n alone: other characters that end lines of text (U+2028) may be in a caption.
     # Bytes that are not UTF-8 stay: such a caption is found when it is used.
     newline = "" if file.suffix in (".csv", ".tsv") else "\n"
@@ -173,13 +224,16 @@ def _parse_object(line: str) -> dict:
     return row
 
 
-def _pair_of(row: dict, image_column: str, caption_column: str) -> tuple[str, list[str]]:
+def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, list[str]]:
     """Return the image's path and the captions of a row; ValueError says what is wrong with it."""
+    # Look for the columns
     if None in row:  # where csv.DictReader puts them: the caption may have been cut at an unquoted comma
         raise ValueError("has more fields than the head line has columns: quote a text that has the separator")
     for column in (image_column, caption_column):
         if row.get(column) is None:
             raise ValueError(f"has no '{column}'; it has {list(row)}")
+
+    # Check their values
     image, texts = row[image_column], row[caption_column]
     texts = texts if isinstance(texts, list) else [texts]
     for column, values in ((image_column, [image]), (caption_column, texts)):
@@ -188,6 +242,8 @@ def _pair_of(row: dict, image_column: str, caption_column: str) -> tuple[str, li
                 raise ValueError(f"has a value of type {type(value).__name__} as '{column}', not text")
     return image, texts
 
+
+# ---------------------------------------------------------------------------------- what comes with the project
 
 register_webdataset("cc3m_train", "cc3m/*.tar", 2_881_393, "img2dataset, from the CC3M list (see datasets/README.md)")
 register_webdataset("cc12m_train", "cc12m/*.tar", 11_286_526, "img2dataset, from CC12M's list (see datasets/README.md)")

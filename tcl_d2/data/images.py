@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MAX_PIXELS = 100_000_000  # beyond this an image is taken for a decompression bomb
+MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -32,7 +32,7 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
 
     Args:
         source: path of the file, or its content.
-        name: of the image, for the error.
+        name: what to call the image in the error.
 
     Raises:
         BrokenSample: missing, truncated, no image, or too large.
@@ -46,13 +46,13 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
             return to_rgb(image)
     except BrokenSample:
         raise
-    except Exception as error:  # PIL and its decoders raise many kinds
+    except Exception as error:  # PIL and its decoders raise many types
         raise BrokenSample("unreadable image", name, error) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image of any mode to RGB, upright as its EXIF says, 16 bits scaled to 8."""
-    image = _apply_exif_orientation(image)  # unlike PIL's own, it bears damaged EXIF
+    image = _apply_exif_orientation(image)  # unlike PIL's own function, it bears damaged EXIF
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
@@ -62,16 +62,16 @@ def as_array(image: ImageLike) -> np.ndarray:
     """Return any picture as an RGB array uint8 [H, W, 3].
 
     Args:
-        image: path; PIL image, turned as its EXIF says; RGB array uint8 [H, W, 3]; or grey array [H, W], uint8 or
+        image: path; PIL image, turned as its EXIF says; RGB array uint8 [H, W, 3]; or gray array [H, W], uint8 or
             uint16 (0..65535, scaled to 8 bits as 16-bit files are).
 
     Raises:
-        ValueError: the file is no image, or this is no picture; says what it is.
+        ValueError: the file is no image, or the object is no picture; says what it is.
     """
     if isinstance(image, (str, Path)):
         return np.asarray(read_image(str(image), str(image)))
 
-    # An array that is RGB already stays as it is; a grey one goes the way of a grey file.
+    # An array that is RGB already stays as it is; a gray one goes the way of a gray file
     given = type(image).__name__
     if isinstance(image, np.ndarray):
         given = f"{image.dtype} {list(image.shape)}"
@@ -85,6 +85,6 @@ def as_array(image: ImageLike) -> np.ndarray:
         given = f"an image of {image.width} x {image.height} pixels"
 
     raise ValueError(
-        "An image is a path, a PIL image, an RGB array uint8 [H, W, 3] or a grey array uint8 or uint16 [H, W], "
+        "An image is a path, a PIL image, an RGB array uint8 [H, W, 3] or a gray array uint8 or uint16 [H, W], "
         f"with at least one pixel, not {given}."
     )

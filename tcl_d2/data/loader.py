@@ -1,7 +1,8 @@
-"""The endless, shuffled, seeded stream of image-text pairs, split over processes and workers."""
+"""The endless, shuffled, seeded stream of image-text pairs, split over processes and their loader workers."""
 
 import itertools
 import logging
+import math
 import random
 import zlib
 from collections import Counter
@@ -20,6 +21,9 @@ from .mapper import ImageTextDatasetMapper
 logger = logging.getLogger(__name__)
 
 
+# --------------------------------------------------------------------------------------------- broken samples
+
+
 class SkipCounter:
     """Counts the samples that were skipped, by reason; logs the first ones, then each power of ten."""
 
@@ -29,27 +33,29 @@ class SkipCounter:
     def add(self, reason: str, message: str) -> None:
         self.counts[reason] += 1
         count = self.counts[reason]
-        if count <= 3 or str(count).strip("0") == "1":
+        is_power_of_ten = count == 10 ** int(math.log10(count))
+        if count <= 3 or is_power_of_ten:
             logger.warning("Skipped a sample (%s: %d so far in this worker): %s", reason, count, message)
 
     def __str__(self) -> str:
         return ", ".join(f"{reason}: {count}" for reason, count in self.counts.most_common()) or "no samples"
 
 
-def _from_tar(sample: dict) -> dict:
-    """webdataset's sample -> the mapper's; BrokenSample without image or caption, or with several."""
+def _convert_tar_sample(sample: dict) -> dict:
+    """Convert webdataset's sample to the mapper's; BrokenSample unless it has one image and one caption."""
     name = f"{sample['__url__']}/{sample['__key__']}"
-    image = _member(sample, IMAGE_SUFFIXES, name, "image")
+    image = _get_member(sample, IMAGE_SUFFIXES, name, "image")
     if not image:  # a file of zero bytes
         raise BrokenSample("no image", name)
-    return {"image_bytes": image, "captions": [_member(sample, (".txt",), name, "caption")], "key": name}
+    caption = _get_member(sample, (".txt",), name, "caption")
+    return {"image_bytes": image, "captions": [caption], "key": name}
 
 
-def _member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) -> bytes:
+def _get_member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) -> bytes:
     """Return a sample's file with one of these suffixes.
 
-    webdataset ends a sample's key at the first dot: of `my.photo.png` the key is `my` and the rest `photo.png`. So a
-    file with the whole rest as its suffix comes first; otherwise the one file whose last suffix fits.
+    webdataset ends a sample's key at the first dot: the file `my.photo.png` has the key `my` and the rest `photo.png`.
+    So a file with the whole rest as its suffix comes first; otherwise the one file whose last suffix fits.
     """
     exact = [suffix[1:] for suffix in suffixes if suffix[1:] in sample]
     members = exact[:1] or [member for member in sample if member.endswith(suffixes)]
@@ -60,22 +66,65 @@ def _member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) ->
     return sample[members[0]]
 
 
-def _is_shards(rows: list[dict]) -> bool:
-    return "shard" in rows[0]
+# --------------------------------------------------------------------------------------------- reading a dataset
+
+
+def read_dataset(name: str) -> list[dict]:
+    """Return the rows of a registered dataset; ValueError if they have no samples."""
+    rows = DatasetCatalog.get(name)
+    if count_samples(rows) <= 0:
+        raise ValueError(
+            f"Dataset '{name}' has no samples: it has no rows, or the counts of its shards (`num_samples`, or "
+            "'successes' in img2dataset's *_stats.json) sum to 0."
+        )
+    return rows
+
+
+def count_samples(rows: list[dict]) -> float:
+    """Return the number of samples; an image with several captions counts once."""
+    return sum(_num_samples(row) for row in rows)
+
+
+def _num_samples(row: dict) -> float:
+    return row.get("num_samples", 1)  # a row that is no shard is one sample
+
+
+def _skip_rows(rows: list[dict], num_samples: float) -> list[dict]:
+    """Leave out the first rows, as many as hold at most `num_samples` together."""
+    num_passed = 0
+    for index, row in enumerate(rows):
+        num_passed += _num_samples(row)
+        if num_passed > num_samples:
+            return rows[index:]
+    return []
 
 
 class ImageTextStream(IterableDataset):
-    """Endless samples, ready for the model, of one source: this process's and worker's share, shuffled each pass."""
+    """Endless samples of one dataset: a worker's share of them, in another order each epoch.
+
+    The workers are the loader processes of all training processes. They share an epoch by this rule:
+
+    - The order of the rows is drawn from the seed and the epoch, and is the same for all workers.
+    - Of N workers, each takes every N-th row.
+    - If there are fewer shards than workers, all workers read all shards, and each keeps every N-th sample.
+    - Each worker then shuffles the samples of its shards within a buffer.
+
+    So each sample of an epoch comes to exactly one worker.
+    """
 
     def __init__(
         self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int, start: int = 0
     ):
-        """
+        """Describe a stream; nothing is read yet.
+
         Args:
-            name: of the source, for messages.
-            rows: as its catalog entry gives them.
-            buffer: samples from which the next one is drawn (shards; other rows are shuffled as a whole).
-            start: samples of all shares to leave out at the beginning, passes included; to the next whole shard before.
+            name: name of the dataset, for messages and the order.
+            rows: rows of its catalog entry: shards, or images with captions.
+            mapper: makes of a sample what the model takes.
+            buffer: samples from which the next one is drawn (of shards; other rows are shuffled as a whole).
+            seed: the same seed gives the same samples in the same order.
+            start: samples of all workers to leave out at the beginning, whole epochs included. Shards are left out as
+                a whole.
         """
         self.name = name
         self.rows = rows
@@ -83,64 +132,82 @@ class ImageTextStream(IterableDataset):
         self.buffer = buffer
         self.seed = seed
         self.start = start
+        self._has_shards = "shard" in rows[0]
 
     def __iter__(self) -> Iterator[dict]:
-        worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        index = comm.get_rank() * workers + (worker.id if worker else 0)
-        return self.iterate(index, comm.get_world_size() * workers)
+        info = get_worker_info()
+        workers_per_rank = info.num_workers if info else 1
+        local_worker = info.id if info else 0
+        worker = comm.get_rank() * workers_per_rank + local_worker
+        return self.iterate_worker(worker, comm.get_world_size() * workers_per_rank)
 
-    def iterate(self, index: int, count: int) -> Iterator[dict]:
-        """The share `index` of `count`: no sample is in two shares of a pass, and each is in one.
+    def iterate_worker(self, worker: int, num_workers: int) -> Iterator[dict]:
+        """Yield the samples of one of `num_workers` workers, epoch after epoch.
 
         Raises:
-            RuntimeError: a whole pass gave nothing; says why.
+            RuntimeError: a whole epoch gave nothing; says why.
         """
         skipped = SkipCounter()
-        first, begin = divmod(self.start, max(1, int(size_of(self.rows))))
-        for turn in itertools.count(first):
-            good = 0
-            for sample in self._one_pass(turn, index, count, skipped, begin if turn == first else 0):
+        epoch_size = max(1, int(count_samples(self.rows)))
+        first_epoch, skip_samples = divmod(self.start, epoch_size)
+
+        for epoch in itertools.count(first_epoch):
+            num_yielded = 0
+            for sample in self._read_epoch(epoch, worker, num_workers, skip_samples, skipped):
                 try:
-                    mapped = self.mapper(_from_tar(sample) if _is_shards(self.rows) else sample)
+                    mapped = self._map_sample(sample)
                 except BrokenSample as error:
                     skipped.add(error.reason, str(error))
                     continue
-                good += 1
+                num_yielded += 1
                 yield mapped
-            if not good and not (turn == first and begin):
+
+            # The rest of an epoch that was begun in the middle may be empty.
+            is_whole_epoch = skip_samples == 0
+            if is_whole_epoch and num_yielded == 0:
                 raise RuntimeError(
-                    f"Data set '{self.name}': a whole pass over share {index + 1} of {count} gave no usable sample "
-                    f"({skipped}). Check the data, or use fewer processes and workers than it has samples."
+                    f"Dataset '{self.name}': a whole epoch of worker {worker + 1} of {num_workers} gave no usable "
+                    f"sample ({skipped}). Check the data, or use fewer processes and workers than it has samples."
                 )
+            skip_samples = 0
 
-    def _one_pass(self, turn: int, index: int, count: int, skipped: SkipCounter, begin: int = 0) -> Iterator[dict]:
-        # The order of rows is one for all shares: the same generator everywhere, then every count-th row.
-        order = random.Random(f"{self.seed} {self.name} {turn}")
-        rows = order.sample(self.rows, len(self.rows))
-        enough = len(rows) >= count or not _is_shards(rows)
-        if enough:
-            rows = rows[index::count]
-            begin //= count
-        rows = _drop(rows, begin)
-        if not _is_shards(self.rows):
-            return iter(rows)
+    def _read_epoch(
+        self, epoch: int, worker: int, num_workers: int, skip_samples: int, skipped: SkipCounter
+    ) -> Iterator[dict]:
+        """Read a worker's samples of an epoch, without the first `skip_samples` of all workers together."""
+        # Shuffle the rows; all workers draw the same order
+        order_rng = random.Random(f"{self.seed} {self.name} {epoch}")
+        rows = order_rng.sample(self.rows, len(self.rows))
+        if not self._has_shards:
+            return iter(_skip_rows(rows[worker::num_workers], skip_samples // num_workers))
 
-        def skip(error: Exception) -> bool:
+        # Read this worker's shards; or all shards, and keep this worker's samples
+        has_shard_per_worker = len(rows) >= num_workers
+        if has_shard_per_worker:
+            skip_samples //= num_workers
+            samples = self._read_shards(_skip_rows(rows[worker::num_workers], skip_samples), skipped)
+        else:
+            samples = self._read_shards(_skip_rows(rows, skip_samples), skipped)
+            samples = itertools.islice(samples, worker, None, num_workers)
+
+        # Shuffle the samples within a buffer
+        worker_rng = random.Random(f"{self.seed} {self.name} {epoch} {worker} {skip_samples}")
+        return shuffle(self.buffer, initial=min(self.buffer, 100), rng=worker_rng)(samples)
+
+    def _read_shards(self, rows: list[dict], skipped: SkipCounter) -> Iterator[dict]:
+        """Read the samples of shards one after the other; a shard that cannot be read further is counted."""
+
+        def skip_shard(error: Exception) -> bool:
             skipped.add("unreadable shard", str(error))
             return True
 
-        samples = tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip)
-        if not enough:  # to give each share one: all shares read all shards, and each keeps every count-th sample
-            samples = itertools.islice(samples, index, None, count)
-        own = random.Random(f"{self.seed} {self.name} {turn} {index} {begin}")
-        return shuffle(self.buffer, initial=min(self.buffer, 100), rng=own)(samples)
+        return tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip_shard)
 
-
-def _drop(rows: list[dict], samples: int) -> list[dict]:
-    """The rows without the first ones that hold at most so many samples together."""
-    ends = itertools.accumulate(row.get("num_samples", 1) for row in rows)
-    return rows[sum(end <= samples for end in ends) :]
+    def _map_sample(self, sample: dict) -> dict:
+        """Map a sample as it was read to what the model takes; BrokenSample if it cannot be used."""
+        if self._has_shards:
+            sample = _convert_tar_sample(sample)
+        return self.mapper(sample)
 
 
 class Mixture(IterableDataset):
@@ -152,19 +219,18 @@ class Mixture(IterableDataset):
         self.seed = seed
 
     def __iter__(self) -> Iterator[dict]:
-        worker = get_worker_info()
-        draw = random.Random(f"{self.seed} {comm.get_rank()} {worker.id if worker else 0}")
-        running = [iter(stream) for stream in self.streams]
+        info = get_worker_info()
+        rng = random.Random(f"{self.seed} {comm.get_rank()} {info.id if info else 0}")
+        iterators = [iter(stream) for stream in self.streams]
         while True:
-            yield next(draw.choices(running, self.weights)[0])
+            (iterator,) = rng.choices(iterators, self.weights)
+            yield next(iterator)
 
 
-def size_of(rows: list[dict]) -> float:
-    """Number of pairs; an image with several captions counts once."""
-    return sum(row.get("num_samples", 1) for row in rows)
+# --------------------------------------------------------------------------------------------- the loader
 
 
-def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, **others: int) -> dict:
+def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, **overrides: int) -> dict:
     return {
         "names": list(cfg.DATASETS.TRAIN),
         "mapper": mapper or ImageTextDatasetMapper(cfg, is_train=True),
@@ -172,7 +238,7 @@ def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, *
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "buffer": cfg.DATALOADER.SHUFFLE_BUFFER,
         "seed": max(cfg.SEED, 0),
-        **others,
+        **overrides,
     }
 
 
@@ -199,36 +265,40 @@ def build_image_text_train_loader(
     seed: int = 0,
     start: int = 0,
 ):
-    """An endless iterable of batches, list[dict] as `mapper` gives them.
+    """Build an endless iterable of batches, list[dict] as `mapper` gives them.
 
     Args:
-        names: registered image-text data sets, mixed in proportion to their numbers of pairs.
-        total_batch_size: of all processes together.
+        names: registered image-text datasets, mixed in proportion to their numbers of pairs.
+        mapper: makes of a sample what the model takes, see ImageTextDatasetMapper.
+        total_batch_size: images in a batch of all processes together.
+        num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.
         seed: the same seed, workers and processes give the same batches on one machine.
         start: samples of all processes to leave out at the beginning, about: a shard is read whole. The rest of the
-            pass follows in the same order, with other random choices.
+            epoch follows in the same order, with other random choices.
 
     Raises:
-        ValueError: no data sets, or a number out of its range; names the config key.
+        ValueError: no datasets, a dataset without samples, or a number out of its range; names the config key.
     """
     if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text data set.")
+        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text dataset.")
     _check_numbers(total_batch_size, num_workers, buffer)
 
-    # One stream a source, which starts where its share of the samples ends
-    sources = [DatasetCatalog.get(name) for name in names]
-    sizes = [size_of(rows) for rows in sources]
+    # One stream a dataset, which starts where its share of the samples ends
+    datasets = [read_dataset(name) for name in names]
+    sizes = [count_samples(rows) for rows in datasets]
     streams = [
         ImageTextStream(name, rows, mapper, buffer, seed, int(start * size / sum(sizes)))
-        for name, rows, size in zip(names, sources, sizes)
+        for name, rows, size in zip(names, datasets, sizes)
     ]
+
+    # Augmentation draws from the workers' own generators, which are seeded by `augmentation_seed`.
+    augmentation_seed = zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode())
     return build_detection_train_loader(
         Mixture(streams, sizes, f"{seed} {start}"),
         mapper=None,
         total_batch_size=total_batch_size,
         aspect_ratio_grouping=False,
         num_workers=num_workers,
-        # Of the workers' own generators, from which augmentation draws.
-        seed=zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode()),
+        seed=augmentation_seed,
     )

@@ -66,7 +66,7 @@ def test_ignored_value_must_not_be_a_class():
         LabelMapper(300, None, 255)
 
 
-def test_a_quick_look_meets_all_of_a_data_set():
+def test_a_quick_look_meets_all_of_a_dataset():
     assert subsample(range(10), 4) == [0, 2, 5, 7]
     assert subsample(range(3), 0) == subsample(range(3), 9) == [0, 1, 2]
 
@@ -96,6 +96,9 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
     (tmp_path / "VOC2012/SegmentationClass/a.png").touch()
     with pytest.raises(FileNotFoundError, match="1 of 2 labels are missing, such as .*b.png"):
         DatasetCatalog.get("zeroshot_voc_val")
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("\n")
+    with pytest.raises(ValueError, match="'zeroshot_voc_val': the list .*val.txt is empty"):
+        DatasetCatalog.get("zeroshot_voc_val")
 
 
 # ------------------------------------------------------------------------------------------------------ own folders
@@ -103,8 +106,8 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    for kind in ("images/x", "labels/x"):
-        (tmp_path / "own" / kind).mkdir(parents=True)
+    for subfolder in ("images/x", "labels/x"):
+        (tmp_path / "own" / subfolder).mkdir(parents=True)
     for key, suffix in (("a", "jpg"), ("x/b", "webp")):
         Image.new("RGB", (8, 6)).save(tmp_path / f"own/images/{key}.{suffix}")
         Image.new("L", (8, 6), 1).save(tmp_path / f"own/labels/{key}.png")
@@ -120,7 +123,7 @@ def test_a_folder_becomes_a_benchmark(folder):
     register_benchmark_folder(str(folder), "t_own")
     metadata = MetadataCatalog.get("t_own")
     assert metadata.stuff_classes == ["background", "red car", "straße"] and metadata.background
-    assert [one["image_id"] for one in DatasetCatalog.get("t_own")] == ["a", "x/b"]
+    assert [row["image_id"] for row in DatasetCatalog.get("t_own")] == ["a", "x/b"]
     with pytest.raises(ValueError, match="'t_own' already"):
         register_benchmark_folder(str(folder), "t_own")
 
@@ -147,7 +150,7 @@ def test_a_folders_path_is_a_name(folder):
 
 def test_unfit_folders_are_refused(folder):
     Image.new("RGB", (8, 6)).save(folder / "images/a.png")
-    with pytest.raises(FileNotFoundError, match="two images with one name"):
+    with pytest.raises(ValueError, match=f"'{folder}': two images have the name 'a', .*; rename or remove one"):
         check_datasets([str(folder)])
     (folder / "classes.txt").write_text("\n")
     with pytest.raises(ValueError, match="classes.txt names no class"):
@@ -164,7 +167,7 @@ def test_unfit_folders_are_refused(folder):
 
 def test_small_worlds_three_benchmarks_read_the_same_files(in_world):
     names = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
-    files = [[one["sem_seg_file_name"] for one in DatasetCatalog.get(name)] for name in names]
+    files = [[row["sem_seg_file_name"] for row in DatasetCatalog.get(name)] for name in names]
     assert len(files[0]) == 12 and files[0] == files[1] == files[2]
     label = np.array(Image.open(files[0][0]))
     rules = [LabelMapper.of(name)(label, "x") for name in names]

@@ -39,7 +39,7 @@ def save_image(path, size=(8, 8)):
 
 
 def write_tar(path, samples):
-    """samples: {name in the tar: bytes}"""
+    """Write a tar of {name in the tar: bytes}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in samples.items():
@@ -73,6 +73,15 @@ def test_shards_sizes(root, register):
     (root / "s/00001_stats.json").unlink()
     with pytest.raises(ValueError, match="Give num_samples"):
         DatasetCatalog.get("t_shards")
+
+
+@pytest.mark.fault("a broken *_stats.json beside a shard", "refused, with the file's name and what was expected")
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"count": 7}', '{"successes": null}'])
+def test_broken_statistics_of_shards_are_named(root, register, text):
+    write_tar(root / "s/00000.tar", {})
+    (root / "s/00000_stats.json").write_text(text)
+    with pytest.raises(ValueError, match="'t_shards': .*00000_stats.json is broken .* expected .*'successes'"):
+        register(register_webdataset, "t_shards", "s/*.tar")()
 
 
 def test_missing_shards(root, register):
@@ -155,7 +164,7 @@ def test_a_caption_that_is_no_text_spoils_no_list(root, register):
         ("l.csv", "picture,caption\na.png,one\n", ValueError, "row 1 .* has no 'image'"),
         ("l.csv", "image,caption\na.png\n", ValueError, "row 1 .* has no 'caption'"),
         ("l.csv", "image,caption\nnone.png,one\n", FileNotFoundError, "none.png"),
-        ("l.csv", "image,caption\n", FileNotFoundError, "no rows"),
+        ("l.csv", "image,caption\n", ValueError, "no rows"),
         ("l.jsonl", '{"image": "a.png", "caption": "one"}\n{oops\n', ValueError, "row 2 .* no JSON object"),
         ("l.csv", 'image,caption\na.png,one\na.png,"two\na.png,three\n', ValueError, "row 2 .* is a quote left open"),
         ("l.csv", 'image,caption\na.png,"two"s\n', ValueError, "row 1 .* is a quote left open, or not doubled"),
@@ -184,7 +193,7 @@ def test_broken_list_files(root, register, name, text, error, message):
         register(register_caption_list, "t_list", name)()
 
 
-def test_all_missing_data_sets_are_named_at_once(root):
+def test_all_missing_datasets_are_named_at_once(root):
     with pytest.raises(FileNotFoundError) as error:
         check_datasets(["cc3m_train", "shapes_val", "no_such_set"])
     for part in ("cc3m", "img2dataset", "shapes/val/images", "prepare_shapes.py", "'no_such_set' is not registered"):
@@ -194,9 +203,9 @@ def test_all_missing_data_sets_are_named_at_once(root):
 @pytest.mark.fault(
     "a training source in DATASETS.TEST, a benchmark in DATASETS.TRAIN", "refused before anything is built"
 )
-def test_data_sets_of_the_wrong_use_are_refused(in_world):
+def test_datasets_of_the_wrong_use_are_refused(in_world):
     check_datasets(train=["shapes_train"], test=["shapes_val"])
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(ValueError) as error:
         check_datasets(train=["shapes_train", "shapes_val", "my/pairs.csv"], test=["shapes_train"])
     to_evaluate_on, unknown, to_train_on = str(error.value).split("\n  ")
     assert "'shapes_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in to_evaluate_on
@@ -207,5 +216,5 @@ def test_data_sets_of_the_wrong_use_are_refused(in_world):
 def test_a_catalog_entry_without_metadata_can_be_trained_on(register):
     register(DatasetCatalog.register, "t_plain", lambda: [{"file_name": "a.png", "captions": ["a"]}])
     check_datasets(train=["t_plain"])
-    with pytest.raises(FileNotFoundError, match="'t_plain' is of the wrong kind"):
+    with pytest.raises(ValueError, match="'t_plain' is of the wrong kind"):
         check_datasets(test=["t_plain"])

@@ -45,8 +45,8 @@ def test_pil_images_are_turned_as_files_are(tmp_path):
     np.testing.assert_array_equal(as_array(str(path)), np.rot90(PIXELS, -1))
 
 
-@pytest.mark.fault("16-bit grey pictures", "scaled to 8 bits, not clipped to white, whatever way they come")
-def test_16_bit_grey_is_scaled_in_all_ways(tmp_path):
+@pytest.mark.fault("16-bit gray pictures", "scaled to 8 bits, not clipped to white, whatever way they come")
+def test_16_bit_gray_is_scaled_in_all_ways(tmp_path):
     ramp = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     path = tmp_path / "a.png"
@@ -56,7 +56,7 @@ def test_16_bit_grey_is_scaled_in_all_ways(tmp_path):
     np.testing.assert_array_equal(benchmark_image(path), expected)
 
 
-def test_grey_arrays_of_8_bits_become_rgb():
+def test_gray_arrays_of_8_bits_become_rgb():
     np.testing.assert_array_equal(as_array(PIXELS[..., 0]), PIXELS[..., [0, 0, 0]])
     assert as_array(PIXELS) is PIXELS
 

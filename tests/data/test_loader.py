@@ -1,4 +1,4 @@
-"""The stream of training pairs: shares without overlap, seeds, mixtures, and broken samples."""
+"""The stream of training pairs: no sample comes to two workers, seeds, mixtures, and broken samples."""
 
 import logging
 from collections import Counter
@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 from detectron2.data import DatasetCatalog
 
-from tcl_d2.data import build_image_text_train_loader, register_webdataset
+from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
 from tcl_d2.data.images import BrokenSample
-from tcl_d2.data.loader import ImageTextStream, Mixture, SkipCounter, _from_tar
+from tcl_d2.data.loader import ImageTextStream, Mixture, SkipCounter
 from tests.data.test_image_text import write_tar
 
 
@@ -28,37 +28,41 @@ def make_shards(folder, shards: int, per_shard: int) -> list[dict]:
     return [{"shard": str(folder / f"{s:05d}.tar"), "num_samples": per_shard} for s in range(shards)]
 
 
-def take_pass(rows, index, count, seed=0, turn=0):
-    """The captions of one share's pass number `turn`."""
+def make_list(size: int) -> list[dict]:
+    return [{"file_name": str(i), "captions": [f"caption {i // 10} {i % 10}"]} for i in range(size)]
+
+
+def read_epoch(rows, worker, num_workers, seed=0, epoch=0, skip_samples=0) -> list[str]:
+    """The captions that come to a worker in an epoch."""
     stream = ImageTextStream("t", rows, identity, buffer=7, seed=seed)
-    samples = stream._one_pass(turn, index, count, SkipCounter())
-    return [identity(_from_tar(s) if "shard" in rows[0] else s)["caption"] for s in samples]
+    samples = stream._read_epoch(epoch, worker, num_workers, skip_samples, SkipCounter())
+    return [stream._map_sample(sample)["caption"] for sample in samples]
 
 
-@pytest.mark.parametrize("shards, shares", [(6, 1), (6, 2), (6, 4), (3, 8)])
-def test_shares_of_shards_do_not_overlap_and_miss_nothing(tmp_path, shards, shares):
-    """Also with fewer shards than processes x workers."""
+@pytest.mark.parametrize("shards, num_workers", [(6, 1), (6, 2), (6, 4), (3, 8)])
+def test_each_sample_of_shards_comes_to_one_worker(tmp_path, shards, num_workers):
+    """Also with fewer shards than workers."""
     rows = make_shards(tmp_path, shards, 10)
-    parts = [take_pass(rows, i, shares) for i in range(shares)]
+    parts = [read_epoch(rows, worker, num_workers) for worker in range(num_workers)]
     assert Counter(caption for part in parts for caption in part) == Counter(
         f"caption {s} {i}" for s in range(shards) for i in range(10)
     )
     assert all(parts)
 
 
-def test_shares_of_a_list_do_not_overlap_and_miss_nothing():
-    rows = [{"file_name": f"{i}", "captions": [f"c{i}"]} for i in range(31)]
-    parts = [take_pass(rows, i, 4) for i in range(4)]
-    assert Counter(caption for part in parts for caption in part) == Counter(f"c{i}" for i in range(31))
+def test_each_sample_of_a_list_comes_to_one_worker():
+    rows = make_list(31)
+    parts = [read_epoch(rows, worker, 4) for worker in range(4)]
+    assert Counter(caption for part in parts for caption in part) == Counter(row["captions"][0] for row in rows)
 
 
-def test_each_pass_has_another_order_and_a_seed_repeats_it(tmp_path):
+def test_each_epoch_has_another_order_and_a_seed_repeats_it(tmp_path):
     rows = make_shards(tmp_path, 4, 10)
-    first = take_pass(rows, 0, 1)
+    first = read_epoch(rows, 0, 1)
     assert first != sorted(first)
-    assert first == take_pass(rows, 0, 1)
-    assert first != take_pass(rows, 0, 1, turn=1)
-    assert first != take_pass(rows, 0, 1, seed=1)
+    assert first == read_epoch(rows, 0, 1)
+    assert first != read_epoch(rows, 0, 1, epoch=1)
+    assert first != read_epoch(rows, 0, 1, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +79,7 @@ def test_the_samples_of_a_seed_stay_the_same(tmp_path, monkeypatch, source, rank
     """A resumed training goes on with the samples of the one that was stopped: also after an update of this package."""
     monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: num_ranks)
-    if source == "shards":
-        rows = make_shards(tmp_path, 6, 10)
-    else:
-        rows = [{"file_name": f"{i}", "captions": [f"caption {i // 10} {i % 10}"]} for i in range(60)]
+    rows = make_shards(tmp_path, 6, 10) if source == "shards" else make_list(60)
     stream = ImageTextStream("t", rows, identity, buffer=7, seed=3, start=start)
     captions = [sample["caption"] for sample in islice(stream, 20)]
     assert captions == [f"caption {number[0]} {number[1]}" for number in first_20.split()]
@@ -126,7 +127,7 @@ def test_names_with_dots_are_read_by_their_last_suffix(tmp_path):
     samples = {"my.photo.png": b"x", "my.photo.txt": b"dots", "v1.2.JPG": b"x", "v1.2.json": b"{}", "v1.2.txt": b"more"}
     samples |= {"a.jpg": b"x", "a.seg.png": b"no photo", "a.txt": b"exact"}
     write_tar(tmp_path / "a.tar", samples)
-    assert sorted(take_pass([{"shard": str(tmp_path / "a.tar")}], 0, 1)) == ["dots", "exact", "more"]
+    assert sorted(read_epoch([{"shard": str(tmp_path / "a.tar")}], 0, 1)) == ["dots", "exact", "more"]
 
 
 @pytest.mark.fault("several images or captions under one key of a shard", "counted, none is guessed")
@@ -143,7 +144,7 @@ def test_ambiguous_samples_are_counted(tmp_path, caplog):
 def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
     stream = ImageTextStream("broken_set", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
-    with pytest.raises(RuntimeError, match="'broken_set': a whole pass .* no usable sample .no caption: 2"):
+    with pytest.raises(RuntimeError, match="'broken_set': a whole epoch .* no usable sample .no caption: 2"):
         next(iter(stream))
 
 
@@ -171,7 +172,7 @@ def test_same_seed_gives_the_same_batches(in_world, workers):
     assert len(first) == 20 and first == batches(3) != batches(4)
 
 
-def test_no_data_set_is_an_error():
+def test_no_dataset_is_an_error():
     with pytest.raises(ValueError, match="DATASETS.TRAIN is empty"):
         build_image_text_train_loader([], mapper=identity, total_batch_size=4)
 
@@ -193,26 +194,37 @@ def test_numbers_out_of_range_are_refused(monkeypatch, options, processes, messa
         build_image_text_train_loader(["shapes_train"], **{"mapper": identity, "total_batch_size": 4, **options})
 
 
-@pytest.mark.parametrize("kind", ["shards", "more shares than shards", "list"])
-def test_a_later_start_gives_the_rest_of_the_pass(tmp_path, kind):
-    """30 samples in shards of 5: from the 17th on, a pass goes on with the shard that holds it."""
-    shares = 8 if kind == "more shares than shards" else 1
-    rows = make_shards(tmp_path, 6, 5)
-    if kind == "list":
-        rows = [{"file_name": str(i), "captions": [str(i)]} for i in range(30)]
+@pytest.mark.parametrize("source", ["shards", "fewer shards than workers", "list"])
+def test_a_later_start_gives_the_rest_of_the_epoch(tmp_path, source):
+    """30 samples in shards of 5: from the 17th on, an epoch goes on with the shard that holds it."""
+    num_workers = 8 if source == "fewer shards than workers" else 1
+    rows = make_list(30) if source == "list" else make_shards(tmp_path, 6, 5)
 
-    def passes(start: int) -> list[str]:
-        seen = []
-        for index in range(shares):
+    def read_from(start: int) -> list[str]:
+        captions = []
+        for worker in range(num_workers):
             stream = ImageTextStream("t", rows, identity, buffer=1, seed=0, start=start)
-            first = list(stream._one_pass(1, index, shares, SkipCounter(), start % 30))
-            taken = islice(stream.iterate(index, shares), len(first))
-            seen += [sample["caption"] for sample in taken]
-        return seen
+            length = len(read_epoch(rows, worker, num_workers, epoch=1, skip_samples=start % 30))
+            samples = islice(stream.iterate_worker(worker, num_workers), length)
+            captions += [sample["caption"] for sample in samples]
+        return captions
 
-    whole, rest = passes(30), passes(30 + 17)
+    whole, rest = read_from(30), read_from(30 + 17)
     assert len(whole) == len(set(whole)) == 30
-    expected = 13 if kind == "list" else 15
+    expected = 13 if source == "list" else 15
     assert len(rest) == expected and set(rest) <= set(whole)
-    if shares == 1:
+    if num_workers == 1:
         assert set(rest) == set(whole[-expected:])
+
+
+@pytest.mark.fault("a training set without rows, or with shards of no samples", "refused, with the dataset's name")
+@pytest.mark.parametrize("rows", [[], [{"shard": "a.tar", "num_samples": 0}, {"shard": "b.tar", "num_samples": 0}]])
+def test_datasets_without_samples_are_refused(rows):
+    DatasetCatalog.register("t_empty", lambda: rows)
+    try:
+        with pytest.raises(ValueError, match="'t_empty' has no samples"):
+            check_datasets(train=["t_empty"])
+        with pytest.raises(ValueError, match="'t_empty' has no samples"):
+            build_image_text_train_loader(["t_empty"], mapper=identity, total_batch_size=4, start=8)
+    finally:
+        DatasetCatalog.remove("t_empty")

@@ -1,4 +1,4 @@
-"""ImageTextDatasetMapper: every kind of image and caption, and the augmentation that the config asks for."""
+"""ImageTextDatasetMapper: images and captions of all sorts, and the augmentation that the config asks for."""
 
 import io
 import random
@@ -13,12 +13,12 @@ from tcl_d2.data import ImageTextDatasetMapper, images
 from tcl_d2.data.images import BrokenSample, read_image
 
 TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
-PLAIN = {"flip": 0.0, "rand_augment": "", "erasing": 0.0}
+PLAIN = {"flip_prob": 0.0, "rand_augment": "", "erasing_prob": 0.0}
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -30,7 +30,7 @@ def sample(image: bytes, *captions) -> dict:
     return {"image_bytes": image, "captions": list(captions) or ["a cat"], "key": "shard.tar/007"}
 
 
-def test_eval_variant_is_the_exact_centre_crop():
+def test_eval_variant_is_the_exact_center_crop():
     image = picture(60, 40)
     out = ImageTextDatasetMapper(TOKENIZER, is_train=False, size=40)(sample(encode(image)))
     expected = np.asarray(image)[:, 10:50].transpose(2, 0, 1)
@@ -38,7 +38,7 @@ def test_eval_variant_is_the_exact_centre_crop():
     assert torch.equal(out["tokens"], TOKENIZER(["a cat"])[0])
 
 
-def test_training_crop_without_colour_changes_stays_in_range():
+def test_training_crop_without_color_changes_stays_in_range():
     out = ImageTextDatasetMapper(TOKENIZER, size=32, **PLAIN)(sample(encode(picture())))
     assert out["image"].shape == (3, 32, 32) and out["image"].dtype == torch.float32
     assert out["image"].min() >= -1e-3 and out["image"].max() <= 255 + 1e-3
@@ -51,23 +51,23 @@ def test_config_keys_take_effect():
     base = ImageTextDatasetMapper(TOKENIZER, **options)(data)["image"]
     again = ImageTextDatasetMapper(TOKENIZER, **options)(data)["image"]
     assert torch.equal(base, again)  # nothing random is left
-    flipped = ImageTextDatasetMapper(TOKENIZER, **{**options, "flip": 1.0})(data)["image"]
+    flipped = ImageTextDatasetMapper(TOKENIZER, **{**options, "flip_prob": 1.0})(data)["image"]
     torch.testing.assert_close(flipped, base.flip(-1), rtol=0, atol=1e-3)
     torch.manual_seed(0)
     random.seed(0)
-    erased = ImageTextDatasetMapper(TOKENIZER, **{**options, "erasing": 1.0})(data)["image"]
+    erased = ImageTextDatasetMapper(TOKENIZER, **{**options, "erasing_prob": 1.0})(data)["image"]
     assert 0.01 < (erased != base).float().mean() < 0.5  # a rectangle, not the image
     mapper = ImageTextDatasetMapper(TOKENIZER, **{**options, "rand_augment": "rand-m9-n2"})
     assert any(not torch.equal(mapper(data)["image"], base) for _ in range(8))
 
 
-def test_erased_pixels_are_noise_in_normalised_values():
-    """As timm's pixel mode in the official release: mean = the mean colour, deviation = the normalisation's."""
+def test_erased_pixels_are_noise_in_normalized_values():
+    """As timm's pixel mode in the official release: mean = the mean color, deviation = the normalization's."""
     torch.manual_seed(0)
     random.seed(0)
-    gray = Image.new("RGB", (64, 64), (255, 0, 255))
-    mapper = ImageTextDatasetMapper(TOKENIZER, size=64, **{**PLAIN, "erasing": 1.0})
-    outs = torch.stack([mapper(sample(encode(gray)))["image"] for _ in range(20)])
+    magenta = Image.new("RGB", (64, 64), (255, 0, 255))
+    mapper = ImageTextDatasetMapper(TOKENIZER, size=64, **{**PLAIN, "erasing_prob": 1.0})
+    outs = torch.stack([mapper(sample(encode(magenta)))["image"] for _ in range(20)])
     noise = outs.permute(1, 0, 2, 3)[1][outs[:, 1].abs() > 1e-3]  # green was 0
     assert noise.mean().item() == pytest.approx(116.28, abs=2)
     assert noise.std().item() == pytest.approx(57.12, abs=2)
@@ -91,9 +91,9 @@ def test_very_long_caption_is_truncated():
     "key, value",
     [
         ("SIZE", 0),
-        ("FLIP", 1.5),
-        ("FLIP", float("nan")),
-        ("ERASING", -0.1),
+        ("FLIP_PROB", 1.5),
+        ("FLIP_PROB", float("nan")),
+        ("ERASING_PROB", -0.1),
         ("CROP_SCALE", [1.0, 0.5]),
         ("CROP_SCALE", [0.0, 1.0]),
         ("CROP_SCALE", [0.5]),
@@ -125,8 +125,8 @@ def test_unusable_captions(captions, reason):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr"])
 def test_image_modes(mode):
-    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
-    image = read_image(encode(picture().convert(mode), kind), "x")
+    format = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    image = read_image(encode(picture().convert(mode), format), "x")
     assert image.mode == "RGB" and image.size == (60, 40)
 
 
