@@ -1,4 +1,4 @@
-"""What a stopped evaluation goes on from: the confusion matrix of the images done so far, on disk."""
+"""What a stopped evaluation goes on from: the images done so far and their statistics, on disk."""
 
 import hashlib
 import json
@@ -14,76 +14,112 @@ from torch import nn
 
 from ..utils.files import replacing
 
+Statistics = Mapping[str, np.ndarray]
+_PREFIX = "statistics."
+
 
 class EvaluationProgress:
-    """The images that the processes of an evaluation have done, and their confusion matrix, in a file a process.
+    """The images that the processes of an evaluation have done, and their statistics, in a file a process.
 
     Attributes:
-        done: IDs of the images that are done already.
-        matrix: their confusion matrix, int64 [K, K]; None if there are none.
+        done: IDs of the images that were done before.
+        statistics: what was summed over these images, arrays by name.
     """
 
     def __init__(self, folder: Path, fingerprint: str, resume: bool, period: float = 30.0):
-        """
+        """Choose where to keep the progress; `restore` reads what is there.
+
         Args:
+            folder: for the files.
             fingerprint: of all that results depend on (see `fingerprint`); files with another one are not used.
             resume: whether to go on from what is in the folder; else it is removed.
             period: seconds between writes.
         """
         self.folder = folder
         self.fingerprint = fingerprint
+        self.resume = resume
         self.period = period
         self.done: list[str] = []
-        self.matrix: np.ndarray | None = None
+        self.statistics: dict[str, np.ndarray] = {}
         self._file = folder / f"progress_{comm.get_rank()}.npz"
         self._saved = time.monotonic()
-        self._latest: tuple[np.ndarray, list[str]] | None = None
-        if resume:
-            self._load()
-        comm.synchronize()  # all have read
-        if comm.is_main_process():
-            if self.done:  # in one file from now on; those of other processes hold images that it has too
-                self.save(self.matrix, self.done)
+        self._latest: tuple[Statistics, list[str]] | None = None
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def restore(self, empty: Statistics) -> None:
+        """Read what was done before; every process must call it. The folder is left with one file, or none.
+
+        Args:
+            empty: the statistics of no image. A file with other names, shapes or dtypes is not used.
+        """
+        self.done = []
+        self.statistics = {name: array.copy() for name, array in empty.items()}
+        if self.resume:
             for path in self._files():
-                if not self.done or path != self._file:
-                    path.unlink()
+                self._add_file(path)
+        comm.synchronize()  # all have read
+
+        if comm.is_main_process():
+            self._keep_one_file()
         comm.synchronize()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("progress_*.npz"))
 
-    def _load(self) -> None:
-        for path in self._files():
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    same = str(file["fingerprint"]) == self.fingerprint
-                    matrix, done = file["matrix"], file["done"].tolist()
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                continue  # not ours, or broken: these images are done again
-            if same and not set(done) & set(self.done):
-                self.matrix = matrix if self.matrix is None else self.matrix + matrix
-                self.done += done
+    def _add_file(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                fingerprint, done = str(file["fingerprint"]), file["done"].tolist()
+                names = [name for name in file.files if name.startswith(_PREFIX)]
+                statistics = {name.removeprefix(_PREFIX): file[name] for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return  # not ours, or broken: its images are done again
 
-    def save_now_and_then(self, matrix: np.ndarray, done: list[str]) -> None:
+        is_same = fingerprint == self.fingerprint and _layout(statistics) == _layout(self.statistics)
+        if is_same and not set(done) & set(self.done):
+            self.done += done
+            for name, array in statistics.items():
+                self.statistics[name] += array
+
+    def _keep_one_file(self) -> None:
+        # In one file from now on; the files of other processes hold images that it has too.
+        if self.done:
+            self.save(self.statistics, self.done)
+        for path in self._files():
+            if not self.done or path != self._file:
+                path.unlink()
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def save_now_and_then(self, statistics: Statistics, done: list[str]) -> None:
         """Save what this process has done, as `save`, unless that was done a moment ago."""
-        self._latest = matrix, done
+        self._latest = statistics, done
         if time.monotonic() - self._saved > self.period:
-            self.save(matrix, done)
+            self.save(statistics, done)
 
     def save_latest(self) -> None:
         """Save what the last call of save_now_and_then was given; it may have grown since."""
         if self._latest is not None:
             self.save(*self._latest)
 
-    def save(self, matrix: np.ndarray, done: list[str]) -> None:
-        """Writes what this process has done: int64 [K, K], and the IDs of its images."""
+    def save(self, statistics: Statistics, done: list[str]) -> None:
+        """Write what this process has done: its statistics, and the IDs of its images."""
+        arrays = {f"{_PREFIX}{name}": array for name, array in statistics.items()}
         with replacing(self._file) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, matrix=matrix, done=np.array(done, dtype=str), fingerprint=self.fingerprint)
+            np.savez_compressed(file, done=np.array(done, dtype=str), fingerprint=self.fingerprint, **arrays)
         self._saved = time.monotonic()
 
 
+def _layout(statistics: Statistics) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in statistics.items()}
+
+
+# ---------------------------------------------------------------------------------------- what results depend on
+
+
 def digest_weights(model: nn.Module) -> str:
-    """A digest of all weights of a model."""
+    """Return a digest of all weights of a model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -93,7 +129,8 @@ def digest_weights(model: nn.Module) -> str:
 
 def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] | None]:
     """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone."""
-    paths = (row[key] for row in dataset_dicts for key in ("file_name", "sem_seg_file_name") if key in row)
+    keys = ("file_name", "sem_seg_file_name")
+    paths = (dataset_dict[key] for dataset_dict in dataset_dicts for key in keys if key in dataset_dict)
     return [_stat(path) for path in paths]
 
 
@@ -106,6 +143,6 @@ def _stat(path: str) -> list[int] | None:
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:
-    """A digest of a model's weights (see digest_weights) and of facts (JSON) that results depend on."""
+    """Return a digest of a model's weights (see digest_weights) and of facts (JSON) that results depend on."""
     text = json.dumps({"weights": weights, **facts}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,4 +1,7 @@
-"""The report over all benchmarks: one table with their average beside the published figures, and files of it."""
+"""The report over all benchmarks: one table with their average beside the published figures, and files of it.
+
+Results are {dataset: {"sem_seg": metrics in percent, "images": how many count, "skipped": how many were left out}}.
+"""
 
 import csv
 import json
@@ -11,67 +14,86 @@ from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from ..utils.files import replacing
-from .zero_shot import METRICS
+from .zero_shot import overall_metrics
 
 logger = logging.getLogger(__name__)
 
 
 def average(results: Mapping[str, Mapping]) -> dict[str, float]:
-    """Mean over data sets of each metric, in percent."""
-    rows = [result["sem_seg"] for result in results.values()]
-    return {metric: sum(row[metric] for row in rows) / len(rows) for metric in METRICS}
+    """Return the mean over datasets of each metric that all of them have, without the IoU of each class."""
+    rows = [overall_metrics(result["sem_seg"]) for result in results.values()]
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def write_report(results: Mapping[str, Mapping], method: str) -> str:
-    """mIoU in percent of each data set and the average, beside what was published, as a table; also logged.
+    """Return a table of each metric over the datasets, with published mIoU where there is any; also logged.
 
     Args:
-        results: {data set: {"sem_seg": metrics, "images": how many counted, "skipped": how many left out as broken}}.
-        method: meta-architecture; its published figures stand in the data sets' metadata, where there are any.
+        results: as above.
+        method: meta-architecture; its published figures stand in the datasets' metadata.
     """
-    known = {name: MetadataCatalog.get(name) for name in results}
-    measured = [result["sem_seg"]["mIoU"] for result in results.values()]
+    # A row for each metric, and what was published below mIoU
     published = [_published(name, method) for name in results]
-    rows = [("this model", *measured, average(results)["mIoU"])]
-    if any(value is not None for value in published):
-        mean = None if None in published else sum(published) / len(published)
-        rows.append((f"published: {method}", *published, mean))
-    titles = [metadata.get("title", name) for name, metadata in known.items()]
-    table = tabulate(rows, ("mIoU, %", *titles, "average"), "pipe", floatfmt=".1f")
+    rows = []
+    for metric, mean in average(results).items():
+        rows.append((metric, *(result["sem_seg"][metric] for result in results.values()), mean))
+        if metric == "mIoU" and any(value is not None for value in published):
+            published_mean = None if None in published else sum(published) / len(published)
+            rows.append((f"published: {method}", *published, published_mean))
+
+    # The table
+    titles = [MetadataCatalog.get(name).get("title", name) for name in results]
+    table = tabulate(rows, ("%", *titles, "average"), "pipe", floatfmt=".1f")
+
+    # What it does not cover
     for name, result in results.items():
-        whole = known[name].get("num_images", ())
-        if whole and result["images"] not in whole:
-            table += f"\n{name}: {result['images']} of {whole[0]} images"
+        expected = MetadataCatalog.get(name).get("num_images", ())
+        if expected and result["images"] not in expected:
+            table += f"\n{name}: {result['images']} of {expected[0]} images"
         if result["skipped"]:
             table += f"\n{name}: {result['skipped']} images left out, since they or their labels are broken"
+
     logger.info("Zero-shot semantic segmentation\n%s", table)
     return table
 
 
 def save_report(results: Mapping[str, Mapping], folder: Path, method: str, settings: Mapping) -> None:
-    """Writes results.json (with IoU of each class and `settings`) and results.csv (a line a data set)."""
-    rows = []
-    for name, result in results.items():
-        metrics = result["sem_seg"]
-        row = {"data set": name, "images": result["images"], "skipped": result["skipped"]} | {
-            metric: metrics[metric] for metric in METRICS
-        }
-        rows.append(row | {"published mIoU": _published(name, method)})
-    classes = {
-        name: {
-            word: None if math.isnan(value := result["sem_seg"][f"IoU-{word}"]) else value
-            for word in MetadataCatalog.get(name).stuff_classes
+    """Write results.json (with the IoU of each class) and results.csv (a line a dataset).
+
+    Args:
+        results: as above.
+        folder: for the files.
+        method: see write_report.
+        settings: what the results depend on, as JSON takes it.
+    """
+    means = average(results)
+    rows = [
+        {
+            "data set": name,
+            "images": result["images"],
+            "skipped": result["skipped"],
+            **{metric: result["sem_seg"][metric] for metric in means},
+            "published mIoU": _published(name, method),
         }
         for name, result in results.items()
-    }
-    whole = {"settings": settings, "average": average(results), "data sets": rows, "IoU of each class": classes}
+    ]
+    classes = {name: _class_ious(name, result["sem_seg"]) for name, result in results.items()}
+    report = {"settings": settings, "average": means, "data sets": rows, "IoU of each class": classes}
+
     with replacing(folder / "results.json") as unfinished:
-        unfinished.write_text(json.dumps(whole, indent=1))
+        unfinished.write_text(json.dumps(report, indent=1))
     with replacing(folder / "results.csv") as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _published(name: str, method: str) -> float | None:
-    return MetadataCatalog.get(name).get("published", {}).get(method)
+def _class_ious(dataset_name: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the IoU of each class; None for a class that does not occur."""
+    ious = {word: metrics[f"IoU-{word}"] for word in MetadataCatalog.get(dataset_name).stuff_classes}
+    return {word: None if math.isnan(iou) else iou for word, iou in ious.items()}
+
+
+def _published(dataset_name: str, method: str) -> float | None:
+    return MetadataCatalog.get(dataset_name).get("published", {}).get(method)

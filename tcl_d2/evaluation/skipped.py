@@ -9,25 +9,31 @@ logger = logging.getLogger(__name__)
 
 
 class SkippedImages:
-    """Counts the images left out, of this process; each is logged once."""
+    """Counts the images that this process leaves out; each is logged once."""
 
     def __init__(self):
-        self._images: set[str] = set()
+        self._paths: set[str] = set()
 
-    def add(self, image: str, reason: object) -> None:
-        if image not in self._images:
-            self._images.add(image)
-            logger.warning("Image left out of the evaluation (%d so far): %s", len(self._images), reason)
+    def add(self, path: str, reason: object) -> None:
+        if path not in self._paths:
+            self._paths.add(path)
+            logger.warning("Image left out of the evaluation (%d so far): %s", len(self._paths), reason)
 
     def total(self) -> int:
-        """Of all processes, on rank 0."""
-        return sum(len(images) for images in comm.gather(self._images))
+        """Return the number of images that all processes have left out; 0 off rank 0."""
+        return sum(len(paths) for paths in comm.gather(self._paths))
 
 
 class DropBrokenImages:
-    """A test loader's batches without the images that BenchmarkMapper could not read; each data set counts them."""
+    """A test loader's batches without the images that BenchmarkMapper could not read; each dataset counts them."""
 
     def __init__(self, loader: Iterable[list[dict]], skipped: Sequence[SkippedImages]):
+        """Wrap a loader.
+
+        Args:
+            loader: batches of BenchmarkMapper's dicts.
+            skipped: the counter of each dataset that has these images.
+        """
         self.loader = loader
         self.skipped = skipped
 
@@ -36,8 +42,9 @@ class DropBrokenImages:
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self.loader:
-            for one in batch:
-                if "error" in one:
-                    for skipped in self.skipped:
-                        skipped.add(one["file_name"], one["error"])
-            yield [one for one in batch if "error" not in one]
+            readable = [input_per_image for input_per_image in batch if "error" not in input_per_image]
+            broken = [input_per_image for input_per_image in batch if "error" in input_per_image]
+            for input_per_image in broken:
+                for skipped in self.skipped:
+                    skipped.add(input_per_image["file_name"], input_per_image["error"])
+            yield readable

@@ -1,15 +1,17 @@
-"""mIoU of semantic segmentation over a whole data set's confusion matrix, as the unified zero-shot protocol has it."""
+"""Metrics of semantic segmentation from a whole dataset's confusion matrix, as in the unified zero-shot protocol."""
 
 import logging
-from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
+from torch import Tensor
 
 from ..data.labels import LabelMapper
 from ..utils.visualizer import save_palette_png
@@ -17,170 +19,284 @@ from .progress import EvaluationProgress
 from .skipped import SkippedImages
 
 logger = logging.getLogger(__name__)
-METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
 
 
-def confusion_matrix(prediction: torch.Tensor, label: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Counts [K, K], rows ground truth, of integer index maps [H, W], K = num_classes; label K is ignored."""
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
+
+    Args:
+        prediction: class indices, integers [H, W]; each must be below num_classes, which is not checked.
+        label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
+        num_classes: K.
+
+    Returns:
+        integers [K, K].
+    """
     # In int32 where the indices fit: half the memory traffic.
-    kind = torch.int32 if num_classes < 46_000 else torch.int64
-    index = torch.add(prediction.to(kind), label.to(kind), alpha=num_classes)
+    dtype = torch.int32 if num_classes < 46_000 else torch.int64
+    index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes)
     counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) * num_classes)
     return counts.view(num_classes + 1, num_classes)[:num_classes]
 
 
-def summarize(matrix: np.ndarray, class_names: list[str]) -> OrderedDict:
-    """Metrics in percent from a confusion matrix [K, K], rows ground truth.
+def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """Compute the metrics, in percent.
 
-    mIoU is the mean over classes that occur in prediction or ground truth; mACC, over classes in the ground truth.
+    Args:
+        confusion_matrix: numbers of pixels [K, K], rows are the ground truth.
+        class_names: K class words.
+
+    Returns:
+        metrics by name:
+
+        mIoU: mean over the classes that occur in prediction or ground truth.
+        fwIoU: mean weighted by the classes' pixels in the ground truth.
+        mACC: mean accuracy over the classes that occur in the ground truth.
+        pACC: share of the pixels that are right.
+        IoU-<class>: nan for a class that does not occur.
+
+    Raises:
+        ValueError: there is no pixel of ground truth.
     """
-    matrix = matrix.astype(np.float64)
-    hit, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    union = truth + predicted - hit
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou, accuracy = hit / union, hit / truth  # nan for a class that does not occur
-    total = truth.sum()
-    if total == 0:
+    matrix = confusion_matrix.astype(np.float64)
+    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    if truth.sum() == 0:
         raise ValueError("Nothing to evaluate: every pixel of the ground truth is ignored, or there was no image.")
-    result = OrderedDict(
-        mIoU=100 * np.nanmean(iou),
-        fwIoU=100 * np.nansum(iou * truth) / total,
-        mACC=100 * np.nanmean(accuracy),
-        pACC=100 * hit.sum() / total,
-    )
-    result.update((f"IoU-{name}", 100 * value) for name, value in zip(class_names, iou))
-    return result
+
+    # Nan for a class that does not occur
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = hits / (truth + predicted - hits)
+        accuracy = hits / truth
+
+    metrics = {
+        "mIoU": 100 * np.nanmean(iou),
+        "fwIoU": 100 * np.nansum(iou * truth) / truth.sum(),
+        "mACC": 100 * np.nanmean(accuracy),
+        "pACC": 100 * hits.sum() / truth.sum(),
+    }
+    metrics.update((f"IoU-{name}", 100 * value) for name, value in zip(class_names, iou))
+    return metrics
+
+
+def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics over all classes: all but the IoU of each class."""
+    return {name: value for name, value in metrics.items() if not name.startswith("IoU-")}
+
+
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Return the folder for the files of a dataset's evaluation."""
+    return Path(cfg.OUTPUT_DIR, "inference", dataset_name.strip("/.").replace("/", "_"))
 
 
 class ZeroShotSemSegEvaluator(DatasetEvaluator):
-    """Compares predicted labels with the label files of a data set.
+    """Compares predicted labels with the label files of a dataset.
 
-    The data set's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map`
-    (value in the file -> class index or ignore_label). Works for any data set that has these.
+    The dataset's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map`
+    (value in the file -> class index or ignore_label). It works for any dataset that has these.
+
+    A subclass adds a metric in `compute_metrics`; what that needs of each image goes into `empty_statistics` and
+    `update_statistics`.
+
+    Attributes:
+        class_names: K class words.
+        statistics: arrays by name, summed over the images and, in the end, over the processes:
+
+            confusion_matrix: int64 [K, K], pixels by ground truth (rows) and prediction.
     """
 
+    @configurable
     def __init__(
         self,
         dataset_name: str,
+        *,
         distributed: bool = True,
         progress: EvaluationProgress | None = None,
         predictions: Path | None = None,
         skipped: SkippedImages | None = None,
     ):
-        """
+        """Build the evaluator of a registered dataset.
+
         Args:
-            dataset_name: a registered data set.
-            distributed: whether to add up the confusion matrices of all processes.
-            progress: where to keep what is done, and to go on from; None: nowhere.
-            predictions: folder for predicted labels as palette PNGs, by image ID; None: not saved.
-            skipped: where to count images whose labels are broken or do not fit; None: they are errors.
+            dataset_name: name in the catalog.
+            distributed: whether to sum the statistics of all processes.
+            progress: keeps what is done, and has what was done before; None to keep nothing.
+            predictions: folder for predicted labels as palette PNGs, by image ID; None to save none.
+            skipped: counts images whose labels are broken or do not fit; None makes them errors.
         """
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
         self._colors = metadata.get("stuff_colors", [])
-        self._rule = LabelMapper.of(dataset_name)
+        self._label_mapper = LabelMapper.of(dataset_name)
+
         self._distributed = distributed
-        self._progress = progress
         self._predictions = predictions
         self._skipped = skipped
+        self._progress = progress
+        if progress is not None:
+            progress.restore(self.empty_statistics())
         self.reset()
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict:
+        save = cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS
+        return {
+            "dataset_name": dataset_name,
+            "predictions": inference_folder(cfg, dataset_name) / "predictions" if save else None,
+        }
+
+    # ------------------------------------------------------------------------------------ statistics and metrics
+
+    def empty_statistics(self) -> dict[str, np.ndarray]:
+        """Return the statistics of no image: arrays of zeros by name."""
+        num_classes = len(self.class_names)
+        return {"confusion_matrix": np.zeros((num_classes, num_classes), np.int64)}
+
+    def update_statistics(self, prediction: Tensor, label: Tensor) -> None:
+        """Add an image to the statistics.
+
+        Args:
+            prediction: class indices, integers [H, W].
+            label: class indices of the ground truth, integers [H, W] on the same device; K where ignored.
+        """
+        counts = confusion_matrix(prediction, label, len(self.class_names))
+        self.statistics["confusion_matrix"] += counts.cpu().numpy()
+
+    def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Compute the metrics, in percent, from the statistics of all images."""
+        return compute_metrics(statistics["confusion_matrix"], self.class_names)
+
+    # ------------------------------------------------------------------------------------ Detectron2's interface
+
     def reset(self) -> None:
-        size = len(self.class_names)
-        self._matrix = torch.zeros(size, size, dtype=torch.int64)
+        self.statistics = self.empty_statistics()
         self._done: list[str] = []
-        self._before = set(self._progress.done) if self._progress is not None else set()
-        if self._progress is not None and self._progress.matrix is not None and comm.is_main_process():
-            self._matrix += torch.from_numpy(self._progress.matrix)
+        self._done_before: set[str] = set()
+        if self._progress is None:
+            return
+
+        # All processes pass over what was done before; it counts once
+        self._done_before.update(self._progress.done)
+        if comm.is_main_process():
             self._done += self._progress.done
+            for name, array in self._progress.statistics.items():
+                self.statistics[name] += array
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """
+        """Add images to the statistics.
+
         Args:
-            inputs: dicts with `sem_seg_file_name` and, where progress or predictions are kept, `image_id` (str).
-            outputs: dicts with `sem_seg_labels`, integers [H, W] at the label's size, or `sem_seg`, scores [K, H, W].
+            inputs: a dict an image, with `sem_seg_file_name` and, where progress or predictions are kept, `image_id`.
+            outputs: a dict an image, with either of:
+
+                sem_seg_labels: class indices at the label's size, integers [H, W].
+                sem_seg: scores [K, H, W].
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
         """
-        for one, output in zip(inputs, outputs):
-            if one.get("image_id") in self._before:
+        for input_per_image, output in zip(inputs, outputs):
+            if input_per_image.get("image_id") in self._done_before:
                 continue
-            prediction = self._labels(one, output)
+            prediction = self._predicted_labels(input_per_image, output)
+
+            # Read the label
+            path = input_per_image["sem_seg_file_name"]
             try:
-                label = self._read_label(one["sem_seg_file_name"], tuple(prediction.shape))
+                label = self._read_label(path, tuple(prediction.shape))
             except (OSError, ValueError) as error:
                 if self._skipped is None:
                     raise
-                self._skipped.add(one.get("file_name", one["sem_seg_file_name"]), error)
+                self._skipped.add(input_per_image.get("file_name", path), error)
                 continue
-            target = torch.from_numpy(label).to(prediction.device)
-            self._matrix += confusion_matrix(prediction, target, len(self.class_names)).cpu()
-            if self._predictions is not None:
-                save_palette_png(prediction.cpu().numpy(), self._colors, self._predictions / f"{one['image_id']}.png")
-            if self._progress is not None:
-                self._done.append(one["image_id"])
-                self._progress.save_now_and_then(self._matrix.numpy(), self._done)
 
-    def _read_label(self, path: str, size: tuple[int, int]) -> np.ndarray:
-        label = self._rule.read(path)
+            # Count and keep
+            self.update_statistics(prediction, label.to(prediction.device))
+            if self._predictions is not None:
+                file = self._predictions / f"{input_per_image['image_id']}.png"
+                save_palette_png(prediction.cpu().numpy(), self._colors, file)
+            if self._progress is not None:
+                self._done.append(input_per_image["image_id"])
+                self._progress.save_now_and_then(self.statistics, self._done)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Return {"sem_seg": metrics in percent}, see compute_metrics; None off rank 0."""
+        if self._progress is not None:
+            self._progress.save(self.statistics, self._done)
+
+        # Sum over the processes
+        statistics_by_process = [self.statistics]
+        if self._distributed:
+            statistics_by_process = comm.gather(self.statistics)
+            if not comm.is_main_process():
+                return None
+        total = {name: sum(statistics[name] for statistics in statistics_by_process) for name in self.statistics}
+
+        metrics = self.compute_metrics(total)
+        self._log(metrics)
+        return {"sem_seg": metrics}
+
+    # ------------------------------------------------------------------------------------ steps
+
+    def _predicted_labels(self, input_per_image: dict, output: dict) -> Tensor:
+        if "sem_seg_labels" in output:
+            return output["sem_seg_labels"]
+
+        scores = output["sem_seg"]
+        if len(scores) != len(self.class_names):
+            raise ValueError(
+                f"The prediction for {input_per_image['sem_seg_file_name']} has {len(scores)} classes; "
+                f"'{self.dataset_name}' has {len(self.class_names)}."
+            )
+        return scores.argmax(0)
+
+    def _read_label(self, path: str, size: tuple[int, int]) -> Tensor:
+        label = self._label_mapper.read(path)
         if label.shape != size:
             raise ValueError(
                 f"Label {path} is {label.shape}, but the prediction is {size}: image and label differ in size."
             )
-        return label
+        return torch.from_numpy(label)
 
-    def _labels(self, one: dict, output: dict) -> torch.Tensor:
-        if "sem_seg_labels" in output:
-            return output["sem_seg_labels"]
-        scores = output["sem_seg"]
-        if len(scores) != len(self.class_names):
-            raise ValueError(
-                f"The prediction for {one['sem_seg_file_name']} has {len(scores)} classes; '{self.dataset_name}' has "
-                f"{len(self.class_names)}."
-            )
-        return scores.argmax(0)
-
-    def evaluate(self) -> OrderedDict | None:
-        """The metrics in percent, {"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>"}}; None off rank 0."""
-        if self._progress is not None:
-            self._progress.save(self._matrix.numpy(), self._done)
-        matrices = comm.gather(self._matrix) if self._distributed else [self._matrix]
-        if self._distributed and not comm.is_main_process():
-            return None
-        result = summarize(sum(matrices).numpy(), self.class_names)
-        rows = [(name, result[f"IoU-{name}"]) for name in self.class_names]
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        rows = [(name, metrics[f"IoU-{name}"]) for name in self.class_names]
         logger.info(
             "%s, %%: %s\nIoU of each class (nan: it does not occur)\n%s",
             self.dataset_name,
-            ", ".join(f"{metric} {result[metric]:.2f}" for metric in METRICS),
+            ", ".join(f"{name} {value:.2f}" for name, value in overall_metrics(metrics).items()),
             tabulate(rows, headers=("class", "IoU"), floatfmt=".2f", tablefmt="pipe"),
         )
-        return OrderedDict(sem_seg=result)
 
 
 class SharedImagesEvaluator(DatasetEvaluator):
-    """Evaluates several data sets of the same images in one pass: each has its own evaluator."""
+    """Evaluates several datasets of the same images in one pass: each has its own evaluator."""
 
-    def __init__(self, evaluators: dict[str, ZeroShotSemSegEvaluator], rows: dict[str, list[dict]]):
-        """
+    def __init__(self, evaluators: Mapping[str, DatasetEvaluator], dataset_dicts: Mapping[str, Sequence[dict]]):
+        """Join the evaluators of datasets.
+
         Args:
-            evaluators, rows: of each data set, in the order in which the model gives `by_dataset`; the rows as its
-                catalog entry gives them.
+            evaluators: by dataset, in the order in which the model gives `by_dataset`.
+            dataset_dicts: by dataset, as its catalog entry gives them.
         """
         self._evaluators = evaluators
-        self._rows = {name: {one["image_id"]: one for one in rows[name]} for name in evaluators}
+        self._by_image_id = {
+            name: {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts[name]}
+            for name in evaluators
+        }
 
     def reset(self) -> None:
         for evaluator in self._evaluators.values():
             evaluator.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Give each dataset's evaluator the images with that dataset's labels and predictions."""
         for i, (name, evaluator) in enumerate(self._evaluators.items()):
-            own = [{**one, **self._rows[name][one["image_id"]]} for one in inputs]
-            evaluator.process(own, [output["by_dataset"][i] for output in outputs])
+            dataset_dicts = self._by_image_id[name]
+            dataset_inputs = [
+                {**input_per_image, **dataset_dicts[input_per_image["image_id"]]} for input_per_image in inputs
+            ]
+            evaluator.process(dataset_inputs, [output["by_dataset"][i] for output in outputs])
 
-    def evaluate(self) -> dict[str, OrderedDict | None]:
-        """{data set: what its evaluator gives}."""
+    def evaluate(self) -> dict[str, dict | None]:
+        """Return the results of each dataset's evaluator, by dataset."""
         return {name: evaluator.evaluate() for name, evaluator in self._evaluators.items()}

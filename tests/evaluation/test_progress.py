@@ -13,42 +13,70 @@ from PIL import Image
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation.progress import EvaluationProgress, digest_weights, fingerprint
 
+EMPTY = {"confusion_matrix": np.zeros((2, 2), np.int64)}
 
-def save(folder, rank: int, done: list[str], mark: str = "a") -> None:
-    progress = EvaluationProgress(folder / "none", mark, resume=False)
+
+def save(folder, rank: int, done: list[str], mark: str = "a", statistics: dict | None = None) -> None:
+    """Write the file of a process whose confusion matrix has the number of its images everywhere."""
+    progress = EvaluationProgress(folder, mark, resume=False)
     progress._file = folder / f"progress_{rank}.npz"
-    progress.save(np.full((2, 2), len(done)), done)
+    progress.save(statistics or {"confusion_matrix": np.full((2, 2), len(done))}, done)
+
+
+def restore(folder, resume: bool = True) -> EvaluationProgress:
+    progress = EvaluationProgress(folder, "a", resume)
+    progress.restore(EMPTY)
+    return progress
 
 
 def test_files_of_several_processes_are_added_once(tmp_path):
     save(tmp_path, 0, ["a", "b"])
     save(tmp_path, 1, ["c"])
     for _ in range(2):  # the second time, from the merged file
-        progress = EvaluationProgress(tmp_path, "a", resume=True)
-        assert sorted(progress.done) == ["a", "b", "c"] and (progress.matrix == 3).all()
+        progress = restore(tmp_path)
+        assert sorted(progress.done) == ["a", "b", "c"] and (progress.statistics["confusion_matrix"] == 3).all()
     assert [path.name for path in tmp_path.glob("progress_*")] == ["progress_0.npz"]
 
 
-def test_stopped_between_merging_and_removing(tmp_path):
-    """The merged file holds the other's images too: they are not counted twice."""
+def test_images_are_counted_once_when_stopped_between_merging_and_removing(tmp_path):
+    """The merged file holds the other's images too."""
     save(tmp_path, 0, ["a", "b", "c"])
     save(tmp_path, 1, ["c"])
-    assert (EvaluationProgress(tmp_path, "a", resume=True).matrix == 3).all()
+    assert (restore(tmp_path).statistics["confusion_matrix"] == 3).all()
 
 
 def test_other_models_and_broken_files_are_not_used(tmp_path):
     save(tmp_path, 0, ["a"], mark="other")
     (tmp_path / "progress_1.npz").write_bytes(b"PK cut")
-    progress = EvaluationProgress(tmp_path, "a", resume=True)
-    assert progress.done == [] and progress.matrix is None and not list(tmp_path.glob("progress_*"))
+    progress = restore(tmp_path)
+    assert progress.done == [] and not progress.statistics["confusion_matrix"].any()
+    assert not list(tmp_path.glob("progress_*"))
+
+
+@pytest.mark.fault(
+    "saved progress of other statistics: a name, a shape or a dtype differs", "these images are done again"
+)
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        {"confusion_matrix": np.ones((3, 3), np.int64)},
+        {"confusion_matrix": np.ones((2, 2))},
+        {"counts": np.ones((2, 2), np.int64)},
+        {"confusion_matrix": np.ones((2, 2), np.int64), "counts": np.ones(1)},
+    ],
+)
+def test_files_with_other_statistics_are_not_used(tmp_path, statistics):
+    save(tmp_path, 0, ["a"], statistics=statistics)
+    assert restore(tmp_path).done == [] and not list(tmp_path.glob("progress_*"))
 
 
 def test_without_resume_all_is_done_again(tmp_path):
     save(tmp_path, 0, ["a"])
-    assert EvaluationProgress(tmp_path, "a", resume=False).done == [] and not list(tmp_path.glob("progress_*"))
+    assert restore(tmp_path, resume=False).done == [] and not list(tmp_path.glob("progress_*"))
 
 
 def test_fingerprint_is_of_weights_and_facts():
+    torch.manual_seed(0)
     model = torch.nn.Linear(2, 2)
     first = digest_weights(model)
     assert fingerprint(first, settings={"a": 1}) == fingerprint(first, settings={"a": 1})
@@ -69,7 +97,7 @@ def cfg(shapes_cfg):
     return shapes_cfg
 
 
-def test_data_sets_of_the_same_images_are_evaluated_in_one_pass(cfg, monkeypatch):
+def test_datasets_of_the_same_images_are_evaluated_in_one_pass(cfg, monkeypatch):
     """The same figures as each alone, and each image is seen once."""
     model = Trainer.build_model(cfg).eval()
     alone = {}
@@ -86,7 +114,7 @@ def test_data_sets_of_the_same_images_are_evaluated_in_one_pass(cfg, monkeypatch
 
 
 def test_stopped_evaluation_goes_on(cfg, monkeypatch):
-    """Stopped in the second pass; data sets of one pass that were saved at different moments count no image twice."""
+    """Stopped in the second pass; datasets of one pass that were saved at different moments count no image twice."""
     cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
     monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
@@ -97,19 +125,17 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
         def run(inputs):
             if len(seen) == count:
                 raise Stopped
-            seen.extend(one["image_id"] for one in inputs)
+            seen.extend(input_per_image["image_id"] for input_per_image in inputs)
             return forward(inputs)
 
         return run
 
     monkeypatch.setattr(model, "forward", stop_at(5))
-    saved = []
     save = EvaluationProgress.save
 
-    def save_of_the_first_alone_at_last(self, matrix, done):
-        saved.append(self)
+    def save_of_the_first_alone_at_last(self, statistics, done):
         if len(seen) < 5 or "objects" not in str(self.folder):
-            save(self, matrix, done)
+            save(self, statistics, done)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(EvaluationProgress, "save", save_of_the_first_alone_at_last)

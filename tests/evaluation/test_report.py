@@ -3,7 +3,9 @@
 import csv
 import json
 
-from tcl_d2.evaluation.report import save_report, write_report
+from detectron2.data import MetadataCatalog
+
+from tcl_d2.evaluation.report import average, save_report, write_report
 from tests.data.test_benchmarks import EIGHT
 
 
@@ -18,9 +20,9 @@ def cells(line: str) -> list[str]:
 
 def test_the_eight_beside_the_published_row():
     results = {name: result(name, 10.0 + i, EIGHT[name][1]) for i, name in enumerate(EIGHT)}
-    header, _, measured, published = write_report(results, "TCL").splitlines()
+    header, _, measured, published, *others = write_report(results, "TCL").splitlines()
     assert cells(header)[1:] == ["VOC", "Context", "Object", "VOC20", "Context59", "Stuff", "City", "ADE", "average"]
-    assert cells(measured) == ["this model", *(f"{10.0 + i}" for i in range(8)), "13.5"]
+    assert cells(measured) == ["mIoU", *(f"{10.0 + i}" for i in range(8)), "13.5"]
     assert cells(published) == [
         "published: TCL",
         "55.0",
@@ -33,13 +35,20 @@ def test_the_eight_beside_the_published_row():
         "17.1",
         "37.2",
     ]
+    assert [cells(line)[0] for line in others] == ["fwIoU", "mACC", "pACC"]
 
 
 def test_sets_that_were_not_published_have_no_published_average():
     results = {name: result(name, 50.0, 1449) for name in ("zeroshot_voc_val", "shapes_val")}
     lines = write_report(results, "TCL").splitlines()
     assert cells(lines[3]) == ["published: TCL", "55.0", "", ""]
-    assert len(write_report({"shapes_val": result("shapes_val", 50.0, 100)}, "TCL").splitlines()) == 3
+    assert "published" not in write_report({"shapes_val": result("shapes_val", 50.0, 100)}, "TCL")
+
+
+def test_metrics_that_not_all_results_have_are_left_out():
+    results = {name: result(name, 50.0, 100, ("brick",)) for name in ("shapes_val", "shapes_stuff_val")}
+    results["shapes_val"]["sem_seg"]["sharpness"] = 1.0
+    assert list(average(results)) == ["mIoU", "fwIoU", "mACC", "pACC"]
 
 
 def test_a_part_of_the_images_is_said():
@@ -47,12 +56,10 @@ def test_a_part_of_the_images_is_said():
     assert table.endswith("zeroshot_voc_val: 12 of 1449 images")
 
 
-def test_files(tmp_path):
+def test_files_have_each_metric_and_the_iou_of_each_class(tmp_path):
     words = ("road", "sidewalk")
     results = {"zeroshot_cityscapes_val": result("zeroshot_cityscapes_val", 25.0, 500)}
     metrics = results["zeroshot_cityscapes_val"]["sem_seg"]
-    from detectron2.data import MetadataCatalog
-
     for word in MetadataCatalog.get("zeroshot_cityscapes_val").stuff_classes:
         metrics[f"IoU-{word}"] = 30.0 if word in words else float("nan")
     save_report(results, tmp_path, "TCL", {"weights": "x.pth"})
