@@ -1,8 +1,8 @@
 """The small world: procedurally drawn scenes of textured objects on textured grounds, with captions and labels.
 
 Real CLIP weights and photo sets cannot ship with a repository; this world can be drawn anywhere from a seed. Its
-classes are told apart by material, pattern and colour, which a small region shows, as most classes of photographs are;
-outlines vary freely and are never a class. Everything here is numpy on arrays of H x W pixels; files are written by
+classes are told apart by material, pattern and color, which a small region shows, as most classes of photographs are;
+outlines vary freely and are never a class. Everything is numpy on arrays of H x W pixels; files are written by
 ``datasets/prepare_shapes.py``.
 """
 
@@ -33,19 +33,25 @@ UNLABELED = 255  # the plain ground of some training scenes
 
 @dataclass
 class Scene:
-    """One picture: image uint8 [H, W, 3] RGB, label uint8 [H, W] (index of OBJECTS + GROUNDS, 255 plain), caption."""
+    """A picture with its labels and caption.
+
+    Attributes:
+        image: RGB uint8 [H, W, 3].
+        label: index of OBJECTS + GROUNDS, or UNLABELED, uint8 [H, W].
+        caption: a text as on the web.
+    """
 
     image: np.ndarray
     label: np.ndarray
     caption: str
 
 
-# ---------------------------------------------------------------------------------------------- noise and colour
+# ---------------------------------------------------------------------------------------------- noise and color
 
 
 @cache
 def _noise_field(grain: float, size: int = 256) -> np.ndarray:
-    """Smooth noise in [-1, 1], float32 [size, size], periodic, with features of about `grain` pixels."""
+    """Draw smooth periodic noise in [-1, 1], float32 [size, size], with features of about `grain` pixels."""
     rng = np.random.default_rng(int(grain * 1000))
     frequency = np.fft.fftfreq(size)
     radius = np.hypot(frequency[:, None], frequency[None, :]) * grain
@@ -54,6 +60,7 @@ def _noise_field(grain: float, size: int = 256) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, grain: float) -> np.ndarray:
+    """Cut a random part out of a noise field, float32 [height, width]."""
     field = _noise_field(grain)
     rows = (rng.integers(field.shape[0]) + np.arange(height)) % field.shape[0]
     columns = (rng.integers(field.shape[1]) + np.arange(width)) % field.shape[1]
@@ -61,17 +68,18 @@ def _noise(rng: np.random.Generator, height: int, width: int, grain: float) -> n
 
 
 def _jitter(rng: np.random.Generator, color, spread: float = 18) -> np.ndarray:
+    """Vary a color at random, float32 [3]."""
     return np.asarray(color, np.float32) + rng.normal(0, spread, 3).astype(np.float32)
 
 
 def _blend(low, high, amount: np.ndarray) -> np.ndarray:
-    """Colour [3] or [H, W, 3] `low` where amount is 0, `high` where it is 1."""
+    """Mix two colors, each [3] or [H, W, 3]: `low` where `amount` [H, W] is 0, `high` where it is 1."""
     amount = np.clip(amount, 0, 1)[..., None]
     return low * (1 - amount) + high * amount
 
 
 def _rotated_grid(rng, height: int, width: int, angle: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates in a frame turned by `angle` (radians; random if None) and shifted at random."""
+    """Return pixel coordinates in a frame turned by `angle` (radians; random if None) and shifted at random."""
     angle = rng.uniform(0, np.pi) if angle is None else angle
     y, x = np.mgrid[:height, :width].astype(np.float32)
     u = np.cos(angle) * x + np.sin(angle) * y + rng.uniform(0, 64)
@@ -154,13 +162,13 @@ def _dotted(rng, h, w):
     return 2 * (period * 0.33 - radius)
 
 
-_COVERAGE = {"checked": _checked, "striped": _striped, "dotted": _dotted}  # [H, W], 1 where the second colour is
+_COVERAGE = {"checked": _checked, "striped": _striped, "dotted": _dotted}  # [H, W], 1 where the second color is
 
 
 def _colored_pattern(rng, h, w, color: str, pattern: str):
     paint = _jitter(rng, COLORS[color])
     other = _jitter(rng, (238, 236, 228), 8)
-    if pattern == "dotted":  # light dots on the colour; the others have no figure and ground
+    if pattern == "dotted":  # light dots on the color; the others have no figure and ground
         paint, other = other, paint
     return _blend(other, paint, _COVERAGE[pattern](rng, h, w)) + 8 * _noise(rng, h, w, 12.0)[..., None]
 
@@ -176,7 +184,7 @@ _MATERIAL = {
     "denim": _denim,
 }
 
-# Grounds: base colour, strength and grain of two layers of noise.
+# Grounds: base color, strength and grain of two layers of noise.
 _GROUND = {
     "grass": ((75, 125, 45), (35, 3.0), (15, 24.0)),
     "sand": ((215, 190, 140), (10, 3.0), (14, 24.0)),
@@ -201,13 +209,16 @@ def _draw_ground(rng, name: str, h: int, w: int) -> np.ndarray:
 
 
 def _draw_outline(rng, name: str, h: int, w: int, center: tuple[float, float], radius: float) -> np.ndarray:
-    """Boolean [h, w]: inside the outline, turned and stretched at random."""
-    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.25)
+    """Draw the inside of an outline that is turned and stretched at random, bool [h, w]."""
+    # Pixel coordinates in the outline's frame: 1 is about its radius
+    angle = rng.uniform(0, 2 * np.pi)
+    stretch = rng.uniform(0.8, 1.25)
     y, x = np.mgrid[:h, :w].astype(np.float32)
     x, y = (x - center[1]) / radius, (y - center[0]) / radius
     u = (np.cos(angle) * x + np.sin(angle) * y) * stretch
     v = (-np.sin(angle) * x + np.cos(angle) * y) / stretch
     r, theta = np.hypot(u, v), np.arctan2(v, u)
+
     if name == "disc":
         return r < 0.95
     if name == "ring":
@@ -222,6 +233,8 @@ def _draw_outline(rng, name: str, h: int, w: int, center: tuple[float, float], r
         return u**2 + (v * 1.1 - 0.7 * np.sqrt(abs(u)) + 0.2) ** 2 < 0.75
     if name == "cross":
         return (np.minimum(abs(u), abs(v)) < 0.36) & (np.maximum(abs(u), abs(v)) < 1.05)
+
+    # A blob
     waves = sum(rng.normal(0, 0.25 / k) * np.cos(k * theta + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
     return r < 0.85 + waves
 
@@ -233,20 +246,34 @@ _JOINTS = (" and ", " next to ", " with ", " beside ", " near ")
 _PLACES = (" on the {}", " on {}", " over the {}", ", {} in the background", " lying on {}")
 
 
-def _name(rng, what: str, outline: str) -> str:
-    """'a brick heart', 'something zebra', ...: an outline is named half of the time."""
+def _write_phrase(rng, name: str, outline: str) -> str:
+    """Write a phrase for an object: 'a brick heart', 'the zebra patch', ...; half of them name the outline."""
     noun = outline if rng.random() < 0.5 else rng.choice(("thing", "shape", "piece", "patch"))
-    return f"{rng.choice(('a', 'one', 'the', 'a small', 'a large'))} {what} {noun}"
+    return f"{rng.choice(('a', 'one', 'the', 'a small', 'a large'))} {name} {noun}"
 
 
 def _write_caption(rng, things: list[tuple[str, str]], ground: str | None) -> str:
-    """A caption that reads like the web's: it names some of what is seen, and never what is held out."""
+    """Write a caption as on the web: it names a part of what is seen, and never what is held out.
+
+    Args:
+        rng: source of all choices.
+        things: name and outline of each object that is visible.
+        ground: name of the ground; None where it is plain.
+    """
+    # Choose what is named
     nameable = [thing for thing in things if thing[0] not in HELD_OUT]
     named = [thing for thing in nameable if rng.random() < 0.8] or nameable[:1]
-    text = "".join(("" if i == 0 else str(rng.choice(_JOINTS))) + _name(rng, *thing) for i, thing in enumerate(named))
+
+    # Name the objects, and perhaps the ground
+    text = ""
+    for i, thing in enumerate(named):
+        if i > 0:
+            text += str(rng.choice(_JOINTS))
+        text += _write_phrase(rng, *thing)
     if ground and (not named or rng.random() < 0.4):
         place = str(rng.choice(_PLACES)).format(ground)
         text = text + place if named else ground
+
     return str(rng.choice(_OPENINGS)) + (text or "a plain picture")
 
 
@@ -254,36 +281,53 @@ def _write_caption(rng, things: list[tuple[str, str]], ground: str | None) -> st
 
 
 def draw_scene(seed: int, index: int, size: int = 48, plain: float = 0.0, objects: tuple[int, int] = (1, 2)) -> Scene:
-    """Draws scene `index` of the world `seed`; a scene depends on these two numbers and the arguments alone.
+    """Draw a scene; it depends on the arguments alone.
 
     Args:
+        seed: number of the world.
+        index: number of the scene in this world.
         size: height and width in pixels; objects keep their size in pixels, so a larger scene holds more.
         plain: probability of an untextured ground (label 255), for pre-training: CLIP must know blank surroundings,
             because the image-level loss shows it masked pictures.
         objects: fewest and most objects, both included.
     """
     rng = np.random.default_rng([seed, index])
+
+    # Draw the ground
     ground = None if rng.random() < plain else str(rng.choice(GROUNDS))
     if ground is None:
-        image = np.full((size, size, 3), rng.normal((124, 116, 104), 12), np.float32)  # about the mean colour
+        image = np.full((size, size, 3), rng.normal((124, 116, 104), 12), np.float32)  # about the mean color
         label = np.full((size, size), UNLABELED, np.uint8)
     else:
         image = _draw_ground(rng, ground, size, size)
         label = np.full((size, size), len(OBJECTS) + GROUNDS.index(ground), np.uint8)
-    things = []
-    kinds = rng.choice(len(OBJECTS), rng.integers(objects[0], objects[1] + 1), replace=False)
-    for kind in kinds:
-        outline = str(rng.choice(OUTLINES))
-        center, radius = rng.uniform(0.12 * size, 0.88 * size, 2), rng.uniform(8, 15)
-        inside = _draw_outline(rng, outline, size, size, center, radius)
-        top, bottom = np.flatnonzero(inside.any(1))[[0, -1]]
-        left, right = np.flatnonzero(inside.any(0))[[0, -1]]
-        box = (slice(top, bottom + 1), slice(left, right + 1))
-        texture = _draw_object(rng, OBJECTS[kind], bottom + 1 - top, right + 1 - left)
-        texture = texture * rng.uniform(0.85, 1.1)  # light
-        image[box][inside[box]] = texture[inside[box]]
-        label[inside] = kind
-        things.append((OBJECTS[kind], outline))
-    visible = [thing for thing in things if (label == OBJECTS.index(thing[0])).sum() >= MIN_VISIBLE]
+
+    # Draw the objects, the later ones over the earlier ones
+    num_objects = rng.integers(objects[0], objects[1] + 1)
+    classes = rng.choice(len(OBJECTS), num_objects, replace=False)
+    outlines = {k: _paint_object(rng, image, label, k) for k in classes}
+
+    # Describe what is still to be seen
+    visible = [(OBJECTS[k], outlines[k]) for k in classes if (label == k).sum() >= MIN_VISIBLE]
     image = image + rng.normal(0, 3, image.shape)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), label, _write_caption(rng, visible, ground))
+
+
+def _paint_object(rng, image: np.ndarray, label: np.ndarray, k: int) -> str:
+    """Paint an object of class `k` into image and label; return its outline's name."""
+    # Place the outline
+    size = len(image)
+    outline = str(rng.choice(OUTLINES))
+    center = rng.uniform(0.12 * size, 0.88 * size, 2)
+    radius = rng.uniform(8, 15)
+    inside = _draw_outline(rng, outline, size, size, center, radius)
+    top, bottom = np.flatnonzero(inside.any(1))[[0, -1]]
+    left, right = np.flatnonzero(inside.any(0))[[0, -1]]
+    box = (slice(top, bottom + 1), slice(left, right + 1))
+
+    # Fill it
+    texture = _draw_object(rng, OBJECTS[k], bottom + 1 - top, right + 1 - left)
+    texture = texture * rng.uniform(0.85, 1.1)  # light
+    image[box][inside[box]] = texture[inside[box]]
+    label[inside] = k
+    return outline
