@@ -21,7 +21,7 @@ POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 
 
 def draw(polygons: Path) -> None:
-    """Writes the train IDs (0..18, 255 ignored) that a polygon file describes."""
+    """Write the train IDs (0..18, 255 ignored) that a polygon file describes."""
     target = polygons.with_name(polygons.name.replace(POLYGONS, LABELS))
     if preparation.is_whole(target):
         return

@@ -26,7 +26,14 @@ NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_t
 
 
 def read_table(path: Path, words: list[str]) -> np.ndarray:
-    """From the release's labels.txt ("1: accordion", ...): value in a MATLAB file -> 1..59 for `words`, else 0.
+    """Read the release's labels.txt ("1: accordion", ...).
+
+    Args:
+        path: the file.
+        words: the 59 class words.
+
+    Returns:
+        table uint8 of the values in MATLAB files: 1..59 for `words`, else 0.
 
     Raises:
         FileNotFoundError: no such file.
@@ -34,11 +41,13 @@ def read_table(path: Path, words: list[str]) -> np.ndarray:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+
     lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", path.read_text(), re.MULTILINE)
     values = {name.replace(" ", "").lower(): int(value) for value, name in lines}
     missing = [word for word in words if word not in values]
     if missing:
         raise ValueError(f"{path} does not name {', '.join(missing)}; expected the 459 lines 'number: name'")
+
     table = np.zeros(max(values.values()) + 1, np.uint8)
     for k, word in enumerate(words, start=1):
         table[values[word]] = k
@@ -46,16 +55,18 @@ def read_table(path: Path, words: list[str]) -> np.ndarray:
 
 
 def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
-    """Writes the 60-class PNG of a MATLAB file, unless it is there."""
+    """Write the 60-class PNG of a MATLAB file, unless it is there."""
     source, target = job
     if preparation.is_whole(target):
         return
+
     try:
         label = loadmat(source, variable_names=["LabelMap"])["LabelMap"]
-    except Exception as error:  # scipy raises many kinds
+    except Exception as error:  # scipy raises many types
         raise ValueError(f"{source} has no LabelMap that can be read: {type(error).__name__}: {error}") from None
     if label.ndim != 2 or label.max() >= len(table):
         raise ValueError(f"{source}: LabelMap {label.shape} with values up to {label.max()}; expected [H, W], 1..459")
+
     preparation.save_label(table[label], target)
 
 

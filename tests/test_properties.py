@@ -13,6 +13,7 @@ from tcl_d2.data.labels import LabelMapper, parse_rule
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
 from tcl_d2.engine.trainer import check_schedule
+from tcl_d2.modeling import MaskCLIP
 from tcl_d2.modeling.inference import Windows, pad_to_multiple, window_starts
 from tcl_d2.modeling.text import TextEmbedder, check_templates, check_vocabulary
 from tests import golden
@@ -22,11 +23,15 @@ settings.load_profile("fast")
 side = st.integers(1, 60)
 
 
+def random_image(height: int, width: int) -> torch.Tensor:
+    return torch.randn(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
 @given(height=side, width=side, crop=st.integers(1, 40), share=st.floats(0.01, 1))
 def test_windows_cover_each_pixel_and_average_to_what_they_show(height, width, crop, share):
     """An average of the windows' own pixels is the image, whatever the overlaps."""
     stride = max(1, round(crop * share))
-    image = torch.randn(3, height, width)
+    image = random_image(height, width)
     windows = Windows(image, crop, stride)
     torch.testing.assert_close(windows.average(windows.batches(5)), image)
     for rows, columns in windows.slices:
@@ -44,7 +49,7 @@ def test_window_starts_leave_no_gap(length, crop, share):
 
 @given(height=side, width=side, multiple=st.integers(1, 32))
 def test_padding_is_cut_off_again(height, width, multiple):
-    image = torch.randn(1, 3, height, width)
+    image = random_image(height, width)[None]
     padded, cut = pad_to_multiple(image, multiple)
     assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
     assert padded.shape[2] - height < multiple and padded.shape[3] - width < multiple
@@ -67,8 +72,11 @@ words = st.lists(st.text(max_size=12), max_size=6)
 @given(names=words)
 def test_any_words_are_embedded_or_refused(names):
     """Any Unicode: as many embeddings as words, of length 1, each as if it were alone; or a clear ValueError."""
-    clip, tokenizer = golden.build_clip(), open_clip.get_tokenizer("ViT-B-16")
-    last = clip.model.vocab_size - 1  # the golden CLIP has few tokens: CLIP's own are folded into them, but for the end
+    clip = golden.build_clip()
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+
+    # The golden CLIP has few tokens: those of CLIP's tokenizer are folded into them, all but the one that ends a text.
+    last = clip.model.vocab_size - 1
 
     def fold(prompts: list[str]) -> torch.Tensor:
         tokens = tokenizer(prompts)
@@ -79,9 +87,9 @@ def test_any_words_are_embedded_or_refused(names):
         with pytest.raises(ValueError, match="vocabulary"):
             check_vocabulary(names)
         return
-    found = embed(names, ["a {}", "{}"])
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(len(names)))
-    torch.testing.assert_close(found[-1:], embed(names[-1:], ["a {}", "{}"]), rtol=0, atol=1e-5)
+    features = embed(names, ["a {}", "{}"])
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(names)))
+    torch.testing.assert_close(features[-1:], embed(names[-1:], ["a {}", "{}"]), rtol=0, atol=1e-5)
 
 
 @given(templates=st.lists(st.text(alphabet="a{} ", max_size=6), max_size=4))
@@ -129,15 +137,15 @@ def test_precisions_out_of_range_are_refused(dtype):
             training_precision(cfg)
 
 
-@given(warmup=st.integers(0, 200), most=st.integers(1, 200))
-def test_schedules_out_of_range_are_refused(warmup, most):
-    cfg = load_config(None, ["SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", most])
+@given(warmup=st.integers(0, 200), iterations=st.integers(1, 200))
+def test_schedules_out_of_range_are_refused(warmup, iterations):
+    cfg = load_config(None, ["SOLVER.WARMUP_ITERS", warmup, "SOLVER.MAX_ITER", iterations])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    if warmup < most:
+    if warmup < iterations:
         check_schedule(cfg)
         rates = []
         schedule = Trainer.build_lr_scheduler(cfg, optimizer)
-        for _ in range(most):
+        for _ in range(iterations):
             rates.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             schedule.step()
@@ -147,10 +155,23 @@ def test_schedules_out_of_range_are_refused(warmup, most):
             check_schedule(cfg)
 
 
-@given(crop=st.integers(-5, 60), stride=st.integers(-5, 60))
-def test_windows_out_of_range_are_refused(crop, stride):
-    if 1 <= stride <= crop:
-        assert Windows(torch.zeros(3, 40, 30), crop, stride).slices
+@given(crop_size=st.integers(-5, 60), stride=st.integers(-5, 60))
+def test_windows_out_of_range_are_refused(crop_size, stride):
+    def build() -> MaskCLIP:
+        return MaskCLIP(
+            clip=golden.build_clip(),
+            tokenizer=None,
+            pixel_mean=(0.0, 0.0, 0.0),
+            pixel_std=(1.0, 1.0, 1.0),
+            templates=("{}",),
+            crop_size=crop_size,
+            stride=stride,
+            background_score=0.4,
+        )
+
+    if 1 <= stride <= crop_size:
+        model = build()
+        assert Windows(torch.zeros(3, 40, 30), model.crop_size, model.stride).slices
     else:
-        with pytest.raises(ValueError, match="stride"):
-            Windows(torch.zeros(3, 40, 30), crop, stride)
+        with pytest.raises(ValueError, match="TEST.ZERO_SHOT.(STRIDE|CROP_SIZE) must be"):
+            build()

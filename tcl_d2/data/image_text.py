@@ -63,10 +63,7 @@ def register_webdataset(
             )
 
         # Count their samples
-        if num_samples:
-            counts = [num_samples / len(paths)] * len(paths)
-        else:
-            counts = _read_counts(name, paths)
+        counts = [num_samples / len(paths)] * len(paths) if num_samples else _read_counts(name, paths)
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
     _register(name, load)

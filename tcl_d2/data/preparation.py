@@ -29,9 +29,10 @@ _SHOWN = 20  # problems printed in full; the rest are counted
 
 
 def arguments(description: str, downloads: Sequence[str]) -> argparse.ArgumentParser:
-    """The options that every preparation has.
+    """Build a parser of the options that every preparation has.
 
     Args:
+        description: text of the help page.
         downloads: names of archives or folders as their owners distribute them; looked for in DETECTRON2_DATASETS.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,9 +56,10 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None], names: Sequence[str]) -> None:
-    """A whole command: prepares (unless --check), checks the data sets `names`, exits with 1 if any is wrong."""
+    """Run a whole command: prepare (unless --check), check the datasets `names`, exit with 1 if any is wrong."""
     if not args.source:
         args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
+
     try:
         if not args.check:
             prepare(args)
@@ -85,29 +87,24 @@ class Member(NamedTuple):
 
 
 def members(source: Path) -> Iterator[Member]:
-    """The files of a folder, a zip or a tar archive with their whole path in it, or the one file that a source is.
+    """Yield the files of a folder, a zip or a tar archive; of any other file, the file itself.
 
-    What is no archive is linked, not copied.
+    Files that are in no archive are linked, not copied.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is broken; names it.
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the archive is broken; names it.
     """
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}")
+
     try:
         if source.is_dir():
             yield from _folder_members(source.resolve())
         elif source.suffix == ".zip":
-            with zipfile.ZipFile(source) as archive:
-                for info in archive.infolist():
-                    yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+            yield from _zip_members(source)
         elif source.suffix in (".tar", ".gz", ".tgz"):
-            with tarfile.open(source) as archive:
-                for info in filter(tarfile.TarInfo.isfile, archive):
-                    yield Member(info.name, info.size, partial(_write, partial(_read_tar, archive, info)))
-                archive.fileobj.seek(archive.offset)
-                if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile says nothing
-                    raise tarfile.ReadError("its end is missing")
+            yield from _tar_members(source)
         else:
             yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -115,12 +112,29 @@ def members(source: Path) -> Iterator[Member]:
 
 
 def _folder_members(folder: Path) -> Iterator[Member]:
-    for place, _, names in os.walk(folder, followlinks=True):
-        for path in (Path(place, name) for name in names):
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for path in (Path(parent, name) for name in names):
             yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
 
 
-def _read_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+def _zip_members(source: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(source) as archive:
+        for info in archive.infolist():
+            yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+
+
+def _tar_members(source: Path) -> Iterator[Member]:
+    with tarfile.open(source) as archive:
+        for info in filter(tarfile.TarInfo.isfile, archive):
+            yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
+
+        # tarfile takes an archive that was cut between two files for a whole one
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end is missing")
+
+
+def _read_tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     data = archive.extractfile(info).read()
     if len(data) != info.size:
         raise tarfile.ReadError(f"it ends within {info.name}")
@@ -132,10 +146,12 @@ def _write(read: Callable[[], bytes], target: Path) -> None:
 
 
 def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | None = None) -> None:
-    """Puts the files of `sources` that match a pattern into a folder, unless they are there with the same size.
+    """Put the files of `sources` that match a pattern into a folder, unless they are there with the same size.
 
     Args:
+        sources: archives, folders or files.
         pattern: regular expression for the end of a file's path; its group "path" is the path below `folder`.
+        folder: where to put them.
         keys: stems of the files to bring; None: all.
     """
     expression = re.compile(f"(?:^|/){pattern}$")
@@ -153,26 +169,36 @@ def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | 
 # ----------------------------------------------------------------------------------------------- converting labels
 
 
-def convert(function: Callable, jobs: Sequence, processes: int, what: str) -> list:
-    """Results of `function` for each job, from several processes, with a progress bar.
+def convert(function: Callable, jobs: Sequence, processes: int, title: str) -> list:
+    """Run `function` on each job in several processes, with a progress bar.
 
     Args:
-        function: gets to each process once, with whatever it is bound to (functools.partial).
+        function: takes a job; is sent to each process once, with whatever it is bound to (functools.partial).
+        jobs: arguments of the function.
+        processes: number of processes.
+        title: what is done, for the progress bar and the error.
+
+    Returns:
+        the results, in the order of the jobs.
 
     Raises:
         ValueError: some jobs failed with an OSError or ValueError; lists them, after all others are done.
     """
-    results, problems = [], []
+    results, problems = [], []  # a problem is an exception
     with Pool(processes, _Task.set, (function,)) as pool:
-        for result in tqdm(pool.imap(_Task.attempt, jobs), total=len(jobs), desc=what, mininterval=1):
-            (problems if isinstance(result, Exception) else results).append(result)
+        for result in tqdm(pool.imap(_Task.attempt, jobs), total=len(jobs), desc=title, mininterval=1):
+            if isinstance(result, Exception):
+                problems.append(result)
+            else:
+                results.append(result)
+
     if problems:
-        raise ValueError(f"{len(problems)} of {len(jobs)} failed ({what}):\n" + _listed(map(str, problems)))
+        raise ValueError(f"{len(problems)} of {len(jobs)} failed ({title}):\n" + _format_list(map(str, problems)))
     return results
 
 
 class _Task:
-    """What a process of `convert` does."""
+    """The function that a process of `convert` runs."""
 
     function: Callable
 
@@ -188,20 +214,22 @@ class _Task:
             return error
 
 
-def _listed(problems: Iterable[str]) -> str:
+def _format_list(problems: Iterable[str]) -> str:
     problems = list(problems)
-    more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return "\n".join(f"  {line}" for line in problems[:_SHOWN] + more)
+    lines = problems[:_SHOWN]
+    if len(problems) > _SHOWN:
+        lines.append(f"... and {len(problems) - _SHOWN} more")
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def save_label(label: np.ndarray, path: Path) -> None:
-    """Writes values [H, W], uint8 or uint16, as a grey PNG, whole or not at all."""
+    """Write values [H, W], uint8 or uint16, as a gray PNG, whole or not at all."""
     with replacing(path) as unfinished:
         Image.fromarray(label).save(unfinished, "PNG")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a label file is there and can be read to its end."""
+    """Return whether a label file is there and can be read to its end."""
     try:
         read_label(str(path))
     except OSError:
@@ -213,7 +241,7 @@ def is_whole(path: Path) -> bool:
 
 
 def check(names: Sequence[str], processes: int) -> bool:
-    """Reads every image and label of benchmarks, and prints their counts and what is wrong.
+    """Read every image and label of benchmarks, and print their counts and what is wrong.
 
     Images are decoded; labels must have their size and no values without a meaning. Files that benchmarks share are
     read once.
@@ -224,26 +252,35 @@ def check(names: Sequence[str], processes: int) -> bool:
     Raises:
         FileNotFoundError: files are missing.
     """
+    # List the pairs of files, each with the benchmarks that use it
     rows = {name: DatasetCatalog.get(name) for name in names}
-    users = defaultdict(list)
+    names_by_pair = defaultdict(list)
     for name in names:
-        for one in rows[name]:
-            users[one["file_name"], one["sem_seg_file_name"]].append(name)
-    found = sum(convert(_check_pair, list(users.items()), processes, "checking"), [])
+        for row in rows[name]:
+            names_by_pair[row["file_name"], row["sem_seg_file_name"]].append(name)
+
+    # Check the files, and their number
+    problems = sum(convert(_check_pair, list(names_by_pair.items()), processes, "checking"), [])
     for name in names:
         expected = MetadataCatalog.get(name).num_images
         if expected and len(rows[name]) not in expected:
-            found.append(f"{name} has {len(rows[name])} images; expected {' or '.join(map(str, expected))}")
+            problems.append(f"{name} has {len(rows[name])} images; expected {' or '.join(map(str, expected))}")
+
+    # Print the result
     for name in names:
         print(f"{name}: {len(rows[name])} images with labels")
-    if found:
-        print(f"{len(found)} problems:\n{_listed(found)}")
-    return not found
+    if problems:
+        print(f"{len(problems)} problems:\n{_format_list(problems)}")
+    return not problems
 
 
 def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
+    """Check an image and its label for each of the benchmarks that use them; return what is wrong."""
     (image_path, label_path), names = job
-    problems, size = [], None
+    problems = []
+
+    # Read both files
+    size = None
     try:
         size = read_image(image_path, image_path).size[::-1]
     except BrokenSample as error:
@@ -252,6 +289,8 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
         label = read_label(label_path)
     except OSError as error:
         return [*problems, str(error)]
+
+    # Compare their sizes, and look up the values
     if size not in (None, label.shape):
         problems.append(f"{label_path} is {label.shape}, but {image_path} is {size} (height, width)")
     for name in names:

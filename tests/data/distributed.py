@@ -20,9 +20,9 @@ THINGS = [k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 7
 STUFF = range(92, 183)
 
 
-def picture(seed: int, kind: str = "JPEG") -> bytes:
+def picture(seed: int, format: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(buffer, kind)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(buffer, format)
     return buffer.getvalue()
 
 
@@ -135,7 +135,7 @@ def coco_instances(folder: Path) -> Truth:
         key = f"{i + 10:012d}"
         images.append({"id": i + 10, "height": SIZE[0], "width": SIZE[1], "file_name": f"{key}.jpg"})
         label = np.zeros(SIZE, int)
-        for name_id, area, (x0, y0, x1, y1), crowd in (
+        for category_id, area, (x0, y0, x1, y1), crowd in (
             (17, 16, (6, 6, 10, 10 + i), 0),
             (18, 400, (2, 2, 22, 22), 0),
             (1, 9999, (0, 0, 30, 12), 1),
@@ -145,8 +145,17 @@ def coco_instances(folder: Path) -> Truth:
             counts = np.diff(np.flatnonzero(np.diff(mask.T.ravel(), prepend=2, append=2))).tolist()
             counts = counts if mask[0, 0] == 0 else [0, *counts]  # runs begin with zeros
             segmentation = {"size": list(SIZE), "counts": counts} if crowd else [box(x0, y0, x1, y1)]
-            one = {"id": len(annotations), "image_id": i + 10, "category_id": name_id, "area": area, "iscrowd": crowd}
-            annotations.append({**one, "segmentation": segmentation, "bbox": [x0, y0, x1 - x0, y1 - y0]})
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": i + 10,
+                    "category_id": category_id,
+                    "area": area,
+                    "iscrowd": crowd,
+                    "segmentation": segmentation,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                }
+            )
         label[0:12, 0:30] = 1
         label[2:22, 2:22] = THINGS.index(18) + 1
         label[6 : 10 + i, 6:10] = THINGS.index(17) + 1
@@ -211,9 +220,16 @@ def lvis(folder: Path) -> dict[str, Truth]:
         images.append({"id": number, "height": SIZE[0], "width": SIZE[1], "coco_url": url})
         boxes = ((small, (8, 8, 12, 12)), (large, (2, 2, 30, 20)))
         for category, (x0, y0, x1, y1) in boxes:
-            area = (x1 - x0) * (y1 - y0)
-            one = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "area": area}
-            annotations.append({**one, "segmentation": [box(x0, y0, x1, y1)], "bbox": [x0, y0, x1 - x0, y1 - y0]})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "area": (x1 - x0) * (y1 - y0),
+                    "segmentation": [box(x0, y0, x1, y1)],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                }
+            )
         label = np.full(SIZE, IGNORED)
         label[2:20, 2:30] = large - 1
         label[8:12, 8:12] = small - 1

@@ -90,8 +90,11 @@ class Oracle(torch.nn.Module):
     def set_dataset(self, *names: str) -> None:
         pass
 
-    def forward(self, inputs):
-        return [{"sem_seg_labels": torch.from_numpy(self.labels(one["image_id"]))} for one in inputs]
+    def forward(self, batched_inputs):
+        return [
+            {"sem_seg_labels": torch.from_numpy(self.labels(input_per_image["image_id"]))}
+            for input_per_image in batched_inputs
+        ]
 
 
 def evaluate(name: str, labels, folder) -> dict:
@@ -126,7 +129,7 @@ def test_commands_find_nothing_wrong_but_the_count(data, name):
 @pytest.mark.parametrize("name", [*NINE, "zeroshot_voc20_train", "zeroshot_context59_train"])
 def test_images_and_labels_are_the_distributed_ones(data, name):
     _, truths, *_ = data
-    assert [one["image_id"] for one in DatasetCatalog.get(name)] == sorted(truths[name])
+    assert [row["image_id"] for row in DatasetCatalog.get(name)] == sorted(truths[name])
 
 
 def test_only_what_is_needed_is_brought(data):
@@ -278,11 +281,11 @@ def test_archive_cannot_write_outside(scratch, capsys):
 
 
 def test_stopped_conversion_keeps_what_is_done(tmp_path):
-    """Failures of some do not stop the others."""
+    """A job that fails does not stop the others."""
     jobs = [tmp_path / f"{i}.png" for i in range(4)]
 
     with pytest.raises(ValueError, match="1 of 4 failed.*\n  no 2"):
-        preparation.convert(_save_but_two, jobs, processes=1, what="test")
+        preparation.convert(_save_but_two, jobs, processes=1, title="test")
     assert [preparation.is_whole(path) for path in jobs] == [True, True, False, True]
 
 
