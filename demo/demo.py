@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Segment pictures, a video or a webcam's into words of yours.
+"""Segment pictures, a video or a webcam's frames into words of yours.
 
 python demo/demo.py --input photos/*.jpg --classes "red apple, wooden table" --background --output output/demo
 python demo/demo.py --config-file configs/eval/official.yaml --input photos --classes words.txt
@@ -11,7 +11,7 @@ import glob
 import itertools
 import os
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,21 +34,27 @@ TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".n
 
 
 def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files that are meant.
+    """List the files to segment.
 
     Args:
-        inputs: files, globs, folders (all images below, but those in `output`), or - for a list on the standard input.
+        inputs: files, globs, folders (all images below them), or - for a list on the standard input.
+        output: folder of the results, whose images are left out.
 
     Raises:
         FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
     """
-    lines = [line for entry in inputs for line in (sys.stdin.read().splitlines() if entry == "-" else [entry]) if line]
+    # Read the list on the standard input
+    lines = []
+    for entry in inputs:
+        lines += sys.stdin.read().splitlines() if entry == "-" else [entry]
+    lines = [line for line in lines if line]
     if not lines:
         raise FileNotFoundError("--input - found no names of files on the standard input")
 
+    # Expand globs and folders
     paths, empty = [], []
     for line in lines:
-        # A name that has a glob's letters may be that of a file; one that is missing is said when its turn comes.
+        # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
         is_plain = os.path.lexists(line) or not glob.has_magic(line)
         matches = [line] if is_plain else sorted(glob.glob(line, recursive=True))
         files = [path for match in matches for path in _images_below(Path(match), output)]
@@ -61,7 +67,7 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
 
 
 def _images_below(path: Path, output: Path) -> list[Path]:
-    """List the images below a folder, without results of an earlier run; of any other path, itself."""
+    """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
     if not os.path.isdir(path):
         return [path]
     images = sorted(image for image in path.rglob("*") if image.suffix.lower() in SUFFIXES)
@@ -73,8 +79,12 @@ def _images_below(path: Path, output: Path) -> list[Path]:
 def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
     """Make the folder for the results, and remove the unfinished files of a run that was killed.
 
+    Args:
+        output: the folder.
+        inputs: files that are going to be read.
+
     Raises:
-        OSError: there is a file of that name, or the folder cannot be made.
+        OSError: the folder cannot be made, or there is a file of that name.
         ValueError: an input lies in the folder, where a result might replace it.
     """
     folder = output.resolve()
@@ -90,21 +100,24 @@ def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def read_classes(text: str) -> tuple[list[str], bool]:
-    """Read class words of "a, b", a file (a word a line) or a benchmark's name.
+    """Read class words.
+
+    Args:
+        text: words such as "a, b", a file with a word a line, or the name of a benchmark.
 
     Returns:
-        the words, and whether the benchmark has a background before them.
+        the words, and whether a benchmark has a background besides.
 
     Raises:
         FileNotFoundError: a word looks like the name of a file, and there is none.
-        ValueError: a data set without class words, or a file that is unfit.
+        ValueError: a dataset without class words, or a file that cannot be used.
     """
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
         return read_words(text), False
 
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
-            raise ValueError(f"--classes: the data set '{text}' has no class words; benchmarks have, as shapes_val")
+            raise ValueError(f"--classes: the dataset '{text}' has no class words; benchmarks such as shapes_val have")
         return dataset_vocabulary(text)
 
     words = split_words(text)
@@ -120,31 +133,38 @@ def result_names(paths: list[Path], heat_maps: Sequence[str]) -> list[str]:
     """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
 
     Args:
+        paths: the files.
         heat_maps: class words that heat maps are drawn of.
     """
     stems = [shorten(path.stem) for path in paths]
     counts = Counter(stems)
-    numbers = defaultdict(lambda: itertools.count(1))
+    candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
     names, taken = [""] * len(paths), set()
 
-    # A stem that no other file has comes first, so that it stays as it is.
-    for i in sorted(range(len(paths)), key=lambda i: counts[stems[i]] > 1):
-        stem = stems[i]
-        numbered = (f"{stem}_{number}" for number in numbers[stem])
-        for name in numbered if counts[stem] > 1 else itertools.chain([stem], numbered):
+    # Name files with unique stems first, so that they keep their stems
+    for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
+        for name in candidates[stems[index]]:
             files = {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
             if taken.isdisjoint(files):
-                names[i] = name
+                names[index] = name
                 taken |= files
                 break
     return names
 
 
+def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
+    """Yield names to try for files of a stem: the stem itself if it is unique, then with numbers."""
+    if is_unique:
+        yield stem
+    for number in itertools.count(1):
+        yield f"{stem}_{number}"
+
+
 def segment_files(
     predictor: TCLPredictor, args: argparse.Namespace, paths: list[Path], words: list[str], background: bool
 ) -> int:
-    """Segment every file, past those that are broken; return how many those are."""
-    broken = 0
+    """Segment every file and write its results; return the number of files that could not be read."""
+    num_broken = 0
     classes = [BACKGROUND, *words] if background else words
     names = result_names(paths, classes if args.heat_maps else ())
 
@@ -152,23 +172,25 @@ def segment_files(
         try:
             segmentation = predictor(path, words, background, labels_only=not args.heat_maps)
         except (OSError, ValueError) as error:
-            broken += 1
+            num_broken += 1
             tqdm.write(f"left out: {error}", file=sys.stderr)
             continue
 
+        # Write the results, and say the largest areas
         overlay, *_ = segmentation.save(args.output, name, args.heat_maps)
         largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
         shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
         tqdm.write(f"{path} -> {overlay}: {shares}")
 
-    print(f"{len(paths) - broken} of {len(paths)} images segmented, in {args.output}")
-    return broken
+    print(f"{len(paths) - num_broken} of {len(paths)} images segmented, in {args.output}")
+    return num_broken
 
 
-def frames(capture) -> Iterator[np.ndarray]:
+def read_frames(capture) -> Iterator[np.ndarray]:
+    """Yield the frames of an OpenCV video, RGB uint8 [H, W, 3]."""
     while True:
-        more, frame = capture.read()
-        if not more:
+        has_frame, frame = capture.read()
+        if not has_frame:
             return
         yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's are BGR
 
@@ -180,20 +202,26 @@ def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: list
     except ImportError as error:
         package = "opencv-python" if args.webcam else "opencv-python-headless"
         sys.exit(f"error: this needs OpenCV ({error}): pip install {package}")
+
+    # Open the video
     capture = cv2.VideoCapture(0 if args.webcam else args.video_input)
     if not capture.isOpened():
         sys.exit(f"error: cannot open {'the webcam' if args.webcam else args.video_input}")
     count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    images = tqdm(frames(capture), total=count, unit="frame")
+
+    # Segment frame by frame
+    images = tqdm(read_frames(capture), total=count, unit="frame")
     segmentations = (predictor(image, words, background, labels_only=True) for image in images)
     pictures = (segmentation.draw_overlay(shares=False)[..., ::-1] for segmentation in segmentations)
     if args.webcam:
-        return show(cv2, pictures)
-    rate = capture.get(cv2.CAP_PROP_FPS) or 25
-    write_video(cv2, pictures, rate, args.output / f"{Path(args.video_input).stem}.mp4")
+        show(cv2, pictures)
+    else:
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25
+        write_video(cv2, pictures, rate, args.output / f"{Path(args.video_input).stem}.mp4")
 
 
 def show(cv2: ModuleType, pictures: Iterator[np.ndarray]) -> None:
+    """Show BGR pictures uint8 [H, W, 3] in a window until q is pressed."""
     for picture in pictures:
         cv2.imshow("q ends", picture)
         if cv2.waitKey(1) == ord("q"):
@@ -202,7 +230,8 @@ def show(cv2: ModuleType, pictures: Iterator[np.ndarray]) -> None:
 
 def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, path: Path) -> None:
     """Write BGR pictures uint8 [H, W, 3] of one size; Ctrl-C ends the video there."""
-    unfinished, writer = path.with_name(f".{path.name}.tmp.mp4"), None  # OpenCV goes by how the name ends
+    unfinished = path.with_name(f".{path.name}.tmp.mp4")  # OpenCV takes the format from the name's end
+    writer = None
     try:
         for picture in pictures:
             if writer is None:
@@ -211,6 +240,7 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
             writer.write(picture)
     except KeyboardInterrupt:
         print("stopped")
+
     if writer is None:
         sys.exit(f"error: no frames for {path}")
     writer.release()
@@ -219,8 +249,11 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
 
 
 def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=CONFIG, help="default: the small world's model")
+
+    # Input and output
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", help="images, globs or folders; - reads a list from the standard input")
     source.add_argument("--video-input", help="a video file")
@@ -231,6 +264,8 @@ def get_parser() -> argparse.ArgumentParser:
         default=Path("output/demo"),
         help="folder for the results, in which no input may lie; results of an earlier run there are replaced",
     )
+
+    # Classes and settings
     parser.add_argument("--classes", required=True, help='"a, b", a file with a word a line, or a benchmark\'s name')
     parser.add_argument("--background", action="store_true", help="pixels that no word fits are background")
     parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
@@ -241,12 +276,12 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    # Names of files may be no UTF-8.
+    # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
     sys.stdout.reconfigure(errors="backslashreplace")
 
     with one_message():
-        # What the user gave is looked at before the model is built.
+        # Check what the user gave before the model is built
         paths = find_inputs(args.input, args.output) if args.input else []
         if not args.webcam:
             prepare_output(args.output, paths or [Path(args.video_input)])
@@ -254,12 +289,14 @@ def main() -> None:
         background |= args.background
         words = class_words(words, background)
 
+        # Build the model
         options = [*args.opts]
         if args.refine:
             options += ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"]
         predictor = TCLPredictor(args.config_file, *options)
         predictor.model.embed_vocabulary(words, predictor.model.templates)  # words that do not work are said at once
 
+        # Segment
         if args.input:
             sys.exit(1 if segment_files(predictor, args, paths, words, background) else 0)
         segment_video(predictor, args, words, background)

@@ -96,7 +96,7 @@ def test_demo_bears_many_words(world, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 3 + len(words)
 
 
-def test_demo_on_a_video(world, tmp_path):
+def test_demo_writes_a_video_of_a_video(world, tmp_path):
     cv2 = pytest.importorskip("cv2", exc_type=ImportError)
     writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
     for index in range(3):
@@ -118,7 +118,7 @@ def test_demo_on_a_video(world, tmp_path):
         (["--classes", "background, brick", "--background"], "'background' is one of the class words"),
         (["--classes", "my_words.txt"], "no file 'my_words.txt'"),
         (["--classes", "brick, lists/words"], "no file 'lists/words'"),
-        (["--classes", "shapes_train"], "the data set 'shapes_train' has no class words"),
+        (["--classes", "shapes_train"], "the dataset 'shapes_train' has no class words"),
         (["--classes", "README.md", "--output", "README.md"], "--output README.md cannot be the folder"),
         (["--classes", "brick", "--input", "docs/*.none"], "no images in --input docs/*.none"),
         (["--classes", "brick", "--input", "docs", "tests/golden"], "no images in --input tests/golden"),
@@ -144,7 +144,7 @@ def test_demo_reads_words_of_files(world, tmp_path):
     check_error(run(world, *DEMO[:-1], tmp_path / "latin.txt", *options), "latin.txt is not UTF-8")
 
 
-def test_data_is_drawn(world, tmp_path):
+def test_samples_of_a_dataset_are_drawn(world, tmp_path):
     for name, width in (("shapes_train", 640), ("shapes_val", 480)):
         path = tmp_path / f"{name}.png"
         options = ["--config-file", "configs/shapes/tcl.yaml", "--count", 3, "--output", path]
@@ -154,22 +154,26 @@ def test_data_is_drawn(world, tmp_path):
     check_error(run(world, "tools/visualize_data.py", "no_such_set"), "no_such_set", "not registered")
 
 
-def test_analysis(world, tmp_path):
-    """Figures of the saved predictions equal the evaluation's; so does the sweep, at the config's setting."""
+def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
+    """Of the saved predictions, and of the sweep at the settings of the config."""
     few = ["TEST.ZERO_SHOT.MAX_IMAGES", 4, "DATASETS.TEST", '("shapes_val",)']
     options = ["--config-file", "configs/shapes/trained.yaml", "--eval-only", *few, "OUTPUT_DIR", tmp_path]
     done = run(world, "train_net.py", *options, "TEST.ZERO_SHOT.SAVE_PREDICTIONS", True)
     assert done.returncode == 0, done.stderr
+
     (expected,) = json.loads((tmp_path / "results.json").read_text())["data sets"]
     folder, out = tmp_path / "inference/shapes_val/predictions", tmp_path / "analysis"
     common = ["--output", out, "--count", 4]
     for command in (["predictions", "shapes_val", folder], ["settings", "shapes_val"]):
         done = run(world, "tools/analyze.py", *command, *common)
         assert done.returncode == 0, done.stderr
+
     assert json.loads((out / "predictions.json").read_text())["mIoU"] == pytest.approx(expected["mIoU"])
+
     sweep = json.loads((out / "settings.json").read_text())
-    at = sweep["mIoU"][sweep["shares"].index(0.3)][np.argmin(np.abs(np.array(sweep["background scores"]) - 0.4))]
-    assert at == pytest.approx(expected["mIoU"], abs=0.02)
+    row = sweep["mIoU"][sweep["shares"].index(0.3)]
+    column = np.abs(np.array(sweep["background scores"]) - 0.4).argmin()
+    assert row[column] == pytest.approx(expected["mIoU"], abs=0.02)
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
 
 
@@ -187,7 +191,7 @@ def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
 
 
-def test_settings_leave_the_model_as_it_was(in_world, tmp_path, monkeypatch):
+def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
     analyze = importlib.import_module("analyze")
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
@@ -195,7 +199,7 @@ def test_settings_leave_the_model_as_it_was(in_world, tmp_path, monkeypatch):
     assert predictor.model.kp_weight == 0.3
 
 
-def test_wording(world, tmp_path):
+def test_analysis_of_wording_starts_from_a_class(world, tmp_path):
     common = ["--output", tmp_path, "--count", 6]
     done = run(world, "tools/analyze.py", "wording", "shapes_stuff_val", "--words", "grass, green grass, lawn", *common)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelMapper, read_label
-from tcl_d2.evaluation.zero_shot import confusion_matrix, summarize
+from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, split_words
@@ -40,31 +40,35 @@ THRESHOLDS = np.linspace(0, 1, 41)
 KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 
 
-def labels_of(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
+def read_labels(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
     """Yield a benchmark's images with their labels; ignored pixels are the number of classes."""
-    rule = LabelMapper.of(data)
+    label_mapper = LabelMapper.of(data)
     for dataset_dict in tqdm(subsample(DatasetCatalog.get(data), count), unit="image"):
-        yield dataset_dict, rule.read(dataset_dict["sem_seg_file_name"])
+        yield dataset_dict, label_mapper.read(dataset_dict["sem_seg_file_name"])
 
 
-def matrix_of(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    return confusion_matrix(torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(label), classes).numpy()
+def count_pixels(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the confusion matrix [K, K] of an image; label K is ignored."""
+    prediction = torch.from_numpy(prediction.astype(np.int64))
+    return confusion_matrix(prediction, torch.from_numpy(label), num_classes).numpy()
 
 
 def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = 10) -> list[dict]:
     """List the pairs of classes with the most pixels of the first taken for the second, as shares of the first."""
-    off = matrix.copy()
-    np.fill_diagonal(off, 0)
+    errors = matrix.copy()
+    np.fill_diagonal(errors, 0)
+
     rows = []
-    for index in np.argsort(-off, axis=None)[:count]:
-        truth, taken = np.unravel_index(index, off.shape)
-        if off[truth, taken]:
-            share = 100 * off[truth, taken] / matrix[truth].sum()
-            rows.append({"is": classes[truth], "taken for": classes[taken], "% of it": round(float(share), 1)})
+    for index in np.argsort(-errors, axis=None)[:count]:
+        truth, predicted = np.unravel_index(index, errors.shape)
+        if errors[truth, predicted]:
+            share = 100 * errors[truth, predicted] / matrix[truth].sum()
+            rows.append({"is": classes[truth], "taken for": classes[predicted], "% of it": round(float(share), 1)})
     return rows
 
 
 def save_figure(figure, path: Path) -> None:
+    """Write a figure of matplotlib as a PNG file, and close it."""
     figure.tight_layout()
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=110)
@@ -98,25 +102,41 @@ def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str
 
 
 def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> dict:
-    """Analyze palette PNGs that an evaluation saved: IoU bars, confusions, best and worst images.
+    """Draw IoU bars and the best and worst images of predictions that an evaluation saved; print confusions.
 
-    An image whose pixels are all ignored counts nowhere and is neither among the best nor the worst.
+    An image whose pixels are all ignored counts nowhere, and is neither among the best nor the worst.
+
+    Args:
+        data: name of the benchmark.
+        folder: palette PNGs, named by image ID.
+        output: folder of the pictures.
+        count: number of images, evenly spaced; 0 for all.
+
+    Returns:
+        `mIoU` in percent, and `most confused`, the list of `most_confused`.
+
+    Raises:
+        ValueError: a prediction has another size than its label.
     """
     classes = MetadataCatalog.get(data).stuff_classes
-    total, rows = np.zeros((len(classes), len(classes)), np.int64), []
-    for dataset_dict, label in labels_of(data, count):
+    total = np.zeros((len(classes), len(classes)), np.int64)
+    rows = []
+
+    # Compare each prediction with its label
+    for dataset_dict, label in read_labels(data, count):
         path = folder / f"{dataset_dict['image_id']}.png"
         prediction = read_label(str(path))
         if prediction.shape != label.shape:
             raise ValueError(
-                f"{path} is {prediction.shape}, its label {label.shape}: not a prediction of this data set."
+                f"{path} is {prediction.shape}, its label {label.shape}: not a prediction of this dataset."
             )
-        matrix = matrix_of(prediction, label, len(classes))
+        matrix = count_pixels(prediction, label, len(classes))
         if matrix.any():
             total += matrix
-            rows.append((summarize(matrix, classes)["mIoU"], dataset_dict, prediction, label))
+            rows.append((compute_metrics(matrix, classes)["mIoU"], dataset_dict, prediction, label))
 
-    result = summarize(total, classes)
+    # Draw and print
+    result = compute_metrics(total, classes)
     draw_bars({name: result[f"IoU-{name}"] for name in classes}, output / "iou.png")
     draw_sheet(rows, data, output / "best_and_worst.png")
     confused = most_confused(total, classes)
@@ -126,7 +146,8 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
 
 def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scores [K, H, W] of TCL's own masks and of CLIP's; a mixture's scores are the mixture of these."""
-    model, kp_weight, scores = predictor.model, predictor.model.kp_weight, []
+    model, scores = predictor.model, []
+    kp_weight = model.kp_weight
     try:
         for weight in (0.0, 1.0):
             model.kp_weight = weight
@@ -138,7 +159,21 @@ def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple
 
 @torch.no_grad()
 def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: int) -> dict:
-    """Compute mIoU for each background score and share of CLIP's own masks, from one pass over the images."""
+    """Compute mIoU for each background score and share of CLIP's own masks, from one pass over the images.
+
+    Args:
+        data: name of the benchmark.
+        predictor: holds a TCL model.
+        output: folder of the pictures.
+        count: number of images, evenly spaced; 0 for all.
+
+    Returns:
+        `best` pair of settings, and the `mIoU` in percent of each pair: a row for each of `shares`, a column for each
+        of `background scores`.
+
+    Raises:
+        ValueError: the model is no TCL model.
+    """
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
@@ -146,87 +181,114 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     predictor.model.set_vocabulary(words)
     thresholds = THRESHOLDS if background else [0.0]
 
-    # A confusion matrix for each pair of settings.
+    # Count pixels for each pair of settings
     totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
-    for dataset_dict, label in labels_of(data, count):
+    for dataset_dict, label in read_labels(data, count):
         tcl, clip = scores_with_and_without_clip(predictor, mapper(dataset_dict))
         for i, weight in enumerate(KP_WEIGHTS):
-            best, winner = (weight * clip + (1 - weight) * tcl).max(0)
+            scores, winner = (weight * clip + (1 - weight) * tcl).max(0)
             for j, threshold in enumerate(thresholds):
-                prediction = torch.where(best > threshold, winner + 1, 0) if background else winner
-                totals[i, j] += matrix_of(prediction.numpy(), label, len(classes))
-    mious = [[summarize(matrix, classes)["mIoU"] for matrix in line] for line in totals]
+                prediction = torch.where(scores > threshold, winner + 1, 0) if background else winner
+                totals[i, j] += count_pixels(prediction.numpy(), label, len(classes))
+    mious = [[compute_metrics(matrix, classes)["mIoU"] for matrix in row] for row in totals]
 
-    # Lines over the background's score, or where there is no background, over CLIP's share.
+    # Draw lines over the background's score, or, without a background, over CLIP's share
     figure, axis = plt.subplots(figsize=(6.5, 4))
     if background:
-        for weight, line in zip(KP_WEIGHTS, mious):
-            axis.plot(thresholds, line, label=f"CLIP's share {weight}")
+        for weight, row in zip(KP_WEIGHTS, mious):
+            axis.plot(thresholds, row, label=f"CLIP's share {weight}")
         axis.set_xlabel("score of the background")
         axis.legend(fontsize=8)
     else:
-        axis.plot(KP_WEIGHTS, [line[0] for line in mious], marker="o")
+        axis.plot(KP_WEIGHTS, [row[0] for row in mious], marker="o")
         axis.set_xlabel("share of CLIP's own masks")
     axis.set_ylabel("mIoU, %")
     save_figure(figure, output / "settings.png")
 
+    # Find the best pair
     i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
     best = {"mIoU": mious[i][j], "share of CLIP's masks": KP_WEIGHTS[i]}
-    best |= {"score of the background": float(thresholds[j])} if background else {}
-    print(f"best here: {best}. These are the images it would be reported on: do not choose by them.")
+    if background:
+        best["score of the background"] = float(thresholds[j])
+    print(f"best on these images: {best}. Results are reported on them: do not choose settings by them.")
     return {"best": best, "shares": KP_WEIGHTS, "background scores": list(thresholds), "mIoU": mious}
 
 
 @torch.no_grad()
 def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: list[str]) -> dict:
-    """Compute the IoU in percent of a class, the first word, under several names for it; the other classes stay."""
+    """Compute the IoU in percent of a class under several names for it; the other classes keep theirs.
+
+    Args:
+        data: name of the benchmark.
+        predictor: holds the model.
+        output: folder of the picture.
+        count: number of images, evenly spaced; 0 for all.
+        words: the class's name, then other words for it.
+
+    Returns:
+        the IoU of each word.
+
+    Raises:
+        ValueError: the first word is no class of the benchmark, or no image has it.
+    """
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
     names, background = dataset_vocabulary(data)
     if words[0] not in names:
         raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(names)}")
 
-    # A confusion matrix for each name, over the images that have the class.
-    index, totals = classes.index(words[0]), dict.fromkeys(words, 0)
-    for dataset_dict, label in labels_of(data, count):
+    # Count pixels for each word, over the images that have the class
+    index = classes.index(words[0])
+    totals = {word: np.zeros((len(classes), len(classes)), np.int64) for word in words}
+    for dataset_dict, label in read_labels(data, count):
         if not (label == index).any():
             continue
         for word in words:
             reworded = [word if name == words[0] else name for name in names]
             inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background}
             prediction = predictor.model([inputs])[0]["sem_seg_labels"].cpu().numpy()
-            totals[word] = totals[word] + matrix_of(prediction, label, len(classes))
-    if not np.any(totals[words[0]]):
+            totals[word] += count_pixels(prediction, label, len(classes))
+    if not totals[words[0]].any():
         raise ValueError(f"None of the images has '{words[0]}'.")
-    ious = {word: summarize(matrix, classes)[f"IoU-{words[0]}"] for word, matrix in totals.items()}
+
+    # Draw and print
+    ious = {word: compute_metrics(matrix, classes)[f"IoU-{words[0]}"] for word, matrix in totals.items()}
     draw_bars(ious, output / "wording.png")
     print(tabulate(ious.items(), headers=("word", f"IoU of '{words[0]}', %"), tablefmt="pipe", floatfmt=".1f"))
     return ious
 
 
-def main() -> None:
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("predictions", "settings", "wording"))
     parser.add_argument("data", help="a benchmark, registered or a folder")
-    parser.add_argument("folder", type=Path, nargs="?", help="predictions: of palette PNGs, named by image ID")
+    parser.add_argument("folder", type=Path, nargs="?", help="predictions: palette PNGs, named by image ID")
     parser.add_argument("--config-file", default=CONFIG)
-    parser.add_argument("--words", default="", help="wording: a class of the data set, then other words for it")
-    parser.add_argument("--count", type=int, default=0, help="images, evenly spaced; 0: all")
+    parser.add_argument("--words", default="", help="wording: a class of the dataset, then other words for it")
+    parser.add_argument("--count", type=int, default=0, help="number of images, evenly spaced; 0: all")
     parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
+    return parser
+
+
+def main() -> None:
+    parser = get_parser()
     args = parser.parse_args()
+    words = split_words(args.words)
+    if args.what == "predictions" and args.folder is None:
+        parser.error("give the folder of predictions")
+    if args.what == "wording" and len(words) < 2:
+        parser.error("give --words: a class, and at least one other word for it")
+
     with one_message():
         check_datasets(test=[args.data])
         if args.what == "predictions":
-            if args.folder is None:
-                parser.error("give the folder of predictions")
             result = analyze_predictions(args.data, args.folder, args.output, args.count)
         else:
             predictor = TCLPredictor(args.config_file, *args.opts)
             common = args.data, predictor, args.output, args.count
-            words = split_words(args.words)
-            if args.what == "wording" and len(words) < 2:
-                parser.error("give --words: a class, and at least one other word for it")
             result = analyze_settings(*common) if args.what == "settings" else analyze_wording(*common, words)
+
     with replacing(args.output / f"{args.what}.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1))
     print(f"pictures and figures in {args.output}")

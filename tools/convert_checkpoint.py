@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Says what a checkpoint is, converts it between layouts and formats, strips it, or compares two.
+"""Describe a checkpoint, convert it between layouts and formats, strip it, or compare two.
 
-Reads .pth and .safetensors, ours and the official TCL release's; writes the format that the name ends in.
+It reads .pth and .safetensors files, ours and the official TCL release's, and writes the format of the name's suffix.
 
     python tools/convert_checkpoint.py model_final.pth                               # what it is
     python tools/convert_checkpoint.py tcl.pth ours.pth                              # official -> ours
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_official
+from tcl_d2.config import merge_options
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.tensors import save_tensors
@@ -34,56 +35,78 @@ PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder
 
 
 def describe(path: Path) -> None:
-    """Prints what a checkpoint says of itself, and what is in it."""
+    """Print what a checkpoint says of itself, and what is in it."""
     checkpoint = read_checkpoint(str(path))
+
+    # Print the card
     state = checkpoint.pop("model")
     card = checkpoint.pop("card", None) or {"card": "none: not written by tcl_d2"}
     for key, text in card.items():
         print(f"{key}: {text}" if "\n" not in text else f"{key}:\n  " + text.strip().replace("\n", "\n  "))
     if isinstance(checkpoint.get("iteration"), int):
         print(f"iterations: {checkpoint['iteration'] + 1}")
-    sizes, kinds = Counter(), Counter()
+
+    # Count parameters
+    sizes, dtypes = Counter(), Counter()
     for name, value in state.items():
         part = next((part for prefix, part in PARTS.items() if name.startswith(prefix)), "other")
         sizes[part] += value.numel()
-        kinds[str(value.dtype).removeprefix("torch.")] += 1
+        dtypes[str(value.dtype).removeprefix("torch.")] += 1
     print("parameters: " + ", ".join(f"{part} {size:,}" for part, size in sizes.items()))
-    print("weights: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    print("weights: " + ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items()))
     print(f"beside the model: {', '.join(sorted(map(str, checkpoint))) or 'nothing'}")
     print(f"file: {path.stat().st_size / 1e6:,.1f} MB")
 
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
-    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its shapes say, or as it says itself."""
+    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its blocks say, or as its configuration says."""
     if given is not None:
         return given
+
+    # Count the blocks of CLIP and of the grounder
     pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
     blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
     counts = Counter(blocks.values())
     if "clip.model.visual.transformer.resblocks" in counts:
         return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+
+    # Look into the configuration that it carries
     if (carried := carried_config(checkpoint, str(path))) is not None:
         return carried.MODEL.TCL.FREEZE
     raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
 
 
 def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | None) -> None:
+    """Write a checkpoint in another layout or format, and print what is left out.
+
+    Args:
+        source: the checkpoint.
+        target: .pth or .safetensors.
+        layout: "ours" or "official".
+        strip: whether to leave out the frozen CLIP, the losses and the training state.
+        freeze: MODEL.TCL.FREEZE, where the checkpoint does not say it.
+    """
     checkpoint = read_checkpoint(str(source))
     state, card = checkpoint["model"], checkpoint.get("card") or {}
+
+    # Choose what to write
     written = {"card": card}
     if layout == "official":
         state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
     elif not strip and target.suffix == ".pth":
         written = checkpoint
     if strip:
-        needless = ("clip", "losses.", "tcl")  # as both layouts begin the names
-        state = {name: value for name, value in state.items() if not name.startswith(needless)}
+        prefixes = ("clip", "losses.", "tcl")  # of the names in both layouts
+        state = {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+    # Write it
     if target.suffix == ".safetensors":
         tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
         save_tensors(target, tensors, {"card": json.dumps(card)})
     else:
         with replacing(target) as unfinished:
             torch.save({**written, "model": state}, unfinished)
+
     lost = sorted(map(str, checkpoint.keys() - written.keys() - {"model"}))
     print(f"{target}: {len(state)} weights, {target.stat().st_size / 1e6:,.1f} MB")
     if lost:
@@ -103,17 +126,21 @@ def find_config(paths: list[Path]) -> CfgNode:
 
 @torch.no_grad()
 def outputs(cfg: CfgNode, path: Path) -> dict[str, Tensor]:
-    """Text embeddings and masks of a random input, the same for every checkpoint."""
-    model = build_model(cfg).eval()  # anew each time: a file may leave out what another one has
+    """Return text embeddings and masks that a checkpoint gives for a random input, the same for every checkpoint."""
+    model = build_model(cfg).eval()  # a new one each time: a file may leave out what another file has
     TCLCheckpointer(model).load(str(path))
+
+    # Draw the input
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 100, (3, model.clip.model.context_length), generator=generator)
     image = torch.randn(1, 3, 2 * cfg.TEST.ZERO_SHOT.CROP_SIZE // 3, cfg.TEST.ZERO_SHOT.CROP_SIZE, generator=generator)
+
     text = model.clip.encode_text(tokens)
     return {"text embeddings": text, "masks": model.crop_masks(*model.encode_crops(image), text)}
 
 
 def check(paths: list[Path], cfg: CfgNode) -> bool:
+    """Print how far the outputs of two checkpoints differ; return whether they are the same."""
     first, second = (outputs(cfg, path) for path in paths)
     differences = {name: (first[name] - second[name]).abs().max().item() for name in first}
     for name, difference in differences.items():
@@ -121,28 +148,35 @@ def check(paths: list[Path], cfg: CfgNode) -> bool:
     return all(difference <= TOLERANCE for difference in differences.values())
 
 
-def main() -> None:
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
-    parser.add_argument("output", type=Path, nargs="?", help="none: say what the input is")
+    parser.add_argument("output", type=Path, nargs="?", help="none: describe the input")
     parser.add_argument("--to", choices=("ours", "official"), default="ours", help="layout of the output")
     parser.add_argument("--strip", action="store_true", help="leave out the frozen CLIP, losses and training state")
     parser.add_argument("--freeze", type=int, help="MODEL.TCL.FREEZE, where the input does not say it")
     parser.add_argument("--check", action="store_true", help="write nothing; compare the two files' outputs")
-    parser.add_argument("--config-file", help="of the model, for --check; else the one that a checkpoint carries")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to it")
+    parser.add_argument("--config-file", help="for --check; default: the configuration that a checkpoint carries")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the configuration")
+    return parser
+
+
+def main() -> None:
+    parser = get_parser()
     args = parser.parse_args()
     if args.check and args.output is None:
         parser.error("--check compares two files")
     if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
         parser.error(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
+
     with one_message():
         if args.check:
             paths = [args.input, args.output]
             cfg = load_config(args.config_file) if args.config_file else find_config(paths)
-            cfg.merge_from_list(["MODEL.DEVICE", "cpu", *args.opts])
+            merge_options(cfg, ["MODEL.DEVICE", "cpu", *args.opts])
             sys.exit(0 if check(paths, cfg) else "the two differ")
-        if args.output is None:
+        elif args.output is None:
             describe(args.input)
         else:
             convert(args.input, args.output, args.to, args.strip, args.freeze)

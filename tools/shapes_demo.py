@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The main job on the small world: draws it, trains TCL, and compares it with the same CLIP's dense features.
+"""Draw the small world, train TCL on it, and compare TCL with the dense features of the same CLIP.
 
-Ends with a table (each benchmark, with and without PAMR) and pictures. Can be stopped and started again.
+It ends with a table (each benchmark, with and without PAMR) and pictures. It can be stopped and started again.
 
     python tools/shapes_demo.py --output output/shapes
 """
@@ -41,7 +41,7 @@ METHODS = (  # name, config, overrides
 
 
 def run(*command: object) -> None:
-    """Runs a command of the project, shown, with its output on the screen."""
+    """Run a command of the project with its output on the screen."""
     print("$ python " + " ".join(map(str, command)), flush=True)
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT)
     if done.returncode:
@@ -49,11 +49,12 @@ def run(*command: object) -> None:
 
 
 def build(config: str, *overrides: object) -> TCLPredictor:
+    """Build a predictor of a config below configs/shapes."""
     return TCLPredictor(ROOT / "configs/shapes" / config, *overrides)
 
 
 def evaluate(weights: Path) -> dict[str, dict[str, float]]:
-    """mIoU in percent of each method on each benchmark of the small world."""
+    """Return the mIoU in percent of each method on each benchmark of the small world."""
     results = {}
     for name, config, overrides in METHODS:
         method = build(config, "MODEL.WEIGHTS", weights if config == "tcl.yaml" else "", *overrides)
@@ -63,21 +64,26 @@ def evaluate(weights: Path) -> dict[str, dict[str, float]]:
 
 
 def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
-    """Saves panels side by side, RGB images [H, W, 3] or class maps [H, W], with a legend of the classes seen."""
+    """Draw panels side by side, RGB images [H, W, 3] or class maps [H, W], with a legend of their classes."""
     names, colors = class_legend(data)
     colors = np.array(colors, np.uint8)
+
+    # Draw the panels
     figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.4))
-    seen = set()
+    visible = set()
     for axis, (title, panel) in zip(axes, panels.items()):
         if panel.ndim == 2:
             values, counts = np.unique(panel, return_counts=True)
-            seen |= {int(value) for value, count in zip(values, counts) if count > panel.size / 200}
+            visible |= {int(value) for value, count in zip(values, counts) if count > panel.size / 200}
             panel = colors[panel]
         axis.imshow(panel, interpolation="nearest")
         axis.set_title(title)
         axis.axis("off")
-    handles = [plt.Line2D([], [], marker="s", ls="", ms=9, color=colors[k] / 255, mec="gray") for k in sorted(seen)]
-    figure.legend(handles, [names[k] for k in sorted(seen)], loc="lower center", ncol=6, fontsize=8, frameon=False)
+
+    # Draw the legend
+    indices = sorted(visible)
+    handles = [plt.Line2D([], [], marker="s", ls="", ms=9, color=colors[k] / 255, mec="gray") for k in indices]
+    figure.legend(handles, [names[k] for k in indices], loc="lower center", ncol=6, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -85,17 +91,23 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
 
 
 def draw_pictures(folder: Path, weights: Path, count: int = 4, data: str = "shapes_val") -> list[Path]:
-    """Pictures of image, ground truth, baseline and TCL (both with PAMR) for the first images of a benchmark."""
-    rule = LabelMapper.of(data)
+    """Draw the first images of a benchmark with ground truth, baseline and TCL (both with PAMR); return the paths."""
+    label_mapper = LabelMapper.of(data)
     words, background = dataset_vocabulary(data)
-    predictors = build("maskclip.yaml"), build("tcl.yaml", "MODEL.WEIGHTS", weights)
+    dense_clip, tcl = build("maskclip.yaml"), build("tcl.yaml", "MODEL.WEIGHTS", weights)
+
     paths = []
-    for one in DatasetCatalog.get(data)[:count]:
-        clip, tcl = (predictor(one["file_name"], words, background) for predictor in predictors)
-        label = rule.read(one["sem_seg_file_name"])
-        paths.append(folder / f"{one['image_id']}.png")
-        panels = {"image": tcl.image, "ground truth": label, "dense CLIP": clip.labels, "TCL": tcl.labels}
-        draw(paths[-1], data, panels)
+    for dataset_dict in DatasetCatalog.get(data)[:count]:
+        segmentation = tcl(dataset_dict["file_name"], words, background)
+        panels = {
+            "image": segmentation.image,
+            "ground truth": label_mapper.read(dataset_dict["sem_seg_file_name"]),
+            "dense CLIP": dense_clip(dataset_dict["file_name"], words, background).labels,
+            "TCL": segmentation.labels,
+        }
+        path = folder / f"{dataset_dict['image_id']}.png"
+        draw(path, data, panels)
+        paths.append(path)
     return paths
 
 
@@ -106,11 +118,13 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output.resolve()
 
+    # Draw the world and train; the comparison evaluates, so training itself does not
     run("datasets/prepare_shapes.py")
-    # The comparison below evaluates, so training itself does not.
     options = ("DATASETS.TEST", "()", "SEED", args.seed, "OUTPUT_DIR", output / "tcl")
     run("train_net.py", "--config-file", CONFIG, "--resume", *options)
-    logging.getLogger("detectron2").setLevel(logging.WARNING)  # model listings and timings of each evaluation
+
+    # Compare
+    logging.getLogger("detectron2").setLevel(logging.WARNING)  # without model listings and timings of each evaluation
     setup_logger(name="tcl_d2")
     weights = output / "tcl/model_final.pth"
     results = evaluate(weights)
@@ -118,6 +132,7 @@ def main() -> None:
         unfinished.write_text(json.dumps(results, indent=1))
     pictures = draw_pictures(output / "pictures", weights)
 
+    # Print the results
     data = list(next(iter(results.values())))
     print("\nmIoU (%) on the small world:\n")
     print(tabulate([(name, *row.values()) for name, row in results.items()], ("", *data), "pipe", floatfmt=".1f"))
