@@ -45,7 +45,7 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
 
 
 def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, str]) -> None:
-    """Compare a training with the checkpoint from which it is to go on; warns of what makes it another from here on.
+    """Check that a training can go on from a checkpoint; warn of settings that make it another training from there on.
 
     Args:
         path: of the checkpoint's file.
@@ -55,38 +55,52 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
     Raises:
         ValueError: the loss heads differ, or the checkpoint is beyond SOLVER.MAX_ITER.
     """
-    saved = carried_config(checkpoint, path)
-    if saved is None:
+    saved_cfg = carried_config(checkpoint, path)
+    if saved_cfg is None:
         return
-    cfg, done = CfgNode.load_cfg(card["configuration"]), checkpoint["iteration"] + 1
+    cfg = CfgNode.load_cfg(card["configuration"])
+    _check_loss_heads(cfg, saved_cfg, path)
+    _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
 
-    # What cannot go on
-    heads, saved_heads = list(cfg.MODEL.TCL.LOSS_HEADS), list(_value(saved, "MODEL.TCL.LOSS_HEADS") or ())
-    if heads != saved_heads:
-        raise ValueError(
-            f"--resume: MODEL.TCL.LOSS_HEADS is {heads}, but '{path}' was trained with {saved_heads}: the optimiser's "
-            "states, which go by the order of the parameters, would be those of others. Resume with the same heads, or "
-            f"begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
-        )
-    if done > cfg.SOLVER.MAX_ITER:
-        raise ValueError(
-            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: raise it, or "
-            "give another OUTPUT_DIR"
-        )
-
-    # What goes on in another way
+    # Warn of what changes from here on
     consequences = {
         "SOLVER.IMS_PER_BATCH": "the data goes on at about the same place: some samples come twice or not at all",
         "SEED": "the samples and random choices from here on are those of the new seed",
     }
     for key, consequence in consequences.items():
-        if _value(cfg, key) != _value(saved, key):
-            logger.warning("%s is %s, but was %s: %s", key, _value(cfg, key), _value(saved, key), consequence)
-    if done == cfg.SOLVER.MAX_ITER:
+        value, saved_value = _value(cfg, key), _value(saved_cfg, key)
+        if value != saved_value:
+            logger.warning("%s is %s, but was %s: %s", key, value, saved_value, consequence)
+
+
+def _check_loss_heads(cfg: Mapping, saved_cfg: Mapping, path: str) -> None:
+    heads, saved_heads = _loss_heads(cfg), _loss_heads(saved_cfg)
+    if heads != saved_heads:
+        raise ValueError(
+            f"--resume: MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS are {heads}, but '{path}' was trained with "
+            f"{saved_heads}: the optimizer's states go by the order of the parameters, and would go to others. Resume "
+            "with the same heads, or begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS "
+            f"{path}"
+        )
+
+
+def _loss_heads(cfg: Mapping) -> list[str]:
+    keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
+    return [head for key in keys for head in _value(cfg, key) or ()]
+
+
+def _check_iterations(max_iter: int, done: int, path: str) -> None:
+    if done > max_iter:
+        raise ValueError(
+            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {max_iter}: raise it, or give "
+            "another OUTPUT_DIR"
+        )
+    if done == max_iter:
         logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
 
 def _value(cfg: Mapping, key: str) -> Any:
+    """Return the value of a key such as "SOLVER.MAX_ITER"; None where there is none."""
     for part in key.split("."):
         cfg = cfg.get(part) if isinstance(cfg, Mapping) else None
     return cfg

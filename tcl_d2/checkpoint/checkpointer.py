@@ -22,15 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of ours or of the official release, recognised by its names.
+    """Read a checkpoint of ours or of the official release, which is recognized by its names.
+
+    Args:
+        path: a .pth or .safetensors file.
 
     Returns:
-        "model": our state dict, {name: tensor}.
-        "card": what it says of itself (see make_card); may be missing or None.
-        Whatever else the file holds, under its names.
+        what the file holds, by name:
+
+        model: our state dict, {name: tensor}.
+        card: what the checkpoint says of itself (see make_card); may be missing or None.
+        iteration, trainer, ...: as they are in the file.
 
     Raises:
-        FileNotFoundError, ValueError: see read_tensors; or there is no model in it, or no card where it should be.
+        FileNotFoundError, ValueError: see read_tensors; or the file has no model, or something else as a card.
     """
     loaded = read_tensors(path)
     if str(path).endswith(".safetensors"):
@@ -41,8 +46,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not model or not _maps_strings_to(Tensor, model):
         raise ValueError(f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model'")
 
-    # What is beside it
-    rest = {key: value for key, value in loaded.items() if key != "model"} if "model" in loaded else {}
+    # What is beside it; a state dict alone has nothing
+    rest = {}
+    if "model" in loaded:
+        rest = {key: value for key, value in loaded.items() if key != "model"}
     if not _maps_strings_to(str, rest.get("card") or {}):
         raise ValueError(f"'{path}' has a damaged card: expected texts by name, as make_card gives them")
     return {**rest, "model": from_official(model) if is_official(model) else model}
@@ -50,15 +57,16 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 def _maps_strings_to(expected: type, value: Any) -> bool:
     """Return whether a value is a dict of names and values of one type."""
-    pairs = value.items() if isinstance(value, dict) else [(None, None)]
-    return all(isinstance(name, str) and isinstance(entry, expected) for name, entry in pairs)
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(name, str) and isinstance(entry, expected) for name, entry in value.items())
 
 
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text  # which is no card
+        return text  # read_checkpoint refuses it as a card
 
 
 class TCLCheckpointer(DetectionCheckpointer):
@@ -71,22 +79,32 @@ class TCLCheckpointer(DetectionCheckpointer):
     def __init__(
         self, model: nn.Module, save_dir: str = "", *, card: dict[str, str] | None = None, **checkpointables: Any
     ):
-        """
+        """Build the checkpointer.
+
         Args:
+            model: also under DistributedDataParallel.
+            save_dir: folder for checkpoints; "" to write none.
             card: what checkpoints say of themselves (see make_card).
+            checkpointables: what is saved and restored beside the model, by name.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.card = card
         self._source = "MODEL.WEIGHTS"  # what to blame for a file that does not fit
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Writes {save_dir}/{name}.pth; OSError if that fails: the last checkpoint stays what it was.
+        """Write {save_dir}/{name}.pth.
 
         Args:
+            name: of the file, without ".pth".
             tag: whether it becomes the last checkpoint, from which a training is resumed.
+            kwargs: further values for the file, by name.
+
+        Raises:
+            OSError: it could not be written; the last checkpoint stays what it was.
         """
         if not self.save_dir or not self.save_to_disk:
             return
+
         path = Path(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
@@ -95,10 +113,12 @@ class TCLCheckpointer(DetectionCheckpointer):
                 torch.save({"model": self.model.state_dict(), **states, **kwargs, "card": self.card}, unfinished)
             if tag:
                 self.tag_last_checkpoint(path.name)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises RuntimeError
             last = self._find_last_whole()
-            resort = f"the last whole one is {last[0]}" if last else "there is none"
-            raise OSError(f"Checkpoint {path} could not be written ({error}): {resort}. Is the disk full?") from error
+            last_whole = f"the last whole one is {last[0]}" if last else "there is none"
+            raise OSError(
+                f"Checkpoint {path} could not be written ({error}): {last_whole}. Is the disk full?"
+            ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(self._tag) as unfinished:
@@ -130,6 +150,7 @@ class TCLCheckpointer(DetectionCheckpointer):
 
         Args:
             path: of the file of weights; "" for none.
+            resume: whether to go on from the last checkpoint, where there is one.
 
         Raises:
             ValueError: last_checkpoint is gone while there are checkpoints, names no file or one that is cut off, or
@@ -141,17 +162,23 @@ class TCLCheckpointer(DetectionCheckpointer):
             self._source = "--resume"
             return self.load(last)
 
+        # An evaluation with given weights needs no last checkpoint
+        if resume and (self.checkpointables or not path):
+            self._check_has_none()
+        return self.load(path, checkpointables=[])
+
+    def _check_has_none(self) -> None:
+        """Raise ValueError where the folder has checkpoints, though no last_checkpoint."""
         names = sorted(file.name for file in Path(self.save_dir).glob("model_*.pth")) if self.save_dir else []
-        if resume and names and (self.checkpointables or not path):
+        if names:
             listed = ", ".join(names if len(names) <= 4 else ["...", *names[-4:]])
             raise ValueError(
                 f"--resume: '{self.save_dir}' has checkpoints ({listed}), but no file last_checkpoint, which names the "
                 f"one to go on from. {self._way_on()}"
             )
-        return self.load(path, checkpointables=[])
 
     def _check_last(self, path: str) -> None:
-        """Raise ValueError, with a way on, where a checkpoint is cut off or the training cannot go on from it."""
+        """Check that a checkpoint is whole and that the training can go on from it; ValueError says how to go on."""
         try:
             checkpoint = read_checkpoint(path)
         except (OSError, ValueError) as error:
@@ -162,10 +189,10 @@ class TCLCheckpointer(DetectionCheckpointer):
             check_resume(path, checkpoint, self.card)
 
     def _has_states(self, checkpoint: dict[str, Any]) -> bool:
-        """Return whether all is there that this checkpointer restores: nothing but the model in an evaluation."""
-        return not self.checkpointables or (
-            self.checkpointables.keys() <= checkpoint.keys() and isinstance(checkpoint.get("iteration"), int)
-        )
+        """Return whether a checkpoint has all that this checkpointer restores; in an evaluation, only the model."""
+        if not self.checkpointables:
+            return True
+        return self.checkpointables.keys() <= checkpoint.keys() and isinstance(checkpoint.get("iteration"), int)
 
     def _find_last_whole(self) -> tuple[Path, int] | None:
         """Return the path and iterations of the last checkpoint in the folder that can be read; None for none."""
@@ -177,11 +204,14 @@ class TCLCheckpointer(DetectionCheckpointer):
                 continue
             if self._has_states(checkpoint):
                 iterations[path] = checkpoint.get("iteration", -1) + 1
-        # The best one is a choice, not where the training stopped: it is named where there is no other.
-        return max(iterations.items(), key=lambda item: (item[0].name != "model_best.pth", item[1]), default=None)
+
+        # The best one is a choice, not where the training stopped: it counts where there is no other.
+        if len(iterations) > 1:
+            iterations.pop(Path(self.save_dir, "model_best.pth"), None)
+        return max(iterations.items(), key=lambda item: item[1], default=None)
 
     def _way_on(self) -> str:
-        """Say which whole checkpoint is the last, and how to go on from it."""
+        """Return a text that names the last whole checkpoint and says how to go on from it."""
         last = self._find_last_whole()
         if last is None:
             return "There is no whole checkpoint: begin anew, without --resume or in another OUTPUT_DIR"
@@ -199,76 +229,107 @@ class TCLCheckpointer(DetectionCheckpointer):
             check_finite(loaded["model"], filename)
         except ValueError as error:
             raise ValueError(f"{self._source}: {error}") from None
-        if not self.checkpointables.keys() & loaded.keys() and (rest := loaded.keys() - {"model", "card"}):
-            logger.info("%s: not read, for it is no part of the model: %s", filename, ", ".join(sorted(map(str, rest))))
+
+        unused = sorted(str(key) for key in loaded.keys() - {"model", "card"})
+        if unused and not self.checkpointables.keys() & loaded.keys():
+            logger.info("%s: not read, for it is no part of the model: %s", filename, ", ".join(unused))
         return loaded
 
-    def _load_model(self, checkpoint: dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
-        own = self.model.state_dict()
-        self._check_fits(state, own)
-        checkpoint["model"] = dict(state)  # which the base class takes out
+        model_state = self.model.state_dict()
+        self._check_names(state, model_state)
+        self._check_shapes(state, model_state)
+        self._check_completeness(state, model_state)
+
+        checkpoint["model"] = dict(state)  # the base class takes it out
         incompatible = super()._load_model(checkpoint)
-        logger.info("%s: %d of its %d weights are used", self._file, len(own.keys() & state.keys()), len(state))
+        num_used = len(model_state.keys() & state.keys())
+        logger.info("%s: %d of its %d weights are used", self._file, num_used, len(state))
         return incompatible
 
-    def _check_fits(self, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-        kind = type(self.model).__name__
-        if not own.keys() & state.keys():
+    def _check_names(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
+        if not model_state.keys() & state.keys():
             raise ValueError(
-                f"{self._source}: none of the weights of '{self._file}' is one of this {kind}'s. Its first names: "
-                f"{list(state)[:3]}."
-            )
-        differing = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-        if differing:
-            name = min(differing)
-            theirs, ours = _clip_of(state), _clip_of(own)
-            clips = f" It was made with {theirs}; the model has {ours} (MODEL.CLIP.NAME)." if theirs != ours else ""
-            raise ValueError(
-                f"{self._source}: '{self._file}' does not fit the model: {len(differing)} weights differ in shape, "
-                f"such as {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model.{clips}"
-            )
-        missing = [name for name in own.keys() - state.keys() if not name.startswith(("clip.", "losses."))]
-        blocks = [name for name in state.keys() - own.keys() if name.startswith("grounder.blocks.")]
-        if missing or (blocks and kind == "TCL"):
-            raise ValueError(
-                f"{self._source}: '{self._file}' does not fit the model: it "
-                + (f"lacks {len(missing)} weights, such as {min(missing)}" if missing else f"has also {min(blocks)}")
-                + ". Was it trained with another MODEL.TCL.FREEZE or DECODER_BLOCKS?"
+                f"{self._source}: none of the weights of '{self._file}' is one of this {type(self.model).__name__}'s. "
+                f"Its first names: {list(state)[:3]}."
             )
 
+    def _check_shapes(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
+        common = model_state.keys() & state.keys()
+        differing = sorted(name for name in common if model_state[name].shape != state[name].shape)
+        if not differing:
+            return
+
+        # Another CLIP is the usual reason
+        file_clip, model_clip = _describe_clip(state), _describe_clip(model_state)
+        reason = f" It was made with {file_clip}; the model has {model_clip} (MODEL.CLIP.NAME)."
+        if file_clip == model_clip:
+            reason = ""
+        name = differing[0]
+        raise ValueError(
+            f"{self._source}: '{self._file}' does not fit the model: {len(differing)} weights differ in shape, such as "
+            f"{name}: {tuple(state[name].shape)} in the file, {tuple(model_state[name].shape)} in the model.{reason}"
+        )
+
+    def _check_completeness(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
+        # The frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start anew
+        missing = sorted(
+            name for name in model_state.keys() - state.keys() if not name.startswith(("clip.", "losses."))
+        )
+        extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
+        if missing:
+            problem = f"lacks {len(missing)} weights, such as {missing[0]}"
+        elif extra_blocks and type(self.model).__name__ == "TCL":
+            problem = f"has also {extra_blocks[0]}"
+        else:
+            return
+        raise ValueError(
+            f"{self._source}: '{self._file}' does not fit the model: it {problem}. Was it trained with another "
+            "MODEL.TCL.FREEZE or DECODER_BLOCKS?"
+        )
+
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Says for every weight that is not in the file, or not in the model, why."""
-        kind = type(self.model).__name__
+        """Log for every weight that is not in the file, or not in the model, why."""
         missing = Counter(name.split(".")[0] for name in incompatible.missing_keys)
         if missing["clip"]:
             logger.info("Not in the file: %d weights of the frozen CLIP; MODEL.CLIP.PRETRAINED's stay", missing["clip"])
         if missing["losses"]:
             logger.info("Not in the file: %d scales of losses; they start anew", missing["losses"])
+
         for name in incompatible.unexpected_keys:
-            parts = ("grounder.", "sim2mask.", "losses.")
-            reason = f"a {kind} has no such part" if name.startswith(parts) else "no weight of the model has this name"
+            reason = "no weight of the model has this name"
+            if name.startswith(("grounder.", "sim2mask.", "losses.")):
+                reason = f"a {type(self.model).__name__} has no such part"
             logger.info("Not used: %s (%s)", name, reason)
 
 
-def _clip_of(state: dict[str, Tensor]) -> str:
-    """The CLIP that a state dict was made with, by its shapes, with the names of open_clip's models that have them."""
+def _describe_clip(state: dict[str, Tensor]) -> str:
+    """Describe the CLIP that a state dict was made with, by its shapes, and name open_clip's models that have them."""
     projection = state.get("grounder.projection.weight", state.get("clip.model.visual.proj"))
     if projection is None or projection.ndim != 2:
         return "an unknown CLIP"
-    width, dim = projection.shape
-    patches = state.get("clip.model.visual.conv1.weight")
-    patch = patches.shape[-1] if patches is not None and patches.ndim == 4 else None
+    width, embed_dim = projection.shape
 
-    def fits(config: dict) -> bool:
-        vision = config["vision_cfg"]
-        return (
-            config["embed_dim"] == dim
-            and vision.get("width", 768) == width
-            and isinstance(vision.get("layers", 12), int)
-            and patch in (None, vision.get("patch_size", 16))
-            and "timm_model_name" not in vision
-        )
+    # The size of patches is known where the file has the frozen CLIP
+    patch_weights = state.get("clip.model.visual.conv1.weight")
+    patch_size = None
+    if patch_weights is not None and patch_weights.ndim == 4:
+        patch_size = patch_weights.shape[-1]
 
-    names = sorted((name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))), key=len)
-    return f"a CLIP of width {width} and {dim} dimensions" + (f" (such as {', '.join(names[:3])})" if names else "")
+    names = [name for name in open_clip.list_models() if _has_shape(name, width, embed_dim, patch_size)]
+    examples = f" (such as {', '.join(sorted(names, key=len)[:3])})" if names else ""
+    return f"a CLIP of width {width} and {embed_dim} dimensions{examples}"
+
+
+def _has_shape(name: str, width: int, embed_dim: int, patch_size: int | None) -> bool:
+    """Return whether an open_clip model is a plain ViT of these sizes; patch_size None for any."""
+    config = open_clip.get_model_config(name)
+    vision = config["vision_cfg"]
+    is_plain_vit = isinstance(vision.get("layers", 12), int) and "timm_model_name" not in vision
+    return (
+        is_plain_vit
+        and config["embed_dim"] == embed_dim
+        and vision.get("width", 768) == width
+        and patch_size in (None, vision.get("patch_size", 16))
+    )

@@ -1,12 +1,12 @@
-"""The official TCL release's names of weights, and ours."""
+"""State dicts with the official TCL release's names, and with ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-# (official, ours); of several that fit, the longest counts.
+# (official prefix, our prefix); the longest one that fits a name counts.
 _PREFIXES = (
     ("clip_text_encoder.", "clip.model."),
     ("clip_image_encoder.clip_visual.", "clip.model.visual."),
@@ -24,12 +24,12 @@ _BLOCK = re.compile(r"(grounder\.blocks\.)(\d+)\.")
 
 
 def is_official(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict has the official release's names."""
+    """Return whether a state dict has the official release's names."""
     return any(key.startswith("masker.") for key in state)
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The official release's state dict with our names; the copied blocks are counted from 0.
+    """Return the official release's state dict with our names; the copied blocks are counted from 0.
 
     The release keeps a copied block's number in the whole encoder; a checkpoint that counts from 0 is read too.
     """
@@ -37,35 +37,46 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         key = _replace_prefix(key, _PREFIXES)
         key = re.sub(r"^(grounder\.decoder\.\d+)\.conv\.", r"\1.conv1.", key)
-        renamed[re.sub(r"\.gate\.gate$", ".gate", key)] = value
-    return _shift_blocks(renamed, -min(_block_numbers(renamed), default=0))
+        key = re.sub(r"\.gate\.gate$", ".gate", key)
+        renamed[key] = value
+
+    first_block = min(_block_numbers(renamed), default=0)
+    return _shift_blocks(renamed, -first_block)
 
 
 def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
-    """Our state dict with the official release's names.
+    """Return our state dict with the official release's names.
 
     Args:
+        state: our state dict.
         freeze: blocks of the image encoder that are not copied (MODEL.TCL.FREEZE): the number of the first copied one.
     """
+    our_prefixes = [(ours, official) for official, ours in _PREFIXES]
     renamed = {}
     for key, value in _shift_blocks(state, freeze).items():
         key = re.sub(r"^(grounder\.decoder\.\d+)\.conv1\.", r"\1.conv.", key)
         key = re.sub(r"^(grounder\.decoder\..+)\.gate$", r"\1.gate.gate", key)
-        renamed[_replace_prefix(key, [(ours, official) for official, ours in _PREFIXES])] = value
+        renamed[_replace_prefix(key, our_prefixes)] = value
     return renamed
 
 
-def _replace_prefix(key: str, pairs: list | tuple) -> str:
-    fitting = [pair for pair in pairs if key.startswith(pair[0])]
+def _replace_prefix(key: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Replace the longest old prefix that fits by its new one; pairs are (old, new)."""
+    fitting = [(old, new) for old, new in pairs if key.startswith(old)]
     if not fitting:
         return key
     old, new = max(fitting, key=lambda pair: len(pair[0]))
-    return new + key[len(old) :]
+    return new + key.removeprefix(old)
 
 
 def _block_numbers(state: Mapping[str, Tensor]) -> set[int]:
     return {int(match[2]) for match in map(_BLOCK.match, state) if match}
 
 
-def _shift_blocks(state: Mapping[str, Tensor], by: int) -> dict[str, Tensor]:
-    return {_BLOCK.sub(lambda match: f"{match[1]}{int(match[2]) + by}.", key): value for key, value in state.items()}
+def _shift_blocks(state: Mapping[str, Tensor], offset: int) -> dict[str, Tensor]:
+    """Add an offset to the numbers of the grounder's blocks."""
+
+    def shift(match: re.Match) -> str:
+        return f"{match[1]}{int(match[2]) + offset}."
+
+    return {_BLOCK.sub(shift, key): value for key, value in state.items()}

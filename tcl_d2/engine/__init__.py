@@ -1,4 +1,4 @@
-"""Training: the Trainer, its optimiser and its hooks."""
+"""Training: the Trainer, its optimizer and its hooks."""
 
 from .output import output_folder
 from .processes import argument_parser, launch

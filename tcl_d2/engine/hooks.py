@@ -1,4 +1,4 @@
-"""Hooks: the switch to the second stage, the learned scalars in the log, the best checkpoint, stopping and resuming."""
+"""Hooks: the second stage, learned scalars in the log, the best checkpoint, stopping and resuming."""
 
 import logging
 import signal
@@ -24,10 +24,7 @@ class UnfreezeHook(HookBase):
     """From an iteration on, the copied last blocks train too (paper: 30,000 of 50,000)."""
 
     def __init__(self, iteration: int):
-        """
-        Args:
-            iteration: the first iteration of the second stage; negative: there is none.
-        """
+        """Choose the first iteration of the second stage; a negative one for no second stage."""
         self.iteration = iteration
         self._done = False
 
@@ -35,8 +32,10 @@ class UnfreezeHook(HookBase):
         # By iteration, not by event: a training resumed in the second stage switches at its first step.
         if self._done or self.iteration < 0 or self.trainer.iter < self.iteration:
             return
+
         model = unwrap_ddp(self.trainer.model)
         model.train_last_blocks(True)
+
         # DistributedDataParallel averages the gradients of what was trainable when it was built: build it anew. (The
         # official release does not, and the blocks of its processes drift apart.)
         self.trainer.model = wrap_ddp(model)
@@ -60,21 +59,22 @@ class BestAverageCheckpointer(hooks.BestCheckpointer):
     """Keeps the checkpoint with the best average mIoU as model_best.pth; a resumed training remembers it."""
 
     def __init__(self, eval_period: int, checkpointer: TCLCheckpointer):
-        # It is written after training's own last checkpoint, and must not take its place for --resume.
-        beside = SimpleNamespace(save=partial(checkpointer.save, tag=False))
-        super().__init__(eval_period, beside, "average/mIoU")
+        # The best checkpoint may be written after the last one, and must not take its place for --resume
+        untagged = SimpleNamespace(save=partial(checkpointer.save, tag=False))
+        super().__init__(eval_period, untagged, "average/mIoU")
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+        self.best_metric = state["best_metric"]
+        self.best_iter = state["best_iter"]
 
 
 class SeedHook(HookBase):
     """Makes the random choices of an iteration depend on the seed, the iteration and the process alone.
 
-    So a resumed training makes those that an uninterrupted one makes, without random states in the checkpoint.
+    A resumed training then makes the same choices as an uninterrupted one, without random states in the checkpoint.
     """
 
     def before_step(self) -> None:
@@ -82,7 +82,7 @@ class SeedHook(HookBase):
 
 
 class RestartDataHook(HookBase):
-    """Begins the data anew at each checkpoint, where a resumed training begins too."""
+    """Begins the data anew at each checkpoint, as a training that is resumed from it does."""
 
     def __init__(self, period: int):
         self.period = period
@@ -93,30 +93,33 @@ class RestartDataHook(HookBase):
 
 
 def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
-    """Write the checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
+    """Write a checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
     checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-    comm.synchronize()  # a process that ended would have the main one, which writes, ended too
+    comm.synchronize()  # if another process ended now, the launcher would end the main one while it writes
 
 
 class StopOnBadSteps(HookBase):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
-    def __init__(self, step: NanSafeAMPTrainer, checkpointer: TCLCheckpointer, most: int):
-        """
+    def __init__(self, step: NanSafeAMPTrainer, checkpointer: TCLCheckpointer, max_skipped: int):
+        """Choose when to end the training.
+
         Args:
-            most: steps in a row that may be left out.
+            step: counts the steps that were left out.
+            checkpointer: writes the last good state.
+            max_skipped: steps in a row that may be left out.
         """
         self.step = step
         self.checkpointer = checkpointer
-        self.most = most
+        self.max_skipped = max_skipped
 
     def after_step(self) -> None:
-        if self.step.skipped_in_a_row > self.most:
+        if self.step.skipped_in_a_row > self.max_skipped:
             save_now(self.checkpointer, self.trainer.iter)
             raise FloatingPointError(
-                f"{self.step.skipped_in_a_row} steps in a row had to be left out (SOLVER.MAX_SKIPPED is {self.most}). "
-                f"The last: {self.step.problem}. The model is as before them, and saved: look at the data or lower "
-                "SOLVER.BASE_LR, then go on with --resume."
+                f"{self.step.skipped_in_a_row} steps in a row had to be left out (SOLVER.MAX_SKIPPED is "
+                f"{self.max_skipped}). The last: {self.step.problem}. The model is as before them, and saved: look at "
+                "the data or lower SOLVER.BASE_LR, then go on with --resume."
             )
 
 
@@ -124,9 +127,11 @@ class StopOnSignal(HookBase):
     """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
 
     def __init__(self, checkpointer: TCLCheckpointer, catcher: SignalCatcher):
-        """
+        """Choose what to look at.
+
         Args:
-            catcher: of the signals, while the training runs.
+            checkpointer: writes the checkpoint.
+            catcher: remembers signals while the training runs.
         """
         self.checkpointer = checkpointer
         self.catcher = catcher
@@ -136,11 +141,13 @@ class StopOnSignal(HookBase):
         number = all_reduce_max(self.catcher.number, next(self.trainer.model.parameters()).device)
         if not number:
             return
-        save_now(self.checkpointer, self.trainer.iter)
-        name, done = signal.Signals(number).name, self.trainer.iter
-        self._message = f"Stopped by {name} after iteration {done}, with a checkpoint; --resume goes on from it"
+
+        iteration = self.trainer.iter
+        save_now(self.checkpointer, iteration)
+        name = signal.Signals(number).name
+        self._message = f"Stopped by {name} after iteration {iteration}, with a checkpoint; --resume goes on from it"
         sys.exit(128 + number)
 
     def after_train(self) -> None:
-        if self._message:  # after what the other hooks say
+        if self._message:  # last, below the messages of the other hooks
             logger.info(self._message)

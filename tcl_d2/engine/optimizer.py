@@ -18,16 +18,19 @@ class FullModelClippedAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, params: Iterable, max_norm: float, **options):
-        """
+        """Build the optimizer.
+
         Args:
+            params: see AdamW.
             max_norm: largest total norm; 0 for no clipping.
-            options: AdamW's.
+            options: further arguments of AdamW.
         """
         super().__init__(params, **options)
         self.max_norm = max_norm
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Clip the gradients, log their norm, and take a step of AdamW."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.max_norm or float("inf"))
         if has_event_storage():
@@ -36,25 +39,30 @@ class FullModelClippedAdamW(torch.optim.AdamW):
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a schedule trains at some stage: all outside the frozen CLIP, whether frozen now or not."""
-    frozen = {id(p) for module in model.modules() if isinstance(module, FrozenCLIP) for p in module.parameters()}
-    return {name: p for name, p in model.named_parameters() if id(p) not in frozen}
+    """Return the parameters that train at some stage: all outside the frozen CLIP, whether frozen now or not."""
+    clips = [module for module in model.modules() if isinstance(module, FrozenCLIP)]
+    clip_parameters = {id(p) for clip in clips for p in clip.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in clip_parameters}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """
+    """Build AdamW over the trained parameters, without weight decay for biases and 1-d parameters.
+
     Raises:
-        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another kind of clipping.
+        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another type of clipping.
     """
     parameters = trained_parameters(model)
     if not parameters:
         raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
+
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'full_model' (total norm), not '{clip.CLIP_TYPE}'.")
+
     # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
     spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
     decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
+
     return FullModelClippedAdamW(
         [{"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}],
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR: made, kept to one run of a purpose, and cleared of what killed writers left."""
+"""OUTPUT_DIR: it is made, kept to one run of each purpose, and cleared of what killed writers left."""
 
 import fcntl
 import logging
@@ -32,10 +32,11 @@ def output_folder(path: str, purpose: str) -> Iterator[None]:
     lock = None
     if comm.is_main_process():
         lock = _open_lock(path, purpose)
-        _take(lock, path, purpose)
+        _acquire(lock, path, purpose)
         for folder in (Path(path), *Path(path).glob("inference/**/")):
             remove_unfinished(folder)
     comm.synchronize()
+
     try:
         yield
     finally:
@@ -53,9 +54,9 @@ def _open_lock(path: str, purpose: str) -> TextIO:
         raise ValueError(f"OUTPUT_DIR '{path}' is no folder that can be written: {error}") from None
 
 
-def _take(lock: TextIO, path: str, purpose: str) -> None:
+def _acquire(lock: TextIO, path: str, purpose: str) -> None:
     try:
-        # Unlike flock's, this lock is no loader worker's: one that outlives a killed training for seconds frees it too.
+        # Loader workers may outlive a killed training for seconds: they do not inherit this lock, as they would flock's
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         lock.seek(0)
@@ -67,7 +68,9 @@ def _take(lock: TextIO, path: str, purpose: str) -> None:
         ) from None
     except OSError as error:  # some network file systems have no locks
         logger.warning(
-            "OUTPUT_DIR '%s' cannot be locked (%s): see to it that no other %s uses it", path, error, purpose
+            "OUTPUT_DIR '%s' cannot be locked (%s): make sure that no other %s uses it", path, error, purpose
         )
+
+    # Leave a name for others that want it
     lock.truncate(0)
     print(f"process {os.getpid()} on {socket.gethostname()}", file=lock, flush=True)

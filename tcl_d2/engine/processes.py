@@ -1,4 +1,4 @@
-"""Starts a run's processes: one, one per GPU, several on a CPU, or those that torchrun or Slurm has started."""
+"""The processes of a run: one, one per GPU, several on a CPU, or those that torchrun or Slurm has started."""
 
 import argparse
 import logging
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def argument_parser(epilog: str) -> argparse.ArgumentParser:
-    """Detectron2's, with --num-processes."""
+    """Return Detectron2's argument parser, with --num-processes."""
     parser = default_argument_parser(epilog)
     parser.set_defaults(dist_url="auto")  # a free port: several runs on one machine do not meet
     parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU *per machine*")
@@ -30,45 +30,56 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
         return main(args)
-    count = args.num_gpus
+
+    _check_arguments(args)
     if args.num_processes > 1:
-        if args.num_gpus > 1:
-            sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 starts processes on the CPU where it finds no GPU
-        threads = max(1, len(os.sched_getaffinity(0)) // args.num_processes)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # each would take all cores, and wait for the others
-        count = args.num_processes
-    _check_count(count, args)
-    if count > 1:
+        _prepare_cpu(args.num_processes)
+    num_processes = max(args.num_gpus, args.num_processes)
+    if num_processes > 1:
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches each process; this one waits until they end
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # which process it ends is no news
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it names each process that it ends
+
     try:
         work = (main, args, get_start_method())
-        return launch_on_gpus(_work, count, args.num_machines, args.machine_rank, args.dist_url, args=work)
+        return launch_on_gpus(_work, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=work)
     except ProcessRaisedException as error:
         sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
     except ProcessExitedException as error:
-        if error.exit_code == 1 or error.exit_code > 128:  # it has said why; or stopped by a signal, as the log says
-            sys.exit(error.exit_code)
-        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
-        sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
+        _exit_like(error)
 
 
-def _check_count(count: int, args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
+    if args.num_gpus > 1 and args.num_processes > 1:
+        sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")
     if args.num_machines > 1 and args.dist_url == "auto":
         sys.exit("error: --num-machines needs the first machine's address: give --dist-url tcp://HOST:PORT")
-    if args.num_gpus > 1 and 0 < torch.cuda.device_count() < count:
-        sys.exit(f"error: --num-gpus is {count}, but torch finds {torch.cuda.device_count()} here")
+    if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
+        sys.exit(f"error: --num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
+
+
+def _prepare_cpu(num_processes: int) -> None:
+    """Set the environment for several processes on the CPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 starts processes on the CPU where it finds no GPU
+    threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores, and waits for the others
+
+
+def _exit_like(error: ProcessExitedException) -> None:
+    # With status 1 the process has said why; beyond 128 it was stopped by a signal, as the log says
+    if error.exit_code == 1 or error.exit_code > 128:
+        sys.exit(error.exit_code)
+    how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with exit code {error.exit_code}"
+    sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
 
 
 def _work(main: Callable, args: argparse.Namespace, method: str) -> object:
-    # A spawned process would spawn its loader workers too: seconds for each, and what they log goes to no file.
+    # A spawned process would spawn its loader workers too: that takes seconds for each, and their log is lost.
     set_start_method(method, force=True)
     return main(args)
 
 
 def join_torchrun() -> None:
-    """Joins the processes that torchrun has started, on GPUs where there are some."""
+    """Join the processes that torchrun has started, on GPUs where there are any."""
     local = int(os.environ["LOCAL_RANK"])
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -78,7 +89,7 @@ def join_torchrun() -> None:
 
 
 def all_reduce_max(number: int, device: torch.device) -> int:
-    """The largest that any process has."""
+    """Return the largest number that any process has."""
     if comm.get_world_size() == 1:
         return number
     largest = torch.tensor(number, device=device)
@@ -87,12 +98,12 @@ def all_reduce_max(number: int, device: torch.device) -> int:
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model under DistributedDataParallel where there are several processes."""
+    """Return the model under DistributedDataParallel where there are several processes."""
     device = next(model.parameters()).device
     device_ids = None if device.type == "cpu" else [comm.get_local_rank()]
     return create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
 
 
 def unwrap_ddp(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel."""
+    """Return the model itself, without DistributedDataParallel."""
     return model.module if isinstance(model, DistributedDataParallel) else model

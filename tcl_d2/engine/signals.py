@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class SignalCatcher:
-    """Remembers SIGTERM and SIGINT in place of what they do; a second one of the same does it at once.
+    """Remembers SIGTERM and SIGINT in place of their action; a second one of the same has its action at once.
 
     Attributes:
         number: the first signal that came; 0 for none.
@@ -22,8 +22,8 @@ class SignalCatcher:
         self._handlers = {}
 
     def __enter__(self) -> "SignalCatcher":
-        """Begin to catch, where nobody else does: an evaluation in a training leaves it to the training."""
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+        """Begin to catch the signals that have no handler: an evaluation within a training leaves them to that."""
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._handlers[number] = signal.signal(number, self._remember)
@@ -59,7 +59,10 @@ class StoppableLoader:
             for batch in self.loader:
                 yield batch
                 if catcher.number:
-                    self.save()
-                    name = signal.Signals(catcher.number).name
-                    logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
-                    sys.exit(128 + catcher.number)
+                    self._stop(catcher.number)
+
+    def _stop(self, number: int) -> None:
+        self.save()
+        name = signal.Signals(number).name
+        logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
+        sys.exit(128 + number)

@@ -1,13 +1,15 @@
-"""One training step in the configured precision, which leaves out batches whose numbers have gone bad."""
+"""One training step in the configured precision, which leaves out batches whose losses or gradients are NaN or Inf."""
 
 import logging
 import time
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer
 from detectron2.utils.logger import log_every_n_seconds
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .processes import all_reduce_max
 
@@ -15,17 +17,30 @@ logger = logging.getLogger(__name__)
 
 
 class NanSafeAMPTrainer(AMPTrainer):
-    """One iteration, on any device; Detectron2's own AMPTrainer needs CUDA, and stops at the first NaN.
+    """Runs iterations on any device; Detectron2's own AMPTrainer needs CUDA, and stops at the first NaN.
 
     Attributes:
-        skipped_in_a_row: steps just before that did not change the model, since a loss or a gradient was NaN or Inf.
-        problem: what was wrong with the last one of them.
+        skipped_in_a_row: number of the last steps that did not change the model, since a loss or a gradient was NaN or
+            Inf.
+        problem: what was wrong with the last of these steps.
     """
 
-    def __init__(self, model: nn.Module, data_loader, optimizer, device: torch.device, precision: torch.dtype | None):
-        """
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: Optimizer,
+        device: torch.device,
+        precision: torch.dtype | None,
+    ):
+        """Build the trainer.
+
         Args:
-            precision: of autocast: torch.float16 (gradients are scaled), torch.bfloat16, or None for full precision.
+            model: gives losses by name for a batch.
+            data_loader: gives batches.
+            optimizer: of the model's parameters.
+            device: of the model.
+            precision: dtype of autocast: torch.float16 (gradients are scaled), torch.bfloat16, or None for none.
         """
         scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
@@ -34,44 +49,57 @@ class NanSafeAMPTrainer(AMPTrainer):
         self.problem = ""
 
     def skip_batches(self, count: int) -> None:
-        """Takes batches that were trained on before a checkpoint."""
+        """Take batches that were trained on before a checkpoint, and drop them."""
         for i in range(count):
             next(self._data_loader_iter)
             log_every_n_seconds(logging.INFO, f"Data: skipped {i + 1} of {count} batches that were trained on", n=10)
 
     def run_step(self) -> None:
+        """Train on the next batch."""
+        # Data
         start = time.perf_counter()
-        data = next(self._data_loader_iter)
+        batched_inputs = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+
+        # Losses and gradients
         with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
-            losses = self.model(data)
+            losses = self.model(batched_inputs)
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
         self.after_backward()
-        if self._leave_out(losses, data):
+
+        # Step
+        bad_names = self._bad_names(losses)
+        if all_reduce_max(len(bad_names), next(iter(losses.values())).device):
+            self._skip(bad_names, batched_inputs)
             return
+        self.skipped_in_a_row = 0
         self._write_metrics(losses, data_time)
+        self._step_optimizer()
+
+    def _bad_names(self, losses: dict[str, Tensor]) -> list[str]:
+        """Return the names of losses that are NaN or Inf, or "the gradient" where it is."""
+        bad_losses = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        if bad_losses:
+            return bad_losses
+        if self.grad_scaler.is_enabled():  # it looks itself for gradients that overflow
+            return []
+        return [] if torch.isfinite(self._gradient_norm()) else ["the gradient"]
+
+    def _skip(self, bad_names: list[str], batched_inputs: list[dict]) -> None:
+        """Count and log a step that does not change the model."""
+        self.skipped_in_a_row += 1
+        samples = [str(sample.get("key") or sample.get("file_name", "?")) for sample in batched_inputs]
+        cause = ", ".join(bad_names) or "a loss of another process"
+        self.problem = f"{cause} is NaN or Inf; the batch: {', '.join(samples)}"
+        logger.warning("Iteration %d left out (%d in a row): %s", self.iter, self.skipped_in_a_row, self.problem)
+
+    def _step_optimizer(self) -> None:
         scale = self.grad_scaler.get_scale()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         if self.grad_scaler.get_scale() < scale:
             logger.info("float16 overflow: step left out, the loss scale is now %g", self.grad_scaler.get_scale())
-
-    def _leave_out(self, losses: dict[str, Tensor], data: list[dict]) -> bool:
-        """Whether the step must not change the model; says why, and with which samples."""
-        wrong = [name for name, loss in losses.items() if not torch.isfinite(loss)]
-        # In float16, the scaler itself looks for gradients that overflow.
-        if not wrong and not self.grad_scaler.is_enabled() and not torch.isfinite(self._gradient_norm()):
-            wrong = ["the gradient"]
-        if not all_reduce_max(len(wrong), next(iter(losses.values())).device):
-            self.skipped_in_a_row = 0
-            return False
-        self.skipped_in_a_row += 1
-        names = ", ".join(str(one.get("key") or one.get("file_name", "?")) for one in data)
-        what = ", ".join(wrong) or "a loss of another process"
-        self.problem = f"{what} is NaN or Inf; the batch: {names}"
-        logger.warning("Iteration %d left out (%d in a row): %s", self.iter, self.skipped_in_a_row, self.problem)
-        return True
 
     def _gradient_norm(self) -> Tensor:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -79,12 +107,17 @@ class NanSafeAMPTrainer(AMPTrainer):
 
 
 def training_precision(cfg: CfgNode) -> torch.dtype | None:
-    """That of autocast, from SOLVER.AMP; None for none. ValueError for one that does not work."""
+    """Return the dtype of autocast in training, from SOLVER.AMP; None for none.
+
+    Raises:
+        ValueError: there is no such precision, or not on MODEL.DEVICE.
+    """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    if cfg.SOLVER.AMP.DTYPE not in kinds:
-        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {', '.join(kinds)}, not '{cfg.SOLVER.AMP.DTYPE}'.")
+
+    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if cfg.SOLVER.AMP.DTYPE not in dtypes:
+        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {', '.join(dtypes)}, not '{cfg.SOLVER.AMP.DTYPE}'.")
     if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.DTYPE float16 needs a GPU; on a CPU take bfloat16, or SOLVER.AMP.ENABLED False.")
-    return kinds[cfg.SOLVER.AMP.DTYPE]
+    return dtypes[cfg.SOLVER.AMP.DTYPE]

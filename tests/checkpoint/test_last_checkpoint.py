@@ -138,13 +138,19 @@ def test_an_evaluation_with_given_weights_needs_no_last_checkpoint(folder):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss"]], "LOSS_HEADS is .*'ImageTCLLoss'.* was trained with .*TCLLoss"),
+        (["MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss"]], r"HEADS are \['ImageTCLLoss'\].* trained with \['Image.*MaskTV"),
+        (["MODEL.TCL.EXTRA_LOSS_HEADS", ["WholeImageLoss"]], r"HEADS are .*, 'WholeImageLoss'\], .* trained with "),
         (["SOLVER.MAX_ITER", 5], "model_0000005.pth' has 6 iterations, more than SOLVER.MAX_ITER 5"),
     ],
 )
 def test_settings_that_cannot_go_on(folder, options, message):
     with pytest.raises(ValueError, match=f"--resume: .*{message}"):
         resume(folder, *options)
+
+
+def test_the_same_loss_heads_may_stand_in_either_list(folder):
+    heads = load_config().MODEL.TCL.LOSS_HEADS
+    assert resume(folder, "MODEL.TCL.LOSS_HEADS", heads[:-1], "MODEL.TCL.EXTRA_LOSS_HEADS", heads[-1:]) == 6
 
 
 @pytest.mark.parametrize(
