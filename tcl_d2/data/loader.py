@@ -135,7 +135,7 @@ class ImageTextStream(IterableDataset):
         self._has_shards = "shard" in rows[0]
 
     def __iter__(self) -> Iterator[dict]:
-        info = get_worker_info()
+        info = get_worker_info()  # None without loader processes: the training process itself is the worker
         workers_per_rank = info.num_workers if info else 1
         local_worker = info.id if info else 0
         worker = comm.get_rank() * workers_per_rank + local_worker

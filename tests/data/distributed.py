@@ -61,6 +61,7 @@ def voc(folder: Path, top: str = "VOCdevkit/VOC2012") -> dict[str, Truth]:
     files = {f"{top}/JPEGImages/2007_{i:06d}.jpg": picture(i) for i in range(6)}
     splits = {"train": ["2007_000003"], "val": ["2007_000000", "2007_000001", "2007_000002"]}
     truths = {"zeroshot_voc_val": {}, "zeroshot_voc20_val": {}, "zeroshot_voc20_train": {}}
+
     for split, keys in splits.items():
         files[f"{top}/ImageSets/Segmentation/{split}.txt"] = "\n".join(keys).encode()
         for key in keys:
@@ -71,6 +72,7 @@ def voc(folder: Path, top: str = "VOCdevkit/VOC2012") -> dict[str, Truth]:
             truths[f"zeroshot_voc20_{split}"][key] = without_background(whole)
             if split == "val":
                 truths["zeroshot_voc_val"][key] = whole
+
     write_tar(folder / "VOCtrainval_11-May-2012.tar", files)
     return truths
 
@@ -78,11 +80,15 @@ def voc(folder: Path, top: str = "VOCdevkit/VOC2012") -> dict[str, Truth]:
 def context(folder: Path, words: list[str]) -> dict[str, Truth]:
     """MATLAB files of 459 classes, of which `words` (the 59) lie anywhere; some have blanks in the release's list."""
     rng = np.random.default_rng(1)
+
+    # The release's list of values and names
     numbers = {word: 7 * k + 5 for k, word in enumerate(words, start=1)}
     names = {number: word for word, number in numbers.items()}
     spelled = {"pottedplant": "potted plant", "tvmonitor": "tv monitor"}
     lines = [f"{i}: {spelled.get(names.get(i), names.get(i, f'thing{i}'))}" for i in range(1, 460)]
     (folder / "labels.txt").write_text("\n".join(lines) + "\n")
+
+    # Images and MATLAB files
     images, mats = {}, {}
     truths = {"zeroshot_context_val": {}, "zeroshot_context59_val": {}, "zeroshot_context59_train": {}}
     for split, keys in {"train": ["2008_000009"], "val": ["2008_000001", "2008_000002"]}.items():
@@ -99,6 +105,7 @@ def context(folder: Path, words: list[str]) -> dict[str, Truth]:
             truths[f"zeroshot_context59_{split}"][key] = without_background(whole)
             if split == "val":
                 truths["zeroshot_context_val"][key] = whole
+
     write_tar(folder / "VOCtrainval_03-May-2010.tar", images)
     write_tar(folder / "trainval.tar.gz", mats)
     return truths
@@ -114,11 +121,13 @@ def coco(folder: Path) -> dict[str, Truth]:
         values = rng.permutation(np.resize([*range(182), 255], SIZE[0] * SIZE[1])).reshape(SIZE).astype(np.uint8)
         images[f"val2017/{key}.jpg"] = picture(i)
         maps[f"val2017/{key}.png"] = png(values)
+
         things = np.array([THINGS.index(v + 1) + 1 if v + 1 in THINGS else 0 for v in values.ravel().tolist()])
         everything = [*THINGS, *STUFF]
         stuff = np.array([everything.index(v + 1) if v + 1 in everything else IGNORED for v in values.ravel().tolist()])
         truths["zeroshot_coco_object_val"][key] = things.reshape(SIZE)
         truths["zeroshot_coco_stuff_val"][key] = stuff.reshape(SIZE)
+
     write_zip(folder / "val2017.zip", images)
     write_zip(folder / "stuffthingmaps_trainval2017.zip", maps)
     return truths
@@ -134,7 +143,8 @@ def coco_instances(folder: Path) -> Truth:
     for i in range(3):
         key = f"{i + 10:012d}"
         images.append({"id": i + 10, "height": SIZE[0], "width": SIZE[1], "file_name": f"{key}.jpg"})
-        label = np.zeros(SIZE, int)
+
+        # The annotations: a crowd as runs of a mask, others as polygons
         for category_id, area, (x0, y0, x1, y1), crowd in (
             (17, 16, (6, 6, 10, 10 + i), 0),
             (18, 400, (2, 2, 22, 22), 0),
@@ -156,10 +166,14 @@ def coco_instances(folder: Path) -> Truth:
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                 }
             )
+
+        # What is seen in the end
+        label = np.zeros(SIZE, int)
         label[0:12, 0:30] = 1
         label[2:22, 2:22] = THINGS.index(18) + 1
         label[6 : 10 + i, 6:10] = THINGS.index(17) + 1
         truth[key] = label
+
     categories = [{"id": k, "name": str(k)} for k in THINGS]
     data = {"images": images, "annotations": annotations, "categories": categories}
     write_zip(
@@ -182,14 +196,16 @@ def cityscapes(folder: Path) -> dict[str, Truth]:
             ("license plate", None, (5, 5, 7, 7)),
             ("bicycle", 18, (20, 10, 30, 20)),
         )
+        drawn = [{"label": name, "polygon": np.reshape(box(*corners), (4, 2)).tolist()} for name, _, corners in objects]
+        data = {"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": drawn}
+        polygons[f"gtFine/val/{key}_gtFine_polygons.json"] = json.dumps(data).encode()
+
         label = np.full(SIZE, IGNORED)
         for _, value, (x0, y0, x1, y1) in objects:
             if value is not None:
                 label[y0 : y1 + 1, x0 : x1 + 1] = value
         truth[key] = label
-        drawn = [{"label": name, "polygon": np.reshape(box(*corners), (4, 2)).tolist()} for name, _, corners in objects]
-        data = {"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": drawn}
-        polygons[f"gtFine/val/{key}_gtFine_polygons.json"] = json.dumps(data).encode()
+
     write_zip(folder / "leftImg8bit_trainvaltest.zip", images)
     write_zip(folder / "gtFine_trainvaltest.zip", polygons)
     return {"zeroshot_cityscapes_val": truth}
@@ -218,6 +234,7 @@ def lvis(folder: Path) -> dict[str, Truth]:
         files[f"{key}.jpg"] = picture(i)
         url = f"http://images.cocodataset.org/{key}.jpg"
         images.append({"id": number, "height": SIZE[0], "width": SIZE[1], "coco_url": url})
+
         boxes = ((small, (8, 8, 12, 12)), (large, (2, 2, 30, 20)))
         for category, (x0, y0, x1, y1) in boxes:
             annotations.append(
@@ -230,10 +247,12 @@ def lvis(folder: Path) -> dict[str, Truth]:
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                 }
             )
+
         label = np.full(SIZE, IGNORED)
         label[2:20, 2:30] = large - 1
         label[8:12, 8:12] = small - 1
         truth[key] = label
+
     data = {"images": images, "annotations": annotations, "categories": LVIS_CATEGORIES}
     write_zip(folder / "lvis_v1_val.json.zip", {"lvis_v1_val.json": json.dumps(data).encode()})
     write_zip(folder / "train2017.zip", {name: data for name, data in files.items() if name.startswith("train")})

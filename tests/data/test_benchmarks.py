@@ -87,15 +87,18 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
     (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\nb\n", encoding="utf-8-sig")
     with pytest.raises(FileNotFoundError, match="'zeroshot_voc_val': 2 of 2 images are missing, such as .*a.jpg"):
         DatasetCatalog.get("zeroshot_voc_val")
+
     (tmp_path / "VOC2012/JPEGImages").mkdir()
     for key in "ab":
         (tmp_path / f"VOC2012/JPEGImages/{key}.jpg").touch()
     with pytest.raises(FileNotFoundError, match="no folder .*SegmentationClass"):
         DatasetCatalog.get("zeroshot_voc_val")
+
     (tmp_path / "VOC2012/SegmentationClass").mkdir()
     (tmp_path / "VOC2012/SegmentationClass/a.png").touch()
     with pytest.raises(FileNotFoundError, match="1 of 2 labels are missing, such as .*b.png"):
         DatasetCatalog.get("zeroshot_voc_val")
+
     (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("\n")
     with pytest.raises(ValueError, match="'zeroshot_voc_val': the list .*val.txt is empty"):
         DatasetCatalog.get("zeroshot_voc_val")

@@ -102,6 +102,7 @@ def test_coco_captions_groups_by_image(root, register):
         {"file_name": str(root / "img/a.jpg"), "captions": ["one", "uno"]},
         {"file_name": str(root / "img/b.jpg"), "captions": ["two"]},
     ]
+
     (root / "c.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="no COCO Captions"):
         load()
