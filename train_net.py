@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Trains and evaluates TCL.
+"""Train and evaluate TCL.
 
 python train_net.py --config-file configs/tcl.yaml --num-gpus 8
 python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
 python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
 """
 
+import argparse
 from contextlib import ExitStack
 
 from detectron2.config import CfgNode
@@ -24,13 +25,14 @@ from tcl_d2.utils.errors import one_message
 
 
 def check(cfg: CfgNode, eval_only: bool) -> None:
-    """Look for the device, the data and CLIP's weights; one error names all that is missing."""
+    """Check the device, the data and CLIP's weights; one error names all that is missing."""
     check_meta_architecture(cfg)
-    datasets = cfg.DATASETS
-    train = () if eval_only else datasets.TRAIN
-    test = datasets.TEST if eval_only else datasets.VAL or datasets.TEST
+    train = () if eval_only else cfg.DATASETS.TRAIN
+    test = cfg.DATASETS.TEST
+    if not eval_only and cfg.DATASETS.VAL:
+        test = cfg.DATASETS.VAL
 
-    # All checks, whatever the others have found
+    # Run each check, also after another has failed
     problems = []
     for check_part in (
         lambda: check_device(cfg.MODEL.DEVICE),
@@ -41,6 +43,8 @@ def check(cfg: CfgNode, eval_only: bool) -> None:
             check_part()
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(str(error))
+
+    # Check that there is something to do
     if eval_only and not test:
         problems.append("DATASETS.TEST is empty: name what to evaluate on, as in DATASETS.TEST \"('shapes_val',)\"")
     if not eval_only and not train:
@@ -49,7 +53,7 @@ def check(cfg: CfgNode, eval_only: bool) -> None:
         raise ValueError("\n  ".join(["cannot start:", *problems]))
 
 
-def setup(args) -> CfgNode:
+def setup(args: argparse.Namespace) -> CfgNode:
     """Return the configuration, checked: defaults, then the file, then KEY VALUE pairs of the command line."""
     cfg = load_config(args.config_file or None, args.opts)
     cfg.freeze()
@@ -57,30 +61,33 @@ def setup(args) -> CfgNode:
     return cfg
 
 
-def prepare(cfg: CfgNode, args) -> nn.Module | Trainer:
-    """Start the logs, and build what there is to do: the model for evaluation, the Trainer for training."""
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> nn.Module | Trainer:
+    """Start the logs, and return the model for an evaluation, or the Trainer for a training."""
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
+
     if args.eval_only:
         model = Trainer.build_model(cfg)
         TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return model
+
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer
 
 
-def main(args) -> dict | None:
+def main(args: argparse.Namespace) -> dict | None:
     with ExitStack() as stack:
         with one_message():
             cfg = setup(args)
             stack.enter_context(output_folder(cfg.OUTPUT_DIR, "evaluation" if args.eval_only else "training"))
-            prepared = prepare(cfg, args)
+            model_or_trainer = prepare(cfg, args)
+
         if args.eval_only:
-            with one_message(OSError, ValueError):  # broken images and labels; the rest would be faults of the program
-                return Trainer.test(cfg, prepared, resume=args.resume)
+            with one_message(OSError, ValueError):  # broken images and labels; other errors are bugs
+                return Trainer.test(cfg, model_or_trainer, resume=args.resume)
         with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
-            return prepared.train()
+            return model_or_trainer.train()
 
 
 if __name__ == "__main__":
