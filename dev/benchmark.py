@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Measures parts of the project against plain references written here, in one run: medians, ratios, differences.
+"""Measure parts of the project against plain references (dev/plain.py) in one run: medians, ratios, differences.
 
 python dev/benchmark.py                          # all
-python dev/benchmark.py scoring --repeat 50      # one
+python dev/benchmark.py scoring --repeat 50      # one part
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torch import Tensor
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
-from tcl_d2.data.mapper import read_image
+from tcl_d2.data.images import read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.modeling import PAMR, TCL, Sim2Mask
@@ -39,16 +39,14 @@ from tcl_d2.modeling.mask_statistics import pair_statistics
 from tcl_d2.utils.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _UNITS = {"s": 1.0, "ms": 1e3}
-# glibc keeps freed memory for later calls; processes that measure a peak give it back, so that it is what is held.
+# glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def low_precisions() -> list[torch.dtype]:
-    """Those in which this machine computes faster."""
+    """Return the low precisions in which this machine computes faster."""
     if DEVICE == "cuda":
         return [torch.bfloat16, torch.float16]
     flags = Path("/proc/cpuinfo").read_text().split()
@@ -56,57 +54,61 @@ def low_precisions() -> list[torch.dtype]:
 
 
 def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
-    """Median time of a call of each, called by turns, after a round that does not count."""
-    times = []
+    """Return the median time of a call of each function; they are called in turn, after a round that does not count."""
+    rounds = []
     for _ in range(1 + repeat):
-        times.append([])
+        times = []
         for function in functions:
             start = time.perf_counter()
             function()
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
-            times[-1].append(time.perf_counter() - start)
-    return [statistics.median(column) for column in zip(*times[1:])]
+            times.append(time.perf_counter() - start)
+        rounds.append(times)
+    return [statistics.median(column) for column in zip(*rounds[1:])]
 
 
 def compare(part: str, unit: str, ours: Callable, reference: Callable, repeat: int, difference: float) -> dict:
-    """A row of the table."""
+    """Return a row of the table: the times of ours and of the reference."""
     ours, reference = (value * _UNITS[unit] for value in seconds(ours, reference, repeat=repeat))
     return {"part": part, "unit": unit, "ours": ours, "reference": reference, "difference": difference}
 
 
 def in_new_process(function: Callable, *args: object) -> object:
-    """In a process of its own: its peak of memory is not that of what was measured before."""
+    """Call a function in a new process, whose peak of memory is not that of an earlier measurement."""
     os.environ.update(_GIVE_BACK)
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """MB held at most during a call, beyond what was held before: on the GPU, or of the process (Linux)."""
+    """Return the peak of a call's memory in MB, beyond what was held before: of the GPU, or the process (Linux)."""
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    status = Path("/proc/self/status")
+
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-
-    def held(key: str) -> int:
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
-
-    before = held("VmRSS")
+    before = _process_memory("VmRSS")
     function()
-    return (held("VmHWM") - before) / 1024
+    return _process_memory("VmHWM") - before
+
+
+def _process_memory(key: str) -> float:
+    """Return a figure of this process in MB: VmRSS, the memory it holds, or VmHWM, the peak of it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def scoring(repeat: int) -> list[dict]:
-    """Scoring one 171-class 640 x 480 prediction, from the label file to the confusion matrix, beyond its argmax.
+    """Measure the scoring of a 171-class 640 x 480 prediction, from the label file to the confusion matrix.
 
-    Reference: numpy's two-dimensional histogram of the pixels that count, of the label read before.
+    The reference is numpy's two-dimensional histogram of the pixels that count, of a label that is read before.
     """
     rng = np.random.default_rng(0)
     with TemporaryDirectory() as folder:
+        # Build an evaluator of one image
         label = rng.integers(0, 171, (8, 10)).repeat(60, 0).repeat(64, 1).astype(np.uint8)
         label[::50] = 255
         path = Path(folder, "0.png")
@@ -117,6 +119,8 @@ def scoring(repeat: int) -> list[dict]:
         finally:
             DatasetCatalog.remove("benchmark_scoring")
             MetadataCatalog.remove("benchmark_scoring")
+
+        # Score it
         prediction = torch.from_numpy(rng.integers(0, 171, label.shape))
         inputs, outputs = [{"sem_seg_file_name": str(path)}], [{"sem_seg_labels": prediction}]
 
@@ -126,9 +130,11 @@ def scoring(repeat: int) -> list[dict]:
             return np.histogram2d(label[valid], prediction.numpy()[valid], bins=(edges, edges))[0]
 
         evaluator.process(inputs, outputs)
-        difference = float(np.abs(evaluator._matrix.numpy() - histogram()).max())
+        difference = float(np.abs(evaluator.statistics["confusion_matrix"] - histogram()).max())
         score = partial(evaluator.process, inputs, outputs)
         row = compare("scoring, 171 x 480 x 640", "ms", score, histogram, repeat, difference)
+
+    # The argmax of its scores, for comparison
     scores = torch.rand(171, *label.shape)
     (argmax,) = seconds(lambda: scores.argmax(0), repeat=repeat)
     return [row, {"part": "  the argmax of its scores, for comparison", "unit": "ms", "ours": 1e3 * argmax}]
@@ -139,41 +145,40 @@ def _vit_b16() -> CfgNode:
 
 
 def _peak_memory(labels_only: bool) -> tuple[float, np.ndarray]:
-    """Peak memory in MB beyond the built model's, and the labels, of 1,203 classes on a 640 x 480 image."""
+    """Segment a 640 x 480 image into 1,203 classes; return the peak of memory in MB beyond the model, and labels."""
     torch.manual_seed(0)
     model = build_model(_vit_b16()).eval()
     model.set_text_embeddings(torch.randn(1203, model.clip.embed_dim))
     image = torch.randint(0, 256, (3, 448, 597))
-    one = {"image": image, "height": 480, "width": 640, "labels_only": labels_only}
+    inputs = {"image": image, "height": 480, "width": 640, "labels_only": labels_only}
+
     outputs = []
-    peak = peak_memory(lambda: outputs.extend(model([one])))
+    peak = peak_memory(lambda: outputs.extend(model([inputs])))
     labels = outputs[0]["sem_seg_labels"] if labels_only else outputs[0]["sem_seg"].argmax(0)
     return peak, labels.cpu().numpy()
 
 
 def large_vocabulary(repeat: int) -> list[dict]:
-    """Peak memory of 1,203 classes (ViT-B/16, random weights): labels alone against all scores at full size."""
-    peaks, labels = [], []
-    for labels_only in (True, False):
-        peak, map_ = in_new_process(_peak_memory, labels_only)
-        peaks.append(peak)
-        labels.append(map_)
-    difference = float((labels[0] != labels[1]).mean())
+    """Measure the memory of 1,203 classes (ViT-B/16, random weights): labels alone against all scores at full size."""
+    peak, labels = in_new_process(_peak_memory, True)
+    peak_of_scores, labels_of_scores = in_new_process(_peak_memory, False)
+    difference = float((labels != labels_of_scores).mean())
     part = "1,203 classes, 480 x 640: peak memory"
-    return [{"part": part, "unit": "MB", "ours": peaks[0], "reference": peaks[1], "difference": difference}]
+    return [{"part": part, "unit": "MB", "ours": peak, "reference": peak_of_scores, "difference": difference}]
 
 
 def _peak_of_loading(path: str) -> float:
-    """Peak memory in MB beyond the built model's of loading a checkpoint into it."""
+    """Return the peak of memory, in MB beyond the model, of loading a checkpoint into it."""
     model = build_model(_vit_b16())
     return peak_memory(lambda: TCLCheckpointer(model).load(path))
 
 
 def loading(repeat: int) -> list[dict]:
-    """Loading an official checkpoint of ViT-B/16 size into the model, against torch.load of the file alone."""
+    """Measure the loading of an official checkpoint of ViT-B/16 size, against torch.load of the file alone."""
     logging.getLogger().setLevel(logging.WARNING)
     model = build_model(_vit_b16())
     size = sum(value.nbytes for value in model.state_dict().values()) / 2**20
+
     with TemporaryDirectory() as folder:
         path = f"{folder}/tcl.pth"
         torch.save({"model": to_official(model.state_dict(), freeze=11)}, path)
@@ -183,6 +188,7 @@ def loading(repeat: int) -> list[dict]:
             repeat=min(repeat, 5),
         )
         peak = in_new_process(_peak_of_loading, path)
+
     part = f"loading an official checkpoint, {size:.0f} MB"
     return [
         {"part": part, "unit": "s", "ours": ours, "reference": reference},
@@ -191,7 +197,7 @@ def loading(repeat: int) -> list[dict]:
 
 
 def refinement(repeat: int) -> list[dict]:
-    """PAMR of 171 masks of 112 x 112."""
+    """Measure PAMR of 171 masks of 112 x 112."""
     torch.manual_seed(0)
     images, masks = torch.randn(1, 3, 448, 448, device=DEVICE), torch.rand(1, 171, 112, 112, device=DEVICE)
     ours = PAMR()
@@ -201,7 +207,7 @@ def refinement(repeat: int) -> list[dict]:
 
 
 def _trained_like(model: TCL) -> TCL:
-    """Gates and texts as a trained model has them: at 0 the decoder's convolutions would not count."""
+    """Open the gates as in a trained model: at 0 the decoder's convolutions would not count."""
     for block in model.grounder.decoder:
         for conv in (block.conv1, block.conv2):
             conv.gate.data.fill_(0.5)
@@ -210,79 +216,84 @@ def _trained_like(model: TCL) -> TCL:
 
 @torch.no_grad()
 def masks(repeat: int) -> list[dict]:
-    """Masks of one 448 x 448 crop, ViT-B/16: 171 classes with KP and PAMR, and 21 classes with KP alone."""
+    """Measure the masks of a 448 x 448 crop, ViT-B/16: 171 classes with KP and PAMR, and 21 classes with KP alone."""
     torch.manual_seed(0)
     model = _trained_like(build_model(_vit_b16()).eval())
-    image, rows, refine = torch.randn(1, 3, 448, 448, device=DEVICE), [], model.pamr
-    for classes, model.pamr in ((171, refine), (21, None)):
-        text = torch.randn(classes, model.clip.embed_dim, device=DEVICE)
+    image = torch.randn(1, 3, 448, 448, device=DEVICE)
+    rows = []
+    for num_classes in (171, 21):
+        if num_classes == 21:
+            model.pamr = None
+        text = torch.randn(num_classes, model.clip.embed_dim, device=DEVICE)
         reference = partial(plain.masks, model, image, text)
-        for kind in (torch.float32, *low_precisions()):
 
-            def ours(text: Tensor = text, kind: torch.dtype = kind) -> Tensor:
-                with torch.autocast(DEVICE, kind, enabled=kind is not torch.float32):
-                    return model.crop_masks(*model.encode_crops(image), text)
-
-            part = f"masks of a 448 crop, {classes} classes, KP{' + PAMR' if model.pamr else ''}, {_short(kind)}"
+        for dtype in (torch.float32, *low_precisions()):
+            ours = partial(_crop_masks, model, image, text, dtype)
+            part = f"masks of a 448 crop, {num_classes} classes, KP{' + PAMR' if model.pamr else ''}, {_short(dtype)}"
             difference = (ours() - reference()).abs().max().item()
             rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
 
 
-def _short(kind: torch.dtype) -> str:
-    return str(kind).removeprefix("torch.")
+def _crop_masks(model: TCL, image: Tensor, text: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(DEVICE, dtype, enabled=dtype is not torch.float32):
+        return model.crop_masks(*model.encode_crops(image), text)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def training(repeat: int) -> list[dict]:
-    """A training step, forward and backward, ViT-B/16, 8 pairs of 224 x 224, first stage."""
+    """Measure a training step, forward and backward, ViT-B/16, 8 pairs of 224 x 224, first stage."""
     torch.manual_seed(0)
     model = _trained_like(build_model(_vit_b16()).train())
     images, tokens = torch.randn(8, 3, 224, 224, device=DEVICE), torch.randint(1, 49000, (8, 77), device=DEVICE)
     noise = torch.rand(8, 1, 56, 56, device=DEVICE).clamp(1e-6, 1 - 1e-6)
 
-    def step(losses: Callable[..., dict], kind: torch.dtype) -> dict[str, Tensor]:
+    def step(compute_losses: Callable[..., dict], dtype: torch.dtype) -> dict[str, Tensor]:
         model.zero_grad()
-        with torch.autocast(DEVICE, kind, enabled=kind is not torch.float32):
-            found = losses(images, tokens, noise)
-        sum(found.values()).backward()
-        return found
+        with torch.autocast(DEVICE, dtype, enabled=dtype is not torch.float32):
+            losses = compute_losses(images, tokens, noise)
+        sum(losses.values()).backward()
+        return losses
 
-    reference, rows = partial(step, partial(plain.losses, model), torch.float32), []
-    for kind in (torch.float32, *low_precisions()):
-        ours = partial(step, model.compute_losses, kind)
-        found, expected = ours(), reference()
-        difference = max(abs(found[name] - expected[name]).item() for name in expected)
-        part = f"training step, 8 pairs, {_short(kind)}"
+    reference = partial(step, partial(plain.losses, model), torch.float32)
+    rows = []
+    for dtype in (torch.float32, *low_precisions()):
+        ours = partial(step, model.compute_losses, dtype)
+        losses, expected = ours(), reference()
+        difference = max(abs(losses[name] - expected[name]).item() for name in expected)
+        part = f"training step, 8 pairs, {_short(dtype)}"
         rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
 
 
 def _peak_of_pairs(texts: int, dense: bool) -> tuple[float, float]:
-    """Peak memory in MB of forward and backward over all pairs of 64 images and N texts, and the gradient's norm."""
+    """Run the losses of all pairs of 64 images and N texts; return the peak of memory in MB and the gradient's norm."""
     torch.manual_seed(0)
     embedding = torch.randn(64, 512, 56, 56, device=DEVICE, requires_grad=True)
     text, sim2mask = torch.randn(texts, 512, device=DEVICE), Sim2Mask().to(DEVICE)
 
     def run() -> None:
         if dense:
-            found = plain.pair_losses(embedding, text, sim2mask.w, sim2mask.b)
-            total = found["similarity"].mean() + found["area"].mean() + found["variation"]
+            statistics = plain.pair_losses(embedding, text, sim2mask.w, sim2mask.b)
         else:
-            found = pair_statistics(embedding, text, sim2mask, ("similarity", "area", "mask_tv"))
-            total = sum(value.mean() for value in found.values())
-        total.backward()
+            statistics = pair_statistics(embedding, text, sim2mask, ("similarity", "area", "mask_tv"))
+        sum(value.mean() for value in statistics.values()).backward()
 
     return peak_memory(run), embedding.grad.norm().item()
 
 
 def pairs(repeat: int) -> list[dict]:
-    """Memory of the losses over all pairs: 64 images, N texts, 512 x 56 x 56."""
+    """Measure the memory of the losses over all pairs: 64 images, N texts, 512 x 56 x 56."""
     rows = []
     for texts in (256, 1024, 4096):
-        results = [in_new_process(_peak_of_pairs, texts, dense) for dense in ((False, True)[: 1 + (texts <= 1024)])]
-        row = {"part": f"losses over 64 x {texts} pairs: peak memory", "unit": "MB", "ours": results[0][0]}
-        if len(results) > 1:
-            row |= {"reference": results[1][0], "difference": abs(results[0][1] / results[1][1] - 1)}
+        peak, norm = in_new_process(_peak_of_pairs, texts, False)
+        row = {"part": f"losses over 64 x {texts} pairs: peak memory", "unit": "MB", "ours": peak}
+        if texts <= 1024:  # more dense masks take too much memory
+            reference, expected_norm = in_new_process(_peak_of_pairs, texts, True)
+            row |= {"reference": reference, "difference": abs(norm / expected_norm - 1)}
         rows.append(row)
     return rows
 
@@ -291,50 +302,55 @@ def _small_world(*options: object) -> CfgNode:
     return load_config(ROOT / "configs/shapes/tcl.yaml", ["MODEL.DEVICE", DEVICE, "VIS_PERIOD", 0, *options])
 
 
-def _peak_of_batch(batch: int, micro: int) -> float:
-    model = build_model(_small_world("SOLVER.IMS_PER_MICRO_BATCH", micro)).train()
-    images = torch.randn(batch, 3, 48, 48, device=DEVICE)
-    tokens = torch.randint(1, 2000, (batch, 32), device=DEVICE)
+def _peak_of_batch(batch_size: int, micro_batch_size: int) -> float:
+    """Return the peak of memory in MB of a training step."""
+    model = build_model(_small_world("SOLVER.IMS_PER_MICRO_BATCH", micro_batch_size)).train()
+    images = torch.randn(batch_size, 3, 48, 48, device=DEVICE)
+    tokens = torch.randint(1, 2000, (batch_size, 32), device=DEVICE)
     return peak_memory(lambda: sum(model.compute_losses(images, tokens).values()).backward())
 
 
 def micro_batches(repeat: int) -> list[dict]:
-    """Memory of a step with 1024 pairs in micro-batches of 16, against one of 16 pairs: small world."""
-    peaks = [in_new_process(_peak_of_batch, *sizes) for sizes in ((1024, 16), (16, 0))]
+    """Measure the memory of a step with 1024 pairs in micro-batches of 16, against a step of 16 pairs: small world."""
+    peak, reference = in_new_process(_peak_of_batch, 1024, 16), in_new_process(_peak_of_batch, 16, 0)
     part = "1024 pairs by 16, and 16 pairs: peak memory"
-    return [{"part": part, "unit": "MB", "ours": peaks[0], "reference": peaks[1]}]
+    return [{"part": part, "unit": "MB", "ours": peak, "reference": reference}]
 
 
 def one_pass(repeat: int) -> list[dict]:
-    """Two benchmarks of the same images, evaluated in one pass and in two: small world, with PAMR."""
+    """Measure the evaluation of two benchmarks of the same images in one pass, against two passes: small world."""
     for name in ("detectron2", "tcl_d2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     names = ("shapes_val", "shapes_objects_val")
     with TemporaryDirectory() as folder:
         cfg = _small_world("OUTPUT_DIR", folder, "TEST.ZERO_SHOT.MAX_IMAGES", 30, "DATALOADER.NUM_WORKERS", 0)
-        model, results = build_model(cfg).eval(), {}
+        model = build_model(cfg).eval()
 
-        def test(*data: str) -> None:
+        def evaluate(*data: str) -> dict[str, float]:
             cfg.DATASETS.TEST = data
-            results.update(Trainer.test(cfg, model))
+            results = Trainer.test(cfg, model)
+            return {name: results[name]["sem_seg"]["mIoU"] for name in data}
 
-        test(*names)
-        together = {name: results[name]["sem_seg"]["mIoU"] for name in names}
-        for name in names:
-            test(name)
-        difference = max(abs(together[name] - results[name]["sem_seg"]["mIoU"]) for name in names)
-        calls = partial(test, *names), lambda: [test(name) for name in names]
+        def evaluate_each() -> dict[str, float]:
+            return {**evaluate(names[0]), **evaluate(names[1])}
+
+        together, apart = evaluate(*names), evaluate_each()
+        difference = max(abs(together[name] - apart[name]) for name in names)
+        calls = partial(evaluate, *names), evaluate_each
         return [compare("two benchmarks of the same images", "s", *calls, 3, difference)]
 
 
 def loader(repeat: int) -> list[dict]:
-    """The training mapper alone on one core: images of 512 pixels a side as JPEG, full augmentation of the recipe."""
+    """Measure the training mapper on one core: JPEG images of 512 pixels a side, full augmentation of the recipe."""
+    # Make a sample
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 256, (32, 32, 3)), np.ones((16, 16, 1))).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     mapper = ImageTextDatasetMapper(_vit_b16(), is_train=True)
     sample = {"image_bytes": buffer.getvalue(), "captions": ["a photo of squares"], "key": "x"}
+
+    # Load it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     calls = partial(mapper, sample), partial(read_image, sample["image_bytes"], "x")
@@ -360,12 +376,14 @@ BENCHMARKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; else all")
-    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("names", nargs="*", help=f"parts to measure, of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--repeat", type=int, default=20, help="calls of each function")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark.json"))
     args = parser.parse_args()
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+
+    # Measure
     rows = []
     for name in args.names or BENCHMARKS:
         print(f"{time.strftime('%X')} {name}: {BENCHMARKS[name].__doc__.splitlines()[0]}", flush=True)
@@ -373,6 +391,8 @@ def main() -> None:
     for row in rows:
         if "reference" in row:
             row["ratio"] = row["reference"] / row["ours"]
+
+    # Print and save the table
     header = ("part", "unit", "ours", "reference", "ratio", "difference")
     print(tabulate([[row.get(key) for key in header] for row in rows], header, "pipe", floatfmt=".3g"))
     with replacing(args.output) as unfinished:

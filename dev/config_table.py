@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Prints the table of the plugin's config keys, from the comments in tcl_d2/config.py.
+"""Print the table of the plugin's config keys, made from the comments in tcl_d2/config.py.
 
 python dev/config_table.py > docs/config.md
 """
 
+import argparse
 import inspect
 import re
 
@@ -11,14 +12,14 @@ from tcl_d2 import add_tcl_config, load_config
 
 HEAD = """# Config keys
 
-What the plugin adds to Detectron2's keys, or gives another default. Made by `python dev/config_table.py`.
+The keys that the plugin adds to Detectron2's, and those whose default it changes. Made by `python dev/config_table.py`.
 
-| key | default | what it is |
+| key | default | meaning |
 |---|---|---|"""
 
 
 def documented_keys() -> list[tuple[str, str]]:
-    """(key, comment) of every key that add_tcl_config sets; the comment stands just above."""
+    """List the keys that add_tcl_config sets, each with the comment just above it."""
     keys, comment = [], []
     for line in inspect.getsource(add_tcl_config).splitlines():
         line = line.strip()
@@ -30,17 +31,20 @@ def documented_keys() -> list[tuple[str, str]]:
     return keys
 
 
-def value_of(key: str):
-    cfg = load_config()
+def default_of(key: str) -> object:
+    """Return the default of a key."""
+    value = load_config()
     for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
+        value = value[part]
+    return value
 
 
 def table() -> str:
-    rows = [f"| `{key}` | `{value_of(key)}` | {comment} |" for key, comment in documented_keys()]
+    """Return the table, in Markdown."""
+    rows = [f"| `{key}` | `{default_of(key)}` | {comment} |" for key, comment in documented_keys()]
     return "\n".join([HEAD, *rows]) + "\n"
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(table(), end="")

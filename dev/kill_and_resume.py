@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Kills a small training again and again, resumes it each time, and compares its losses with an uninterrupted one's.
+"""Kill a small training again and again, resume it each time, and compare its losses with an uninterrupted training's.
 
 SIGKILL comes at random moments, also while a checkpoint is written (there is one every third iteration). Every loss of
-every run must be that of the uninterrupted training at the same iteration.
+every run must equal the loss of the uninterrupted training at the same iteration.
 
     python datasets/prepare_shapes.py
     python dev/kill_and_resume.py --kills 20
@@ -28,7 +28,7 @@ PERIOD = 3  # iterations between checkpoints
 
 
 class Recorder(HookBase):
-    """Writes each iteration's loss at once."""
+    """Hook that writes each iteration's loss at once."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,43 +40,66 @@ class Recorder(HookBase):
 
 
 def train(folder: str, iterations: int, options: list) -> None:
-    """One process of training in a folder, from its last checkpoint; in a process of its own."""
+    """Train in a folder from its last checkpoint on; to be called in a new process.
+
+    Args:
+        folder: OUTPUT_DIR, where losses.txt gets a line for each iteration.
+        iterations: number of iterations of the whole training.
+        options: KEY, VALUE pairs over the configuration.
+    """
     set_start_method("fork", force=True)  # of the loader's workers: as in any training, not as this process began
+
+    # Build the trainer
     small = ["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", PERIOD]
     small += ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "DATASETS.TEST", (), "VIS_PERIOD", 0]
     small += ["MODEL.TCL.UNFREEZE_ITER", iterations // 2, "DATALOADER.SHUFFLE_BUFFER", 50, *options]
     trainer = Trainer(load_config(ROOT / "configs/shapes/tcl.yaml", small))
     trainer.resume_or_load(resume=True)
+
+    # Train
     recorder = Recorder(Path(folder, "losses.txt"))
     recorder.trainer = trainer
-    trainer._hooks.insert(0, recorder)  # before the checkpoint: what is in one is recorded
+    trainer._hooks.insert(0, recorder)  # before the checkpoint hook: each iteration of a checkpoint is recorded
     trainer.train()
 
 
 def read(folder: str) -> list[tuple[int, float]]:
+    """Return iteration and loss of each line of losses.txt."""
     path = Path(folder, "losses.txt")
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last may be cut
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # without the last, which may be cut off
     return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
 
 
 def run(kills: int, iterations: int, seed: int, options: list) -> dict:
-    """
+    """Train once without a kill and once with kills.
+
+    Args:
+        kills: number of kills.
+        iterations: number of iterations of each training.
+        seed: of the moments of the kills.
+        options: KEY, VALUE pairs over the configuration.
+
     Returns:
-        kills; iterations recorded in all; largest difference to the uninterrupted training; the last iteration.
+        figures by name: `kills`, `iterations recorded` by all runs together, `largest difference` from the
+        uninterrupted training's losses, `last iteration`, and whether `all iterations` are recorded.
 
     Raises:
         RuntimeError: a training ended with an error.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tcl_d2.engine"])  # each start is then a matter of a second
-    draw = random.Random(seed)
+    context.set_forkserver_preload(["tcl_d2.engine"])  # each start then takes a second
+    rng = random.Random(seed)
+
     with TemporaryDirectory() as whole, TemporaryDirectory() as broken:
+        # Train without a kill
         _finish(context, whole, iterations, options)
+
+        # Kill and resume
         for kill in range(kills):
             process = context.Process(target=train, args=(broken, iterations, options))
             process.start()
             _wait_for_line(process, broken)
-            process.join(draw.uniform(0, 1.5))
+            process.join(rng.uniform(0, 1.5))
             if process.exitcode is None:
                 process.kill()
                 process.join()
@@ -84,17 +107,19 @@ def run(kills: int, iterations: int, seed: int, options: list) -> dict:
                 raise RuntimeError(f"after {kill} kills the training ended with exit code {process.exitcode}")
             print(f"kill {kill + 1}: {len(read(broken))} iterations recorded", flush=True)
         _finish(context, broken, iterations, options)
-        expected, found = dict(read(whole)), read(broken)
+        expected, losses = dict(read(whole)), read(broken)
+
     return {
         "kills": kills,
-        "iterations recorded": len(found),
-        "largest difference": max(abs(loss - expected[iteration]) for iteration, loss in found),
-        "last iteration": found[-1][0],
-        "all iterations": {iteration for iteration, _ in found} == set(range(iterations)),
+        "iterations recorded": len(losses),
+        "largest difference": max(abs(loss - expected[iteration]) for iteration, loss in losses),
+        "last iteration": losses[-1][0],
+        "all iterations": {iteration for iteration, _ in losses} == set(range(iterations)),
     }
 
 
 def _finish(context, folder: str, iterations: int, options: list) -> None:
+    """Train to the last iteration without a kill."""
     process = context.Process(target=train, args=(folder, iterations, options))
     process.start()
     process.join()
@@ -103,7 +128,7 @@ def _finish(context, folder: str, iterations: int, options: list) -> None:
 
 
 def _wait_for_line(process, folder: str) -> None:
-    """Until this process has recorded an iteration, or ended: kills before that would stop all progress."""
+    """Wait until a process has recorded an iteration, or has ended: kills before that would stop all progress."""
     before = len(read(folder))
     while process.exitcode is None and len(read(folder)) == before:
         time.sleep(0.01)
@@ -116,6 +141,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the configuration")
     args = parser.parse_args()
+
     result = run(args.kills, args.iterations, args.seed, args.opts)
     for key, value in result.items():
         print(f"{key}: {value}")

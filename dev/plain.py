@@ -1,7 +1,7 @@
-"""TCL as the paper's formulas have it, with the weights of our model: what dev/benchmark.py measures against.
+"""Plain references for dev/benchmark.py: TCL as in the paper's formulas, with the weights of our model.
 
-One thing after the other, dense and in fp32: attention matrices under a mask, norms and convolutions at full
-resolution, masks of all pairs held at once, PAMR by unfolding.
+Everything is dense and in fp32: attention matrices under a mask, norms and convolutions at full resolution, the masks
+of all pairs held at once, PAMR by unfolding.
 """
 
 import torch
@@ -13,42 +13,57 @@ from tcl_d2.modeling.grounder import GatedConv, Grounder
 
 
 def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:
-    """Images [1, 3, H, W], masks [1, K, h, w]: every iteration unfolds the masks, weights and adds the neighbours."""
+    """Refine masks: each iteration unfolds them, and adds the weighted neighbors of each pixel.
+
+    Args:
+        images: normalized RGB, [1, 3, H, W].
+        masks: [1, K, h, w].
+        settings: has the dilations and the number of iterations.
+
+    Returns:
+        refined masks [1, K, h, w].
+    """
     size = masks.shape[-2:]
     image = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
     def windows(x: Tensor) -> Tensor:
-        """[1, C, h, w] -> the 3 x 3 windows of all dilations [1, C, dilations * 9, h, w]."""
+        """Return the 3 x 3 windows of [1, C, h, w] for all dilations, [1, C, dilations * 9, h, w]."""
         parts = []
         for dilation in settings.dilations:
             padded = F.pad(x, (dilation,) * 4, mode="replicate")
             parts.append(F.unfold(padded, 3, dilation=dilation).view(1, x.shape[1], 9, *size))
         return torch.cat(parts, 2)
 
-    around = windows(image)
-    neighbours = [i for i in range(around.shape[2]) if i % 9 != 4]
-    spread = around.std(2, keepdim=True)
-    distance = (image[:, :, None] - around[:, :, neighbours]).abs()
-    weights = (-distance / (1e-8 + 0.1 * spread)).mean(1, keepdim=True).softmax(2)
+    # Weigh the neighbors by their colors
+    image_windows = windows(image)
+    neighbors = [index for index in range(image_windows.shape[2]) if index % 9 != 4]
+    distance = (image[:, :, None] - image_windows[:, :, neighbors]).abs()
+    deviation = image_windows.std(2, keepdim=True)
+    weights = (-distance / (1e-8 + 0.1 * deviation)).mean(1, keepdim=True).softmax(2)
+
+    # Average the masks
     for _ in range(settings.iterations):
-        masks = (windows(masks)[:, :, neighbours] * weights).sum(2)
+        masks = (windows(masks)[:, :, neighbors] * weights).sum(2)
     return masks
 
 
 def last_block(block, x: Tensor) -> Tensor:
-    """The MaskCLIP rule as attention that sees the token itself alone: an L x L matrix."""
-    alone = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
-    return block(x, attn_mask=alone)
+    """Apply a block by the MaskCLIP rule: each token attends only to itself, by an L x L matrix of the mask."""
+    mask = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
+    return block(x, attn_mask=mask)
 
 
 def gated_conv(module: GatedConv, x: Tensor) -> Tensor:
+    """Apply norm, GELU, convolution and gate to [B, D, h, w]."""
     y = F.gelu(module.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     return torch.tanh(module.gate) * module.conv(y)
 
 
 def pixel_embedding(grounder: Grounder, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the pixel embeddings [B, D, h, w] of the tokens [B, 1 + L, C] of a grid."""
     for block in grounder.blocks[:-1]:
         tokens = block(tokens)
+
     x = last_block(grounder.blocks[-1], tokens)[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
     for block in grounder.decoder:
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -58,30 +73,34 @@ def pixel_embedding(grounder: Grounder, tokens: Tensor, grid: tuple[int, int]) -
 
 
 def similarity(embedding: Tensor, text: Tensor) -> Tensor:
+    """Return the cosine similarity [B, N, h, w] of pixel embeddings [B, D, h, w] and texts [N, D]."""
     return torch.einsum("bdhw,nd->bnhw", F.normalize(embedding, dim=1, eps=1e-6), F.normalize(text, dim=1, eps=1e-6))
 
 
 def masks(model: TCL, images: Tensor, text: Tensor) -> Tensor:
-    """Masks [1, K, H, W] of a normalised crop, with KP and PAMR as the model has them."""
-    grid, clip = model.clip.grid(images), model.clip
+    """Return the masks [1, K, H, W] of a normalized crop, with KP and PAMR as the model has them."""
+    clip, grid = model.clip, model.clip.grid(images)
+
+    # TCL's own masks
     tokens = clip.forward_blocks(images, model.freeze)
-    found = torch.sigmoid(
-        model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
-    )
+    logits = model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
+    masks = torch.sigmoid(logits)
     if model.pamr is not None:
-        found = pamr(images, found, model.pamr)
+        masks = pamr(images, masks, model.pamr)
+
+    # Mix in CLIP's masks
     if model.kp_weight > 0:
         dense = clip.visual.ln_post(last_block(clip.blocks[-1], tokens)[:, 1:]) @ clip.visual.proj
-        kept = similarity(dense.unflatten(1, grid).permute(0, 3, 1, 2), text)
-        kept = torch.sigmoid((kept - model.mask_shift) * model.mask_scale)
-        kept = F.interpolate(kept, size=found.shape[-2:], mode="bilinear", align_corners=False)
-        found = model.kp_weight * kept + (1 - model.kp_weight) * found
-    return F.interpolate(found, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        clip_masks = similarity(dense.unflatten(1, grid).permute(0, 3, 1, 2), text)
+        clip_masks = torch.sigmoid((clip_masks - model.mask_shift) * model.mask_scale)
+        clip_masks = F.interpolate(clip_masks, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        masks = model.kp_weight * clip_masks + (1 - model.kp_weight) * masks
+    return F.interpolate(masks, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def pair_losses(embedding: Tensor, text: Tensor, model_w: Tensor, model_b: Tensor) -> dict[str, Tensor]:
-    """Similarity [B, N], areas [B, N] and total variation of the dense masks [B, N, h, w] of all pairs."""
-    soft = torch.sigmoid(model_w * similarity(embedding, text) + model_b)
+def pair_losses(embedding: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """Return `similarity` [B, N], `area` [B, N] and total `variation` of the soft masks of all pairs."""
+    soft = torch.sigmoid(scale * similarity(embedding, text) + bias)
     pooled = torch.einsum("bdhw,bnhw->bnd", embedding, soft) / (soft.sum((2, 3))[..., None] + 1e-6)
     cosine = torch.einsum("bnd,nd->bn", F.normalize(pooled, dim=2, eps=1e-6), F.normalize(text, dim=1, eps=1e-6))
     variation = soft.diff(dim=2).abs().mean() + soft.diff(dim=3).abs().mean()
@@ -89,36 +108,51 @@ def pair_losses(embedding: Tensor, text: Tensor, model_w: Tensor, model_b: Tenso
 
 
 def info_nce(logits: Tensor) -> Tensor:
+    """Return the contrastive loss of logits [B, B], over images and over texts."""
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
 def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-    """The six weighted losses of a step; `uniform` is the noise of the matching pairs [B, 1, h, w].
+    """Return the six weighted losses of a step.
 
-    As the official code does it: the whole frozen encoder runs, though the grounder takes it up before its last blocks,
-    and noise and hard masks are made for all pairs, though those of the matching ones alone are used.
+    As in the official code, the whole frozen encoder runs, although the grounder branches off before its last blocks;
+    and noise and hard masks are made for all pairs, although only those of the matching pairs are used.
+
+    Args:
+        model: holds weights and settings.
+        images: normalized RGB [B, 3, H, W].
+        tokens: of the captions, [B, L].
+        uniform: noise in (0, 1) of the matching pairs, [B, 1, h, w].
     """
-    clip, grid, size = model.clip, model.clip.grid(images), len(images)
+    clip, sim2mask, batch_size = model.clip, model.sim2mask, len(images)
+
+    # Encode texts and images
     with torch.no_grad():
         text = clip.encode_text(tokens)
         clip.forward_blocks(images, len(clip.blocks))
-        trunk = clip.forward_blocks(images, model.freeze)
-    embedding = pixel_embedding(model.grounder, trunk, grid)
-    pairs = pair_losses(embedding, text, model.sim2mask.w, model.sim2mask.b)
-    logits = model.sim2mask.w * similarity(embedding, text) + model.sim2mask.b
+        image_tokens = clip.forward_blocks(images, model.freeze)
+    embedding = pixel_embedding(model.grounder, image_tokens, clip.grid(images))
+    pairs = pair_losses(embedding, text, sim2mask.w, sim2mask.b)
+
+    # Make hard masks by Gumbel-sigmoid
+    logits = sim2mask.w * similarity(embedding, text) + sim2mask.b
     noise = torch.rand_like(logits)
-    own = torch.arange(size, device=images.device)
-    noise[own, own] = uniform[:, 0]
-    relaxed = torch.sigmoid((logits + noise.log() - (-noise).log1p()) / model.sim2mask.tau)
-    hard = ((relaxed > 0.5).float() + relaxed - relaxed.detach())[own, own][:, None]
+    matching = torch.arange(batch_size, device=images.device)
+    noise[matching, matching] = uniform[:, 0]
+    relaxed = torch.sigmoid((logits + noise.log() - (-noise).log1p()) / sim2mask.tau)
+    hard = ((relaxed > 0.5).float() + relaxed - relaxed.detach())[matching, matching][:, None]
+
+    # Compare the masked images with the texts
     masked = clip.encode_image(images * F.interpolate(hard, size=images.shape[-2:], mode="nearest"))
     cosine = F.normalize(masked, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T
+
+    # Compute the losses
     heads = {head.name: head for head in model.losses.values()}
     scale = {name: heads[name].logit_scale.exp().clamp(max=100) for name in ("loss_tcl_image", "loss_tcl_feature")}
-    negatives = ~torch.eye(size, dtype=torch.bool, device=images.device)
+    negatives = ~torch.eye(batch_size, dtype=torch.bool, device=images.device)
     area = pairs["area"]
-    found = {
+    losses = {
         "loss_tcl_image": info_nce(cosine * scale["loss_tcl_image"]),
         "loss_tcl_feature": info_nce(pairs["similarity"] * scale["loss_tcl_feature"]),
         "loss_area_pos": (area.diagonal().mean() - heads["loss_area_pos"].prior).abs(),
@@ -126,4 +160,4 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
         "loss_tv_image": embedding.diff(dim=2).abs().mean() + embedding.diff(dim=3).abs().mean(),
         "loss_tv_mask": pairs["variation"],
     }
-    return {name: heads[name].weight * value for name, value in found.items()}
+    return {name: heads[name].weight * value for name, value in losses.items()}

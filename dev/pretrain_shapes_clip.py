@@ -1,15 +1,14 @@
 #!/usr/bin/env python
-"""Pre-trains the small world's CLIP from nothing, on captions alone, with open_clip's model and loss.
+"""Pre-train the small world's CLIP from random weights, on scenes and their captions, with open_clip's model and loss.
 
-This made the weights in tcl_d2/assets/shapes_clip. It draws its scenes from a seed of its own, so none of them is
-seen again by TCL or in evaluation. It can be stopped and started again: it goes on from its last checkpoint.
+This made the weights in tcl_d2/assets/shapes_clip. It draws its scenes from another seed than prepare_shapes.py, so
+neither TCL nor the evaluation sees them again. It can be stopped and started again.
 
     python dev/pretrain_shapes_clip.py --output output/shapes_clip
 """
 
 import argparse
 import math
-import os
 import time
 from multiprocessing import Pool
 from pathlib import Path
@@ -18,15 +17,20 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.utils.files import replacing
 from tcl_d2.utils.tensors import save_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "tcl_d2/assets/shapes_clip"
-SEED = 1_000_003  # apart from the seeds of prepare_shapes.py
-PLAIN = 0.3  # scenes on a blank ground: the image-level loss shows CLIP masked pictures
-MEAN, STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255  # as TCL normalises
+SEED = 1_000_003  # not a seed of prepare_shapes.py
+HELD_OUT = 2000  # pairs that are not trained on
+WARM_UP = 150  # steps
+PLAIN = 0.3  # share of scenes on a blank ground: the image-level loss shows CLIP masked pictures
+MEAN, STD = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255  # as TCL normalizes
 
 
 def _draw(index: int) -> tuple[np.ndarray, str]:
@@ -35,7 +39,7 @@ def _draw(index: int) -> tuple[np.ndarray, str]:
 
 
 def draw_pairs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 [count, 3, S, S] and tokens int16 [count, context]."""
+    """Draw scenes; return images uint8 [count, 3, S, S] and tokens int16 [count, context]."""
     tokenizer = open_clip.tokenizer.SimpleTokenizer(ASSETS / "bpe.txt.gz", context_length=32)
     with Pool() as pool:
         pairs = list(tqdm(pool.imap(_draw, range(count), chunksize=256), "drawing", count, mininterval=5))
@@ -44,11 +48,13 @@ def draw_pairs(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Normalize RGB images in 0..255, [B, 3, S, S]."""
     mean, std = (torch.tensor(x, dtype=torch.float32, device=images.device).view(3, 1, 1) for x in (MEAN, STD))
     return (images - mean) / std
 
 
 def random_flip(images: torch.Tensor) -> torch.Tensor:
+    """Flip each image along each axis with a probability of a half."""
     for axis in (-1, -2):
         flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
         images = torch.where(flip, images.flip(axis), images)
@@ -57,7 +63,7 @@ def random_flip(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def retrieval_accuracy(model, images: torch.Tensor, tokens: torch.Tensor, batch: int = 100) -> float:
-    """Share of images whose own caption scores highest among `batch`, in percent."""
+    """Return the share of images, in percent, whose caption has the highest score among `batch` captions."""
     model.eval()
     hits = 0
     for image, token in zip(images.split(batch), tokens.split(batch)):
@@ -65,6 +71,20 @@ def retrieval_accuracy(model, images: torch.Tensor, tokens: torch.Tensor, batch:
         hits += (logits.argmax(1) == torch.arange(len(image), device=logits.device)).sum().item()
     model.train()
     return 100 * hits / len(images)
+
+
+def build_optimizer(model: torch.nn.Module, lr: float, steps: int) -> tuple[AdamW, LambdaLR]:
+    """Return AdamW, without weight decay for norms and biases, and its schedule: a warm-up, then a cosine."""
+    decay = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    no_decay = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
+    optimizer = AdamW(groups, lr=lr, betas=(0.9, 0.98))
+
+    def factor(step: int) -> float:
+        warm_up = min(1, (step + 1) / WARM_UP)
+        return warm_up * 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 def main() -> None:
@@ -78,24 +98,21 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
 
-    images, tokens = (x.to(args.device) for x in draw_pairs(args.scenes))
-    held_out, images = images[:2000], images[2000:]
-    held_out_tokens, tokens = tokens[:2000], tokens[2000:]
+    # Draw the pairs, and hold some out
+    images, tokens = (tensor.to(args.device) for tensor in draw_pairs(args.scenes))
+    held_out, images = images[:HELD_OUT], images[HELD_OUT:]
+    held_out_tokens, tokens = tokens[:HELD_OUT], tokens[HELD_OUT:]
+
+    # Build model and optimizer
     torch.manual_seed(SEED)
     open_clip.add_model_config(ASSETS / "model.json")
     model = open_clip.create_model("model", device=args.device)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    no_decay = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": no_decay, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    warm_up = 150
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * min(1, step / args.steps))),
-    )
-    loss_of = ClipLoss()
+    optimizer, schedule = build_optimizer(model, args.lr, args.steps)
+    clip_loss = ClipLoss()
 
-    checkpoint, start = args.output / "last.pth", 0
+    # Go on from the last checkpoint
+    checkpoint = args.output / "last.pth"
+    start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=args.device, weights_only=True)
         model.load_state_dict(state["model"])
@@ -104,32 +121,39 @@ def main() -> None:
         start = state["step"]
         print(f"going on from step {start} of {checkpoint}")
 
-    generator, began = torch.Generator().manual_seed(SEED + start), time.perf_counter()
+    generator = torch.Generator().manual_seed(SEED + start)
+    start_time = time.perf_counter()
     for step in range(start, args.steps):
+        # Train a step
         batch = torch.randint(len(images), (args.batch,), generator=generator).to(args.device)
         image, text, scale = model(normalize(random_flip(images[batch].float())), tokens[batch].long())
-        loss = loss_of(image, text, scale)
+        loss = clip_loss(image, text, scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         model.logit_scale.data.clamp_(0, math.log(100))
+
+        # Log
         done = step + 1
         if done % 20 == 0:
-            left = (time.perf_counter() - began) / (done - start) * (args.steps - done) / 60
-            accuracy = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
-            accuracy = accuracy.float().mean().item() * 100
+            left = (time.perf_counter() - start_time) / (done - start) * (args.steps - done) / 60
+            is_right = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
+            accuracy = 100 * is_right.float().mean().item()
             print(
                 f"step {done}/{args.steps} loss {loss.item():.3f} batch accuracy {accuracy:.1f}% "
                 f"scale {scale.item():.1f}, {left:.0f} min left",
                 flush=True,
             )
+
+        # Save
         if done % 100 == 0 or done == args.steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "schedule": schedule.state_dict(), "step": done}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            with replacing(checkpoint) as unfinished:
+                torch.save({**state, "schedule": schedule.state_dict(), "step": done}, unfinished)
 
+    # Test, and write the weights
     accuracy = retrieval_accuracy(model, held_out, held_out_tokens)
     print(f"held-out scenes: {accuracy:.1f}% find their caption among 100")
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The paper's loss ablation in miniature: trains each recipe on the small world with several seeds, prints one table.
+"""Repeat the paper's ablation of the losses on the small world: train each recipe with several seeds, print a table.
 
 Runs that are complete are not repeated, and a stopped one goes on from its last checkpoint.
 
@@ -29,27 +29,33 @@ DATA = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
 
 
 def read_results(folder: Path) -> dict | None:
-    """The mIoU (%) that a complete run wrote last; None if it is not complete."""
+    """Return the mIoU (%) on each benchmark that a complete run wrote last; None if it is not complete."""
     metrics = folder / "metrics.json"
     if not (folder / "model_final.pth").exists() or not metrics.exists():
         return None
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    tested = [row for row in rows if "average/mIoU" in row]
-    return {data: tested[-1][f"{data}/sem_seg/mIoU"] for data in DATA} if tested else None
+    results = [row for row in rows if "average/mIoU" in row]
+    return {data: results[-1][f"{data}/sem_seg/mIoU"] for data in DATA} if results else None
 
 
 def train(config: str, seed: int, iterations: int, folder: Path) -> dict:
-    """One run as its own process, with its log in `folder`; returns its results."""
-    done = read_results(folder)
-    if done is None:
+    """Train a recipe in a new process, with its log in `folder`, unless it is complete; return its results."""
+    results = read_results(folder)
+    if results is None:
         command = [sys.executable, "train_net.py", "--config-file", f"configs/shapes/{config}", "--resume"]
         command += ["SEED", str(seed), "OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", str(iterations)]
         command += ["MODEL.TCL.UNFREEZE_ITER", str(iterations * 3 // 4)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        done = read_results(folder)
-        if run.returncode or done is None:
+        results = read_results(folder)
+        if run.returncode or results is None:
             sys.exit(f"{' '.join(command)} failed:\n{run.stderr[-2000:]}")
-    return done
+    return results
+
+
+def cell(values: list[float]) -> str:
+    """Return mean ± standard deviation; the mean alone of one value."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def main() -> None:
@@ -60,6 +66,7 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output.resolve()
 
+    # Train
     results = {name: [] for name in RECIPES}
     for seed in args.seeds:
         for name, config in RECIPES.items():
@@ -67,10 +74,7 @@ def main() -> None:
             results[name].append(train(config, seed, args.iterations, folder))
             print(f"{name}, seed {seed}: {results[name][-1]}", flush=True)
 
-    def cell(values: list[float]) -> str:
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread}"
-
+    # Print the table
     table = [(name, *(cell([run[data] for run in runs]) for data in DATA)) for name, runs in results.items()]
     print(f"\nmIoU (%) after {args.iterations} iterations, mean ± standard deviation of seeds {args.seeds}:\n")
     print(tabulate(table, ("losses", *DATA), "pipe"))
