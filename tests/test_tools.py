@@ -9,6 +9,7 @@ from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.utils.files import unfinished_path
 from tests.conftest import ROOT
 from tests.running import check_error, run
 
@@ -67,7 +68,7 @@ def test_demo_replaces_no_input(world, tmp_path):
 def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
     draw_scenes(tmp_path, "a.png")
     (tmp_path / "out").mkdir()
-    (tmp_path / f"out/.a.png.{2**22 + 1}.tmp").touch()  # no process has this number
+    unfinished_path(tmp_path / "out/a.png", pid=2**22 + 1).touch()  # no process has this number
     for _ in range(2):
         done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / "out")
         assert done.returncode == 0 and "1 of 1 images" in done.stdout

@@ -2,6 +2,8 @@
 
 import os
 import re
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = unfinished_path(path, os.getpid())
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -23,12 +25,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def unfinished_path(path: Path, pid: int) -> Path:
+    """Return the path of the temporary file for `path` of a process on this host."""
+    return path.with_name(f".{path.name}.{_host()}-{pid}.tmp")
+
+
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove the temporary files of `replacing` that killed processes left in a folder."""
+    """Remove the temporary files of `replacing` that killed processes of this host left in a folder."""
     for path in Path(folder).glob(".*.tmp"):
-        name = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        name = re.fullmatch(rf"\..+\.{_host()}-(\d+)\.tmp", path.name)
         if name is not None and not _is_running(int(name[1])):
             path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    """Name this host in 8 letters: on a shared disk, other hosts' processes write too, and cannot be looked for."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def _is_running(pid: int) -> bool:

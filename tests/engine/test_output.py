@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tcl_d2.engine import output_folder
+from tcl_d2.utils.files import unfinished_path
 
 
 @contextmanager
 def holder(folder: Path, purpose: str) -> Iterator[int]:
-    """A process that has the folder, and a child, as a loader's worker, that outlives it."""
+    """Start a process that has the folder, and that has a child, as a loader's worker, which outlives it."""
     child = os.fork()
     if child == 0:
         try:
@@ -27,9 +28,12 @@ def holder(folder: Path, purpose: str) -> Iterator[int]:
                 time.sleep(60)
         finally:
             os._exit(1)
+
+    # Wait until it has the folder
     while not (folder / "ready").exists():
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.01)
+
     try:
         yield child
     finally:
@@ -63,12 +67,15 @@ def test_a_killed_run_frees_its_folder(tmp_path):
 def test_what_killed_writers_left_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    names = [f".model_0000001.pth.{dead.pid}.tmp", f"inference/shapes_val/predictions/.1.png.{dead.pid}.tmp"]
-    for name in (*names, f".results.json.{os.getpid()}.tmp"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    names = ("model_0000001.pth", "inference/shapes_val/predictions/1.png")
+    left = [unfinished_path(tmp_path / name, dead.pid) for name in names]
+    running = unfinished_path(tmp_path / "results.json", os.getpid())
+    for path in (*left, running):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
     with output_folder(str(tmp_path), "evaluation"):
-        assert [path.name for path in tmp_path.rglob(".*.tmp")] == [f".results.json.{os.getpid()}.tmp"]
+        assert list(tmp_path.rglob(".*.tmp")) == [running]
 
 
 @pytest.mark.parametrize("path", ["file", "/proc/none", ""])
