@@ -1,4 +1,4 @@
-"""Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` try."""
+"""Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` cause."""
 
 import subprocess
 import sys
@@ -20,6 +20,21 @@ saw the outcome. The long run is `python dev/soak.py`: see below.
 |---|---|---|
 """
 SOAK = "\n## The long run\n"
+# Of every part, what tells most in a minute: `-m quick`
+QUICK = (
+    "checkpoint/test_official.py",
+    "data/test_image_text.py",
+    "data/test_images.py",
+    "data/test_loader.py",
+    "evaluation/test_zero_shot.py",
+    "modeling/test_golden.py",
+    "modeling/test_losses.py",
+    "modeling/test_score_rules.py",
+    "modeling/test_text.py",
+    "test_config.py",
+    "test_imports.py",
+    "test_segmentation.py",
+)
 
 
 def pytest_addoption(parser) -> None:
@@ -27,12 +42,16 @@ def pytest_addoption(parser) -> None:
 
 
 def pytest_configure(config) -> None:
-    config.addinivalue_line("markers", "fault(what, outcome): does a fault, and sees that the outcome is as documented")
+    config.addinivalue_line(
+        "markers", "fault(what, outcome): causes a fault, and checks that the outcome is as documented"
+    )
     config.addinivalue_line("markers", "quick: a first check of a change, in a minute")
 
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in QUICK:
+            item.add_marker("quick")
         for mark in item.iter_markers("fault"):
             item.user_properties.append(("fault", mark.args))
 
@@ -41,18 +60,31 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     if config.option.fault_table is None:
         return
     results = defaultdict(list)
-    for report in sum((terminalreporter.stats.get(kind, []) for kind in ("passed", "failed")), []):
-        for _, row in report.user_properties if report.when == "call" else ():
-            results[row].append(report.passed)
-    rows = [f"| {what} | {outcome} | {sum(good)} of {len(good)} passed |" for (what, outcome), good in results.items()]
+    reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
+    for report in reports:
+        if report.when == "call":
+            for _, (fault, outcome) in report.user_properties:
+                results[fault, outcome].append(report.passed)
+
+    # The table, and below it what the file has of the long run
+    rows = [
+        f"| {fault} | {outcome} | {sum(passed)} of {len(passed)} passed |"
+        for (fault, outcome), passed in results.items()
+    ]
     path = config.option.fault_table
-    kept = path.read_text().partition(SOAK) if path.exists() else ("", SOAK, "")
-    path.write_text(FAULT_TABLE + "\n".join(rows) + "\n" + "".join(kept[1:]))
+    long_run = path.read_text().partition(SOAK)[2] if path.exists() else ""
+    path.write_text(FAULT_TABLE + "\n".join(rows) + "\n" + SOAK + long_run)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Each test draws the same random numbers in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """A data sets' root with a small world of 300 training pairs and 12 validation images."""
+    """A folder of datasets with a small world of 300 training pairs and 12 validation images."""
     root = tmp_path_factory.mktemp("datasets")
     command = [sys.executable, "datasets/prepare_shapes.py", "--root", root / "shapes", "--train", "300", "--val", "12"]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True, capture_output=True)

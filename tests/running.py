@@ -15,7 +15,7 @@ _CONTEXT.set_forkserver_preload(["detectron2.engine", "tcl_d2.engine", "tcl_d2.p
 
 
 def _script(command: list[str], folder: Path, env: dict[str, str], files: list[str]) -> None:
-    """In a process of its own: python COMMAND, with its output in files."""
+    """Be a process that runs python COMMAND, with standard input, output and error in files."""
     for number, path in enumerate(files):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)  # multiprocessing has closed it
@@ -27,11 +27,13 @@ def _script(command: list[str], folder: Path, env: dict[str, str], files: list[s
 
 
 def run(world: Path, *command: object, folder: Path = ROOT, stdin: str = "") -> subprocess.CompletedProcess:
-    """python COMMAND in `folder`, with the data sets' root `world`."""
-    command, env = [str(part) for part in command], {"DETECTRON2_DATASETS": str(world)}
+    """Run python COMMAND in `folder`, with the datasets in `world`."""
+    command = [str(part) for part in command]
+    env = {"DETECTRON2_DATASETS": str(world)}
     with TemporaryDirectory() as temporary:
         files = [str(Path(temporary, name)) for name in ("in", "out", "err")]
         Path(files[0]).write_text(stdin)
+
         process = _CONTEXT.Process(target=_script, args=(command, folder, env, files))
         process.start()
         process.join()
@@ -40,7 +42,7 @@ def run(world: Path, *command: object, folder: Path = ROOT, stdin: str = "") -> 
 
 
 def check_error(done: subprocess.CompletedProcess, *parts: str) -> None:
-    """One message that has these parts, without a stack of calls."""
+    """Check that a process ended with one message that has these parts, without a stack of calls."""
     assert done.returncode != 0 and "Traceback" not in done.stderr
     message = done.stderr[done.stderr.index("error: ") :]
     for part in parts:

@@ -41,9 +41,10 @@ FAULTS = {  # of a sample, and the reason under which it is counted
 
 
 def write_shards(folder: Path, share: float, shards: int = 4, size: int = 50) -> tuple[list[dict], Counter, set]:
-    """Shards of which a share of the samples is broken -> their rows, faults by reason, and the good captions."""
+    """Write shards with a share of broken samples; return their rows, the faults by reason, and the good captions."""
     draw, reasons, good = random.Random(0), Counter(), set()
     broken = set(draw.sample(range(shards * size), int(share * shards * size)))
+
     for s in range(shards):
         files = {}
         for number in range(s * size, (s + 1) * size):
@@ -56,6 +57,7 @@ def write_shards(folder: Path, share: float, shards: int = 4, size: int = 50) ->
                 good.add(f"caption {number}")
             files |= {f"{number:05d}.{suffix}": content for suffix, content in parts.items()}
         write_tar(folder / f"{s}.tar", files)
+
     return [{"shard": str(folder / f"{s}.tar"), "num_samples": size} for s in range(shards)], reasons, good
 
 
@@ -88,10 +90,10 @@ def test_tar_cut_anywhere(tmp_path):
         ends = [member.offset_data + member.size for member in file if member.name.endswith("txt")]
     for place in random.Random(0).sample(range(len(whole)), 60):
         Path(rows[0]["shard"]).write_bytes(whole[:place])
-        found = set(islice(ImageTextStream("t", rows, mapper, 4, 0), 40))
-        number = sum(end <= place for end in ends)
-        assert {f"caption {n}" for n in (*range(number), *range(10, 20))} <= found, place
-        assert found <= {f"caption {n}" for n in range(20)}
+        captions = set(islice(ImageTextStream("t", rows, mapper, 4, 0), 40))
+        num_whole = len([end for end in ends if end <= place])
+        assert {f"caption {n}" for n in (*range(num_whole), *range(10, 20))} <= captions, place
+        assert captions <= {f"caption {n}" for n in range(20)}
 
 
 @pytest.mark.fault("a shard that vanishes, or becomes a folder, while training", "counted, the other shards go on")
@@ -114,7 +116,7 @@ def test_shard_vanishes(tmp_path, replace, caplog):
 
 @pytest.fixture
 def bad_numbers(shapes_cfg, monkeypatch):
-    """Its config, and a function that makes a loss NaN, or the gradient alone, in the steps that it is given."""
+    """A config, and a function that makes a loss NaN, or the gradient alone, in the steps that it is given."""
     shapes_cfg.VIS_PERIOD, shapes_cfg.SOLVER.MAX_ITER, shapes_cfg.SOLVER.MAX_SKIPPED = 0, 8, 2
     compute, calls = TCL.compute_losses, []
 
@@ -186,8 +188,8 @@ def odd_size(folder: Path) -> None:
 
 
 @pytest.fixture
-def own_set(world, tmp_path, shapes_cfg):
-    """A copy of the validation images as a data set of its own, and a config that evaluates on it."""
+def copied_set(world, tmp_path, shapes_cfg):
+    """A copy of the validation images as another dataset, and a config that evaluates on it."""
     folder = tmp_path / "set"
     shutil.copytree(world / "shapes/val", folder)
     words = MetadataCatalog.get("shapes_stuff_val").stuff_classes
@@ -210,9 +212,9 @@ def own_set(world, tmp_path, shapes_cfg):
         (odd_size, "image and label differ in size"),
     ],
 )
-def test_broken_benchmark(own_set, spoil, message, caplog):
+def test_broken_benchmark(copied_set, spoil, message, caplog):
     """Left out, the figures are those of the other images."""
-    folder, cfg = own_set
+    folder, cfg = copied_set
     model, name = Trainer.build_model(cfg).eval(), cfg.DATASETS.TEST[0]
     spoil(folder)
     with pytest.raises((OSError, ValueError), match=message):
@@ -228,9 +230,9 @@ def test_broken_benchmark(own_set, spoil, message, caplog):
 
 @pytest.mark.fault("label or image files changed since an evaluation that is resumed", "all is evaluated again")
 @pytest.mark.parametrize("part", ["labels", "images"])
-def test_resumed_evaluation_sees_changed_files(own_set, part):
+def test_resumed_evaluation_sees_changed_files(copied_set, part):
     """Also where their size is the same: their time of change differs."""
-    folder, cfg = own_set
+    folder, cfg = copied_set
     model, done = Trainer.build_model(cfg).eval(), []
     model.register_forward_hook(lambda *_: done.append(1))
     Trainer.test(cfg, model)
@@ -243,9 +245,9 @@ def test_resumed_evaluation_sees_changed_files(own_set, part):
 
 @pytest.mark.fault("--eval-only meets a broken image or a label value without a class", "one line that names the file")
 @pytest.mark.parametrize("spoil, message", [(spoil_image, "could not be read"), (odd_value, "has the value 200")])
-def test_evaluation_names_a_broken_file_in_one_line(own_set, world, tmp_path, spoil, message):
-    """Whether it is met here or in a loader's process."""
-    folder, _ = own_set
+def test_evaluation_names_a_broken_file_in_one_line(copied_set, world, tmp_path, spoil, message):
+    """Whether the main process meets it or a loader's."""
+    folder, _ = copied_set
     spoil(folder)
     arguments = ["--eval-only", "DATASETS.TEST", f"('{folder}',)", "TEST.ZERO_SHOT.PAMR.ENABLED", False]
     command = ["train_net.py", "--config-file", "configs/shapes/tcl.yaml", *arguments, "OUTPUT_DIR", tmp_path / "out"]

@@ -31,9 +31,9 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @contextmanager
-def started(root, *arguments, **how) -> Iterator[subprocess.Popen]:
-    """A process that is killed at the end, with all that it started, whatever happens in between."""
-    process = start(root, *arguments, **how)
+def started(root, *arguments, **options) -> Iterator[subprocess.Popen]:
+    """Start a process that is killed at the end, with all that it started, whatever happens in between."""
+    process = start(root, *arguments, **options)
     try:
         yield process
     finally:
@@ -83,18 +83,25 @@ def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
         assert name == "one" or (tmp_path / name / "log.txt.rank1").exists()
-    one = results(tmp_path / "one")
+    expected = results(tmp_path / "one")
     for several in (results(tmp_path / "two"), results(tmp_path / "torchrun")):
-        assert one["data sets"] == several["data sets"] and one["IoU of each class"] == several["IoU of each class"]
+        for key in ("data sets", "IoU of each class"):
+            assert several[key] == expected[key]
 
 
 def read_logs(folder: Path) -> str:
-    """Of all processes."""
+    """Return the logs of all processes."""
     return "".join(path.read_text() for path in folder.glob("log.txt*"))
 
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def last_worker(pid: int) -> int:
+    """Of torchrun's children those that run train_net.py count; spawned processes have another command line."""
+    scripts = [child for child in children(pid) if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return (scripts or children(pid))[-1]
 
 
 @pytest.mark.fault(
@@ -113,8 +120,7 @@ def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
         while not ("eta:" in (logs := read_logs(tmp_path)) and "Skipped a sample (" in logs):
             assert process.poll() is None and time.monotonic() < deadline, logs[-3000:]
             time.sleep(0.2)
-        by_name = [one for one in children(process.pid) if b"train_net" in Path(f"/proc/{one}/cmdline").read_bytes()]
-        os.kill((by_name or children(process.pid))[-1], signal.SIGKILL)
+        os.kill(last_worker(process.pid), signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0 and "SIGKILL" in stderr
 
@@ -129,7 +135,7 @@ def test_stopped_evaluation_goes_on_with_resume(world, tmp_path):
     assert results(tmp_path) == first
 
 
-def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
+def test_a_folder_is_evaluated_by_its_path(world, tmp_path):
     """As README says: images/, labels/ and classes.txt."""
     folder = tmp_path / "my_set"
     shutil.copytree(world / "shapes/val", folder)
@@ -139,8 +145,8 @@ def test_own_folder_is_evaluated_by_its_path(world, tmp_path):
     options = ["DATASETS.TEST", names, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.MAX_IMAGES", 3]
     done = run(world, "--eval-only", *options, "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
-    own, known = results(tmp_path)["data sets"]
-    assert own["data set"] == str(folder) and own["mIoU"] == known["mIoU"]
+    folder_row, catalog_row = results(tmp_path)["data sets"]
+    assert folder_row["data set"] == str(folder) and folder_row["mIoU"] == catalog_row["mIoU"]
 
 
 def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):
@@ -158,7 +164,7 @@ def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):
     torch.testing.assert_close(masks, figures["pamr_kp"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.fault("missing data sets and weights", "one error names them all before anything is built")
+@pytest.mark.fault("missing datasets and weights", "one error names them all before anything is built")
 def test_missing_data_and_weights_are_named_at_once(tmp_path):
     parts = ["cc3m", "cc12m", "img2dataset", "DETECTRON2_DATASETS", "MODEL.CLIP.PRETRAINED", "/none.pt"]
     check_error(run(tmp_path, "MODEL.CLIP.PRETRAINED", "/none.pt", config="configs/tcl.yaml"), *parts)

@@ -45,17 +45,17 @@ def test_blocks_that_are_counted_from_0_are_read_too():
     assert from_official(first).keys() == from_official(without_clip()).keys()
 
 
-@pytest.mark.parametrize("kind", ["model", "training", "without clip", "bare"])
+@pytest.mark.parametrize("content", ["model", "training", "without clip", "bare"])
 @torch.no_grad()
-def test_golden_masks_through_the_python_interface(cfg, tmp_path, kind):
+def test_golden_masks_through_the_python_interface(cfg, tmp_path, content):
     """As released; a training checkpoint with its configuration; without the frozen CLIP; a state dict alone."""
     path = tmp_path / "tcl.pth"
-    if kind == "training":
+    if content == "training":
         save(path, optimizer={"state": {}}, step=7, config=OmegaConf.create({"train": {"lr": 1}}))
-    elif kind == "bare":
+    elif content == "bare":
         torch.save(golden.load()["model"], path)
     else:
-        torch.save({"model": golden.load()["model"] if kind == "model" else without_clip()}, path)
+        torch.save({"model": golden.load()["model"] if content == "model" else without_clip()}, path)
     model = build_model(cfg).eval()
     TCLCheckpointer(model).load(str(path))
     figures = golden.load()["inference"]

@@ -38,7 +38,7 @@ class At(HookBase):
 
 
 def train(cfg, *hooks: HookBase) -> Trainer:
-    """Resumes; each process begins with a random state of its own."""
+    """Go on with a training; each process begins with a random state of its own."""
     seed_all_rng(None)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
@@ -53,7 +53,7 @@ def losses(trainer: Trainer) -> dict[int, float]:
     return {iteration: value for value, iteration in trainer.storage.history("total_loss").values()}
 
 
-def test_killed_at_random_moments(in_world):
+def test_losses_after_kills_at_random_moments_are_the_uninterrupted_ones(in_world):
     """dev/kill_and_resume.py with three kills; loader workers, both stages."""
     result = kill_and_resume.run(kills=3, iterations=16, seed=0, options=[])
     assert result["all iterations"] and result["last iteration"] == 15
@@ -63,7 +63,7 @@ def test_killed_at_random_moments(in_world):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("seed", [1, -1])
 def test_a_signal_writes_a_checkpoint_between_two(cfg, tmp_path, number, seed):
-    """After iteration 2, with one every 5th: goes on with batch 3, stage, optimiser, and a seed that was drawn."""
+    """After iteration 2, with one every 5th: goes on with batch 3, stage, optimizer, and a seed that was drawn."""
     cfg.SEED = seed
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
@@ -72,6 +72,8 @@ def test_a_signal_writes_a_checkpoint_between_two(cfg, tmp_path, number, seed):
     saved = torch.load(f"{cfg.OUTPUT_DIR}/model_0000002.pth", weights_only=True)
     resumed = losses(train(cfg))
     assert set(resumed) == {3, 4, 5, 6}
+
+    # The same without a stop
     cfg.SEED, cfg.OUTPUT_DIR = saved["trainer"]["seed"], str(tmp_path / "whole")
     os.makedirs(cfg.OUTPUT_DIR)
     whole = losses(train(cfg))
@@ -85,6 +87,8 @@ def test_checkpoints_at_the_end_alone(cfg, tmp_path):
         train(cfg, At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     resumed = losses(train(cfg))
     assert {path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")} == {"model_0000002.pth", "model_final.pth"}
+
+    # The same without a stop
     cfg.OUTPUT_DIR = str(tmp_path / "whole")
     os.makedirs(cfg.OUTPUT_DIR)
     whole = losses(train(cfg))
@@ -93,7 +97,7 @@ def test_checkpoints_at_the_end_alone(cfg, tmp_path):
 
 
 def in_a_process(act) -> int:
-    """Runs something in a forked process; its exit status."""
+    """Call a function in a forked process; return its exit status."""
     child = os.fork()
     if child == 0:
         try:
@@ -124,7 +128,7 @@ def assert_last_is_whole(cfg) -> None:
     assert resumed.start_iter == 5
 
 
-def test_killed_while_a_checkpoint_is_written(cfg, trained, monkeypatch):
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(cfg, trained, monkeypatch):
     def die_half_way(data, path):
         Path(path).write_bytes(b"PK half")
         os.kill(os.getpid(), signal.SIGKILL)

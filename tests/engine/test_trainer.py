@@ -1,4 +1,4 @@
-"""Training: decay groups, schedule, clipping, stages, resuming, the same seed twice, precision, and that it learns."""
+"""Training: weight decay, schedule, clipping, stages, resuming, the same seed twice, precision, and that it learns."""
 
 import os
 
@@ -35,7 +35,7 @@ def cfg(shapes_cfg):
     return shapes_cfg
 
 
-def test_decay_groups(cfg):
+def test_weights_decay_and_biases_do_not(cfg):
     """1-d parameters and biases do not decay; 0-d scalars do, as in the official release."""
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
@@ -50,6 +50,7 @@ def test_decay_groups(cfg):
         "sim2mask.b": 0.05,
         "losses.ImageTCLLoss.logit_scale": 0.05,
     }
+
     named = dict(model.named_parameters())
     assert {name: decay[id(named[name])] for name in expected} == expected
     assert not any(id(p) in decay for p in model.clip.parameters())
@@ -84,7 +85,7 @@ def test_schedule_warms_up_to_the_full_rate_then_falls_to_the_minimum(cfg):
     assert rates[-1] == pytest.approx(cfg.SOLVER.BASE_LR_END, rel=0.1)
 
 
-def test_stage_switch(cfg):
+def test_copied_blocks_train_in_the_second_stage_alone(cfg):
     """The copied block keeps its weights in the first stage, and moves from the configured iteration on."""
     start = weights(Trainer(cfg))
     cfg.SOLVER.MAX_ITER = 2

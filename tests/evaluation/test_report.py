@@ -35,6 +35,7 @@ def test_the_eight_beside_the_published_row():
         "17.1",
         "37.2",
     ]
+
     assert [cells(line)[0] for line in others] == ["fwIoU", "mACC", "pACC"]
 
 
@@ -63,6 +64,8 @@ def test_files_have_each_metric_and_the_iou_of_each_class(tmp_path):
     for word in MetadataCatalog.get("zeroshot_cityscapes_val").stuff_classes:
         metrics[f"IoU-{word}"] = 30.0 if word in words else float("nan")
     save_report(results, tmp_path, "TCL", {"weights": "x.pth"})
+
+    # A line a dataset
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
     expected = {
         "data set": "zeroshot_cityscapes_val",
@@ -72,6 +75,8 @@ def test_files_have_each_metric_and_the_iou_of_each_class(tmp_path):
         "published mIoU": "24.0",
     }
     assert {key: row[key] for key in expected} == expected
+
+    # The same, with settings and classes
     whole = json.loads((tmp_path / "results.json").read_text())
     assert whole["settings"] == {"weights": "x.pth"} and whole["average"]["mIoU"] == 25.0
     iou = whole["IoU of each class"]["zeroshot_cityscapes_val"]

@@ -23,6 +23,7 @@ def benchmark(tmp_path):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
         values = rng.choice([0, 10, 20, 255], size).astype(np.uint8)  # no cow in the ground truth
         Image.fromarray(values).save(tmp_path / f"labels/{i}.png")
+
     register_benchmark(
         "t_bench",
         images=str(tmp_path / "images"),
@@ -49,7 +50,7 @@ def run(predict) -> dict:
 
 
 def test_equals_an_independent_computation(benchmark):
-    """Over the whole data set, class by class, with loops over pixels; 'cow' is predicted but never there, IoU 0."""
+    """Over the whole dataset, class by class, with loops over pixels; 'cow' is predicted but never there, IoU 0."""
     rng = np.random.default_rng(1)
     predictions = {}
 
