@@ -164,8 +164,8 @@ def soak(iterations: int, processes: int, seed: int, seconds: float) -> bool:
     rng = random.Random(seed)
     start_time = time.monotonic()
     world = Path(os.environ.get("DETECTRON2_DATASETS", ROOT / "datasets"), "shapes")
-    if not (world / "train").is_dir():
-        sys.exit(f"error: no small world at {world}: python datasets/prepare_shapes.py")
+    if len(list(world.glob("train/*.tar"))) < 3:  # a third of them is broken at a time
+        sys.exit(f"error: no small world of 3 shards or more at {world}: python datasets/prepare_shapes.py")
 
     with TemporaryDirectory() as temporary:
         # Train on a copy of the world

@@ -1,4 +1,4 @@
-"""A tutorial: segment, evaluate, train a little, and look at what came of it. Two minutes on a CPU.
+"""A tutorial: segment, evaluate, train a little, and look at the results. It takes two minutes on a CPU.
 
 python docs/tutorial.py        # from the project's folder; pictures go to output/tutorial
 """
@@ -17,27 +17,27 @@ from tcl_d2.predictor import TCLPredictor
 
 OUTPUT = Path("output/tutorial")
 
-# 1. The small world: scenes of textured objects with captions, and validation images with labels; half a minute.
+# 1. Draw the small world: scenes of textured objects with captions, and validation images with labels.
 if not (datasets_root() / "shapes/val").is_dir():
     subprocess.run([sys.executable, "datasets/prepare_shapes.py"], check=True)
 
-# 2. A model that is trained already. Any words will do; those that it never heard get low scores.
+# 2. Segment an image with the trained model of the project. Words that it has never seen get low scores.
 predictor = TCLPredictor("configs/shapes/trained.yaml")
 scene = DatasetCatalog.get("shapes_val")[0]
 segmentation = predictor(scene["file_name"], ["brick", "yellow checked", "lava", "unicorn"], background=True)
 print("\nShare of the image:", {word: round(area, 2) for word, area in segmentation.areas().items()})
 
-# 3. Pictures of it: the overlay with its legend, the labels, and the scores of each word.
+# 3. Save pictures: the overlay with its legend, the labels, and the scores of each word.
 for path in segmentation.save(OUTPUT, "scene", heat_maps=True):
     print("  ", path)
 
-# 4. Evaluate on a benchmark: any registered data set with label files. Here on 10 of the small world's images.
+# 4. Evaluate on a benchmark, any registered dataset with label files; here on 10 images of the small world.
 setup_logger(name="tcl_d2")
-quick = ["DATASETS.TEST", ("shapes_val",), "TEST.ZERO_SHOT.MAX_IMAGES", 10, "OUTPUT_DIR", OUTPUT]
-cfg = load_config("configs/shapes/trained.yaml", quick)
+few_images = ["DATASETS.TEST", ("shapes_val",), "TEST.ZERO_SHOT.MAX_IMAGES", 10, "OUTPUT_DIR", OUTPUT]
+cfg = load_config("configs/shapes/trained.yaml", few_images)
 before = Trainer.test(cfg, predictor.model)
 
-# 5. Train one of your own, for 30 iterations: too few, but the losses fall. The frozen CLIP comes with the project.
+# 5. Train a model for 30 iterations: too few, but the losses fall. The frozen CLIP comes with the project.
 short = ["DATASETS.TEST", (), "SOLVER.MAX_ITER", 30, "SOLVER.WARMUP_ITERS", 5, "MODEL.TCL.UNFREEZE_ITER", 20]
 trainer = Trainer(load_config("configs/shapes/tcl.yaml", [*short, "OUTPUT_DIR", OUTPUT]))
 trainer.resume_or_load(resume=False)

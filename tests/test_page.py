@@ -57,7 +57,7 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
     assert kept < 150e6
 
 
-def test_heat_map_of_what_is_kept(page, tmp_path):
+def test_heat_maps_are_drawn_of_what_is_kept(page, tmp_path):
     Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
     _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
     assert segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
@@ -68,7 +68,7 @@ def test_heat_map_of_what_is_kept(page, tmp_path):
 
 
 @pytest.mark.fault("web page: a picture that is too large, broken or empty", "the page says what is wrong")
-def test_unfit_pictures_are_said(page, tmp_path):
+def test_pictures_that_cannot_be_used_are_named(page, tmp_path):
     Image.new("L", (5000, 4000)).save(tmp_path / "large.png")
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
     Image.fromarray(draw_scene(seed=7, index=2).image).save(tmp_path / "whole.png")
@@ -80,7 +80,7 @@ def test_unfit_pictures_are_said(page, tmp_path):
             page.segment(str(tmp_path / f"{name}.png"), ["brick"], **SETTINGS)
 
 
-def test_unfit_words_are_said(page, tmp_path):
+def test_words_that_cannot_be_used_are_named(page, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     many = ", ".join(map(str, range(51)))
     reasons = {" , ": "at least one word", many: "At most 50 words", "background": "leave the word out"}
@@ -128,8 +128,8 @@ def address():
     command = [sys.executable, "demo/app.py", "--port", "7871"]
     page = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in page.stdout:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            yield found[0]
+        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+            yield match[0]
             break
     else:
         pytest.fail("the page did not start")
@@ -154,6 +154,7 @@ def wait_for(driver, look, seconds: float = 60):
 
 
 def type_words(driver, *words: str) -> None:
+    """Type words into the form, with Enter after each."""
     field = driver.find_element(By.CSS_SELECTOR, "#words input")
     for word in words:
         field.send_keys(word, Keys.ENTER)
@@ -165,7 +166,7 @@ def areas(driver) -> str:
 
 
 def show_heat_map(driver) -> None:
-    """Clicks the first word of the result."""
+    """Click the first word of the result."""
     wait_for(driver, lambda d: d.find_element(By.CSS_SELECTOR, "#result .legend-item")).click()
     wait_for(driver, lambda d: d.find_element(By.CSS_SELECTOR, "#heat img").is_displayed())
 
@@ -184,7 +185,7 @@ def test_picture_and_words_in_masks_out(browser, tmp_path):
 
 
 @in_browser
-def test_missing_input_is_said(browser):
+def test_missing_picture_is_said(browser):
     browser.find_element(By.ID, "segment").click()
     assert wait_for(browser, lambda d: "Give a picture first" in d.find_element(By.TAG_NAME, "body").text)
 
