@@ -1,14 +1,20 @@
 """Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` cause."""
 
+import os
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-import torch
 
-from tcl_d2 import load_config
+# Before torch is imported: threads that wait then sleep. Else a test with more processes than cores, or two test runs
+# at once, take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch  # noqa: E402
+
+from tcl_d2 import load_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
