@@ -1,6 +1,7 @@
 """Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` cause."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -18,6 +19,8 @@ from tcl_d2 import load_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(2)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FAULT_TABLE = """# Faults, and what comes of them
 Made by `python -m pytest tests -m fault --fault-table=docs/faults.md`: each row is a test that did this and
 saw the outcome. The long run is `python dev/soak.py`: see below.
