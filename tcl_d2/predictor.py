@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from .checkpoint import TCLCheckpointer
-from .config import check_meta_architecture, load_config, merge_options
+from .config import check_device, check_meta_architecture, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
@@ -55,6 +55,7 @@ class TCLPredictor:
         if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"
+        check_device(self.cfg.MODEL.DEVICE)
         if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
             logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 

@@ -139,3 +139,8 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
     assert Image.open(overlay).width >= 240  # the legend has room
     shown = predictor(image, ["brick", "sand"], longest_side=100)
     assert shown.labels.shape == shown.image.shape[:2] and min(shown.labels.shape) >= 1
+
+
+def test_a_device_that_torch_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', which torch does not know"):
+        TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
