@@ -9,6 +9,7 @@ every run must equal the loss of the uninterrupted training at the same iteratio
 """
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -39,14 +40,16 @@ class Recorder(HookBase):
             file.write(f"{self.trainer.iter} {loss!r}\n")
 
 
-def train(folder: str, iterations: int, options: list) -> None:
+def train(environment: dict, folder: str, iterations: int, options: list) -> None:
     """Train in a folder from its last checkpoint on; to be called in a new process.
 
     Args:
+        environment: variables of the process that asks: the fork server has those of the time when it started.
         folder: OUTPUT_DIR, where losses.txt gets a line for each iteration.
         iterations: number of iterations of the whole training.
         options: KEY, VALUE pairs over the configuration.
     """
+    os.environ.update(environment)
     set_start_method("fork", force=True)  # of the loader's workers: as in any training, not as this process began
 
     # Build the trainer
@@ -96,7 +99,7 @@ def run(kills: int, iterations: int, seed: int, options: list) -> dict:
 
         # Kill and resume
         for kill in range(kills):
-            process = context.Process(target=train, args=(broken, iterations, options))
+            process = context.Process(target=train, args=(dict(os.environ), broken, iterations, options))
             process.start()
             _wait_for_line(process, broken)
             process.join(rng.uniform(0, 1.5))
@@ -120,7 +123,7 @@ def run(kills: int, iterations: int, seed: int, options: list) -> dict:
 
 def _finish(context, folder: str, iterations: int, options: list) -> None:
     """Train to the last iteration without a kill."""
-    process = context.Process(target=train, args=(folder, iterations, options))
+    process = context.Process(target=train, args=(dict(os.environ), folder, iterations, options))
     process.start()
     process.join()
     if process.exitcode:
