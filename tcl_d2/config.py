@@ -11,19 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from .modeling import ZeroShotSegmentor
-
-# The prompt templates of the paper's published results.
-TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of a {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-    "a photo of many {}.",
-    "a photo of {}s.",
-)
+from .modeling.templates import get_templates
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
@@ -252,7 +240,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Folder that keeps text embeddings between runs, by CLIP's weights and prompts; "" for none.
     cfg.TEST.ZERO_SHOT.TEXT_CACHE = "~/.cache/tcl_d2/text"
     # Prompt templates; a class embedding is the mean over them.
-    cfg.TEST.ZERO_SHOT.TEMPLATES = list(TEMPLATES)
+    cfg.TEST.ZERO_SHOT.TEMPLATES = get_templates("tcl")
     # Whether to refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
     cfg.TEST.ZERO_SHOT.PAMR = CN()
     cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True

@@ -1,0 +1,53 @@
+"""Prompt templates by name: the sets that methods of the field use."""
+
+from collections.abc import Sequence
+
+from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+from .text import check_templates
+
+_OPENAI_IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+TEMPLATES = {
+    # The nine of the TCL paper's published results
+    "tcl": [
+        "itap of a {}.",
+        "a bad photo of a {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "a photo of many {}.",
+        "a photo of {}s.",
+    ],
+    # The 80 with which OpenAI evaluated CLIP on ImageNet; SCLIP, ClearCLIP, NACLIP and ProxyCLIP use them
+    "openai_imagenet": _OPENAI_IMAGENET,
+    # MaskCLIP's 85
+    "maskclip": [
+        *_OPENAI_IMAGENET,
+        "there is a {} in the scene.",
+        "there is the {} in the scene.",
+        "this is a {} in the scene.",
+        "this is the {} in the scene.",
+        "this is one {} in the scene.",
+    ],
+}
+
+
+def get_templates(templates: str | Sequence[str]) -> list[str]:
+    """Return prompt templates, each with the place `{}` for a word.
+
+    Args:
+        templates: the name of a set, see TEMPLATES, or the templates themselves.
+
+    Raises:
+        ValueError: there is no set of that name, no template, or a template without exactly one `{}`.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATES:
+            raise ValueError(
+                f"There are no prompt templates of the name '{templates}': give one of {', '.join(TEMPLATES)}, or a "
+                "list of templates such as ['a photo of a {}.']."
+            )
+        return list(TEMPLATES[templates])
+    return list(check_templates(templates))
