@@ -51,7 +51,7 @@ class Page:
 
         Args:
             path: of the picture.
-            words: class words; each may be several words with commas between them.
+            words: class words; each may be a text of several classes, see split_words.
             background: whether pixels that no word fits well are background.
             threshold: score of the background.
             kp: share of CLIP's own masks.
@@ -68,12 +68,14 @@ class Page:
         """
         # Check the input
         words = split_words(",".join(words or []))
+        words = [entry for index, entry in enumerate(words) if entry not in words[:index]]
         if path is None:
             raise gr.Error("Give a picture first.")
         if not words:
             raise gr.Error("Give at least one word to look for.")
-        if len(words) > MAX_WORDS:
-            raise gr.Error(f"At most {MAX_WORDS} words at once, not {len(words)}.")
+        num_words = sum(1 if isinstance(entry, str) else len(entry) for entry in words)
+        if num_words > MAX_WORDS:
+            raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
 
         # Segment with the visitor's settings
         model = self.predictor.model
@@ -82,7 +84,7 @@ class Page:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
-            segmentation = self.predictor(path, list(dict.fromkeys(words)), background, longest_side=LONGEST_SIDE)
+            segmentation = self.predictor(path, words, background, longest_side=LONGEST_SIDE)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise gr.Error(str(error).replace(path, "the file")) from None
         segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
@@ -132,7 +134,7 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
                     multiselect=True,
                     allow_custom_value=True,
                     label="Words",
-                    info="Any words: Enter after each, or several with commas",
+                    info="Any words: Enter after each, or several with commas; person | man is one class",
                     elem_id="words",
                 )
                 background = gr.Checkbox(False, label="The rest is background")

@@ -21,7 +21,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from tcl_d2.data.benchmarks import BACKGROUND
-from tcl_d2.data.words import read_words
+from tcl_d2.data.words import as_vocabulary, class_names, read_class_words
 from tcl_d2.modeling.text import dataset_vocabulary
 from tcl_d2.predictor import TCLPredictor, class_words, split_words
 from tcl_d2.segmentation import result_paths, shorten
@@ -99,11 +99,11 @@ def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
     remove_unfinished(output)
 
 
-def read_classes(text: str) -> tuple[list[str], bool]:
+def read_classes(text: str) -> tuple[list[str | list[str]], bool]:
     """Read class words.
 
     Args:
-        text: words such as "a, b", a file with a word a line, or the name of a benchmark.
+        text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark.
 
     Returns:
         the words, and whether a benchmark has a background besides.
@@ -113,7 +113,7 @@ def read_classes(text: str) -> tuple[list[str], bool]:
         ValueError: a dataset without class words, or a file that cannot be used.
     """
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
-        return read_words(text), False
+        return as_vocabulary(read_class_words(text)), False
 
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
@@ -121,10 +121,10 @@ def read_classes(text: str) -> tuple[list[str], bool]:
         return dataset_vocabulary(text)
 
     words = split_words(text)
-    for word in words:
+    for word in class_names(words):
         if "/" in word or word.lower().endswith(TEXT_SUFFIXES):
             raise FileNotFoundError(
-                f"--classes: no file '{word}'. If it is a class word, give the words in a file, a word a line"
+                f"--classes: no file '{word}'. If it is a class word, give the words in a file, a class a line"
             )
     return words, False
 
@@ -165,7 +165,7 @@ def segment_files(
 ) -> int:
     """Segment every file and write its results; return the number of files that could not be read."""
     num_broken = 0
-    classes = [BACKGROUND, *words] if background else words
+    classes = [BACKGROUND, *class_names(words)] if background else class_names(words)
     names = result_names(paths, classes if args.heat_maps else ())
 
     for path, name in zip(tqdm(paths, unit="image"), names):
@@ -266,7 +266,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
 
     # Classes and settings
-    parser.add_argument("--classes", required=True, help='"a, b", a file with a word a line, or a benchmark\'s name')
+    parser.add_argument(
+        "--classes",
+        required=True,
+        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name',
+    )
     parser.add_argument("--background", action="store_true", help="pixels that no word fits are background")
     parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")

@@ -16,6 +16,7 @@ from .config import check_device, check_meta_architecture, load_config, merge_op
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
+from .data.words import class_names, split_words
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class TCLPredictor:
     def __call__(
         self,
         image: ImageLike | Sequence[ImageLike],
-        classes: str | Sequence[str],
+        classes: str | Sequence[str | Sequence[str]],
         background: bool = False,
         *,
         labels_only: bool = False,
@@ -76,7 +77,8 @@ class TCLPredictor:
 
         Args:
             image: path, PIL image, or array, see data.images.as_array; or a list of them.
-            classes: class words, without the background; or one text with commas between the words.
+            classes: class words, without the background: a word or a list of words for each class, named by its first
+                word; or one text, see split_words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
             longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
@@ -88,10 +90,10 @@ class TCLPredictor:
         Raises:
             ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
-        words = class_words(classes, background)
+        vocabulary = class_words(classes, background)
         if isinstance(image, (list, tuple)):
             options = {"labels_only": labels_only, "longest_side": longest_side}
-            return [self(picture, words, background, **options) for picture in image]
+            return [self(picture, vocabulary, background, **options) for picture in image]
 
         # Resize the image, for the model and for the result
         pixels = as_array(image)
@@ -101,39 +103,36 @@ class TCLPredictor:
         inputs["height"], inputs["width"] = pixels.shape[:2]
 
         # Run the model
-        inputs |= {"vocabulary": words, "background": background, "labels_only": labels_only}
+        inputs |= {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
         with torch.no_grad():
             output = self.model([inputs])[0]
 
         # Bring labels and scores to the CPU
         scores = None if labels_only else output["sem_seg"].float().cpu()
         labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
-        names = [BACKGROUND, *words] if background else words
+        names = class_names(vocabulary)
+        if background:
+            names = [BACKGROUND, *names]
         return Segmentation(pixels, names, labels.numpy(), background, scores)
 
 
-def split_words(text: str) -> list[str]:
-    """Return the class words of a text such as "red apple, wooden table"."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def class_words(classes: str | Sequence[str], background: bool = False) -> list[str]:
-    """Return class words as a list.
+def class_words(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:
+    """Return class words as a vocabulary.
 
     Args:
-        classes: the words, or one text with commas between the words.
+        classes: a word or a list of words for each class; or one text, see split_words.
         background: whether the background is a class besides.
 
     Raises:
         ValueError: one of the words is "background", and there is a background besides.
     """
-    words = split_words(classes) if isinstance(classes, str) else list(classes)
-    if background and BACKGROUND in words:
+    vocabulary = split_words(classes) if isinstance(classes, str) else list(classes)
+    if background and any(BACKGROUND in ([words] if isinstance(words, str) else words) for words in vocabulary):
         raise ValueError(
             f"'{BACKGROUND}' is one of the class words, and the background comes before them as a class of that name: "
             "leave the word out, or go without the background."
         )
-    return words
+    return vocabulary
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

@@ -84,6 +84,7 @@ def test_words_that_cannot_be_used_are_named(page, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     many = ", ".join(map(str, range(51)))
     reasons = {" , ": "at least one word", many: "At most 50 words", "background": "leave the word out"}
+    reasons |= {many.replace(",", "|"): "At most 50 words at once, not 51"}  # of one class
     for text, reason in reasons.items():
         with pytest.raises(gr.Error, match=reason):
             page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
-from tcl_d2.predictor import TCLPredictor
+from tcl_d2.predictor import TCLPredictor, class_words
 from tcl_d2.segmentation import Segmentation
 from tests.conftest import ROOT
 
@@ -76,6 +76,13 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
     with pytest.raises(ValueError, match="'background' is one of the class words.*leave the word out"):
         predictor(image, words, background=True)
     assert predictor(image, words).classes == words
+
+
+@pytest.mark.parametrize("classes", ["person | man, background music", [["person", "man"], "background music"]])
+def test_a_class_may_have_several_words(classes):
+    assert class_words(classes, background=True) == [["person", "man"], "background music"]
+    with pytest.raises(ValueError, match="'background' is one of the class words"):
+        class_words("wall | background, cat", background=True)
 
 
 def test_options_are_applied_over_a_configuration():

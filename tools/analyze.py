@@ -215,7 +215,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
 
 
 @torch.no_grad()
-def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: list[str]) -> dict:
+def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int, words: Sequence) -> dict:
     """Compute the IoU in percent of a class under several names for it; the other classes keep theirs.
 
     Args:
@@ -223,10 +223,10 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
         predictor: holds the model.
         output: folder of the picture.
         count: number of images, evenly spaced; 0 for all.
-        words: the class's name, then other words for it.
+        words: the class's name, then other words for it, or lists of words that are looked for together.
 
     Returns:
-        the IoU of each word.
+        the IoU of each word, or of several as "a | b".
 
     Raises:
         ValueError: the first word is no class of the benchmark, or no image has it.
@@ -238,20 +238,21 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
 
     # Count pixels for each word, over the images that have the class
     index = classes.index(words[0])
-    totals = {word: np.zeros((len(classes), len(classes)), np.int64) for word in words}
+    wordings = {" | ".join([entry] if isinstance(entry, str) else entry): entry for entry in words}
+    totals = {text: np.zeros((len(classes), len(classes)), np.int64) for text in wordings}
     for dataset_dict, label in read_labels(data, count):
         if not (label == index).any():
             continue
-        for word in words:
-            reworded = [word if name == words[0] else name for name in names]
+        for text, entry in wordings.items():
+            reworded = [entry if name == words[0] else name for name in names]
             inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background}
             prediction = predictor.model([inputs])[0]["sem_seg_labels"].cpu().numpy()
-            totals[word] += count_pixels(prediction, label, len(classes))
+            totals[text] += count_pixels(prediction, label, len(classes))
     if not totals[words[0]].any():
         raise ValueError(f"None of the images has '{words[0]}'.")
 
     # Draw and print
-    ious = {word: compute_metrics(matrix, classes)[f"IoU-{words[0]}"] for word, matrix in totals.items()}
+    ious = {text: compute_metrics(matrix, classes)[f"IoU-{words[0]}"] for text, matrix in totals.items()}
     draw_bars(ious, output / "wording.png")
     print(tabulate(ious.items(), headers=("word", f"IoU of '{words[0]}', %"), tablefmt="pipe", floatfmt=".1f"))
     return ious

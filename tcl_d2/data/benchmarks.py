@@ -13,7 +13,7 @@ from ..utils.visualizer import distinct_colors
 from . import shapes
 from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
-from .words import read_words
+from .words import Source, check_class_words, check_fits_classes, class_names, read_class_words
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see engine.trainer.EVALUATORS
 BACKGROUND = "background"
@@ -142,7 +142,7 @@ def register_benchmark(
     prepare: str = "put images and labels there",
     title: str | None = None,
     num_images: Sequence[int] = (),
-    published: dict[str, float] | None = None,
+    class_words: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Register a folder of images and a folder of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
@@ -151,8 +151,8 @@ def register_benchmark(
         images: folder with jpg, jpeg, png or webp files, or a pattern "folder/{}suffix" where {} is an image's ID,
             which may have slashes. Relative to DETECTRON2_DATASETS, or absolute; so are labels and ids.
         labels: folder of PNGs named by ID, or a pattern. If there are several, the first that has its folder is used.
-        classes: class words in the order of the labels.
-        background: whether the first class word stands for the background; the model is never asked for it.
+        classes: names of the classes in the order of the labels; also the words to look for.
+        background: whether the first class is the background; the model is never asked for its name.
         ids: text file of the IDs that belong to the benchmark; None: all images of the folder.
         label_map: value in the label file -> index of `classes` or `ignore_label`; None: values are these already.
         ignore_label: value of the pixels that count nowhere.
@@ -160,12 +160,16 @@ def register_benchmark(
         prepare: the command that makes the data, for the error when it is missing.
         title: a short name for tables.
         num_images: how many images there should be; several where more than one count is in use.
-        published: mIoU in percent by meta-architecture, as the paper has it.
+        class_words: the words to look for in place of the names, a list for each class; the background's, which are
+            the first, may be left out.
 
     Raises:
-        ValueError: a class word stands for two labels.
+        ValueError: a name or a word stands for two labels, or there are words for more or fewer classes.
     """
-    _check_distinct(name, classes)
+    source = Source(f"Dataset '{name}'")
+    check_class_words([[word] for word in classes], source)
+    if class_words is not None:
+        _check_words(class_words, classes, background, source)
     label_patterns = [labels] if isinstance(labels, str) else list(labels)
 
     def load() -> list[dict]:
@@ -189,20 +193,18 @@ def register_benchmark(
         evaluator_type=EVALUATOR_TYPE,
         title=title or name,
         num_images=tuple(num_images),
-        published=published or {},
     )
+    if class_words is not None:
+        MetadataCatalog.get(name).class_words = [list(words) for words in class_words]
 
 
-def _check_distinct(name: str, classes: Sequence[str]) -> None:
-    """Raise a ValueError that names the first class word that stands for two labels."""
-    indices = {}
-    for index, word in enumerate(classes):
-        first = indices.setdefault(word, index)
-        if first != index:
-            raise ValueError(
-                f"Dataset '{name}': the class word '{word}' stands for two labels, {first} and {index}. Give them "
-                "different words, such as 'crane (bird)' and 'crane (machine)'."
-            )
+def _check_words(
+    class_words: Sequence[Sequence[str]], classes: Sequence[str], background: bool, source: Source
+) -> None:
+    if background and len(class_words) == len(classes) - 1:  # without the background's
+        classes, background, source = classes[1:], False, source._replace(first=1)
+    check_class_words(class_words, source, background)
+    check_fits_classes(class_words, classes, source, background)
 
 
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
@@ -214,8 +216,9 @@ def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:
     """Register a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
 
-    classes.txt (UTF-8) has a class word a line, in the order of the label values from 0; if the first is "background",
-    it is the background. The label value 255 is ignored.
+    classes.txt (UTF-8) has a class a line, in the order of the label values from 0: its name, and, after commas or
+    semicolons, further words for it. If the first name is "background", it is the background. The label value 255 is
+    ignored.
 
     Args:
         folder: absolute, or relative to the working directory.
@@ -226,7 +229,7 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
 
     Raises:
         FileNotFoundError: there is no classes.txt.
-        ValueError: classes.txt is not UTF-8, is empty, has a word twice or more than 255; or the name is taken.
+        ValueError: classes.txt is not as read_class_words needs it, or has more than 255 lines; or the name is taken.
     """
     name = name or str(folder)
     path = Path(folder).resolve()
@@ -234,16 +237,24 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
     if not words_file.is_file():
         raise FileNotFoundError(
             f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
-            "same names) and classes.txt (a class word a line, in the order of the label values)."
+            "same names) and classes.txt (a class a line, in the order of the label values)."
         )
 
-    classes = read_words(words_file)
+    class_words = read_class_words(words_file)
+    classes = class_names(class_words)
     if len(classes) > 255:
         raise ValueError(f"Dataset '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
     if name in DatasetCatalog.list():
         raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
 
-    register_benchmark(name, str(path / "images"), str(path / "labels"), classes, classes[0] == BACKGROUND)
+    # The background's name is no word to look for; its further words are
+    background = classes[0] == BACKGROUND
+    if background:
+        words_of_background = class_words.pop(0)[1:]
+        if words_of_background:
+            class_words.insert(0, words_of_background)
+
+    register_benchmark(name, str(path / "images"), str(path / "labels"), classes, background, class_words=class_words)
     return name
 
 
@@ -274,7 +285,6 @@ def _register_table() -> None:
             prepare=f"python datasets/{entry['prepare']}",
             title=entry["title"],
             num_images=entry["num_images"],
-            published=entry.get("published"),
         )
 
 

@@ -1,20 +1,213 @@
-"""Lists of class words in text files."""
+"""Words of classes: each class has one or several, given as text, in files, or as a method's release has them.
 
+In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from ..assets import FOLDER as ASSETS
+
+_FOLDER = ASSETS / "words"
+_EVERY_METHOD = "every method"  # in the index: the lists that all releases share
 
 
-def read_words(path: str | Path) -> list[str]:
-    """Read a file with a word a line, UTF-8 with or without a byte-order mark; blank lines are left out.
+def split_words(text: str) -> list[str | list[str]]:
+    """Return the classes of a text such as "person | man | woman, grass".
+
+    Commas separate classes, and bars the words of a class.
+    """
+    classes = [_strip_all(part.split("|")) for part in text.split(",")]
+    return as_vocabulary(words for words in classes if words)
+
+
+def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
+    """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
+    return [words[0] if len(words) == 1 else list(words) for words in class_words]
+
+
+def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
+    """Return the names of a vocabulary's classes: the first word of each."""
+    return [words if isinstance(words, str) else words[0] for words in vocabulary]
+
+
+class Source(NamedTuple):
+    """Where class words come from, for errors.
+
+    Attributes:
+        name: a file, or a dataset.
+        part: what a class is there.
+        first: the number of the first class.
+    """
+
+    name: str
+    part: str = "class"
+    first: int = 0
+
+    def place(self, index: int) -> str:
+        """Return the place of the class with this index, such as "line 3"."""
+        return f"{self.part} {self.first + index}"
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def read_class_words(path: str | Path, background: bool = False) -> list[list[str]]:
+    """Read a file with a class a line, its words separated by commas or semicolons.
+
+    The file is UTF-8, with or without a byte-order mark. Blank lines at its end are left out.
+
+    Args:
+        path: the file, or a path that Detectron2's PathManager knows.
+        background: see check_class_words.
+
+    Returns:
+        the words of each class.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or has no words; names it.
+        ValueError: it is not UTF-8, names no class, has a line without words, or see check_class_words; names the file
+            and the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        text = Path(PathManager.get_local_path(str(path))).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8, a class word a line.") from None
-    words = [line.strip() for line in lines if line.strip()]
-    if not words:
-        raise ValueError(f"{path} names no class: it needs a class word a line.")
-    return words
+        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8, a class a line.") from None
+
+    text = text.rstrip()
+    if not text:
+        raise ValueError(f"{path} names no class: it needs a class a line.")
+    class_words = [_strip_all(re.split("[,;]", line)) for line in text.split("\n")]
+    check_class_words(class_words, Source(str(path), "line", first=1), background)
+    return class_words
+
+
+def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
+    """Read a file of words, as read_class_words, for the classes of a registered dataset: a line each, in their order.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not fit to be read, or see check_fits_classes; names the file and the line.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    background = metadata.get("background", False)
+    class_words = read_class_words(path, background)
+
+    source = Source(f"Words of '{dataset_name}' in {path}", "line", first=1)
+    check_fits_classes(class_words, metadata.stuff_classes, source, background)
+    return class_words
+
+
+# ------------------------------------------------------------------------------------------------- checks
+
+
+def check_class_words(class_words: Sequence[Sequence[str]], source: Source, background: bool = False) -> None:
+    """Check that every class has words, and that no word stands twice.
+
+    Args:
+        class_words: the words of each class.
+        source: what they come from.
+        background: whether the first class is the background. Its words stand for whatever is no other class, and may
+            be words of classes too: the published lists have "bed" as both.
+
+    Raises:
+        ValueError: a class without words, a blank word, or a word that stands twice.
+    """
+    index_by_word = {}
+    for index, words in enumerate(class_words):
+        place = f"{source.name}, {source.place(index)}"
+        if not words or not all(word.strip() for word in words):
+            raise ValueError(f"{place}: a class without words, or with a blank one. Give its words, or take it out.")
+
+        for word in words:
+            if words.count(word) > 1:
+                raise ValueError(f"{place}: the word '{word}' stands there twice. Take one out.")
+            other = index_by_word.get(word)
+            if other is not None and not (background and other == 0):
+                raise ValueError(
+                    f"{place}: the word '{word}' also stands for {source.place(other)}. Give the classes different "
+                    "words, such as 'crane (bird)' and 'crane (machine)'."
+                )
+            index_by_word[word] = index
+
+
+def check_fits_classes(
+    class_words: Sequence[Sequence[str]], names: Sequence[str], source: Source, background: bool = False
+) -> None:
+    """Check that words are for the classes of a dataset, in their order.
+
+    Args:
+        class_words: the words of each class.
+        names: the names of the dataset's classes.
+        source: what the words come from.
+        background: whether the first class is the background, whose words may be names of classes.
+
+    Raises:
+        ValueError: more or fewer classes than names, or a class has the name of another one among its words.
+    """
+    # A list for each class
+    if len(class_words) != len(names):
+        known = {_without_spaces(word) for words in class_words for word in words}
+        missing = [name for name in names if _without_spaces(name) not in known]
+        hint = f" Not among the words: {', '.join(missing[:5])}." if missing else ""
+        raise ValueError(
+            f"{source.name}: words for {len(class_words)} classes, but the dataset has {len(names)}. Give each of its "
+            f"classes a {source.part}, in their order.{hint}"
+        )
+
+    # In their order
+    indices = {_without_spaces(name): index for index, name in enumerate(names)}
+    for index in range(int(background), len(names)):
+        for word in class_words[index]:
+            other = indices.get(_without_spaces(word), index)
+            if other != index:
+                raise ValueError(
+                    f"{source.name}, {source.place(index)}: '{word}' is the name of another class, which has "
+                    f"{source.place(other)}. The words of '{names[index]}' are expected there."
+                )
+
+
+def _strip_all(words: Iterable[str]) -> list[str]:
+    """Return words without spaces around them, and without blank ones."""
+    return [word.strip() for word in words if word.strip()]
+
+
+def _without_spaces(word: str) -> str:
+    """Return a word without its spaces: releases write 'trafficlight'."""
+    return "".join(word.split())
+
+
+# ------------------------------------------------------------------------------------------------- releases
+
+
+def released_words(method: str) -> dict[str, list[list[str]]]:
+    """Return the words with which the release of a method was evaluated.
+
+    Args:
+        method: sclip, naclip, clearclip or proxyclip.
+
+    Returns:
+        the words of each class, by dataset. Where a dataset has a background, its words are the first.
+
+    Raises:
+        ValueError: there are no lists for the method; names those that there are.
+    """
+    index = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
+    shared = index.pop(_EVERY_METHOD)
+    if method not in index:
+        raise ValueError(f"There are no lists of class words for '{method}'; there are for {', '.join(index)}.")
+
+    # A method has files of its own, or those of another one
+    files_by_dataset = index[method]
+    if isinstance(files_by_dataset, str):
+        files_by_dataset = index[files_by_dataset]
+    return {
+        name: [words for file in files for words in read_class_words(_FOLDER / file)]
+        for name, files in {**shared, **files_by_dataset}.items()
+    }
