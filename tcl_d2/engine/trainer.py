@@ -19,6 +19,7 @@ from ..checkpoint import TCLCheckpointer, make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..evaluation import ZeroShotSemSegEvaluator, write_report
 from ..evaluation.progress import EvaluationProgress
+from ..evaluation.published import published_for
 from ..evaluation.report import average, save_report
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from .evaluation_pass import EvaluationPass, evaluation_settings, group_by_images, load_test_dicts
@@ -243,9 +244,9 @@ class Trainer(DefaultTrainer):
             return OrderedDict()
 
         # Report
-        method = cfg.MODEL.META_ARCHITECTURE
-        write_report(results, method)
-        save_report(results, Path(cfg.OUTPUT_DIR), method, evaluation_settings(cfg))
+        published = published_for(cfg)
+        write_report(results, published)
+        save_report(results, Path(cfg.OUTPUT_DIR), published, evaluation_settings(cfg))
         results["average"] = average(results)
         return results
 

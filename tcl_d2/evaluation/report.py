@@ -7,13 +7,14 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from ..utils.files import replacing
+from .published import PublishedRow
 from .zero_shot import overall_metrics
 
 logger = logging.getLogger(__name__)
@@ -26,45 +27,61 @@ def average(results: Mapping[str, Mapping]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def write_report(results: Mapping[str, Mapping], method: str) -> str:
+def write_report(results: Mapping[str, Mapping], published: Sequence[PublishedRow]) -> str:
     """Return a table of each metric over the datasets, with published mIoU where there is any; also logged.
 
     Args:
         results: as above.
-        method: meta-architecture; its published figures stand in the datasets' metadata.
+        published: rows to compare with, see published_for.
     """
     # A row for each metric, and what was published below mIoU
-    published = [_published(name, method) for name in results]
+    published = [row for row in published if any(name in row.miou for name in results)]
     rows = []
     for metric, mean in average(results).items():
         rows.append((metric, *(result["sem_seg"][metric] for result in results.values()), mean))
-        if metric == "mIoU" and any(value is not None for value in published):
-            published_mean = None if None in published else sum(published) / len(published)
-            rows.append((f"published: {method}", *published, published_mean))
+        if metric == "mIoU":
+            for number, row in enumerate(published, start=1):
+                rows.append((f"published [{number}]", *published_miou(row, results)))
 
     # The table
     titles = [MetadataCatalog.get(name).get("title", name) for name in results]
     table = tabulate(rows, ("%", *titles, "average"), "pipe", floatfmt=".1f")
 
-    # What it does not cover
-    for name, result in results.items():
-        expected = MetadataCatalog.get(name).get("num_images", ())
-        if expected and result["images"] not in expected:
-            table += f"\n{name}: {result['images']} of {expected[0]} images"
-        if result["skipped"]:
-            table += f"\n{name}: {result['skipped']} images left out, since they or their labels are broken"
+    # Where the published rows are from, and what the measured ones do not cover
+    sources = [f"[{number}] {row.describe()}" for number, row in enumerate(published, start=1)]
+    table = "\n".join([table, *sources, *list_gaps(results)])
 
     logger.info("Zero-shot semantic segmentation\n%s", table)
     return table
 
 
-def save_report(results: Mapping[str, Mapping], folder: Path, method: str, settings: Mapping) -> None:
+def published_miou(row: PublishedRow, dataset_names: Iterable[str]) -> list[float | None]:
+    """Return a published row's figures on datasets, and their mean; None for what was not published."""
+    values = [row.miou.get(name) for name in dataset_names]
+    return [*values, None if None in values else sum(values) / len(values)]
+
+
+def list_gaps(results: Mapping[str, Mapping]) -> list[str]:
+    """Return a line of text for each dataset of which not all images count."""
+    lines = []
+    for name, result in results.items():
+        expected = MetadataCatalog.get(name).get("num_images", ())
+        if expected and result["images"] not in expected:
+            lines.append(f"{name}: {result['images']} of {expected[0]} images")
+        if result["skipped"]:
+            lines.append(f"{name}: {result['skipped']} images left out, since they or their labels are broken")
+    return lines
+
+
+def save_report(
+    results: Mapping[str, Mapping], folder: Path, published: Sequence[PublishedRow], settings: Mapping
+) -> None:
     """Write results.json (with the IoU of each class) and results.csv (a line a dataset).
 
     Args:
         results: as above.
         folder: for the files.
-        method: see write_report.
+        published: see write_report. The first row with a dataset's figure goes into the line of the dataset.
         settings: what the results depend on, as JSON takes it.
     """
     means = average(results)
@@ -74,12 +91,13 @@ def save_report(results: Mapping[str, Mapping], folder: Path, method: str, setti
             "images": result["images"],
             "skipped": result["skipped"],
             **{metric: result["sem_seg"][metric] for metric in means},
-            "published mIoU": _published(name, method),
+            "published mIoU": next((row.miou[name] for row in published if name in row.miou), None),
         }
         for name, result in results.items()
     ]
     classes = {name: _class_ious(name, result["sem_seg"]) for name, result in results.items()}
     report = {"settings": settings, "average": means, "data sets": rows, "IoU of each class": classes}
+    report["published"] = [row._asdict() for row in published]
 
     with replacing(folder / "results.json") as unfinished:
         unfinished.write_text(json.dumps(report, indent=1))
@@ -93,7 +111,3 @@ def _class_ious(dataset_name: str, metrics: Mapping[str, float]) -> dict[str, fl
     """Return the IoU of each class; None for a class that does not occur."""
     ious = {word: metrics[f"IoU-{word}"] for word in MetadataCatalog.get(dataset_name).stuff_classes}
     return {word: None if math.isnan(iou) else iou for word, iou in ious.items()}
-
-
-def _published(dataset_name: str, method: str) -> float | None:
-    return MetadataCatalog.get(dataset_name).get("published", {}).get(method)

@@ -308,4 +308,4 @@ def test_all_eight_in_one_run(prepared, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["data set"] for row in results["data sets"]] == NINE[:8]
     assert results["average"]["mIoU"] == pytest.approx(np.mean([row["mIoU"] for row in results["data sets"]]))
-    assert "| published: TCL |" in done.stdout and "zeroshot_voc_val: 3 of 1449 images" in done.stdout
+    assert "| published [1] |" in done.stdout and "zeroshot_voc_val: 3 of 1449 images" in done.stdout

@@ -1,0 +1,67 @@
+"""Published figures: mIoU of methods on benchmarks, with the protocol and the source of each row."""
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+
+from ..assets import FOLDER as ASSETS
+
+_OF_TCL_PAPER = ("TCL", "MaskCLIP")  # meta-architectures that follow its unified protocol
+
+
+class PublishedRow(NamedTuple):
+    """A row of a published table.
+
+    Attributes:
+        method: its name.
+        miou: mIoU in percent, by dataset.
+        source: where the figures stand.
+        protocol: "unified" (the TCL paper's), "own" (the method's), or whose else.
+        backbone: open_clip's name of the CLIP; None for a method without.
+        pamr: whether masks are refined by PAMR.
+        note: what else is to be known of it.
+    """
+
+    method: str
+    miou: Mapping[str, float]
+    source: str
+    protocol: str
+    backbone: str | None = None
+    pamr: bool = False
+    note: str = ""
+
+    def describe(self) -> str:
+        """Return a line of text with all but the figures."""
+        parts = [self.method, *filter(None, [self.backbone]), "with PAMR" if self.pamr else "no PAMR"]
+        protocol = f"protocol {self.protocol}" if self.protocol == "not said" else f"{self.protocol} protocol"
+        note = f" ({self.note})" if self.note else ""
+        return f"{', '.join([*parts, protocol])}: {self.source}{note}"
+
+
+# Append rows of yours, such as those of benchmarks of your own.
+PUBLISHED = [PublishedRow(**row) for row in json.loads((ASSETS / "published.json").read_text(encoding="utf-8"))]
+
+
+def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> list[PublishedRow]:
+    """Find the rows of a method that are nearest to a setting, the method's paper first.
+
+    Args:
+        method: its name; upper or lower case is the same.
+        backbone: open_clip's name of the CLIP. Of this and the next two, each narrows the rows where any are left.
+        pamr: whether masks are refined by PAMR.
+        protocol: see PublishedRow.
+    """
+    rows = [row for row in PUBLISHED if row.method.lower() == method.lower()]
+    for attribute, value in (("backbone", backbone), ("pamr", pamr), ("protocol", protocol)):
+        rows = [row for row in rows if getattr(row, attribute) == value] or rows
+    return rows
+
+
+def published_for(cfg: CfgNode) -> list[PublishedRow]:
+    """Find the published rows to compare a configuration's results with, see find_published."""
+    method = cfg.MODEL.META_ARCHITECTURE
+    backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
+    protocol = "unified" if method in _OF_TCL_PAPER else "own"
+    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.PAMR.ENABLED, protocol)

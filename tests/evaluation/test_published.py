@@ -1,0 +1,64 @@
+"""Published figures: whole, from the papers' own tables, and found by the setting of an evaluation."""
+
+import re
+
+import pytest
+
+from tcl_d2 import load_config
+from tcl_d2.evaluation.published import PUBLISHED, find_published, published_for
+from tests.conftest import ROOT
+from tests.data.test_benchmarks import EIGHT
+
+SETTINGS = {  # method, backbone, PAMR, protocol -> the average over the eight that its source has
+    ("TCL", "ViT-B-16", True, "unified"): 37.2,
+    ("MaskCLIP", "ViT-B-16", False, "unified"): 27.9,
+    ("SCLIP", "ViT-B-16", False, "own"): 38.2,
+    ("ClearCLIP", "ViT-B-16", False, "own"): 38.1,
+    ("NACLIP", "ViT-B-16", False, "own"): 39.4,
+    ("NACLIP", "ViT-B-16", True, "own"): 42.46,
+    ("ProxyCLIP", "ViT-B-16", False, "own"): 42.3,
+    ("ProxyCLIP", "ViT-H-14", False, "own"): 44.4,
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_figures_have_the_averages_of_their_sources(setting):
+    first = find_published(*setting)[0]
+    assert (first.method, first.backbone, first.pamr, first.protocol) == setting and len(first.miou) == 8
+    assert sum(first.miou.values()) / 8 == pytest.approx(SETTINGS[setting], abs=0.051)
+
+
+def test_every_row_is_of_known_benchmarks_and_says_its_source():
+    for row in PUBLISHED:
+        assert row.miou and set(row.miou) <= EIGHT.keys() and all(0 < value < 100 for value in row.miou.values())
+        assert row.source and row.protocol and row.source in row.describe()
+    assert len({row[:1] + row[2:] + tuple(row.miou.items()) for row in PUBLISHED}) == len(PUBLISHED)
+
+
+def test_what_no_row_has_does_not_narrow():
+    """A small CLIP, or another protocol, is compared with what there is."""
+    assert find_published("tcl", "small", pamr=True, protocol="own") == find_published(
+        "TCL", "ViT-B-16", True, "unified"
+    )
+    assert {row.backbone for row in find_published("SCLIP", "small", False, "own")} == {"ViT-B-16"}
+    assert find_published("no such method", "ViT-B-16", False, "own") == []
+
+
+def test_configurations_find_their_rows():
+    configs = {"configs/tcl.yaml": 55.0, "configs/eval/no_pamr.yaml": 51.2, "configs/eval/official.yaml": 55.0}
+    for config, value in configs.items():
+        (row,) = published_for(load_config(ROOT / config))
+        assert row.miou["zeroshot_voc_val"] == value
+    rows = published_for(load_config(ROOT / "configs/tcl.yaml", ["MODEL.META_ARCHITECTURE", "MaskCLIP"]))
+    assert [row.miou["zeroshot_voc_val"] for row in rows] == [38.8, 29.3]
+
+
+def test_documentation_has_the_same_figures():
+    """The table in MODEL_ZOO.md: each row begins with the figures of a row here."""
+    table = (ROOT / "MODEL_ZOO.md").read_text().split("## Published")[1].split("## Measured")[0]
+    rows = [[float(value) for value in re.findall(r"\| ([\d.]+)", line)] for line in table.splitlines()]
+    rows = [row[:8] for row in rows if row]
+    known = [[row.miou.get(name) for name in EIGHT] for row in PUBLISHED if row.protocol == "unified"]
+    order = ("voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k")
+    assert list(EIGHT) == [f"zeroshot_{name}_val" for name in order]
+    assert len(rows) == 3 and all(row in known for row in rows)
