@@ -1,0 +1,155 @@
+"""The comparison of configurations: table, figure, costs, and going on where it was stopped."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from tcl_d2.commands.compare import argument_parser, main
+from tcl_d2.evaluation.comparison import Comparand, write_comparison
+from tcl_d2.evaluation.cost import CostMeter
+from tcl_d2.evaluation.published import find_published
+from tests import running
+from tests.conftest import ROOT
+
+CONFIGS = [str(ROOT / f"configs/shapes/{name}.yaml") for name in ("maskclip", "trained")]
+FEW = ["TEST.ZERO_SHOT.MAX_IMAGES", "4", "DATALOADER.NUM_WORKERS", "0", "TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+
+
+def compare(output, *arguments: str, options: list[str] = FEW) -> None:
+    command = ["--configs", *CONFIGS, "--datasets", "shapes_val", "shapes_stuff_val", "--output", str(output)]
+    main(argument_parser().parse_args([*command, *arguments, "--opts", *options]))
+
+
+def contents(output) -> dict[str, dict]:
+    """What was kept of each configuration."""
+    return {path.parent.name: json.loads(path.read_text()) for path in output.glob("*/comparison.json")}
+
+
+def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_path, capsys):
+    compare(tmp_path)
+    first = contents(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    assert [row["configuration"] for row in rows] == ["maskclip", "trained"]
+    for row in rows:
+        evaluated = json.loads((tmp_path / row["configuration"] / "results.json").read_text())
+        for dataset_row in evaluated["data sets"]:
+            assert float(row[dataset_row["data set"]]) == dataset_row["mIoU"] and dataset_row["images"] == 4
+        assert float(row["average"]) == pytest.approx(evaluated["average"]["mIoU"])
+        assert 0 < float(row["seconds per image"]) < 60 and 100 < float(row["peak memory in MB"]) < 10_000
+    assert (tmp_path / "comparison.png").stat().st_size > 1000
+    assert (tmp_path / "comparison.md").read_text() in capsys.readouterr().out
+
+    # Again: no image goes through a model, so none is measured
+    compare(tmp_path)
+    second = contents(tmp_path)
+    for name, content in second.items():
+        assert content["results"] == first[name]["results"]
+        assert content["cost"]["seconds"] == first[name]["cost"]["seconds"] and content["cost"]["images"] == 3
+
+
+@pytest.mark.fault("a comparison is stopped by Ctrl-C", "the same command goes on, and ends with the same figures")
+def test_stopped_comparison_goes_on(in_world, tmp_path):
+    options = [*FEW[2:], "TEST.ZERO_SHOT.MAX_IMAGES", "12"]
+
+    def stop() -> None:
+        log = tmp_path / "stopped/trained/log.txt"
+        while not (log.exists() and "Start inference" in log.read_text()):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        compare(tmp_path / "stopped", options=options)
+    thread.join()
+    assert stopped.value.code == 128 + signal.SIGINT
+    before = contents(tmp_path / "stopped")
+    assert before["maskclip"]["results"] and not before["trained"]["results"]
+    assert before["trained"]["cost"]["images"] < 11 and not (tmp_path / "stopped/comparison.md").exists()
+
+    # Taken up
+    compare(tmp_path / "stopped", options=options)
+    compare(tmp_path / "whole", options=options)
+    after, whole = contents(tmp_path / "stopped"), contents(tmp_path / "whole")
+    assert {name: content["results"] for name, content in after.items()} == {
+        name: content["results"] for name, content in whole.items()
+    }
+    assert before["trained"]["cost"]["images"] < after["trained"]["cost"]["images"] <= 11
+
+
+@pytest.mark.fault("a comparison of a config or dataset that is not there, or of two configs of one name", "one error")
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["--configs", "configs/none.yaml"], ["--configs configs/none.yaml"]),
+        (["--configs", CONFIGS[0], CONFIGS[0]], ["both named 'maskclip'", "copy one of them"]),
+        (["--configs", CONFIGS[0], "--datasets", "shapes_val", "no_such_set"], ["'no_such_set' is not registered"]),
+        (["--configs", CONFIGS[0], "--datasets", "/no/such"], ["/no/such"]),
+        (["--configs", CONFIGS[0], "--opts", "MODEL.NONE", "1"], [f"--configs {CONFIGS[0]}", "MODEL.NONE"]),
+        (["--configs", CONFIGS[0], "--opts", "DATASETS.TEST", "()"], ["no DATASETS.TEST", "give --datasets"]),
+    ],
+)
+def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):
+    done = running.run(world, "tools/compare.py", "--output", tmp_path / "out", *arguments)
+    running.check_error(done, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.fault("weights that are missing, in a comparison", "one error, and no table")
+def test_comparison_ends_with_the_reason_of_an_evaluation(in_world, tmp_path):
+    with pytest.raises(SystemExit) as error:
+        compare(tmp_path, options=[*FEW, "MODEL.WEIGHTS", "/none.pth"])
+    assert error.value.code == 1 and not (tmp_path / "comparison.md").exists()
+
+
+# ------------------------------------------------------------------------------------------------ table and costs
+
+
+def test_published_rows_stand_below_the_measured_ones(tmp_path):
+    names = ("zeroshot_voc_val", "zeroshot_voc20_val")
+    rows = find_published("NACLIP", "ViT-B-16", pamr=True, protocol="own")
+    results = {name: {"mIoU": 50.0 + i, "images": 1449 - i, "skipped": 0} for i, name in enumerate(names)}
+    cost = {"seconds": 3.0, "images": 12, "peak_memory": 900.0}
+    nothing = {"seconds": 0.0, "images": 0, "peak_memory": 0.0}
+    comparands = {"a": Comparand(results, cost, rows), "b": Comparand(results, nothing, ())}
+    lines = write_comparison(comparands, tmp_path).splitlines()
+
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:6]]
+    assert table[0] == ["mIoU, %", "", "VOC", "VOC20", "average", "s / image", "peak MB"]
+    assert table[2] == ["a", "measured", "50.0", "51.0", "50.5", "0.250", "900"]
+    assert table[3][:5] == ["a", "published [1]", "64.1", "83.0", "73.5"]
+    assert table[4][:4] == ["a", "published [2]", "62.4", "80.6"]
+    assert table[5][:2] == ["b", "measured"] and table[5][5] == ""  # nothing was measured
+    assert lines[7].startswith("[1] NACLIP, ViT-B-16, with PAMR, own protocol: README of the official release")
+    assert lines[9].strip() == "a: zeroshot_voc20_val: 1448 of 1449 images"
+    assert list(csv.DictReader((tmp_path / "comparison.csv").open()))[1]["source"] == rows[0].describe()
+
+
+def test_costs_are_of_all_images_but_the_first_of_each_run():
+    class Model(nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, batched_inputs: list) -> list:
+            time.sleep(0.02)
+            return batched_inputs
+
+    model = Model()
+    meter = CostMeter(model, {})
+    for _ in range(3):
+        model([{}])
+    assert meter.images == 2 and 0.04 <= meter.seconds < 0.4
+
+    state = {**meter.state(), "peak_memory": 1e9}
+    model = Model()
+    meter = CostMeter(model, state)
+    model([{}])
+    assert meter.state() == state  # the largest peak stays
+    model([{}, {}])
+    assert meter.images == 4 and meter.seconds > state["seconds"]
