@@ -27,6 +27,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
 QUICK = {  # options that make a command short
     "train_net.py": "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4",
     "tools/analyze.py": "--count 4",
+    "tools/compare.py": "--opts TEST.ZERO_SHOT.MAX_IMAGES 2",
 }
 
 

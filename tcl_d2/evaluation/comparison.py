@@ -95,7 +95,7 @@ def _draw(comparands: Mapping[str, Comparand], names: Sequence[str], titles: Seq
     for number, (configuration, comparand) in enumerate(comparands.items()):
         places = [index + (number + 0.5) * width - 0.4 for index in range(len(names))]
         bars = axis.bar(places, [comparand.results[name]["mIoU"] for name in names], 0.9 * width, label=configuration)
-        axis.bar_label(bars, fmt="%.1f", fontsize=7)
+        axis.bar_label(bars, fmt="%.1f", fontsize=7, label_type="center")  # clear of the published lines
         for place, name in zip(places, names):
             value = next((row.miou[name] for row in comparand.published if name in row.miou), None)
             if value is not None:
@@ -103,8 +103,8 @@ def _draw(comparands: Mapping[str, Comparand], names: Sequence[str], titles: Seq
                 published_values.append(value)
 
     if published_values:
-        lines = [place - 0.45 * width for place in published_places], [p + 0.45 * width for p in published_places]
-        axis.hlines(published_values, *lines, colors="black", linestyles="dashed", label="published")
+        left, right = ([place + side * 0.45 * width for place in published_places] for side in (-1, 1))
+        axis.hlines(published_values, left, right, colors="black", linestyles="dashed", label="published")
     axis.set_xticks(range(len(names)), titles)
     axis.set_ylabel("mIoU, %")
     axis.legend(fontsize=8)
