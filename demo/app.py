@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
+from tcl_d2.data.words import as_lists
 from tcl_d2.modeling import PAMR
 from tcl_d2.predictor import TCLPredictor, split_words
 from tcl_d2.segmentation import Segmentation
@@ -73,7 +74,7 @@ class Page:
             raise gr.Error("Give a picture first.")
         if not words:
             raise gr.Error("Give at least one word to look for.")
-        num_words = sum(1 if isinstance(entry, str) else len(entry) for entry in words)
+        num_words = sum(map(len, as_lists(words)))
         if num_words > MAX_WORDS:
             raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
 

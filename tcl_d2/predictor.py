@@ -16,7 +16,7 @@ from .config import check_device, check_meta_architecture, load_config, merge_op
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
-from .data.words import class_names, split_words
+from .data.words import as_lists, class_names, split_words
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def class_words(classes: str | Sequence[str | Sequence[str]], background: bool =
         ValueError: one of the words is "background", and there is a background besides.
     """
     vocabulary = split_words(classes) if isinstance(classes, str) else list(classes)
-    if background and any(BACKGROUND in ([words] if isinstance(words, str) else words) for words in vocabulary):
+    if background and any(BACKGROUND in words for words in as_lists(vocabulary)):
         raise ValueError(
             f"'{BACKGROUND}' is one of the class words, and the background comes before them as a class of that name: "
             "leave the word out, or go without the background."

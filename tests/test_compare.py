@@ -93,6 +93,7 @@ def test_stopped_comparison_goes_on(in_world, tmp_path):
         (["--configs", CONFIGS[0], "--datasets", "shapes_val", "no_such_set"], ["'no_such_set' is not registered"]),
         (["--configs", CONFIGS[0], "--datasets", "/no/such"], ["/no/such"]),
         (["--configs", CONFIGS[0], "--opts", "MODEL.NONE", "1"], [f"--configs {CONFIGS[0]}", "MODEL.NONE"]),
+        (["--configs", CONFIGS[0], "--opts", "MODEL.WEIGHTS", "/none.pth"], [f"--configs {CONFIGS[0]}", "'/none.pth'"]),
         (["--configs", CONFIGS[0], "--opts", "DATASETS.TEST", "()"], ["no DATASETS.TEST", "give --datasets"]),
     ],
 )
@@ -102,11 +103,28 @@ def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.fault("weights that are missing, in a comparison", "one error, and no table")
-def test_comparison_ends_with_the_reason_of_an_evaluation(in_world, tmp_path):
+@pytest.mark.fault("weights that cannot be read, in a comparison", "it ends with their error, without a table")
+def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path):
+    (tmp_path / "weights.pth").write_text("no weights")
     with pytest.raises(SystemExit) as error:
-        compare(tmp_path, options=[*FEW, "MODEL.WEIGHTS", "/none.pth"])
+        compare(tmp_path, options=[*FEW, "MODEL.WEIGHTS", str(tmp_path / "weights.pth")])
     assert error.value.code == 1 and not (tmp_path / "comparison.md").exists()
+
+
+@pytest.mark.fault("a process of a comparison is killed", "an error names the config and the signal")
+def test_comparison_names_a_killed_evaluation(in_world, tmp_path):
+    lock = tmp_path / "maskclip/.evaluation.lock"
+
+    def kill() -> None:
+        while not (lock.exists() and lock.read_text().endswith("\n")):
+            time.sleep(0.005)
+        os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(SystemExit, match="error: 'maskclip' was ended by SIGKILL; the same command goes on"):
+        compare(tmp_path)
+    thread.join()
 
 
 # ------------------------------------------------------------------------------------------------ table and costs

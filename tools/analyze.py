@@ -24,6 +24,7 @@ from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelMapper, read_label
+from tcl_d2.data.words import as_lists
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.text import dataset_vocabulary
@@ -238,7 +239,7 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
 
     # Count pixels for each word, over the images that have the class
     index = classes.index(words[0])
-    wordings = {" | ".join([entry] if isinstance(entry, str) else entry): entry for entry in words}
+    wordings = dict(zip(map(" | ".join, as_lists(words)), words))
     totals = {text: np.zeros((len(classes), len(classes)), np.int64) for text in wordings}
     for dataset_dict, label in read_labels(data, count):
         if not (label == index).any():

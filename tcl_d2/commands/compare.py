@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
+from types import FrameType
 
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
@@ -107,6 +109,8 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
         check_meta_architecture(cfg)
         check_device(cfg.MODEL.DEVICE)
         check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).exists():  # "" exists: the folder
+            raise FileNotFoundError(f"no file '{cfg.MODEL.WEIGHTS}', which MODEL.WEIGHTS names")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"--configs {path}: {reason}") from error
@@ -133,9 +137,12 @@ def run(name: str, *request: object) -> dict:
     process = _CONTEXT.Process(target=evaluate, args=(request, dict(os.environ)))
     process.start()
 
+    def pass_on(number: int, _: FrameType | None) -> None:
+        with suppress(ProcessLookupError):  # it may have ended
+            os.kill(process.pid, number)
+
     # Wait for it
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, lambda number, _: os.kill(process.pid, number)) for number in signals}
+    handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         process.join()
     finally:

@@ -13,7 +13,7 @@ from ..utils.visualizer import distinct_colors
 from . import shapes
 from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
-from .words import Source, check_class_words, check_fits_classes, class_names, read_class_words
+from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see engine.trainer.EVALUATORS
 BACKGROUND = "background"
@@ -142,7 +142,7 @@ def register_benchmark(
     prepare: str = "put images and labels there",
     title: str | None = None,
     num_images: Sequence[int] = (),
-    class_words: Sequence[Sequence[str]] | None = None,
+    class_words: Sequence[str | Sequence[str]] | None = None,
 ) -> None:
     """Register a folder of images and a folder of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
@@ -160,8 +160,8 @@ def register_benchmark(
         prepare: the command that makes the data, for the error when it is missing.
         title: a short name for tables.
         num_images: how many images there should be; several where more than one count is in use.
-        class_words: the words to look for in place of the names, a list for each class; the background's, which are
-            the first, may be left out.
+        class_words: the words to look for in place of the names, a word or a list for each class; the background's,
+            which are the first, may be left out.
 
     Raises:
         ValueError: a name or a word stands for two labels, or there are words for more or fewer classes.
@@ -169,6 +169,7 @@ def register_benchmark(
     source = Source(f"Dataset '{name}'")
     check_class_words([[word] for word in classes], source)
     if class_words is not None:
+        class_words = as_lists(class_words)
         _check_words(class_words, classes, background, source)
     label_patterns = [labels] if isinstance(labels, str) else list(labels)
 
@@ -195,7 +196,7 @@ def register_benchmark(
         num_images=tuple(num_images),
     )
     if class_words is not None:
-        MetadataCatalog.get(name).class_words = [list(words) for words in class_words]
+        MetadataCatalog.get(name).class_words = class_words
 
 
 def _check_words(

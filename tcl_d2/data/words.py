@@ -32,9 +32,14 @@ def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]
     return [words[0] if len(words) == 1 else list(words) for words in class_words]
 
 
+def as_lists(vocabulary: Iterable[str | Sequence[str]]) -> list[list[str]]:
+    """Return the list of the words of each class of a vocabulary."""
+    return [[words] if isinstance(words, str) else list(words) for words in vocabulary]
+
+
 def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
     """Return the names of a vocabulary's classes: the first word of each."""
-    return [words if isinstance(words, str) else words[0] for words in vocabulary]
+    return [words[0] for words in as_lists(vocabulary)]
 
 
 class Source(NamedTuple):

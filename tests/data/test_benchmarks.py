@@ -137,6 +137,17 @@ def test_classes_of_a_folder_have_further_words(folder):
     assert MetadataCatalog.get(str(folder)).class_words == [["sky", "wall"], ["cat"]]
 
 
+def test_a_benchmark_has_words_besides_its_names():
+    options = {"images": "x", "labels": "x", "classes": ["background", "boat", "cat"], "background": True}
+    try:
+        register_benchmark("t_own", **options, class_words=[["sky", "cat"], "ship", ("cat", "kitten")])
+        assert MetadataCatalog.get("t_own").class_words == [["sky", "cat"], ["ship"], ["cat", "kitten"]]
+        assert MetadataCatalog.get("t_own").stuff_classes == ["background", "boat", "cat"]
+    finally:
+        DatasetCatalog.remove("t_own")
+        MetadataCatalog.remove("t_own")
+
+
 @pytest.mark.fault("a benchmark with words for another number of classes, or with a word twice", "an error names it")
 @pytest.mark.parametrize(
     "class_words, message",
