@@ -190,7 +190,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
     cfg.MODEL.TCL = CN()
-    # The dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
+    # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
     cfg.MODEL.TCL.KP_HEAD = "maskclip"
     # Blocks of the image encoder that are shared and stay frozen; the others are copied into the grounder (paper: 11).
     cfg.MODEL.TCL.FREEZE = 11

@@ -16,7 +16,7 @@ from .inference import Windows, pad_to_multiple, resize_scores, split_words
 from .pamr import PAMR
 from .score_rules import ScoreSettings, build_score_rule
 from .text import TextEmbedder, check_templates
-from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
+from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
 _WINDOWS_AT_ONCE = 8  # halved where memory runs out
@@ -156,7 +156,7 @@ class ZeroShotSegmentor(nn.Module):
         # Check the numbers
         if crop_size < 0:
             raise ValueError(
-                f"TEST.ZERO_SHOT.CROP_SIZE must be a number of pixels, or 0 for no windows, not {crop_size}."
+                f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}."
             )
         if crop_size and not 1 <= stride <= crop_size:
             raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
@@ -255,10 +255,11 @@ class ZeroShotSegmentor(nn.Module):
         Args:
             names: names in the catalog.
             class_words: the words of a dataset's classes, by its name, in place of its metadata's; see
-                dataset_vocabulary.
+                dataset_classes.
         """
         class_words = class_words or {}
-        self._set_vocabularies([dataset_vocabulary(name, class_words.get(name), self.filler_words) for name in names])
+        classes = [dataset_classes(name, class_words.get(name)) for name in names]
+        self._set_vocabularies([make_vocabulary(*arguments, self.filler_words) for arguments in classes])
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""

@@ -90,35 +90,35 @@ def make_vocabulary(
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
 
 
-def dataset_vocabulary(
-    dataset_name: str, class_words: Sequence[ClassWords] | None = None, filler_words: Sequence[str] = ()
-) -> Vocabulary:
-    """Make the vocabulary of a registered dataset.
+def dataset_classes(
+    dataset_name: str, class_words: Sequence[ClassWords] | None = None
+) -> tuple[list[ClassWords], bool | list[str]]:
+    """Return the classes of a registered dataset as make_vocabulary takes them: its classes, and its background.
 
     Args:
         dataset_name: name in the catalog.
         class_words: words of its classes, in place of its metadata's `class_words` or `stuff_classes`. With as many
             entries as classes, those of a background are its words; with one less, it has none.
-        filler_words: see make_vocabulary.
 
     Raises:
-        ValueError: another number of entries, or see make_vocabulary.
+        ValueError: another number of entries.
     """
     metadata = MetadataCatalog.get(dataset_name)
     background = metadata.get("background", False)
     num_classes = len(metadata.stuff_classes)
-    class_words = class_words or metadata.get("class_words") or metadata.stuff_classes[int(background) :]
+    class_words = list(class_words or metadata.get("class_words") or metadata.stuff_classes[int(background) :])
 
     # The background's words, if any, come first
-    if background and len(class_words) == num_classes:
-        first, *class_words = class_words
-        background = [first] if isinstance(first, str) else list(first)
+    num_words = len(class_words)
+    if background and num_words == num_classes:
+        first = class_words.pop(0)
+        background = [first] if isinstance(first, str) else list(first) or True
     if len(class_words) != num_classes - int(background is not False):
         raise ValueError(
-            f"Dataset '{dataset_name}' has {num_classes} classes, but there are words for {len(class_words)}: give an "
-            "entry for each class; that of the background may be left out."
+            f"Dataset '{dataset_name}' has {num_classes} classes, but there are words for {num_words}: give an entry "
+            "for each class; that of the background may be left out."
         )
-    return make_vocabulary(class_words, background, filler_words)
+    return class_words, background
 
 
 def check_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tcl_d2.modeling.vocabulary import Vocabulary, dataset_vocabulary, join_vocabularies, make_vocabulary
+from tcl_d2.modeling.vocabulary import Vocabulary, dataset_classes, join_vocabularies, make_vocabulary
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,15 @@ def dataset(request):
 @pytest.mark.parametrize(
     "dataset", [{"stuff_classes": ["background", "cat", "dog"], "background": True}], indirect=True
 )
-def test_words_of_a_dataset(dataset):
-    assert dataset_vocabulary(dataset.name) == make_vocabulary(["cat", "dog"], True)
-    assert dataset_vocabulary(dataset.name, [["cat", "kitten"], "dog"]) == make_vocabulary(
-        [["cat", "kitten"], "dog"], True
-    )
+def test_classes_of_a_dataset(dataset):
+    assert dataset_classes(dataset.name) == (["cat", "dog"], True)
+    assert dataset_classes(dataset.name, [["cat", "kitten"], "dog"]) == ([["cat", "kitten"], "dog"], True)
     words = [["sky", "wall"], "cat", "dog"]
-    assert dataset_vocabulary(dataset.name, words) == make_vocabulary(["cat", "dog"], ["sky", "wall"])
+    assert dataset_classes(dataset.name, words) == (["cat", "dog"], ["sky", "wall"])
     dataset.set(class_words=words)
-    assert dataset_vocabulary(dataset.name) == make_vocabulary(["cat", "dog"], ["sky", "wall"])
+    assert dataset_classes(dataset.name) == (["cat", "dog"], ["sky", "wall"])
     with pytest.raises(ValueError, match="has 3 classes, but there are words for 1"):
-        dataset_vocabulary(dataset.name, ["cat"])
+        dataset_classes(dataset.name, ["cat"])
 
 
 def test_words_of_several_vocabularies_are_looked_for_once():
