@@ -73,12 +73,13 @@ class ProxyCLIPHead(DenseHead):
 
     def vision_features(self, images: Tensor) -> Tensor:
         """Compute the vision model's features of its patches [B, C', h', w'], after its final norm."""
-        images = images * self.scale + self.shift
-        grid = tuple(length // side for length, side in zip(images.shape[-2:], self.vision.patch_embed.patch_size))
+        patch_height, patch_width = self.vision.patch_embed.patch_size
+        grid = images.shape[-2] // patch_height, images.shape[-1] // patch_width
+        images = images[..., : grid[0] * patch_height, : grid[1] * patch_width]  # a rest is not seen
 
         # The position embeddings are resized by the release's rule rather than by timm's
         position = self.position.resize(self.vision.pos_embed[0], tuple(self.vision.patch_embed.grid_size), grid)
-        tokens = functional_call(self.vision, {"pos_embed": position[None]}, (images,))
+        tokens = functional_call(self.vision, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 
     def gather(self, clip: FrozenCLIP, tokens: Tensor, grid: tuple[int, int], vision: Tensor) -> Tensor:
