@@ -3,7 +3,7 @@
 arXiv 2408.04883. The attention comes from another frozen vision model, of timm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import timm
 import torch
@@ -54,7 +54,8 @@ class ProxyCLIPHead(DenseHead):
         super().__init__()
         if gamma <= 0:
             raise ValueError(f"MODEL.DENSE_CLIP.PROXY.GAMMA must be more than 0, not {gamma}.")
-        self.vision = vision.requires_grad_(False).eval()
+        # In a tuple it is no submodule: its weights come by its name, and checkpoints of the model do not need them
+        self._vision = (vision.requires_grad_(False).eval(),)
         self.beta = beta
         self.gamma = gamma
 
@@ -65,8 +66,13 @@ class ProxyCLIPHead(DenseHead):
         self.register_buffer("scale", std / imagenet_std, persistent=False)
         self.register_buffer("shift", (mean - imagenet_mean) / imagenet_std, persistent=False)
 
-    def train(self, mode: bool = True) -> "ProxyCLIPHead":
-        return super().train(False)
+    @property
+    def vision(self) -> nn.Module:
+        return self._vision[0]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "ProxyCLIPHead":  # to a device or a dtype
+        self.vision._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def forward(self, clip: FrozenCLIP, tokens: Tensor, images: Tensor) -> Tensor:
         return self.gather(clip, tokens, clip.grid(images), self.vision_features(images))
@@ -133,14 +139,16 @@ def build_vision_model(name: str, pretrained: str) -> VisionTransformer:
     # Build it
     if not timm.is_model(name):
         raise ValueError(f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', which timm {timm.__version__} does not have.")
-    options = {"num_classes": 0, "global_pool": "", "pretrained": pretrained == "timm"}
-    vision = timm.create_model(name, **options)
+    vision = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
     if not isinstance(vision, VisionTransformer) or vision.pos_embed is None:
         raise ValueError(
             f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', a {type(vision).__name__}; expected a VisionTransformer of timm "
             "with position embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
-    vision.patch_embed.strict_img_size = False
+
+    # Any window is taken, with position embeddings as they are given
+    vision.dynamic_img_size = vision.patch_embed.strict_img_size = False
+    vision.patch_embed.flatten = True
 
     # Read its weights
     if pretrained not in ("", "timm"):
