@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tcl_d2.data.benchmarks import BACKGROUND
 from tcl_d2.data.words import as_vocabulary, class_names, read_class_words
-from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor, class_words, split_words
 from tcl_d2.segmentation import result_paths, shorten
 from tcl_d2.utils.errors import one_message
@@ -118,7 +118,7 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool]:
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
             raise ValueError(f"--classes: the dataset '{text}' has no class words; benchmarks such as shapes_val have")
-        return dataset_vocabulary(text)
+        return dataset_classes(text)
 
     words = split_words(text)
     for word in class_names(words):

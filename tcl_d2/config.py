@@ -11,7 +11,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from .modeling import ZeroShotSegmentor
-from .modeling.templates import get_templates
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
@@ -60,6 +59,25 @@ def merge_options(cfg: CN, options: Sequence[object]) -> None:
         _merge(cfg, nested)
 
 
+def dataset_config(cfg: CN, dataset_name: str) -> CN:
+    """Return a configuration with TEST.ZERO_SHOT.BY_DATASET's values for a dataset; `cfg` itself stays as it is.
+
+    Raises:
+        KeyError, ValueError: an entry is no list of pairs of known keys and fitting values; names the dataset.
+    """
+    options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, ())
+    cfg = cfg.clone()
+    is_frozen = cfg.is_frozen()
+    cfg.defrost()
+    try:
+        merge_options(cfg, options)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {error.args[0]}") from None
+    if is_frozen:
+        cfg.freeze()
+    return cfg
+
+
 def _read_yaml(path: str | Path) -> dict:
     try:
         values = CN.load_yaml_with_base(PathManager.get_local_path(str(path)))
@@ -71,18 +89,20 @@ def _read_yaml(path: str | Path) -> dict:
 
 
 def _merge(cfg: CN, values: dict) -> None:
-    cfg.merge_from_other_cfg(CN(_ints_to_floats(values, cfg)))
+    cfg.merge_from_other_cfg(CN(_fit_types(values, cfg)))
 
 
-def _ints_to_floats(values: dict, defaults: dict) -> dict:
-    """Return values with floats for ints where the default is a float: yacs refuses `KP_WEIGHT: 0`."""
+def _fit_types(values: dict, defaults: dict) -> dict:
+    """Return values of the defaults' types where yacs would refuse them: a float for an int, a list for one text."""
     converted = {}
     for key, value in values.items():
         default = defaults.get(key)
         if isinstance(value, dict) and isinstance(default, dict):
-            value = _ints_to_floats(value, default)
+            value = _fit_types(value, default)
         elif isinstance(default, float) and type(number := CN._decode_cfg_value(value)) is int:
             value = float(number)
+        elif isinstance(default, list) and value and isinstance(CN._decode_cfg_value(value), str):
+            value = [value]
         converted[key] = value
     return converted
 
@@ -136,7 +156,31 @@ def add_tcl_config(cfg: CN) -> None:
     # CLIP's own masks (knowledge preservation, MaskCLIP) are sigmoid((similarity - shift) * scale): the scale.
     cfg.MODEL.CLIP.MASK_SCALE = 10.0
 
+    cfg.MODEL.DENSE_CLIP = CN()
+    # What CLIP's last block does: clip, maskclip, sclip, clearclip, naclip or proxyclip, or a name of your own in
+    # DENSE_HEAD_REGISTRY.
+    cfg.MODEL.DENSE_CLIP.HEAD = "maskclip"
+    # Scores of words: "mask" for sigmoid((similarity - shift) * scale), see MODEL.CLIP, or "cosine" for similarities.
+    cfg.MODEL.DENSE_CLIP.SCORES = "mask"
+    # Threshold of MaskCLIP's prompt denoising (its paper: 0.5); 0 for none.
+    cfg.MODEL.DENSE_CLIP.PROMPT_DENOISING = 0.0
+    # Threshold of MaskCLIP's key smoothing (its paper: 1.0); 0 for none.
+    cfg.MODEL.DENSE_CLIP.KEY_SMOOTHING = 0.0
+    # Size of NACLIP's neighborhood, a standard deviation in patches.
+    cfg.MODEL.DENSE_CLIP.SIGMA = 5.0
+    cfg.MODEL.DENSE_CLIP.PROXY = CN()
+    # The vision model whose attention ProxyCLIP uses: a VisionTransformer that timm names.
+    cfg.MODEL.DENSE_CLIP.PROXY.NAME = "vit_base_patch8_224.dino"
+    # Weights of ProxyCLIP's vision model: "timm" for those that timm names, a file of them, or "" for random ones.
+    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = "timm"
+    # ProxyCLIP leaves out pairs of patches that are less similar than this many times the mean similarity.
+    cfg.MODEL.DENSE_CLIP.PROXY.BETA = 1.2
+    # Scale of the similarities in ProxyCLIP's attention.
+    cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
+
     cfg.MODEL.TCL = CN()
+    # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
+    cfg.MODEL.TCL.KP_HEAD = "maskclip"
     # Blocks of the image encoder that are shared and stay frozen; the others are copied into the grounder (paper: 11).
     cfg.MODEL.TCL.FREEZE = 11
     # Gated decoder blocks; each doubles the resolution of the masks.
@@ -221,12 +265,19 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     cfg.TEST.ZERO_SHOT = CN()
-    # Side of the square sliding window, in pixels of the resized image.
+    # Side of the square sliding window, in pixels of the resized image; 0: the whole image at once.
     cfg.TEST.ZERO_SHOT.CROP_SIZE = 448
     # Step of the sliding window, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
-    # Constant score of the background where a dataset has one (paper: 0.4 with PAMR, 0.5 without).
+    # Constant score of the background where a dataset has one (paper: 0.4 with PAMR, 0.5 without), besides its words if
+    # it has any. With LOGIT_SCALE it is the probability that a class must reach.
     cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE = 0.4
+    # Scale of a softmax over all words, which makes probabilities of scores that were averaged over windows and
+    # enlarged (SCLIP and its successors); 0 for none.
+    cfg.TEST.ZERO_SHOT.LOGIT_SCALE = 0.0
+    # Share of the pixels of all classes but the background that a class must win, or it loses them (SCLIP: 0.1 on VOC
+    # with background); 0 for none.
+    cfg.TEST.ZERO_SHOT.AREA_THRESHOLD = 0.0
     # Weight of frozen CLIP's own masks in the mixture (knowledge preservation); 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
     # Number of evenly spaced images of each benchmark to evaluate, for a quick look; 0 for all.
@@ -239,11 +290,23 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.PRECISION = "float32"
     # Folder that keeps text embeddings between runs, by CLIP's weights and prompts; "" for none.
     cfg.TEST.ZERO_SHOT.TEXT_CACHE = "~/.cache/tcl_d2/text"
-    # Prompt templates; a class embedding is the mean over them.
-    cfg.TEST.ZERO_SHOT.TEMPLATES = get_templates("tcl")
+    # Prompt templates, or the name of a set (tcl, openai_imagenet, maskclip); a word's embedding is the mean over them.
+    cfg.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
+    # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
+    cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
+    # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip),
+    # or a file with a class a line; "" for the benchmarks' own.
+    cfg.TEST.ZERO_SHOT.WORDS = ""
+    # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
+    cfg.TEST.ZERO_SHOT.FILLER_WORDS = []
+    # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
+    # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
+    cfg.TEST.ZERO_SHOT.BY_DATASET = CN(new_allowed=True)
     # Whether to refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
     cfg.TEST.ZERO_SHOT.PAMR = CN()
     cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
+    # Whether PAMR refines the scores of the whole image at the output's size (NACLIP), rather than each window's masks.
+    cfg.TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE = False
     # How often PAMR averages a mask over neighboring pixels.
     cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
     # Distances of the 8 neighbors that PAMR averages over, in pixels of the mask.

@@ -68,7 +68,7 @@ class TCLPredictor:
         self,
         image: ImageLike | Sequence[ImageLike],
         classes: str | Sequence[str | Sequence[str]],
-        background: bool = False,
+        background: bool | str | Sequence[str] = False,
         *,
         labels_only: bool = False,
         longest_side: int | None = None,
@@ -79,7 +79,8 @@ class TCLPredictor:
             image: path, PIL image, or array, see data.images.as_array; or a list of them.
             classes: class words, without the background: a word or a list of words for each class, named by its first
                 word; or one text, see split_words.
-            background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background.
+            background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
+                of the background too, "sky, wall" or a list.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
             longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
                 sees the image at its working size in any case.
@@ -90,7 +91,10 @@ class TCLPredictor:
         Raises:
             ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
-        vocabulary = class_words(classes, background)
+        if isinstance(background, str):
+            background = [word.strip() for word in background.split(",") if word.strip()] or False
+        has_background = background is not False
+        vocabulary = class_words(classes, has_background)
         if isinstance(image, (list, tuple)):
             options = {"labels_only": labels_only, "longest_side": longest_side}
             return [self(picture, vocabulary, background, **options) for picture in image]
@@ -111,9 +115,9 @@ class TCLPredictor:
         scores = None if labels_only else output["sem_seg"].float().cpu()
         labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
         names = class_names(vocabulary)
-        if background:
+        if has_background:
             names = [BACKGROUND, *names]
-        return Segmentation(pixels, names, labels.numpy(), background, scores)
+        return Segmentation(pixels, names, labels.numpy(), has_background, scores)
 
 
 def class_words(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:

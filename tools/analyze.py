@@ -27,7 +27,7 @@ from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.data.words import as_lists
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix
 from tcl_d2.modeling import TCL
-from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor, split_words
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
@@ -178,7 +178,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
-    words, background = dataset_vocabulary(data)
+    words, background = dataset_classes(data)
     predictor.model.set_vocabulary(words)
     thresholds = THRESHOLDS if background else [0.0]
 
@@ -233,7 +233,7 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
         ValueError: the first word is no class of the benchmark, or no image has it.
     """
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
-    names, background = dataset_vocabulary(data)
+    names, background = dataset_classes(data)
     if words[0] not in names:
         raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(names)}")
 

@@ -22,7 +22,7 @@ from tabulate import tabulate
 from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
-from tcl_d2.modeling.text import dataset_vocabulary
+from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 
@@ -93,7 +93,7 @@ def draw(path: Path, data: str, panels: dict[str, np.ndarray]) -> None:
 def draw_pictures(folder: Path, weights: Path, count: int = 4, data: str = "shapes_val") -> list[Path]:
     """Draw the first images of a benchmark with ground truth, baseline and TCL (both with PAMR); return the paths."""
     label_mapper = LabelMapper.of(data)
-    words, background = dataset_vocabulary(data)
+    words, background = dataset_classes(data)
     dense_clip, tcl = build("maskclip.yaml"), build("tcl.yaml", "MODEL.WEIGHTS", weights)
 
     paths = []

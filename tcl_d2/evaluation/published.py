@@ -8,8 +8,6 @@ from detectron2.config import CfgNode
 
 from ..assets import FOLDER as ASSETS
 
-_OF_TCL_PAPER = ("TCL", "MaskCLIP")  # meta-architectures that follow its unified protocol
-
 
 class PublishedRow(NamedTuple):
     """A row of a published table.
@@ -59,9 +57,15 @@ def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> lis
     return rows
 
 
+def method_name(cfg: CfgNode) -> str:
+    """Return the name of a configuration's method: the dense head of a DenseCLIP, or the meta-architecture."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return cfg.MODEL.DENSE_CLIP.HEAD if name == "DenseCLIP" else name
+
+
 def published_for(cfg: CfgNode) -> list[PublishedRow]:
     """Find the published rows to compare a configuration's results with, see find_published."""
-    method = cfg.MODEL.META_ARCHITECTURE
+    method = method_name(cfg)
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
-    protocol = "unified" if method in _OF_TCL_PAPER else "own"
+    protocol = "unified" if cfg.MODEL.DENSE_CLIP.SCORES == "mask" else "own"
     return find_published(method, backbone, cfg.TEST.ZERO_SHOT.PAMR.ENABLED, protocol)

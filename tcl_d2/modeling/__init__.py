@@ -2,13 +2,17 @@
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
+from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
-from .meta_arch import TCL, MaskCLIP
+from .meta_arch import TCL, DenseCLIP, MaskCLIP
 from .pamr import PAMR
 from .segmentor import CropFeatures, ZeroShotSegmentor
 
 __all__ = [
+    "DENSE_HEAD_REGISTRY",
+    "DenseCLIP",
+    "DenseHead",
     "CropFeatures",
     "FrozenCLIP",
     "Grounder",
@@ -20,6 +24,7 @@ __all__ = [
     "TCL_LOSS_REGISTRY",
     "ZeroShotSegmentor",
     "build_clip",
+    "build_dense_head",
     "build_losses",
     "build_tokenizer",
 ]

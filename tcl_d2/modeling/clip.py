@@ -1,5 +1,7 @@
 """The frozen CLIP, on open_clip: text and image features, and the blocks that the grounder shares."""
 
+from typing import NamedTuple
+
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -22,6 +24,91 @@ def _check_tower(visual: nn.Module) -> None:
         )
 
 
+class PositionRule(NamedTuple):
+    """How position embeddings, learned on a grid of n x n patches, are read for a grid of h x w.
+
+    Attributes:
+        offset: sides are resized by the factors (h + offset) / n and (w + offset) / n.
+        keeps_equal_count: whether a grid of n * n patches of another shape (7 x 28 for 14 x 14) gets them as they are.
+    """
+
+    offset: float = 0.0
+    keeps_equal_count: bool = False
+
+    def resize(self, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Resize position embeddings (bicubic, no antialias).
+
+        Args:
+            position: [p + n1*n2, C]; the p first ones, such as the class token's, stay.
+            size: (n1, n2), the grid that they are for.
+            grid: (h, w), the grid wanted.
+
+        Returns:
+            [p + h*w, C].
+        """
+        count = size[0] * size[1]
+        if grid == size or (self.keeps_equal_count and grid[0] * grid[1] == count):
+            return position
+
+        first, patches = position[:-count], position[-count:].unflatten(0, size).permute(2, 0, 1)[None]
+        scale = [(side + self.offset) / old for side, old in zip(grid, size)]
+        where = {"scale_factor": scale} if self.offset else {"size": grid}
+        patches = F.interpolate(patches, **where, mode="bicubic", align_corners=False)
+        return torch.cat([first, patches[0].permute(1, 2, 0).flatten(0, 1)])
+
+
+RESIZED_TO_GRID = PositionRule()  # TCL's
+
+
+def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> list[Tensor]:
+    """Compute queries, keys and values of a block's attention.
+
+    Args:
+        block: a block of CLIP's image encoder.
+        x: tokens [B, L, C].
+        count: tokens that ask, the first ones; None for all.
+
+    Returns:
+        queries [B, heads, count, C / heads], keys and values [B, heads, L, C / heads].
+    """
+    attention, width = block.attn, x.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+
+    normed = block.ln_1(x)
+    query = F.linear(normed[:, :count], weight[:width], bias[:width])
+    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+
+
+def project_values(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute the values of a block's attention alone, heads joined: tokens [B, L, C] -> [B, L, C]."""
+    attention, width = block.attn, x.shape[-1]
+    return F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+
+
+def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute the patches' keys, heads joined, under the output projection: tokens [B, 1 + N, C] -> [B, N, C]."""
+    attention, width = block.attn, x.shape[-1]
+    keys = slice(width, 2 * width)
+    normed = block.ln_1(x[:, 1:])
+    return attention.out_proj(F.linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
+
+
+def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    """Compute what follows in a block: output projection, residual, MLP.
+
+    Args:
+        block: a block of CLIP's image encoder.
+        x: the block's input, tokens [B, L, C].
+        attended: what the attention gathered, heads joined, [B, L, C].
+
+    Returns:
+        tokens [B, L, C].
+    """
+    x = x + block.ls_1(block.attn.out_proj(attended))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
 def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
     """Compute block(x), faster: nn.MultiheadAttention works sequence first, and makes many small products of a batch.
 
@@ -33,18 +120,8 @@ def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None
     Returns:
         tokens [B, count, C].
     """
-    attention, width = block.attn, x.shape[-1]
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-
-    # Project: queries of the wanted tokens, keys and values of all
-    normed = block.ln_1(x)
-    query = F.linear(normed[:, :count], weight[:width], bias[:width])
-    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-
-    # Attend, head by head
-    heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
-    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    return _finish_block(block, x[:, :count], attended)
+    attended = F.scaled_dot_product_attention(*project_heads(block, x, count))
+    return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
 
 
 def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
@@ -57,19 +134,12 @@ def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     Returns:
         tokens [B, L, C].
     """
-    attention, width = block.attn, x.shape[-1]
-    value = F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
-    return _finish_block(block, x, value)
-
-
-def _finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return finish_block(block, x, project_values(block, x))
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Drop the class token and fold tokens [B, 1 + h*w, C] to a map [B, C, h, w] (channels last in memory)."""
-    return tokens[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
+    """Drop what comes before the patches and fold tokens [B, p + h*w, C] to a map [B, C, h, w] (channels last)."""
+    return tokens[:, -grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 class FrozenCLIP(nn.Module):
@@ -123,42 +193,30 @@ class FrozenCLIP(nn.Module):
         class_token = run_block(self.blocks[-1], tokens, count=1)[:, 0]
         return visual.ln_post(class_token) @ visual.proj
 
-    def forward_blocks(self, images: Tensor, depth: int, recompute: bool = False) -> Tensor:
+    def forward_blocks(
+        self, images: Tensor, depth: int, recompute: bool = False, position: PositionRule = RESIZED_TO_GRID
+    ) -> Tensor:
         """Run the first `depth` blocks: images -> tokens [B, 1 + h*w, C], class token first.
 
         Args:
             images: normalized images [B, 3, H, W].
             depth: number of blocks.
             recompute: whether a block's activations are computed again for the gradient rather than held.
+            position: how position embeddings are resized.
         """
         visual = self.visual
 
         # Embed patches, add the class token and positions
         x = visual.conv1(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
-        x = torch.cat([class_token, x], dim=1) + self._position(self.grid(images)).to(x.dtype)
-        x = visual.ln_pre(x)
+        positions = position.resize(visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
+        x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
         # Run the blocks
         for block in self.blocks[:depth]:
             x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
 
-    def dense_features(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:
-        """Compute MaskCLIP's dense features [B, D, h, w], not normalized, from the tokens after `depth` blocks.
-
-        The last block follows the MaskCLIP rule; ln_post and projection are applied to every token.
-        """
-        for block in self.blocks[depth:-1]:
-            tokens = run_block(block, tokens)
-        tokens = value_path(self.blocks[-1], tokens)
+    def project(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turn tokens [B, 1 + h*w, C] after the last block into features [B, D, h, w]: ln_post and projection."""
         return tokens_to_map(self.visual.ln_post(tokens) @ self.visual.proj, grid)
-
-    def _position(self, grid: tuple[int, int]) -> Tensor:
-        """Resize the position embeddings to a grid (bicubic, no antialias; the class token's stays) -> [1 + h*w, C]."""
-        position = self.visual.positional_embedding
-        if grid == tuple(self.visual.grid_size):
-            return position
-        patches = position[1:].unflatten(0, self.visual.grid_size).permute(2, 0, 1)[None]
-        patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
-        return torch.cat([position[:1], patches[0].permute(1, 2, 0).flatten(0, 1)])

@@ -1,6 +1,6 @@
-"""Inference over one image: sliding windows, padding to whole patches, and classes in parts of bounded memory."""
+"""Inference over one image: sliding windows, padding to whole patches, and words in parts of bounded memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Bounds of the scores that are held at once, for vocabularies of thousands of words and for large images.
-CLASSES_AT_ONCE = 64
+WORDS_AT_ONCE = 64
 SCORE_BYTES_AT_ONCE = 256 * 2**20
 
 
@@ -43,10 +43,11 @@ class Windows:
 
         Args:
             image: [3, H, W].
-            crop_size: side of the windows in pixels.
+            crop_size: side of the windows in pixels; 0: the whole image is the window.
             stride: step between windows in pixels, 1 <= stride <= crop_size.
         """
         self.image = image
+        crop_size = crop_size or max(image.shape[-2:])
         rows, columns = (window_starts(length, crop_size, stride) for length in image.shape[-2:])
         self.slices = [(slice(y, y + crop_size), slice(x, x + crop_size)) for y in rows for x in columns]
 
@@ -64,6 +65,10 @@ class Windows:
         Returns:
             fp32 [K, H, W].
         """
+        if len(self.slices) == 1:
+            (scores,) = chain.from_iterable(score_batches)
+            return scores.float()
+
         total = count = None
         for (y, x), scores in zip(self.slices, chain.from_iterable(score_batches), strict=True):
             if total is None:
@@ -71,40 +76,18 @@ class Windows:
                 count = torch.zeros_like(total[0])
             total[:, y, x] += scores.float()
             count[y, x] += 1
-        return total / count
+        return total.div_(count)
 
 
-def classes_at_once(*sizes: tuple[int, int]) -> int:
-    """Return how many classes' scores of these sizes (height, width) in pixels are held at once."""
-    bytes_per_class = 4 * max(height * width for height, width in sizes)
-    return max(1, min(CLASSES_AT_ONCE, SCORE_BYTES_AT_ONCE // bytes_per_class))
+def split_words(count: int, *sizes: tuple[int, int]) -> list[slice]:
+    """Split `count` words into parts whose scores, of these sizes (height, width) in pixels, are held at once."""
+    bytes_per_word = 4 * max(height * width for height, width in sizes)
+    at_once = max(1, min(WORDS_AT_ONCE, SCORE_BYTES_AT_ONCE // bytes_per_word))
+    return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
 
-def iterate_scores(
-    windows: Windows,
-    encode: Callable[[Tensor], object],
-    predict: Callable[[object, Tensor], Tensor],
-    text_features: Tensor,
-    size: tuple[int, int],
-    windows_at_once: int,
-) -> Iterator[Tensor]:
-    """Yield scores fp32 [k, *size] of an image for one part of the classes after the other.
-
-    Args:
-        windows: of the image.
-        encode: crops [n, 3, h, w] -> what `predict` takes; called once for each batch of windows.
-        predict: what `encode` gave and text features [k, D] -> scores [n, k, h, w] at the crops' size.
-        text_features: of all classes, [K, D].
-        size: height and width of the scores.
-        windows_at_once: crops that are encoded together.
-    """
-    parts = text_features.split(classes_at_once(size, tuple(windows.image.shape[-2:])))
-
-    # The crops' features are held only where they are used again, for another part of the classes.
-    features = map(encode, windows.batches(windows_at_once))
-    if len(parts) > 1:
-        features = list(features)
-
-    for part in parts:
-        scores = windows.average(predict(crop_features, part) for crop_features in features)
-        yield F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize scores [B, K, h, w] to `size`, bilinear; nothing is done where they have it."""
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

@@ -1,60 +1,88 @@
-"""From the scores of classes, which come some at a time, to a result: the best class of each pixel, or all scores."""
+"""From the scores of words, which come some at a time, to a result: the best class of each pixel, or all scores.
 
+Two ways of the field are settings of one rule. TCL's: the class of the word with the largest score, or the background
+where that is not above a constant. The dense CLIPs' (SCLIP and its successors): scores are cosines, of which a softmax
+with a scale over all words makes probabilities; the class of the most probable word, or the background where that
+probability is below a threshold.
+"""
+
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .vocabulary import WordSubset
 
-class ClassSubset(NamedTuple):
-    """The classes of one dataset among those that masks are made for."""
 
-    indices: Tensor  # int64 [K]; a class word that stands twice in a dataset has the same index twice
-    background: bool  # whether a background comes before them
+class ScoreSettings(NamedTuple):
+    """How the scores of words become labels.
 
-    def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Find the subset's classes among those from `first` on, `count` in number.
+    Attributes:
+        background_score: score that the background has besides its words, where there is a background. A pixel is
+            background where no class is above it; with a softmax, where none reaches it.
+        logit_scale: scale of a softmax over words; 0 for none.
+        area_threshold: classes that win not more than this share of the pixels of all classes but the background lose
+            them (SCLIP's rule); 0 for none. It needs the scores of all classes at once.
+    """
 
-        Returns:
-            two tensors int64 [k]: their positions in the subset (without its background), rising, and their places
-            among the `count`.
-        """
-        positions = torch.nonzero((self.indices >= first) & (self.indices < first + count))[:, 0]
-        return positions, self.indices[positions] - first
+    background_score: float
+    logit_scale: float = 0.0
+    area_threshold: float = 0.0
+
+    @property
+    def highest_background(self) -> float:
+        """The highest score at which a pixel is still background."""
+        if not self.logit_scale:
+            return self.background_score
+        below = torch.nextafter(torch.tensor(self.background_score), torch.tensor(-math.inf))
+        return below.item()
 
 
 class ScoreRule:
-    """Takes the scores of all classes, some at a time in their order, and makes the output of one dataset."""
+    """Takes the scores of all words, some at a time in their order, and makes the output of one dataset."""
 
-    def __init__(self, subset: ClassSubset, background_score: float):
+    def __init__(self, subset: WordSubset, settings: ScoreSettings):
         """Begin with no scores.
 
         Args:
-            subset: the classes of the dataset.
-            background_score: constant score of the background, where the subset has one.
+            subset: the dataset's words.
+            settings: how scores become labels.
         """
         self.subset = subset
-        self.background_score = background_score
+        self.settings = settings
         self._first = 0
+        self._log_sum: Tensor | None = None  # of the softmax, over the words so far
 
     def update(self, scores: Tensor) -> None:
-        """Take the scores [k, H, W] of the next k classes."""
-        positions, rows = self.subset.split(self._first, len(scores))
+        """Take the scores [k, H, W] of the next k words."""
+        places, classes = self.subset.split(self._first, len(scores))
         self._first += len(scores)
-        if not len(positions):
+        if not len(places):
             return
 
-        # All classes in their order need no copy of their scores.
-        is_identity = torch.equal(rows, torch.arange(len(scores)))
-        self.take(scores if is_identity else scores[rows], positions)
+        # All words in their order need no copy of their scores
+        is_identity = torch.equal(places, torch.arange(len(scores)))
+        self.take(scores if is_identity else scores[places.to(scores.device)], classes)
 
-    def take(self, scores: Tensor, positions: Tensor) -> None:
-        """Use the scores [k, H, W] of the subset's classes at `positions` [k]."""
+    def take(self, scores: Tensor, classes: Tensor) -> None:
+        """Use the scores [k, H, W] of words of the classes [k]."""
         raise NotImplementedError
 
     def output(self) -> dict[str, Tensor]:
         """Return the result, after the last update."""
         raise NotImplementedError
+
+    def _add_to_softmax(self, scores: Tensor) -> None:
+        if self.settings.logit_scale:
+            log_sum = torch.logsumexp(self.settings.logit_scale * scores, 0)
+            self._log_sum = log_sum if self._log_sum is None else torch.logaddexp(self._log_sum, log_sum)
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        """Return the softmax [..., H, W] of scores, in place; without a softmax, the scores."""
+        if not self.settings.logit_scale:
+            return scores
+        return scores.mul_(self.settings.logit_scale).sub_(self._log_sum).exp_()
 
 
 class RunningArgmax(ScoreRule):
@@ -62,26 +90,30 @@ class RunningArgmax(ScoreRule):
 
     Output:
         sem_seg_labels: int64 [H, W], the index of the class with the largest score, the first of several; the
-            background is 0 where there is one.
+            background is 0 where there is one; num_classes where a word of no class is best.
     """
 
     _best: Tensor | None = None
     _labels: Tensor | None = None
 
-    def take(self, scores: Tensor, positions: Tensor) -> None:
-        best, winner = scores.max(0)
-        labels = positions.to(winner.device)[winner] + int(self.subset.background)
+    def take(self, scores: Tensor, classes: Tensor) -> None:
+        if self.subset.background:  # otherwise the best score says all, probable or not
+            self._add_to_softmax(scores)
 
+        best, winner = scores.max(0)
+        labels = classes.to(winner.device)[winner]
         if self._best is None:
-            lowest = self.background_score if self.subset.background else -torch.inf
-            self._best = torch.full_like(best, lowest)
-            self._labels = torch.zeros_like(labels)
+            self._best, self._labels = best, labels
+            return
 
         is_better = best > self._best
         self._best = torch.where(is_better, best, self._best)
         self._labels = torch.where(is_better, labels, self._labels)
 
     def output(self) -> dict[str, Tensor]:
+        if self.subset.background:
+            best = self._probabilities(self._best)
+            self._labels = self._labels.masked_fill(best <= self.settings.highest_background, 0)
         return {"sem_seg_labels": self._labels}
 
 
@@ -89,17 +121,57 @@ class AllScores(ScoreRule):
     """Keeps the scores of all classes.
 
     Output:
-        sem_seg: fp32 [K, H, W]; the background's constant score comes first where there is one.
+        sem_seg: fp32 [K, H, W], the best of each class's words; the background first where there is one. Where words
+            of no class are looked for and there is no background, their best score follows as another class.
     """
 
     _scores: Tensor | None = None
 
-    def take(self, scores: Tensor, positions: Tensor) -> None:
-        if self._scores is None:
-            count = len(self.subset.indices) + int(self.subset.background)
-            self._scores = scores.new_full((count, *scores.shape[1:]), self.background_score)
+    def take(self, scores: Tensor, classes: Tensor) -> None:
+        self._add_to_softmax(scores)
 
-        self._scores[positions.to(scores.device) + int(self.subset.background)] = scores
+        if self._scores is None:
+            count = max(self.subset.num_classes, int(self.subset.classes.max()) + 1)
+            self._scores = scores.new_full((count, *scores.shape[1:]), -math.inf)
+
+        for score, index in zip(scores, classes.tolist()):
+            torch.maximum(self._scores[index], score, out=self._scores[index])
 
     def output(self) -> dict[str, Tensor]:
-        return {"sem_seg": self._scores}
+        scores = self._probabilities(self._scores)
+        if self.settings.area_threshold:
+            self._drop_small_classes(scores)
+        if self.subset.background:
+            scores[0].clamp_(min=self.settings.highest_background)
+        return {"sem_seg": scores}
+
+    def _drop_small_classes(self, scores: Tensor) -> None:
+        """Set the scores of classes that win a small area to 0, in place."""
+        first = int(self.subset.background)
+        areas = torch.bincount(scores.argmax(0).flatten(), minlength=len(scores))[first:]
+        is_small = areas <= self.settings.area_threshold * areas.sum()
+        scores[first:][is_small] = 0
+
+
+class ArgmaxOfAllScores(AllScores):
+    """Keeps the scores of all classes, which SCLIP's area rule needs, and gives the best class of each pixel.
+
+    Output:
+        sem_seg_labels: see RunningArgmax.
+    """
+
+    def output(self) -> dict[str, Tensor]:
+        return {"sem_seg_labels": super().output()["sem_seg"].argmax(0)}
+
+
+def build_score_rule(subset: WordSubset, settings: ScoreSettings, labels_only: bool) -> ScoreRule:
+    """Build the rule that needs the least memory.
+
+    Args:
+        subset: the dataset's words.
+        settings: how scores become labels.
+        labels_only: whether labels are asked for, in place of scores.
+    """
+    if not labels_only:
+        return AllScores(subset, settings)
+    return (ArgmaxOfAllScores if settings.area_threshold else RunningArgmax)(subset, settings)

@@ -1,29 +1,30 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
 from .grounder import normalize
-from .inference import Windows, iterate_scores, pad_to_multiple
+from .inference import Windows, pad_to_multiple, resize_scores, split_words
 from .pamr import PAMR
-from .score_rules import AllScores, ClassSubset, RunningArgmax
-from .text import TextEmbedder, check_templates, dataset_vocabulary
+from .score_rules import ScoreSettings, build_score_rule
+from .templates import get_templates
+from .text import TextEmbedder, check_templates
+from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
 _WINDOWS_AT_ONCE = 8  # halved where memory runs out
 
 
 class CropFeatures(NamedTuple):
-    """What is computed of a batch of crops once, for any classes.
+    """What is computed of a batch of crops once, for any words.
 
     Attributes:
         images: normalized crops [B, 3, H, W].
@@ -37,10 +38,19 @@ class CropFeatures(NamedTuple):
 
 
 class ZeroShotSegmentor(nn.Module):
-    """Segments images into the classes of a vocabulary: windows, text features and background, on a frozen CLIP.
+    """Segments images into the classes of a vocabulary: windows, words and background, on a frozen CLIP.
 
-    A subclass says in `encode` and `predict_masks` how images and text features become masks.
+    A subclass says in `encode` and `predict_masks` how images and text features become scores, and in `prepare` what
+    depends on all words together.
+
+    Attributes:
+        scores_depend_on_vocabulary: whether a word's scores depend on the other words. Datasets of the same images
+            then share what `encode` computes, but not the scores.
+        pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
     """
+
+    scores_depend_on_vocabulary = False
+    pad_to: int | None = None
 
     @configurable
     def __init__(
@@ -50,15 +60,11 @@ class ZeroShotSegmentor(nn.Module):
         tokenizer: Callable[[list[str]], Tensor],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        templates: Sequence[str],
-        crop_size: int,
-        stride: int,
-        background_score: float,
-        pamr: PAMR | None = None,
         precision: torch.dtype = torch.float32,
         text_cache: Path | None = None,
         mask_shift: float = 0.25,
         mask_scale: float = 10.0,
+        **protocol,
     ):
         """Build the segmentor from its parts.
 
@@ -67,45 +73,31 @@ class ZeroShotSegmentor(nn.Module):
             tokenizer: N texts -> int64 [N, context].
             pixel_mean: mean of RGB in 0..255.
             pixel_std: standard deviation of RGB in 0..255.
-            templates: prompt templates, each with one `{}`, used where a vocabulary comes without.
-            crop_size: side of the sliding windows, in pixels.
-            stride: step between windows, in pixels.
-            background_score: constant score of the background, in 0..1, where there is one.
-            pamr: refinement of masks; None for none.
             precision: dtype of autocast in inference; torch.float32 for none.
             text_cache: folder that keeps text features; None for none.
             mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
             mask_scale: see mask_shift.
+            protocol: the arguments of set_protocol.
 
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
         super().__init__()
-        if crop_size < 1:
-            raise ValueError(f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, not {crop_size}.")
-        if not 1 <= stride <= crop_size:
-            raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
-        if not 0 <= background_score <= 1:
-            raise ValueError(f"TEST.ZERO_SHOT.BACKGROUND_SCORE is a score in 0..1, not {background_score}.")
 
         # Images
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
-        self.crop_size = crop_size
-        self.stride = stride
 
         # Words
         self.clip = clip
         self.tokenizer = tokenizer
-        self.templates = check_templates(templates)
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
         self.register_load_state_dict_post_hook(_forget_embeddings)
         self._text: Tensor | None = None
-        self._subsets: list[ClassSubset] = []
+        self._subsets: list[WordSubset] = []
 
-        # Masks
-        self.background_score = background_score
-        self.pamr = pamr
+        # Scores
+        self.set_protocol(**protocol)
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
@@ -121,16 +113,89 @@ class ZeroShotSegmentor(nn.Module):
             "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "templates": test.TEMPLATES,
-            "crop_size": test.CROP_SIZE,
-            "stride": test.STRIDE,
-            "background_score": test.BACKGROUND_SCORE,
-            # Masks
-            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
+            # Scores
             "precision": _autocast_dtype(test.PRECISION, cfg.MODEL.DEVICE),
             "text_cache": Path(test.TEXT_CACHE).expanduser() if test.TEXT_CACHE else None,
             "mask_shift": cfg.MODEL.CLIP.MASK_SHIFT,
             "mask_scale": cfg.MODEL.CLIP.MASK_SCALE,
+            **cls.protocol_from_config(cfg),
+        }
+
+    # ------------------------------------------------------------------------------------ protocol
+
+    def set_protocol(
+        self,
+        *,
+        templates: Sequence[str],
+        crop_size: int,
+        stride: int,
+        background_score: float,
+        pamr: PAMR | None = None,
+        refine_image: bool = False,
+        logit_scale: float = 0.0,
+        area_threshold: float = 0.0,
+        normalize_prompts: bool = False,
+        filler_words: Sequence[str] = (),
+    ) -> None:
+        """Set how images and words are brought to the model, and how scores become labels.
+
+        Args:
+            templates: prompt templates, each with one `{}`, used where a vocabulary comes without.
+            crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
+            stride: step between windows, in pixels.
+            background_score: constant score of the background, in 0..1, where there is one.
+            pamr: refinement of masks; None for none.
+            refine_image: whether `pamr` refines an image's scores at the output's size, rather than a crop's masks.
+            logit_scale: see ScoreSettings.
+            area_threshold: see ScoreSettings.
+            normalize_prompts: see TextEmbedder.
+            filler_words: words that belong to no class, see make_vocabulary.
+
+        Raises:
+            ValueError: a number out of its range, or unusable templates; names the config key.
+        """
+        # Check the numbers
+        if crop_size < 0:
+            raise ValueError(
+                f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}."
+            )
+        if crop_size and not 1 <= stride <= crop_size:
+            raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
+        for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
+        if logit_scale < 0:
+            raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
+
+        # Words
+        self.templates = check_templates(templates)
+        self.embed_vocabulary.normalize_prompts = normalize_prompts
+        self.filler_words = tuple(filler_words)
+
+        # Windows and scores
+        self.crop_size = crop_size
+        self.stride = stride
+        self.background_score = background_score
+        self.logit_scale = logit_scale
+        self.area_threshold = area_threshold
+        self.pamr = None if refine_image else pamr
+        self.image_pamr = pamr if refine_image else None
+
+    @classmethod
+    def protocol_from_config(cls, cfg: CfgNode) -> dict:
+        """Return the arguments of `set_protocol` that a configuration gives."""
+        test = cfg.TEST.ZERO_SHOT
+        return {
+            "templates": get_templates(test.TEMPLATES),
+            "crop_size": test.CROP_SIZE,
+            "stride": test.STRIDE,
+            "background_score": test.BACKGROUND_SCORE,
+            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
+            "refine_image": test.PAMR.WHOLE_IMAGE,
+            "logit_scale": test.LOGIT_SCALE,
+            "area_threshold": test.AREA_THRESHOLD,
+            "normalize_prompts": test.NORMALIZE_PROMPTS,
+            "filler_words": test.FILLER_WORDS,
         }
 
     @property
@@ -140,51 +205,82 @@ class ZeroShotSegmentor(nn.Module):
     # ------------------------------------------------------------------------------------ what a subclass says
 
     def encode(self, images: Tensor) -> CropFeatures:
-        """Compute what does not depend on the classes, of normalized images [B, 3, H, W] of whole patches."""
+        """Compute what does not depend on words, of normalized images [B, 3, H, W]."""
         raise NotImplementedError
 
-    def predict_masks(self, features: CropFeatures, text: Tensor) -> Tensor:
-        """Predict masks in 0..1 [B, K, h, w] for text features [K, D]; a class's mask does not depend on the others."""
+    def prepare(self, features: CropFeatures, text: Tensor) -> CropFeatures:
+        """Add what depends on all words together, given their text features [W, D]; by default nothing.
+
+        It is called once for a vocabulary, and what it gives is held: it should be small for thousands of words.
+        """
+        return features
+
+    def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
+        """Predict scores of a part of the words.
+
+        Args:
+            features: of crops, from `encode` and `prepare`.
+            text: text features of all words [W, D].
+            words: the k words that are wanted.
+
+        Returns:
+            scores [B, k, h, w]: masks in 0..1, or similarities.
+        """
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------ classes
 
     def set_vocabulary(
-        self, names: Sequence[str], background: bool = False, templates: Sequence[str] | None = None
+        self,
+        classes: Sequence[ClassWords],
+        background: bool | Sequence[str] = False,
+        templates: Sequence[str] | None = None,
     ) -> None:
         """Set the classes that images without a vocabulary of their own are segmented into.
 
         Args:
-            names: class words, without the background; ValueError if empty, blank or double.
-            background: whether a background, at the constant score, comes before them.
+            classes: the word, or the list of words, of each class, without the background.
+            background: whether a background, at the constant score, comes before them; or its words.
             templates: prompt templates; None for the model's.
-        """
-        self.set_text_embeddings(self.embed_vocabulary(names, templates or self.templates), background)
 
-    def set_dataset(self, *names: str) -> None:
+        Raises:
+            ValueError: see make_vocabulary.
+        """
+        self._set_vocabularies([make_vocabulary(classes, background, self.filler_words)], templates)
+
+    def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset: its `stuff_classes`, of which the first may be the background.
 
         Of several datasets, to segment their common images once: masks are made for each of their words once.
+
+        Args:
+            names: names in the catalog.
+            class_words: the words of a dataset's classes, by its name, in place of its metadata's; see
+                dataset_classes.
         """
-        words, subsets = {}, []
-        for name in names:
-            classes, background = dataset_vocabulary(name)
-            indices = [words.setdefault(word, len(words)) for word in classes]
-            subsets.append(ClassSubset(torch.tensor(indices), background))
-        self.set_vocabulary(list(words))
-        self._subsets = subsets
+        class_words = class_words or {}
+        classes = [dataset_classes(name, class_words.get(name)) for name in names]
+        self._set_vocabularies([make_vocabulary(*arguments, self.filler_words) for arguments in classes])
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
         self._text = embeddings.detach().to(self.device)
-        self._subsets = [ClassSubset(torch.arange(len(embeddings)), background)]
+        words = torch.arange(len(embeddings))
+        self._subsets = [WordSubset(words, words + int(background), len(words) + int(background), background)]
 
-    def _classes(self, input_per_image: dict) -> tuple[Tensor, list[ClassSubset]]:
+    def _set_vocabularies(self, vocabularies: Sequence[Vocabulary], templates: Sequence[str] | None = None) -> None:
+        words, self._subsets = join_vocabularies(vocabularies)
+        self._text = self.embed_vocabulary(words, templates or self.templates)
+
+    def _classes(self, input_per_image: dict) -> tuple[Tensor, list[WordSubset]]:
+        """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
-            text = self.embed_vocabulary(input_per_image["vocabulary"], self.templates)
-            return text, [ClassSubset(torch.arange(len(text)), input_per_image.get("background", False))]
+            background = input_per_image.get("background", False)
+            vocabulary = make_vocabulary(input_per_image["vocabulary"], background, self.filler_words)
+            words, subsets = join_vocabularies([vocabulary])
+            return self.embed_vocabulary(words, self.templates), subsets
 
         if self._text is None:
             raise RuntimeError(
@@ -203,8 +299,8 @@ class ZeroShotSegmentor(nn.Module):
 
                 image: Tensor [3, H, W], RGB, 0..255, already at the size at which windows are taken.
                 height, width: size of the result in pixels; default: the image's.
-                vocabulary: class words (list[str]), in place of those set before.
-                background: whether a background comes before the vocabulary (bool).
+                vocabulary: the word, or the list of words, of each class, in place of those set before.
+                background: whether a background comes before the vocabulary (bool), or its words (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
 
         Returns:
@@ -246,23 +342,51 @@ class ZeroShotSegmentor(nn.Module):
         image = self.normalize_images([input_per_image["image"]])[0]
         size = (input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2]))
 
-        # Each dataset takes what it needs of the scores, as they come
-        rule = RunningArgmax if input_per_image.get("labels_only", False) else AllScores
-        results = [rule(subset, self.background_score) for subset in subsets]
-        for scores in self._iterate_scores(image, text, size):
-            for result in results:
-                result.update(scores)
+        settings = ScoreSettings(self.background_score, self.logit_scale, self.area_threshold)
+        labels_only = input_per_image.get("labels_only", False)
 
-        outputs = [result.output() for result in results]
+        # Crops are encoded once; what that gives is held only where it is used again
+        windows = Windows(image, self.crop_size, self.stride)
+        crops = map(self.encode_crops, windows.batches(self._windows_at_once))
+        groups = self._word_groups(text, subsets)
+        if len(groups) > 1:
+            crops = list(crops)
+
+        # Each dataset takes what it needs of the scores, as they come
+        outputs = []
+        for group_text, group in groups:
+            rules = [build_score_rule(subset, settings, labels_only) for subset in group]
+            for scores in self._iterate_scores(windows, crops, group_text, size):
+                for rule in rules:
+                    rule.update(scores)
+            outputs += [rule.output() for rule in rules]
         return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
 
-    def _iterate_scores(self, image: Tensor, text: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
-        def predict(crops: tuple, text: Tensor) -> Tensor:
-            masks = self.crop_masks(*crops, text)
-            return masks.cpu() if self._average_on_cpu else masks
+    def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
+        """Group datasets that can share scores: the text features of their words, and the words of each."""
+        if not self.scores_depend_on_vocabulary:
+            return [(text, subsets)]
+        return [(text[subset.words], [subset._replace(words=torch.arange(len(subset.words)))]) for subset in subsets]
 
-        windows = Windows(image, self.crop_size, self.stride)
-        return iterate_scores(windows, self.encode_crops, predict, text, size, self._windows_at_once)
+    def _iterate_scores(
+        self, windows: Windows, crops: Iterable[tuple], text: Tensor, size: tuple[int, int]
+    ) -> Iterator[Tensor]:
+        """Yield scores fp32 [k, *size] of an image for one part of the words [W, D] after the other."""
+        parts = split_words(len(text), size, tuple(windows.image.shape[-2:]))
+        prepared = ((self.prepare(features, text), place) for features, place in crops)
+        if len(parts) > 1:
+            prepared = list(prepared)
+
+        for words in parts:
+            scores = windows.average(self._predict_crops(*crop, text, words) for crop in prepared)
+            scores = resize_scores(scores[None], size)
+            if self.image_pamr is not None:
+                scores = self.image_pamr(resize_scores(windows.image[None], size), scores)
+            yield scores[0]
+
+    def _predict_crops(self, features: CropFeatures, place: tuple, text: Tensor, words: slice) -> Tensor:
+        scores = self._crop_scores(features, place, text, words)
+        return scores.cpu() if self._average_on_cpu else scores
 
     # ------------------------------------------------------------------------------------ crops
 
@@ -280,34 +404,45 @@ class ZeroShotSegmentor(nn.Module):
         return (batch - self.pixel_mean) / self.pixel_std
 
     def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
-        """Pad normalized crops [B, 3, H, W] of any size to whole patches and encode them.
+        """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
 
         Returns:
             their features, and the slices (rows, columns) at which the crops lie in the padded ones.
         """
-        padded, place = pad_to_multiple(crops, self.clip.patch_size)
+        patch_size = self.clip.patch_size
+        multiple = self.pad_to or patch_size
+        if min(crops.shape[-2:]) < patch_size:
+            multiple = max(multiple, patch_size)
+        padded, place = pad_to_multiple(crops, multiple)
         return self.encode(padded), place
 
     def crop_masks(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor) -> Tensor:
-        """Predict masks in 0..1 [B, K, H, W] at the crops' own size.
+        """Predict scores [B, W, H, W] of crops, at their own size.
 
         Args:
             features: of the crops, from encode_crops.
             place: of the crops in the padded ones, from encode_crops.
-            text: text features [K, D].
+            text: text features of all words [W, D].
         """
-        masks = self.predict_masks(features, text)
-        masks = F.interpolate(masks, size=features.images.shape[-2:], mode="bilinear", align_corners=False)
-        return masks[(..., *place)]
+        return self._crop_scores(self.prepare(features, text), place, text, slice(None))
 
-    def dense_clip_features(self, tokens: Tensor, depth: int, grid: tuple[int, int]) -> Tensor:
-        """Compute CLIP's own features of each patch, normalized [B, D, h, w], from its tokens after `depth` blocks."""
-        return normalize(self.clip.dense_features(tokens, depth, grid), 1)
+    def _crop_scores(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor, words: slice) -> Tensor:
+        scores = self.predict_masks(features, text, words)
+        return resize_scores(scores, features.images.shape[-2:])[(..., *place)]
+
+    # ------------------------------------------------------------------------------------ CLIP's own features
+
+    def clip_similarity(self, features: Tensor, text: Tensor) -> Tensor:
+        """Compute cosines fp32 [B, K, h, w] of dense features [B, D, h, w], normalized, and text features [K, D]."""
+        with torch.autocast(features.device.type, enabled=False):  # scales make much of small errors
+            return torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
 
     def dense_clip_masks(self, features: Tensor, text: Tensor) -> Tensor:
-        """Predict CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w]."""
-        with torch.autocast(features.device.type, enabled=False):  # the scale makes much of small errors
-            similarity = torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
+        """Predict CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w], normalized."""
+        return self.to_masks(self.clip_similarity(features, text))
+
+    def to_masks(self, similarity: Tensor) -> Tensor:
+        """Make masks in 0..1 of similarities of CLIP's own."""
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
 
 

@@ -38,16 +38,16 @@ def get_templates(templates: str | Sequence[str]) -> list[str]:
     """Return prompt templates, each with the place `{}` for a word.
 
     Args:
-        templates: the name of a set, see TEMPLATES, or the templates themselves.
+        templates: the name of a set, see TEMPLATES; or templates, among which may be names of sets.
 
     Raises:
         ValueError: there is no set of that name, no template, or a template without exactly one `{}`.
     """
-    if isinstance(templates, str):
-        if templates not in TEMPLATES:
-            raise ValueError(
-                f"There are no prompt templates of the name '{templates}': give one of {', '.join(TEMPLATES)}, or a "
-                "list of templates such as ['a photo of a {}.']."
-            )
-        return list(TEMPLATES[templates])
-    return list(check_templates(templates))
+    entries = [templates] if isinstance(templates, str) else templates
+    unknown = [entry for entry in entries if isinstance(entry, str) and "{}" not in entry and entry not in TEMPLATES]
+    if unknown:
+        raise ValueError(
+            f"'{unknown[0]}' is neither a prompt template, for it has no place '{{}}' for the word, nor the name of a "
+            f"set of them: {', '.join(TEMPLATES)}."
+        )
+    return list(check_templates([template for entry in entries for template in TEMPLATES.get(entry, [entry])]))

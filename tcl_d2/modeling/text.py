@@ -5,40 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
 from .clip import FrozenCLIP
 from .grounder import normalize
+from .vocabulary import check_words
 
 _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
-
-
-def dataset_vocabulary(dataset_name: str) -> tuple[list[str], bool]:
-    """Return the words to look for in a registered dataset, and whether a background, its first class, goes before."""
-    metadata = MetadataCatalog.get(dataset_name)
-    background = metadata.get("background", False)
-    return metadata.stuff_classes[int(background) :], background
-
-
-def check_vocabulary(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the class words as a tuple.
-
-    Raises:
-        ValueError: no words, a word that is no text or blank, or a word that stands twice.
-    """
-    if isinstance(names, str) or not names:
-        raise ValueError(f"A vocabulary is a list of at least one class word, not {names!r}.")
-
-    blank = [name for name in names if not isinstance(name, str) or not name.strip()]
-    if blank:
-        raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
-
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"A vocabulary names each class once; these stand twice: {', '.join(twice[:5])}.")
-    return tuple(names)
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
@@ -60,6 +34,7 @@ class TextEmbedder:
         tokenizer: Callable[[list[str]], Tensor],
         folder: Path | None = None,
         remember: int = 16,
+        normalize_prompts: bool = False,
     ):
         """Begin with an empty cache.
 
@@ -68,28 +43,32 @@ class TextEmbedder:
             tokenizer: N texts -> int64 [N, context].
             folder: where embeddings are kept in files, by CLIP's weights and the prompts' tokens; None: nowhere.
             remember: vocabularies that are held in memory.
+            normalize_prompts: whether each prompt's embedding is normalized before the mean over templates (SCLIP and
+                its successors), which the official TCL does not do.
         """
         self.clip = clip
         self.tokenizer = tokenizer
         self.folder = folder
         self.remember = remember
+        self.normalize_prompts = normalize_prompts
         self._cache: dict[tuple, Tensor] = {}
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embed class words: the mean of T(template) over templates, each not normalized, then normalized.
+        """Embed words: the mean of T(template) over templates, normalized.
 
         Returns:
             text features fp32 [K, D].
 
         Raises:
-            ValueError: see check_vocabulary and check_templates.
+            ValueError: see check_words and check_templates.
         """
-        key = (check_vocabulary(names), check_templates(templates))
+        names, templates = check_words(names), check_templates(templates)
         device = self.clip.visual.proj.device
+        key = (names, templates, self.normalize_prompts)
         if key not in self._cache or self._cache[key].device != device:
             while len(self._cache) >= self.remember:
                 self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = self._embed(*key, device)
+            self._cache[key] = self._embed(names, templates, device)
         return self._cache[key]
 
     def _embed(self, names: tuple[str, ...], templates: tuple[str, ...], device: torch.device) -> Tensor:
@@ -108,11 +87,16 @@ class TextEmbedder:
     @torch.no_grad()
     def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
         parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
-        return normalize(torch.cat(parts).unflatten(0, (count, -1)).mean(1), 1)
+        prompts = torch.cat(parts).unflatten(0, (count, -1))
+        if self.normalize_prompts:
+            prompts = normalize(prompts, 2)
+        return normalize(prompts.mean(1), 1)
 
     def _digest(self, tokens: Tensor) -> str:
-        """Digest all that the embeddings depend on: the prompts' tokens and the text encoder's weights."""
+        """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder's weights."""
         digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
+        if self.normalize_prompts:
+            digest.update(b"normalized")
         for name, weight in self.clip.model.state_dict().items():
             if not name.startswith("visual."):
                 digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.modeling import Grounder
+from tcl_d2.modeling.dense_heads import MaskCLIPHead
 from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
 from tests import golden
 
@@ -14,7 +15,7 @@ def test_trained_part_starts_as_a_copy():
     clip = golden.build_clip()
     images = torch.randn(1, 3, 48, 48)
     tokens = clip.forward_blocks(images, 2)
-    dense = F.interpolate(clip.dense_features(tokens, 2, (6, 6)), scale_factor=4.0, mode="nearest")
+    dense = F.interpolate(MaskCLIPHead().continue_features(clip, tokens, 2, images), scale_factor=4.0, mode="nearest")
     torch.testing.assert_close(Grounder(clip, 2)(tokens, (6, 6)), dense, rtol=0, atol=1e-5)
 
 

@@ -39,7 +39,7 @@ def test_labels_alone_are_the_argmax_of_the_scores(background, monkeypatch):
     model.set_text_embeddings(figures["text_embedding"], background)
     input_per_image = {"image": figures["slide_image"][0].float(), "height": 91, "width": 57}
     scores = model([input_per_image])[0]["sem_seg"]
-    monkeypatch.setattr(inference, "CLASSES_AT_ONCE", 3)
+    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 3)
     (output,) = model([{**input_per_image, "labels_only": True}])
     assert set(output) == {"sem_seg_labels"} and torch.equal(output["sem_seg_labels"], scores.argmax(0))
     torch.testing.assert_close(model([input_per_image])[0]["sem_seg"], scores, rtol=0, atol=1e-6)

@@ -87,8 +87,8 @@ def test_tracing_is_refused(model):
     [
         ("TEST.ZERO_SHOT.STRIDE", 0, r"STRIDE must be in 1\.\.448"),
         ("TEST.ZERO_SHOT.STRIDE", 449, r"STRIDE must be in 1\.\.448"),
-        ("TEST.ZERO_SHOT.CROP_SIZE", 0, "CROP_SIZE must be at least 1"),
-        ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 1.5, "BACKGROUND_SCORE is a score in 0..1, not 1.5"),
+        ("TEST.ZERO_SHOT.CROP_SIZE", -1, "CROP_SIZE must be at least 1"),
+        ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 1.5, "BACKGROUND_SCORE must be in 0..1, not 1.5"),
         ("TEST.ZERO_SHOT.KP_WEIGHT", -0.1, "KP_WEIGHT is a share in 0..1"),
         ("SOLVER.IMS_PER_MICRO_BATCH", -1, "IMS_PER_MICRO_BATCH must be"),
         ("MODEL.TCL.GUMBEL_TAU", 0.0, "GUMBEL_TAU must be more than 0"),

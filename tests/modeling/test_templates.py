@@ -22,7 +22,7 @@ def test_sets_are_those_of_the_methods(name, count, first, last):
 
 def test_maskclips_are_openais_and_five():
     assert get_templates("maskclip")[:80] == get_templates("openai_imagenet")
-    assert get_templates("tcl") == load_config().TEST.ZERO_SHOT.TEMPLATES
+    assert get_templates("tcl") == get_templates(load_config().TEST.ZERO_SHOT.TEMPLATES)
 
 
 def test_lists_are_taken_as_they_are():
@@ -37,8 +37,9 @@ def test_lists_are_taken_as_they_are():
 @pytest.mark.parametrize(
     "templates, message",
     [
-        ("openai", "'openai': give one of tcl, openai_imagenet, maskclip, or a list"),
-        (["a {}", "a photo"], "exactly once; not so: 'a photo'"),
+        ("openai", "'openai' is neither .* tcl, openai_imagenet, maskclip"),
+        (["a {}", "a photo"], "'a photo' is neither a prompt template"),
+        (["a {} {}"], "exactly once; not so: 'a {} {}'"),
         ([], "at least one text"),
     ],
 )

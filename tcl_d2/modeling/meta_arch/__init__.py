@@ -1,6 +1,6 @@
 """The meta-architectures, a file for each system."""
 
-from .maskclip import MaskCLIP
+from .dense_clip import DenseCLIP, MaskCLIP
 from .tcl import TCL
 
-__all__ = ["MaskCLIP", "TCL"]
+__all__ = ["DenseCLIP", "MaskCLIP", "TCL"]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...utils.visualizer import draw_text
+from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
-from ..grounder import Grounder, Sim2Mask
+from ..grounder import Grounder, Sim2Mask, normalize
 from ..losses import Grounding, build_losses, gather
 from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import CropFeatures, ZeroShotSegmentor
@@ -34,6 +35,7 @@ class TCL(ZeroShotSegmentor):
         decoder_blocks: int = 2,
         sim2mask: Sim2Mask | None = None,
         kp_weight: float = 0.3,
+        kp_head: DenseHead | None = None,
         train_last_blocks: bool = False,
         micro_batch_size: int = 0,
         checkpoint_masked: bool = False,
@@ -48,6 +50,7 @@ class TCL(ZeroShotSegmentor):
             decoder_blocks: doublings of the masks' resolution.
             sim2mask: None for the paper's initial values.
             kp_weight: share of CLIP's own masks at inference (knowledge preservation); 0 for none.
+            kp_head: makes CLIP's own masks; None for MaskCLIP's rule, the paper's.
             train_last_blocks: whether the copied blocks train from the start, rather than only the rest.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
             checkpoint_masked: whether to compute the frozen encoder's pass over the masked image twice, block by block,
@@ -74,6 +77,7 @@ class TCL(ZeroShotSegmentor):
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
         self.kp_weight = kp_weight
+        self.kp_head = kp_head or MaskCLIPHead()
 
         # Training
         self.micro_batch_size = micro_batch_size
@@ -93,6 +97,7 @@ class TCL(ZeroShotSegmentor):
             "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
             # Inference and training
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
+            "kp_head": build_dense_head(tcl.KP_HEAD, cfg),
             "train_last_blocks": tcl.UNFREEZE_ITER == 0,
             "micro_batch_size": cfg.SOLVER.IMS_PER_MICRO_BATCH,
             "checkpoint_masked": tcl.CHECKPOINT_MASKED,
@@ -213,12 +218,16 @@ class TCL(ZeroShotSegmentor):
         return self.grounder(tokens, self.clip.grid(images)).float()
 
     def encode(self, images: Tensor) -> CropFeatures:
-        grid = self.clip.grid(images)
         tokens = self.clip.forward_blocks(images, self.freeze)
-        clip_features = self.dense_clip_features(tokens, self.freeze, grid) if self.kp_weight > 0 else None
-        return CropFeatures(images, clip_features, self.grounder(tokens, grid))
+        embedding = self.grounder(tokens, self.clip.grid(images))
+        if self.kp_weight == 0:
+            return CropFeatures(images, None, embedding)
 
-    def predict_masks(self, features: CropFeatures, text: Tensor) -> Tensor:
+        clip_features = self.kp_head.continue_features(self.clip, tokens, self.freeze, images)
+        return CropFeatures(images, normalize(clip_features, 1), embedding)
+
+    def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
+        text = text[words]
         masks = torch.sigmoid(self.sim2mask(features.embedding, text))
         if self.pamr is not None:
             masks = self.pamr(features.images, masks)

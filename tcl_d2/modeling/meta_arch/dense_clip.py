@@ -1,0 +1,126 @@
+"""DenseCLIP: CLIP's own dense features as a segmentor. Nothing is trained; a dense head says how they are made."""
+
+from typing import NamedTuple
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..clip import project_keys
+from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..grounder import normalize
+from ..refinement import denoise_prompts, smooth_keys
+from ..segmentor import ZeroShotSegmentor
+
+SCORES = ("mask", "cosine")
+
+
+class DenseFeatures(NamedTuple):
+    """What is computed of a batch of crops once.
+
+    Attributes:
+        images: normalized crops [B, 3, H, W].
+        features: of each patch, normalized, [B, D, h, w].
+        keys: of each patch, for key smoothing, [B, h*w, C].
+        cosines: refined, of all words, [B, W, h, w].
+    """
+
+    images: Tensor
+    features: Tensor
+    keys: Tensor | None = None
+    cosines: Tensor | None = None
+
+
+@META_ARCH_REGISTRY.register()
+class DenseCLIP(ZeroShotSegmentor):
+    """Segments by the similarities of a text and CLIP's own features of each patch, as a dense head makes them."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        head: DenseHead | None = None,
+        scores: str = "mask",
+        prompt_denoising: float = 0.0,
+        key_smoothing: float = 0.0,
+        **zero_shot,
+    ):
+        """Build the segmentor from its parts.
+
+        Args:
+            head: the rule of CLIP's last block; None for MaskCLIP's.
+            scores: "cosine" for similarities as they are; "mask" for masks in 0..1, sigmoid((s - shift) * scale), as
+                in TCL's comparison.
+            prompt_denoising: threshold of MaskCLIP's prompt denoising; 0 for none.
+            key_smoothing: threshold of MaskCLIP's key smoothing; 0 for none.
+            zero_shot: the arguments of ZeroShotSegmentor.
+
+        Raises:
+            ValueError: a value out of its range; names the config key.
+        """
+        super().__init__(**zero_shot)
+        if scores not in SCORES:
+            raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
+
+        self.head = head or MaskCLIPHead()
+        self.scores = scores
+        self.prompt_denoising = prompt_denoising
+        self.key_smoothing = key_smoothing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        dense_clip = cfg.MODEL.DENSE_CLIP
+        return {
+            **super().from_config(cfg),
+            "head": build_dense_head(dense_clip.HEAD, cfg),
+            "scores": dense_clip.SCORES,
+            "prompt_denoising": dense_clip.PROMPT_DENOISING,
+            "key_smoothing": dense_clip.KEY_SMOOTHING,
+        }
+
+    @property
+    def pad_to(self) -> int | None:
+        return self.head.pad_to
+
+    @property
+    def scores_depend_on_vocabulary(self) -> bool:
+        return self.prompt_denoising > 0 or self.key_smoothing > 0
+
+    def encode(self, images: Tensor) -> DenseFeatures:
+        tokens = self.clip.forward_blocks(images, len(self.clip.blocks) - 1, position=self.head.position)
+        features = normalize(self.head(self.clip, tokens, images), 1)
+        keys = project_keys(self.clip.blocks[-1], tokens) if self.key_smoothing > 0 else None
+        return DenseFeatures(images, features, keys)
+
+    def prepare(self, features: DenseFeatures, text: Tensor) -> DenseFeatures:
+        if not self.scores_depend_on_vocabulary:
+            return features
+
+        cosines = self.clip_similarity(features.features, text)
+        if self.prompt_denoising > 0:
+            cosines = denoise_prompts(cosines, self.prompt_denoising)
+        if self.key_smoothing > 0:
+            cosines = smooth_keys(cosines, features.keys, self.key_smoothing)
+        return features._replace(cosines=cosines)
+
+    def predict_masks(self, features: DenseFeatures, text: Tensor, words: slice) -> Tensor:
+        if features.cosines is None:
+            scores = self.clip_similarity(features.features, text[words])
+        else:
+            scores = features.cosines[:, words]
+        if self.scores == "cosine":
+            return scores if self.pamr is None else self.pamr(features.images, scores)
+
+        # Enlarged as TCL's decoder does, so that refinement works at the same resolution for both
+        masks = F.interpolate(self.to_masks(scores), scale_factor=4.0, mode="bilinear", align_corners=False)
+        return masks if self.pamr is None else self.pamr(features.images, masks)
+
+
+@META_ARCH_REGISTRY.register()
+class MaskCLIP(DenseCLIP):
+    """DenseCLIP with MaskCLIP's head (Zhou et al., ECCV 2022), the baseline of TCL."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {**super().from_config(cfg), "head": MaskCLIPHead()}

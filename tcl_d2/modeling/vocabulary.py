@@ -1,0 +1,155 @@
+"""The vocabulary of a segmentation: classes, each of one or more words, and what is no class."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+ClassWords = str | Sequence[str]  # the word of a class, or its words
+
+
+class Vocabulary(NamedTuple):
+    """Words, and the class of each.
+
+    Attributes:
+        words: W texts. A word of the background may be a class's word too.
+        classes: index of the class of each word, in 0..num_classes; num_classes where a word belongs to no class.
+        num_classes: number of classes, with the background.
+        background: whether class 0 is the background, which has a constant score besides its words, if any.
+    """
+
+    words: tuple[str, ...]
+    classes: tuple[int, ...]
+    num_classes: int
+    background: bool
+
+
+class WordSubset(NamedTuple):
+    """The vocabulary of one dataset, by indices among the words that scores are made for.
+
+    Attributes:
+        words: int64 [n]; a word that stands twice in a dataset has the same index twice.
+        classes: int64 [n], the class of each, see Vocabulary.
+        num_classes: see Vocabulary.
+        background: see Vocabulary.
+    """
+
+    words: Tensor
+    classes: Tensor
+    num_classes: int
+    background: bool
+
+    def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Find the subset's words among those from `first` on, `count` in number.
+
+        Returns:
+            two tensors int64 [k]: their places among the `count`, and their classes.
+        """
+        positions = torch.nonzero((self.words >= first) & (self.words < first + count))[:, 0]
+        return self.words[positions] - first, self.classes[positions]
+
+
+def make_vocabulary(
+    classes: Sequence[ClassWords], background: bool | Sequence[str] = False, filler_words: Sequence[str] = ()
+) -> Vocabulary:
+    """Make a vocabulary.
+
+    Args:
+        classes: the word or the words of each class, without the background.
+        background: whether there is one, as class 0; or its words.
+        filler_words: words that belong to no class: the pixels that they fit best become background, or, where there
+            is none, are of no class. Those that are words of a class are left to it.
+
+    Raises:
+        ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes.
+    """
+    if isinstance(classes, str) or not classes:
+        raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
+
+    # The words of each class
+    words_by_class = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
+    empty = [i for i, words in enumerate(words_by_class) if not words]
+    if empty:
+        raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
+    check_words([word for words in words_by_class for word in words])
+
+    # The background before them, the words of no class after them
+    has_background = background is not False
+    if has_background:
+        background_words = () if background is True else tuple(background)
+        if background_words:
+            check_words(background_words)
+        words_by_class.insert(0, background_words)
+
+    pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
+    known = {word for word, _ in pairs}
+    filler_class = 0 if has_background else len(words_by_class)
+    pairs += [(word, filler_class) for word in filler_words if word not in known]
+    return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
+
+
+def dataset_classes(
+    dataset_name: str, class_words: Sequence[ClassWords] | None = None
+) -> tuple[list[ClassWords], bool | list[str]]:
+    """Return the classes of a registered dataset as make_vocabulary takes them: its classes, and its background.
+
+    Args:
+        dataset_name: name in the catalog.
+        class_words: words of its classes, in place of its metadata's `class_words` or `stuff_classes`. With as many
+            entries as classes, those of a background are its words; with one less, it has none.
+
+    Raises:
+        ValueError: another number of entries.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    background = metadata.get("background", False)
+    num_classes = len(metadata.stuff_classes)
+    class_words = list(class_words or metadata.get("class_words") or metadata.stuff_classes[int(background) :])
+
+    # The background's words, if any, come first
+    num_words = len(class_words)
+    if background and num_words == num_classes:
+        first = class_words.pop(0)
+        background = [first] if isinstance(first, str) else list(first) or True
+    if len(class_words) != num_classes - int(background is not False):
+        raise ValueError(
+            f"Dataset '{dataset_name}' has {num_classes} classes, but there are words for {num_words}: give an entry "
+            "for each class; that of the background may be left out."
+        )
+    return class_words, background
+
+
+def check_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Return words as a tuple.
+
+    Raises:
+        ValueError: no words, a word that is no text or blank, or a word that stands twice.
+    """
+    if isinstance(words, str) or not words:
+        raise ValueError(f"A vocabulary is a list of at least one class word, not {words!r}.")
+
+    blank = [word for word in words if not isinstance(word, str) or not word.strip()]
+    if blank:
+        raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
+
+    twice = sorted({word for word in words if words.count(word) > 1})
+    if twice:
+        raise ValueError(f"A vocabulary names each class once; these stand twice: {', '.join(twice[:5])}.")
+    return tuple(words)
+
+
+def join_vocabularies(vocabularies: Sequence[Vocabulary]) -> tuple[list[str], list[WordSubset]]:
+    """Join vocabularies, so that scores are made for each of their words once.
+
+    Returns:
+        the different words, and each vocabulary by their indices.
+    """
+    indices: dict[str, int] = {}
+    subsets = []
+    for vocabulary in vocabularies:
+        words = torch.tensor([indices.setdefault(word, len(indices)) for word in vocabulary.words])
+        classes = torch.tensor(vocabulary.classes)
+        subsets.append(WordSubset(words, classes, vocabulary.num_classes, vocabulary.background))
+    return list(indices), subsets

@@ -1,0 +1,178 @@
+"""Dense heads in a model: by name, as TCL's partner, with a vision model of timm; mistakes that figures must see."""
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+from tcl_d2 import load_config
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
+from tcl_d2.modeling.clip import PositionRule
+from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
+from tcl_d2.modeling.dense_heads.proxyclip import IMAGENET_MEAN, IMAGENET_STD, build_vision_model
+from tests import golden
+from tests.conftest import ROOT
+from tests.golden import dense_clip as dense_golden
+from tests.modeling.test_dense_clip import compute_features
+
+NAMES = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip")
+VISION = "test_vit"  # of timm: 3 blocks, 64 channels, patches of 16 pixels
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = load_config(ROOT / "configs/shapes/maskclip.yaml", ["OUTPUT_DIR", tmp_path])
+    cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
+    cfg.MODEL.DENSE_CLIP.PROXY.NAME = VISION
+    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = ""
+    return cfg
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_is_chosen_by_name(cfg, name):
+    cfg.MODEL.DENSE_CLIP.HEAD = name
+    model = DenseCLIP(cfg).eval()
+    (output,) = model([{"image": torch.randint(256, (3, 60, 75)), "vocabulary": ["brick", "wood"]}])
+    assert output["sem_seg"].shape == (2, 60, 75) and output["sem_seg"].isfinite().all()
+    assert output["sem_seg"].std() > 0
+
+
+def test_maskclip_is_dense_clip_with_its_head(cfg):
+    image = {"image": torch.randint(256, (3, 60, 75)), "vocabulary": ["brick", "wood"]}
+    cfg.MODEL.DENSE_CLIP.HEAD = "maskclip"
+    expected = DenseCLIP(cfg).eval()([image])[0]["sem_seg"]
+    cfg.MODEL.DENSE_CLIP.HEAD = "sclip"  # not read
+    assert torch.equal(MaskCLIP(cfg).eval()([image])[0]["sem_seg"], expected)
+
+
+@pytest.mark.fault("a dense head that does not exist", "the heads are listed")
+def test_an_unknown_head_is_named(cfg):
+    with pytest.raises(ValueError, match="no dense head 'sclipp'.*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
+        build_dense_head("sclipp", cfg)
+
+
+def test_a_head_of_ones_own(cfg):
+    @DENSE_HEAD_REGISTRY.register()
+    def head_of_a_test(cfg):
+        return NACLIPHead(2.0)
+
+    assert build_dense_head("head_of_a_test", cfg).sigma == 2.0
+
+
+@pytest.mark.parametrize("scores", ["logit", ""])
+def test_unknown_scores_are_named(cfg, scores):
+    cfg.MODEL.DENSE_CLIP.SCORES = scores
+    with pytest.raises(ValueError, match="MODEL.DENSE_CLIP.SCORES.*mask, cosine"):
+        DenseCLIP(cfg)
+
+
+# ------------------------------------------------------------------------------------ TCL's partner
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_tcl_with_the_masks_of_a_head(cfg, name):
+    """TCL's masks are the mixture of its own and of the head's, from the tokens that both share."""
+    figures = golden.load()["inference"]
+    crops, text = figures["image"].float(), figures["text_embedding"]
+    alone = golden.build_model()
+    mixed = golden.build_model(kp_weight=0.25, kp_head=build_dense_head(name, cfg))
+
+    features, place = mixed.encode_crops(crops)
+    own = alone.predict_masks(alone.encode_crops(crops)[0], text, slice(None))
+    head_masks = mixed.dense_clip_masks(features.clip_features, text)
+    head_masks = F.interpolate(head_masks, size=own.shape[-2:], mode="bilinear", align_corners=False)
+    masks = mixed.predict_masks(features, text, slice(None))
+    torch.testing.assert_close(masks, 0.25 * head_masks + 0.75 * own)
+    assert (head_masks - own).abs().max() > 0.01
+
+
+# ------------------------------------------------------------------------------------ ProxyCLIP's vision model
+
+
+def test_vision_model_sees_the_window_in_its_normalization():
+    """Features are those of timm's model on the image in ImageNet's normalization, whatever the CLIP's is."""
+    torch.manual_seed(0)
+    vision = build_vision_model(VISION, "")
+    head = ProxyCLIPHead(vision, pixel_mean=(122.771, 116.746, 104.094), pixel_std=(68.501, 66.632, 70.323))
+    side = vision.patch_embed.img_size[0]
+    pixels = torch.rand(1, 3, side, side) * 255
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = vision.forward_features((pixels - mean) / std)[:, vision.num_prefix_tokens :]
+    clip_mean, clip_std = torch.tensor([122.771, 116.746, 104.094]), torch.tensor([68.501, 66.632, 70.323])
+    features = head.vision_features((pixels - clip_mean.view(3, 1, 1)) / clip_std.view(3, 1, 1))
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
+
+
+def test_vision_model_takes_windows_of_any_shape():
+    head = ProxyCLIPHead(build_vision_model(VISION, ""))
+    assert head.vision_features(torch.rand(2, 3, 112, 168)).shape[2:] == (7, 10)
+
+
+def test_weights_of_the_vision_model_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    vision = build_vision_model(VISION, "")
+    torch.save(vision.state_dict(), tmp_path / "vision.pth")
+    torch.manual_seed(1)
+    loaded = build_vision_model(VISION, str(tmp_path / "vision.pth"))
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in vision.state_dict().items())
+
+
+@pytest.mark.fault("a vision model of ProxyCLIP that timm does not have, or without a token a patch", "it is named")
+@pytest.mark.parametrize("name, message", [("vit_none", "does not have"), ("test_resnet", "a ResNet; expected")])
+def test_unusable_vision_models_are_named(name, message):
+    with pytest.raises(ValueError, match=f"PROXY.NAME is '{name}'.*{message}"):
+        build_vision_model(name, "")
+
+
+@pytest.mark.fault("weights of another vision model for ProxyCLIP", "how many do not fit, and one of them")
+def test_weights_of_another_vision_model_are_refused(tmp_path):
+    torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "other.pth")
+    with pytest.raises((ValueError, RuntimeError), match="other.pth does not hold the weights of 'test_vit'"):
+        build_vision_model(VISION, str(tmp_path / "other.pth"))
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+class MeanOfBoth(SCLIPHead):
+    def attend(self, query, key, value, grid):
+        return super().attend(query, key, value, grid) / 2
+
+
+class PatchesAlone(ClearCLIPHead):
+    def attend(self, query, key, value, grid):
+        attended = F.scaled_dot_product_attention(query, query[:, :, 1:], value[:, :, 1:])
+        return attended
+
+
+class ScaledNeighborhood(NACLIPHead):
+    def neighborhood(self, grid, device=None):
+        return super().neighborhood(grid, device) / 8
+
+
+class WithoutOffset(ClearCLIPHead):
+    position = PositionRule(keeps_equal_count=True)
+
+
+class AlwaysResized(MaskCLIPHead):
+    position = PositionRule()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "mistake, method, name",
+    [
+        (MeanOfBoth, "sclip", "square"),
+        (PatchesAlone, "clearclip", "square"),
+        (ScaledNeighborhood, "naclip", "square"),
+        (WithoutOffset, "clearclip", "wide"),
+        (AlwaysResized, "maskclip_quick_gelu", "same_count"),
+    ],
+)
+def test_figures_see_plausible_mistakes(mistake, method, name):
+    """Each moves the cosines by a thousand times the tolerance of the figures."""
+    features = compute_features(mistake(), dense_golden.image(name))
+    cosines = torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), dense_golden.load()["text"])
+    assert (cosines - dense_golden.load()[method][name]["logits"]).abs().max() > 5e-3

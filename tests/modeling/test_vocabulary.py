@@ -1,0 +1,69 @@
+"""Vocabularies: several words a class, backgrounds of words, words of no class, datasets' words, bad input."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from tcl_d2.modeling.vocabulary import Vocabulary, dataset_classes, join_vocabularies, make_vocabulary
+
+
+@pytest.mark.parametrize(
+    "arguments, words, classes, num_classes",
+    [
+        ((["cat", ["man", "woman"]],), "cat man woman", (0, 1, 1), 2),
+        ((["cat", "dog"], True), "cat dog", (1, 2), 3),
+        ((["cat", "bed"], ["sky", "bed"]), "sky bed cat bed", (0, 0, 1, 2), 3),
+        ((["cat"], True, ["sky", "cat"]), "cat sky", (1, 0), 2),
+        ((["cat"], False, ["sky"]), "cat sky", (0, 1), 1),
+    ],
+)
+def test_words_and_their_classes(arguments, words, classes, num_classes):
+    background = len(arguments) > 1 and arguments[1] is not False
+    assert make_vocabulary(*arguments) == Vocabulary(tuple(words.split()), classes, num_classes, background)
+
+
+@pytest.mark.parametrize(
+    "classes, background, message",
+    [
+        ([], False, "at least one class word"),
+        ("cat", False, "at least one class word"),
+        (["cat", []], False, "Class 1 .* empty list"),
+        (["cat", ["man", " "]], False, "not blank"),
+        (["cat", 3.0], False, "not blank"),
+        (["cat", ["man", "cat"]], False, "stand twice: cat"),
+        ([["cat", "cat"]], False, "stand twice: cat"),
+        (["cat"], ["sky", "sky"], "stand twice: sky"),
+    ],
+)
+def test_unusable_vocabularies(classes, background, message):
+    with pytest.raises(ValueError, match=message):
+        make_vocabulary(classes, background)
+
+
+@pytest.fixture
+def dataset(request):
+    name = "vocabulary_test"
+    DatasetCatalog.register(name, list)
+    yield MetadataCatalog.get(name).set(**request.param)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    "dataset", [{"stuff_classes": ["background", "cat", "dog"], "background": True}], indirect=True
+)
+def test_classes_of_a_dataset(dataset):
+    assert dataset_classes(dataset.name) == (["cat", "dog"], True)
+    assert dataset_classes(dataset.name, [["cat", "kitten"], "dog"]) == ([["cat", "kitten"], "dog"], True)
+    words = [["sky", "wall"], "cat", "dog"]
+    assert dataset_classes(dataset.name, words) == (["cat", "dog"], ["sky", "wall"])
+    dataset.set(class_words=words)
+    assert dataset_classes(dataset.name) == (["cat", "dog"], ["sky", "wall"])
+    with pytest.raises(ValueError, match="has 3 classes, but there are words for 1"):
+        dataset_classes(dataset.name, ["cat"])
+
+
+def test_words_of_several_vocabularies_are_looked_for_once():
+    words, (first, second) = join_vocabularies([make_vocabulary(["a", "b"]), make_vocabulary([["c", "b"]], True)])
+    assert words == ["a", "b", "c"]
+    assert first.words.tolist() == [0, 1] and first.classes.tolist() == [0, 1]
+    assert second.words.tolist() == [2, 1] and second.classes.tolist() == [1, 1]
