@@ -15,7 +15,7 @@ from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
 from .words import read_words
 
-EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see engine.trainer.EVALUATORS
+EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 BACKGROUND = "background"
 
 
