@@ -208,7 +208,8 @@ def _check_distinct(name: str, classes: Sequence[str]) -> None:
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Return the names and RGB colors of a dataset's classes, then of ignored pixels: in the order of LabelMapper."""
     metadata = MetadataCatalog.get(dataset_name)
-    return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
+    colors = metadata.get("stuff_colors") or distinct_colors(len(metadata.stuff_classes))
+    return [*metadata.stuff_classes, "ignored"], [*colors, (200, 200, 200)]
 
 
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:

@@ -1,13 +1,13 @@
 """One pass over the images of an evaluation, for all datasets that have them."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch import nn
@@ -27,22 +27,22 @@ _MODEL_KEYS = ("META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_ST
 
 
 class RemainingImages:
-    """A test loader's batches without the images that were done before, with the model's options for each image.
+    """A test loader's batches of the images that are left to do, with what the model is asked for.
 
     Attributes:
         num_images: how many images this process has given.
     """
 
-    def __init__(self, loader: Iterable[list[dict]], done: Collection[str], options: Mapping[str, object]):
+    def __init__(self, loader: Iterable[list[dict]], file_names: Collection[str], options: Mapping[str, object]):
         """Wrap a loader.
 
         Args:
             loader: gives batches of dicts with `file_name`, and has a length.
-            done: files of the images to leave out.
-            options: what the model is asked for with each image.
+            file_names: of the images that are left; the loader's other images are left out.
+            options: for the model, with each image.
         """
         self.loader = loader
-        self.done = done
+        self.file_names = file_names
         self.options = options
         self.num_images = 0
 
@@ -51,7 +51,9 @@ class RemainingImages:
 
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self.loader:
-            remaining = [input_per_image for input_per_image in batch if input_per_image["file_name"] not in self.done]
+            remaining = [
+                input_per_image for input_per_image in batch if input_per_image["file_name"] in self.file_names
+            ]
             self.num_images += len(remaining)
             if remaining:
                 yield [{**input_per_image, **self.options} for input_per_image in remaining]
@@ -65,7 +67,7 @@ class EvaluationPass:
         trainer: type[DefaultTrainer],
         cfg: CfgNode,
         model: nn.Module,
-        evaluators: Mapping[str, DatasetEvaluator],
+        evaluators: Mapping[str, DatasetEvaluator | None],
         resume: bool,
     ):
         """Prepare the pass.
@@ -74,15 +76,15 @@ class EvaluationPass:
             trainer: the Trainer, which builds the loader: that of the first dataset serves all of them.
             cfg: the configuration.
             model: a zero-shot segmentor, also under DistributedDataParallel.
-            evaluators: by registered dataset; the datasets have the same images.
+            evaluators: by registered dataset, None to segment alone; the datasets have the same images.
             resume: whether to go on from what a stopped evaluation has done.
         """
         self.trainer = trainer
         self.cfg = cfg
         self.model = model
-        self.evaluators = evaluators
+        self.evaluators = {name: evaluator or DatasetEvaluators([]) for name, evaluator in evaluators.items()}
         self.dataset_dicts = {name: load_test_dicts(cfg, name) for name in evaluators}
-        self.num_images = len(next(iter(self.dataset_dicts.values())))
+        self.file_names = {dataset_dict["file_name"] for dataset_dict in next(iter(self.dataset_dicts.values()))}
 
         # What each dataset keeps of the pass
         self.progress = self._build_progress(resume)
@@ -99,14 +101,14 @@ class EvaluationPass:
         done = self._images_done()
 
         # Segment the images that are left
-        num_remaining = 0
-        if len(done) < self.num_images:
-            remaining = self._build_loader(done)
+        num_images = len(done)
+        if num_images < len(self.file_names):
+            remaining = self._build_loader(self.file_names - done)
             results = inference_on_dataset(self.model, self._prepare_to_stop(remaining), evaluator)
-            num_remaining = sum(comm.gather(remaining.num_images))
+            num_images += sum(comm.gather(remaining.num_images))
         else:
             results = evaluator.evaluate()
-        return self._count_images(results, len(done) + num_remaining)
+        return self._count_images(results, num_images)
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
         """Return where the evaluators keep what is done; those that are no ZeroShotSemSegEvaluator keep nothing."""
@@ -114,13 +116,10 @@ class EvaluationPass:
         for name, evaluator in self.evaluators.items():
             if isinstance(evaluator, ZeroShotSemSegEvaluator):
                 names.append(name)
-                continue
-            message = (
-                f"The {type(evaluator).__name__} of '{name}' keeps no progress: --resume evaluates all images again"
-            )
-            log_first_n(logging.INFO, message, name=__name__, key="message")
-        if not names:
-            return {}
+            else:
+                other = f"The {type(evaluator).__name__} of '{name}'"
+                message = f"{other} keeps no progress: --resume evaluates all images again"
+                log_first_n(logging.INFO, message, name=__name__, key="message")
 
         # All of MODEL and TEST.ZERO_SHOT counts, also what results do not depend on: of a key that is new, nobody can
         # tell. So a new key, or another value of any, makes an evaluation that is resumed begin anew.
@@ -149,13 +148,13 @@ class EvaluationPass:
             return set()
         done = set.intersection(*(set(progress.done) for progress in self.progress.values()))
         if done:
-            logger.info("%d images were done before", len(done))
+            logger.info("%d of %d images were done before", len(done), len(self.file_names))
         return done
 
-    def _build_loader(self, done: set[str]) -> RemainingImages:
+    def _build_loader(self, file_names: set[str]) -> RemainingImages:
         loader = self.trainer.build_test_loader(self.cfg, next(iter(self.evaluators)))
         takes_labels = len(self.progress) == len(self.evaluators)  # others, such as Detectron2's, need the scores
-        return RemainingImages(loader, done, {"labels_only": takes_labels})
+        return RemainingImages(loader, file_names, {"labels_only": takes_labels})
 
     def _prepare_to_stop(self, loader: RemainingImages) -> StoppableLoader:
         if self.skipped:
@@ -183,7 +182,7 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
     return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
-def group_by_images(dataset_names: Sequence[str]) -> list[list[str]]:
+def group_by_images(dataset_names: Iterable[str]) -> list[list[str]]:
     """Group datasets that have the same images: masks are then made once for all of a group."""
     groups = {}
     for name in dataset_names:

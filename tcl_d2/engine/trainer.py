@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
@@ -235,16 +235,14 @@ class Trainer(DefaultTrainer):
             ValueError: a dataset has no evaluator, or the evaluators are not as many as the datasets.
         """
         names = cfg.DATASETS.TEST
-        if evaluators is None:
-            evaluators = [cls.build_evaluator(cfg, name) for name in names]
-        evaluators = _by_dataset(names, evaluators)
+        evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
 
         # Datasets of the same images in one pass, but that a subclass may read them in another way for each dataset
-        groups = [[name] for name in names]
+        groups = [[name] for name in evaluators]
         if cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__:
-            groups = group_by_images(names)
+            groups = group_by_images(evaluators)
 
-        results = OrderedDict.fromkeys(names)
+        results = OrderedDict((name, {}) for name in names)
         for i, group in enumerate(groups, start=1):
             logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
             group_evaluators = {name: evaluators[name] for name in group}
@@ -254,11 +252,22 @@ class Trainer(DefaultTrainer):
             return OrderedDict()
         return _report(cfg, results)
 
+    @classmethod
+    def _build_evaluators(cls, cfg: CfgNode) -> dict[str, DatasetEvaluator | None]:
+        """Return the evaluators by dataset, without datasets of which a subclass's hook knows none, as Detectron2."""
+        evaluators = {}
+        for name in cfg.DATASETS.TEST:
+            try:
+                evaluators[name] = cls.build_evaluator(cfg, name)
+            except NotImplementedError as error:
+                logger.warning("'%s' is not evaluated, for build_evaluator has no evaluator of it: %s", name, error)
+        return evaluators
+
 
 def _by_dataset(
     dataset_names: Sequence[str], evaluators: DatasetEvaluator | Sequence[DatasetEvaluator | None]
-) -> dict[str, DatasetEvaluator]:
-    """Return evaluators by dataset; one that does nothing for None."""
+) -> dict[str, DatasetEvaluator | None]:
+    """Return the given evaluators by dataset; ValueError where they are not as many."""
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
     if len(evaluators) != len(dataset_names):
@@ -266,7 +275,7 @@ def _by_dataset(
             f"There are {len(evaluators)} evaluators for the {len(dataset_names)} datasets of DATASETS.TEST; expected "
             "one for each."
         )
-    return {name: evaluator or DatasetEvaluators([]) for name, evaluator in zip(dataset_names, evaluators)}
+    return dict(zip(dataset_names, evaluators))
 
 
 def _report(cfg: CfgNode, results: OrderedDict) -> OrderedDict:

@@ -105,7 +105,7 @@ def test_hooks_overridden_as_in_detectron2_train_evaluate_and_resume(cfg, pairs,
 
     assert trainer.start_iter == 3 and trainer.iter == 5
     assert results["shapes_stuff_val"]["sem_seg"]["mIoU"] == results["average"]["mIoU"] > 0
-    assert results["shapes_stuff_val"]["images"] == 12  # their loader goes by its own rules, not by MAX_IMAGES
+    assert results["shapes_stuff_val"]["images"] == 4
     assert Path(cfg.OUTPUT_DIR, "inference/sem_seg_predictions.json").exists()
     assert info.text.count("The SemSegEvaluator of 'shapes_stuff_val' keeps no progress") == 1
     assert "not of build_image_text_train_loader: --resume begins it anew" in info.text
@@ -190,6 +190,21 @@ def test_evaluators_can_be_given(cfg):
         assert theirs == pytest.approx(ours["shapes_stuff_val"]["sem_seg"][metric])
     with pytest.raises(ValueError, match="1 evaluators for the 3 datasets"):
         Trainer.test(cfg, model, evaluators[0])
+
+
+@pytest.mark.fault("a build_evaluator that raises NotImplementedError for a dataset", "it is left out with a warning")
+def test_a_dataset_without_evaluator_is_left_out_as_in_detectron2(cfg, info):
+    class PartTrainer(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            if dataset_name == "shapes_val":
+                raise NotImplementedError("no evaluator of this type")
+            return super().build_evaluator(cfg, dataset_name, output_folder)
+
+    cfg.DATASETS.TEST = ("shapes_val", "shapes_stuff_val")
+    results = PartTrainer.test(cfg, Trainer.build_model(cfg).eval())
+    assert results["shapes_val"] == {} and results["average"]["mIoU"] == results["shapes_stuff_val"]["sem_seg"]["mIoU"]
+    assert "'shapes_val' is not evaluated" in info.text and "no evaluator of this type" in info.text
 
 
 # ------------------------------------------------------------------------------------------------- expected results
@@ -295,7 +310,9 @@ def draw(path: str, shape: tuple[int, ...]) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 19, shape, dtype=np.uint8)).save(path)
 
 
-@pytest.mark.parametrize("name", ["ade20k_sem_seg_val", "cityscapes_fine_sem_seg_val"])
+@pytest.mark.parametrize(
+    "name", ["ade20k_sem_seg_val", "coco_2017_val_panoptic_stuffonly", "cityscapes_fine_sem_seg_val"]
+)
 def test_detectron2s_own_datasets_are_evaluated(cfg, tmp_path, monkeypatch, name):
     """By name, from a miniature of their files; all their images count."""
     metadata = MetadataCatalog.get(name)
@@ -303,7 +320,7 @@ def test_detectron2s_own_datasets_are_evaluated(cfg, tmp_path, monkeypatch, name
         pytest.skip("DETECTRON2_DATASETS was set when Detectron2 was imported")
     monkeypatch.chdir(tmp_path)
 
-    if name.startswith("ade20k"):
+    if not name.startswith("cityscapes"):
         draw(f"{metadata.image_root}/1.jpg", (64, 80, 3))
         draw(f"{metadata.sem_seg_root}/1.png", (64, 80))
     else:
