@@ -20,6 +20,7 @@ from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.config import check_device, check_meta_architecture
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer, argument_parser, launch, output_folder
+from tcl_d2.evaluation import verify_results
 from tcl_d2.modeling.clip_loading import check_clip
 from tcl_d2.utils.errors import one_message
 
@@ -85,7 +86,10 @@ def main(args: argparse.Namespace) -> dict | None:
 
         if args.eval_only:
             with one_message(OSError, ValueError):  # broken images and labels; other errors are bugs
-                return Trainer.test(cfg, model_or_trainer, resume=args.resume)
+                results = Trainer.test(cfg, model_or_trainer, resume=args.resume)
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return results
         with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
             return model_or_trainer.train()
 

@@ -122,7 +122,7 @@ def scoring(repeat: int) -> list[dict]:
 
         # Score it
         prediction = torch.from_numpy(rng.integers(0, 171, label.shape))
-        inputs, outputs = [{"sem_seg_file_name": str(path)}], [{"sem_seg_labels": prediction}]
+        inputs, outputs = [{"file_name": str(path)}], [{"sem_seg_labels": prediction}]
 
         def histogram() -> np.ndarray:
             valid = label != 255

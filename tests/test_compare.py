@@ -39,8 +39,8 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
     assert [row["configuration"] for row in rows] == ["maskclip", "trained"]
     for row in rows:
         evaluated = json.loads((tmp_path / row["configuration"] / "results.json").read_text())
-        for dataset_row in evaluated["data sets"]:
-            assert float(row[dataset_row["data set"]]) == dataset_row["mIoU"] and dataset_row["images"] == 4
+        for dataset_row in evaluated["datasets"]:
+            assert float(row[dataset_row["dataset"]]) == dataset_row["mIoU"] and dataset_row["images"] == 4
         assert float(row["average"]) == pytest.approx(evaluated["average"]["mIoU"])
         assert 0 < float(row["seconds per image"]) < 60 and 100 < float(row["peak memory in MB"]) < 10_000
     assert (tmp_path / "comparison.png").stat().st_size > 1000

@@ -162,7 +162,7 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     done = run(world, "train_net.py", *options, "TEST.ZERO_SHOT.SAVE_PREDICTIONS", True)
     assert done.returncode == 0, done.stderr
 
-    (expected,) = json.loads((tmp_path / "results.json").read_text())["data sets"]
+    (expected,) = json.loads((tmp_path / "results.json").read_text())["datasets"]
     folder, out = tmp_path / "inference/shapes_val/predictions", tmp_path / "analysis"
     common = ["--output", out, "--count", 4]
     for command in (["predictions", "shapes_val", folder], ["settings", "shapes_val"]):

@@ -85,7 +85,7 @@ def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
         assert (tmp_path / name / "log.txt.rank1").exists()
-        for key in ("data sets", "IoU of each class"):
+        for key in ("datasets", "IoU of each class"):
             assert results(tmp_path / name)[key] == expected[key]
 
 
@@ -145,8 +145,8 @@ def test_a_folder_is_evaluated_by_its_path(world, tmp_path):
     options = ["DATASETS.TEST", names, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.MAX_IMAGES", 3]
     done = run(world, "--eval-only", *options, "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
-    folder_row, catalog_row = results(tmp_path)["data sets"]
-    assert folder_row["data set"] == str(folder) and folder_row["mIoU"] == catalog_row["mIoU"]
+    folder_row, catalog_row = results(tmp_path)["datasets"]
+    assert folder_row["dataset"] == str(folder) and folder_row["mIoU"] == catalog_row["mIoU"]
 
 
 def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):

@@ -25,7 +25,7 @@ from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.data.words import as_lists
-from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix
+from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor, split_words
@@ -94,7 +94,7 @@ def draw_sheet(rows: list[tuple[float, dict, np.ndarray, np.ndarray]], data: str
     figure, axes = plt.subplots(len(chosen), 2, figsize=(7, 3.6 * len(chosen)), squeeze=False)
 
     for line, (miou, dataset_dict, prediction, label) in zip(axes, chosen):
-        titles = f"{dataset_dict['image_id']}: mIoU {miou:.0f} %", "truth"
+        titles = f"{Path(dataset_dict['file_name']).stem}: mIoU {miou:.0f} %", "truth"
         for axis, title, labels in zip(line, titles, (prediction, label)):
             axis.imshow(draw_overlay(as_array(dataset_dict["file_name"]), labels, *class_legend(data)))
             axis.set_title(title, fontsize=9)
@@ -125,7 +125,7 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
 
     # Compare each prediction with its label
     for dataset_dict, label in read_labels(data, count):
-        path = folder / f"{dataset_dict['image_id']}.png"
+        path = prediction_path(folder, dataset_dict)
         prediction = read_label(str(path))
         if prediction.shape != label.shape:
             raise ValueError(
@@ -152,7 +152,7 @@ def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple
     try:
         for weight in (0.0, 1.0):
             model.kp_weight = weight
-            scores.append(model([{**inputs, "labels_only": False}])[0]["sem_seg"].cpu())
+            scores.append(model([inputs])[0]["sem_seg"].cpu())
     finally:
         model.kp_weight = kp_weight
     return tuple(scores)
@@ -246,7 +246,7 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
             continue
         for text, entry in wordings.items():
             reworded = [entry if name == words[0] else name for name in names]
-            inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background}
+            inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background, "labels_only": True}
             prediction = predictor.model([inputs])[0]["sem_seg_labels"].cpu().numpy()
             totals[text] += count_pixels(prediction, label, len(classes))
     if not totals[words[0]].any():

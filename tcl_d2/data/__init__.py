@@ -24,7 +24,10 @@ __all__ = [
 ]
 _USES = {
     image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_list)",
-    benchmarks.EVALUATOR_TYPE: "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark)",
+    benchmarks.EVALUATOR_TYPE: (
+        "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
+        "have stuff_classes and an evaluator_type"
+    ),
 }
 
 
@@ -60,18 +63,24 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
 
 
 def _check_dataset(name: str, use: str | None) -> None:
-    """Look for the files of a dataset; OSError or ValueError. `use` is the evaluator_type it must have, or None."""
+    """Look for the files of a dataset; OSError or ValueError. `use` is one of _USES, or None for any."""
     if "/" in name and name not in DatasetCatalog.list() and use != image_text.TRAIN_ONLY_TYPE:
         register_benchmark_folder(name)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.TRAIN_ONLY_TYPE)
-    if use not in (None, evaluator_type):
+    metadata = MetadataCatalog.get(name)
+    may_be_pairs = metadata.get("evaluator_type", image_text.TRAIN_ONLY_TYPE) == image_text.TRAIN_ONLY_TYPE
+    is_benchmark = not may_be_pairs and "stuff_classes" in metadata.as_dict()
+    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_pairs, benchmarks.EVALUATOR_TYPE: is_benchmark}
+    if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
-    read_dataset(name)
+    try:
+        read_dataset(name)
+    except AssertionError as error:  # of Detectron2's own datasets
+        raise ValueError(f"Dataset '{name}': {error}") from None
 
 
 def _similar_names(name: str) -> str:

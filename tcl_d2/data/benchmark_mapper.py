@@ -106,7 +106,8 @@ class BenchmarkMapper:
         self.skip_broken = skip_broken
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, is_train: bool = False) -> dict:
+        """Return the arguments; `is_train` is Detectron2's: images are read alike, for there is no augmentation."""
         return {
             "short": cfg.INPUT.MIN_SIZE_TEST,
             "long": cfg.INPUT.MAX_SIZE_TEST,
@@ -125,7 +126,6 @@ class BenchmarkMapper:
                 image: uint8 [3, h, w], RGB, resized.
                 height: height of the original image.
                 width: width of the original image.
-                labels_only: True; the evaluator needs no scores.
 
             Or, for an image that cannot be read, with `skip_broken`:
 
@@ -142,4 +142,4 @@ class BenchmarkMapper:
             if self.skip_broken:
                 return {**dataset_dict, "error": message}
             raise OSError(message) from None
-        return {**dataset_dict, **model_input(image, self.short, self.long), "labels_only": True}
+        return {**dataset_dict, **model_input(image, self.short, self.long)}

@@ -15,7 +15,7 @@ from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
 from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words
 
-EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see engine.trainer.EVALUATORS
+EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 BACKGROUND = "background"
 
 
@@ -211,7 +211,8 @@ def _check_words(
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Return the names and RGB colors of a dataset's classes, then of ignored pixels: in the order of LabelMapper."""
     metadata = MetadataCatalog.get(dataset_name)
-    return [*metadata.stuff_classes, "ignored"], [*metadata.stuff_colors, (200, 200, 200)]
+    colors = metadata.get("stuff_colors") or distinct_colors(len(metadata.stuff_classes))
+    return [*metadata.stuff_classes, "ignored"], [*colors, (200, 200, 200)]
 
 
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:

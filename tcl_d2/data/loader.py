@@ -6,7 +6,7 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, build_detection_train_loader
@@ -230,6 +230,32 @@ class Mixture(IterableDataset):
 # --------------------------------------------------------------------------------------------- the loader
 
 
+class RestartableLoader:
+    """Batches that can begin with another seed or at another sample.
+
+    A Trainer restarts such a loader at each checkpoint, so that a resumed training draws the samples of an
+    uninterrupted one.
+    """
+
+    def __init__(self, build: Callable[[int, int], Iterable[list[dict]]], seed: int, start: int):
+        """Build the first loader.
+
+        Args:
+            build: makes an endless loader for a seed and a start; see build_image_text_train_loader.
+            seed: of the first loader.
+            start: of the first loader.
+        """
+        self._build = build
+        self.restart(seed, start)
+
+    def restart(self, seed: int, start: int) -> None:
+        """Begin with this seed at this sample; iterators that exist stay as they are."""
+        self._loader = self._build(seed, start)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        return iter(self._loader)
+
+
 def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, **overrides: int) -> dict:
     return {
         "names": list(cfg.DATASETS.TRAIN),
@@ -264,7 +290,7 @@ def build_image_text_train_loader(
     buffer: int = 1000,
     seed: int = 0,
     start: int = 0,
-):
+) -> RestartableLoader:
     """Build an endless iterable of batches, list[dict] as `mapper` gives them.
 
     Args:
@@ -284,21 +310,25 @@ def build_image_text_train_loader(
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text dataset.")
     _check_numbers(total_batch_size, num_workers, buffer)
 
-    # One stream a dataset, which starts where its share of the samples ends
     datasets = [read_dataset(name) for name in names]
     sizes = [count_samples(rows) for rows in datasets]
-    streams = [
-        ImageTextStream(name, rows, mapper, buffer, seed, int(start * size / sum(sizes)))
-        for name, rows, size in zip(names, datasets, sizes)
-    ]
 
-    # Augmentation draws from the workers' own generators, which are seeded by `augmentation_seed`.
-    augmentation_seed = zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode())
-    return build_detection_train_loader(
-        Mixture(streams, sizes, f"{seed} {start}"),
-        mapper=None,
-        total_batch_size=total_batch_size,
-        aspect_ratio_grouping=False,
-        num_workers=num_workers,
-        seed=augmentation_seed,
-    )
+    def build(seed: int, start: int) -> Iterable[list[dict]]:
+        # One stream a dataset, which starts where its share of the samples ends
+        streams = [
+            ImageTextStream(name, rows, mapper, buffer, seed, int(start * size / sum(sizes)))
+            for name, rows, size in zip(names, datasets, sizes)
+        ]
+
+        # Augmentation draws from the workers' own generators, which are seeded by `augmentation_seed`.
+        augmentation_seed = zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode())
+        return build_detection_train_loader(
+            Mixture(streams, sizes, f"{seed} {start}"),
+            mapper=None,
+            total_batch_size=total_batch_size,
+            aspect_ratio_grouping=False,
+            num_workers=num_workers,
+            seed=augmentation_seed,
+        )
+
+    return RestartableLoader(build, seed, start)

@@ -132,16 +132,23 @@ class ImageTextDatasetMapper:
                 key: name of the pair, for messages (str, optional).
 
         Returns:
-            a dict with:
+            the pair without `image_bytes`, and with these beside what it had:
 
                 image: fp32 [3, size, size], RGB, 0..255, not normalized. Erased pixels may lie outside the range.
+                height, width: size of `image`, where the pair has none of its own: Detectron2's loaders group by them.
                 caption: the caption that was drawn (str).
                 tokens: its tokens, int64 [context].
                 key: name of the pair (str).
 
         Raises:
             BrokenSample: the image or the caption cannot be used.
+            ValueError: this is no pair but a shard of many.
         """
+        if "shard" in sample:
+            raise ValueError(
+                f"{sample['shard']} is a shard of many pairs, which build_image_text_train_loader reads: Detectron2's "
+                "own loaders take datasets with a row for each image (see register_caption_list)."
+            )
         name = sample.get("key") or sample.get("file_name", "")
 
         # Draw a caption
@@ -153,7 +160,12 @@ class ImageTextDatasetMapper:
         # Read and augment the image
         image = read_image(sample.get("image_bytes") or sample.get("file_name", ""), name)
         pixels = self.transform(image) * self.std + self.mean
-        return {"image": pixels, "caption": caption, "tokens": self.tokenizer([caption])[0], "key": name}
+
+        # Keep what came with the pair
+        height, width = pixels.shape[1:]
+        kept = {entry: value for entry, value in sample.items() if entry != "image_bytes"}
+        mapped = {"image": pixels, "caption": caption, "tokens": self.tokenizer([caption])[0], "key": name}
+        return {"height": height, "width": width, **kept, **mapped}
 
 
 def _build_augmentation(rand_augment: str, **options) -> Callable:

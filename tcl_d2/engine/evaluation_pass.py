@@ -1,19 +1,21 @@
 """One pass over the images of an evaluation, for all datasets that have them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from ..data.benchmarks import subsample
-from ..evaluation import SharedImagesEvaluator
+from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 from ..evaluation.progress import EvaluationProgress, digest_weights, fingerprint, stat_files
-from ..evaluation.skipped import SkippedImages
+from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
 from ..version import __version__
 from .processes import unwrap_ddp
@@ -24,96 +26,154 @@ logger = logging.getLogger(__name__)
 _MODEL_KEYS = ("META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD")
 
 
+class RemainingImages:
+    """A test loader's batches of the images that are left to do, with what the model is asked for.
+
+    Attributes:
+        num_images: how many images this process has given.
+    """
+
+    def __init__(self, loader: Iterable[list[dict]], file_names: Collection[str], options: Mapping[str, object]):
+        """Wrap a loader.
+
+        Args:
+            loader: gives batches of dicts with `file_name`, and has a length.
+            file_names: of the images that are left; the loader's other images are left out.
+            options: for the model, with each image.
+        """
+        self.loader = loader
+        self.file_names = file_names
+        self.options = options
+        self.num_images = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self.loader:
+            remaining = [
+                input_per_image for input_per_image in batch if input_per_image["file_name"] in self.file_names
+            ]
+            self.num_images += len(remaining)
+            if remaining:
+                yield [{**input_per_image, **self.options} for input_per_image in remaining]
+
+
 class EvaluationPass:
     """Evaluates datasets of the same images: each image is segmented once, and compared with each dataset's labels."""
 
     def __init__(
-        self, trainer: type[DefaultTrainer], cfg: CfgNode, model: nn.Module, dataset_names: Sequence[str], resume: bool
+        self,
+        trainer: type[DefaultTrainer],
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Mapping[str, DatasetEvaluator | None],
+        resume: bool,
     ):
         """Prepare the pass.
 
         Args:
-            trainer: the Trainer, which builds the evaluators and the loader.
+            trainer: the Trainer, which builds the loader: that of the first dataset serves all of them.
             cfg: the configuration.
             model: a zero-shot segmentor, also under DistributedDataParallel.
-            dataset_names: registered datasets of the same images.
+            evaluators: by registered dataset, None to segment alone; the datasets have the same images.
             resume: whether to go on from what a stopped evaluation has done.
         """
         self.trainer = trainer
         self.cfg = cfg
         self.model = model
-        self.dataset_dicts = {name: load_test_dicts(cfg, name) for name in dataset_names}
-        self.num_images = len(self.dataset_dicts[dataset_names[0]])
+        self.evaluators = {name: evaluator or DatasetEvaluators([]) for name, evaluator in evaluators.items()}
+        self.dataset_dicts = {name: load_test_dicts(cfg, name) for name in evaluators}
+        self.file_names = {dataset_dict["file_name"] for dataset_dict in next(iter(self.dataset_dicts.values()))}
 
         # What each dataset keeps of the pass
         self.progress = self._build_progress(resume)
         self.skipped: dict[str, SkippedImages] = {}
         if cfg.TEST.ZERO_SHOT.SKIP_BROKEN:
-            self.skipped = {name: SkippedImages() for name in dataset_names}
+            self.skipped = {name: SkippedImages() for name in evaluators}
 
     def run(self) -> dict[str, dict]:
         """Return the results of each dataset: {"sem_seg": metrics, "images": count, "skipped": count}."""
-        unwrap_ddp(self.model).set_dataset(*self.dataset_dicts)
-        evaluator = self._build_evaluator()
+        unwrap_ddp(self.model).set_dataset(*self.evaluators)
+        for name, progress in self.progress.items():
+            self.evaluators[name].attach(progress, self.skipped.get(name))
+        evaluator = self._join_evaluators()
         done = self._images_done()
 
-        if len(done) < self.num_images:
-            results = inference_on_dataset(self.model, self._build_loader(done), evaluator)
+        # Segment the images that are left
+        num_images = len(done)
+        if num_images < len(self.file_names):
+            remaining = self._build_loader(self.file_names - done)
+            results = inference_on_dataset(self.model, self._prepare_to_stop(remaining), evaluator)
+            num_images += sum(comm.gather(remaining.num_images))
         else:
             results = evaluator.evaluate()
-        return self._count_images(results)
+        return self._count_images(results, num_images)
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
+        """Return where the evaluators keep what is done; those that are no ZeroShotSemSegEvaluator keep nothing."""
+        names = []
+        for name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, ZeroShotSemSegEvaluator):
+                names.append(name)
+            else:
+                other = f"The {type(evaluator).__name__} of '{name}'"
+                message = f"{other} keeps no progress: --resume evaluates all images again"
+                log_first_n(logging.INFO, message, name=__name__, key="message")
+
         # All of MODEL and TEST.ZERO_SHOT counts, also what results do not depend on: of a key that is new, nobody can
         # tell. So a new key, or another value of any, makes an evaluation that is resumed begin anew.
         settings = {**evaluation_settings(self.cfg), "MODEL": self.cfg.MODEL}
         weights = digest_weights(unwrap_ddp(self.model))
 
         progress = {}
-        for name, dataset_dicts in self.dataset_dicts.items():
+        for name in names:
             facts = {
                 "settings": settings,
-                "data": dataset_dicts,
+                "data": self.dataset_dicts[name],
                 "metadata": MetadataCatalog.get(name).as_dict(),
-                "files": stat_files(dataset_dicts),
+                "files": stat_files(self.dataset_dicts[name]),
             }
             progress[name] = EvaluationProgress(inference_folder(self.cfg, name), fingerprint(weights, **facts), resume)
         return progress
 
-    def _build_evaluator(self) -> DatasetEvaluator:
-        evaluators = {
-            name: self.trainer.build_evaluator(self.cfg, name, progress=progress, skipped=self.skipped.get(name))
-            for name, progress in self.progress.items()
-        }
-        if len(evaluators) == 1:
-            return next(iter(evaluators.values()))
-        return SharedImagesEvaluator(evaluators, self.dataset_dicts)
+    def _join_evaluators(self) -> DatasetEvaluator:
+        if len(self.evaluators) == 1:
+            return next(iter(self.evaluators.values()))
+        return SharedImagesEvaluator(self.evaluators, self.dataset_dicts)
 
     def _images_done(self) -> set[str]:
-        """Return the IDs of the images that a stopped evaluation has done for all datasets."""
+        """Return the files of the images that a stopped evaluation has done for all datasets."""
+        if len(self.progress) < len(self.evaluators):
+            return set()
         done = set.intersection(*(set(progress.done) for progress in self.progress.values()))
         if done:
-            logger.info("%d of %d images were done before", len(done), self.num_images)
+            logger.info("%d of %d images were done before", len(done), len(self.file_names))
         return done
 
-    def _build_loader(self, done: set[str]) -> StoppableLoader:
-        name = next(iter(self.dataset_dicts))
-        loader = self.trainer.build_test_loader(self.cfg, name, done, list(self.skipped.values()))
+    def _build_loader(self, file_names: set[str]) -> RemainingImages:
+        loader = self.trainer.build_test_loader(self.cfg, next(iter(self.evaluators)))
+        takes_labels = len(self.progress) == len(self.evaluators)  # others, such as Detectron2's, need the scores
+        return RemainingImages(loader, file_names, {"labels_only": takes_labels})
+
+    def _prepare_to_stop(self, loader: RemainingImages) -> StoppableLoader:
+        if self.skipped:
+            loader = DropBrokenImages(loader, list(self.skipped.values()))
         return StoppableLoader(loader, self._save_progress)
 
     def _save_progress(self) -> None:
         for progress in self.progress.values():
             progress.save_latest()
 
-    def _count_images(self, results: dict | None) -> dict[str, dict]:
+    def _count_images(self, results: dict | None, num_images: int) -> dict[str, dict]:
         """Return results by dataset, with the numbers of images that count and that were left out."""
-        if len(self.dataset_dicts) == 1:
-            results = dict.fromkeys(self.dataset_dicts, results)
+        if len(self.evaluators) == 1:
+            results = dict.fromkeys(self.evaluators, results)
 
         counted = {}
-        for name in self.dataset_dicts:
+        for name in self.evaluators:
             skipped = self.skipped[name].total() if self.skipped else 0
-            counted[name] = {**(results[name] or {}), "images": self.num_images - skipped, "skipped": skipped}
+            counted[name] = {**(results[name] or {}), "images": num_images - skipped, "skipped": skipped}
         return counted
 
 
@@ -122,7 +182,7 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
     return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
-def group_by_images(dataset_names: Sequence[str]) -> list[list[str]]:
+def group_by_images(dataset_names: Iterable[str]) -> list[list[str]]:
     """Group datasets that have the same images: masks are then made once for all of a group."""
     groups = {}
     for name in dataset_names:

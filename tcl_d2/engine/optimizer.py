@@ -45,26 +45,35 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if id(p) not in clip_parameters}
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build AdamW over the trained parameters, without weight decay for biases and 1-d parameters.
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Return the trained parameters in two groups: with weight decay, and without it (biases and 1-d parameters).
 
     Raises:
-        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another type of clipping.
+        ValueError: the model has nothing to train.
     """
     parameters = trained_parameters(model)
     if not parameters:
         raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
 
+    # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
+    spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
+    decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build AdamW over the trained parameters; see parameter_groups.
+
+    Raises:
+        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another type of clipping.
+    """
+    groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'full_model' (total norm), not '{clip.CLIP_TYPE}'.")
 
-    # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
-    spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
-    decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
-
     return FullModelClippedAdamW(
-        [{"params": decayed, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}],
+        groups,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
         lr=cfg.SOLVER.BASE_LR,
         betas=tuple(cfg.SOLVER.BETAS),

@@ -9,19 +9,18 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
 from ..data import BenchmarkMapper, build_image_text_train_loader
-from ..evaluation import ZeroShotSemSegEvaluator, write_report
-from ..evaluation.progress import EvaluationProgress
+from ..data.loader import RestartableLoader
+from ..evaluation import build_evaluator, verify_results, write_report
 from ..evaluation.published import published_for
 from ..evaluation.report import average, save_report
-from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from .evaluation_pass import EvaluationPass, evaluation_settings, group_by_images, load_test_dicts
 from .hooks import (
     BestAverageCheckpointer,
@@ -38,7 +37,6 @@ from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
 
 logger = logging.getLogger(__name__)
-EVALUATORS = {"zero_shot_sem_seg": ZeroShotSemSegEvaluator}
 
 
 def check_schedule(cfg: CfgNode) -> None:
@@ -86,10 +84,13 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
-        data_loader = self.build_train_loader(cfg, self.seed)
+        data_loader = self.build_train_loader(cfg)
 
         model = wrap_ddp(model)
         self._trainer = NanSafeAMPTrainer(model, data_loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
+        if not isinstance(data_loader, RestartableLoader):
+            logger.info("The training data is not of build_image_text_train_loader: --resume begins it anew")
+        self.restart_data(0)  # with the seed that was drawn
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR, card=card, trainer=weakref.proxy(self))
@@ -111,7 +112,7 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        if self.start_iter > 0:
+        if self.start_iter > 0 and isinstance(self.data_loader, RestartableLoader):
             # Data begins anew at each checkpoint, so that a resumed training draws the samples that an uninterrupted
             # one does; a checkpoint written in between, on a signal, is some batches further.
             ahead = self.start_iter % self.cfg.SOLVER.CHECKPOINT_PERIOD
@@ -119,9 +120,18 @@ class Trainer(DefaultTrainer):
             self._trainer.skip_batches(ahead)
 
     def train(self) -> OrderedDict | None:
-        """Train; returns the results of the last evaluation."""
+        """Train, and check the last evaluation against TEST.EXPECTED_RESULTS, as Detectron2 does.
+
+        Returns:
+            the results of the last evaluation; None where there was none.
+        """
         with self._catcher:
-            return super().train()
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+
+        results = getattr(self, "_last_eval_results", None)
+        if comm.is_main_process():
+            verify_results(self.cfg, results or {})
+        return results
 
     def after_train(self) -> None:
         error = sys.exc_info()[1]  # that ends the training, and calls this on its way out
@@ -133,8 +143,11 @@ class Trainer(DefaultTrainer):
                 raise
 
     def restart_data(self, iteration: int) -> None:
-        """Go on with the samples that a training draws from this iteration on."""
-        self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, self.seed, iteration))
+        """Go on with the samples that a training draws from this iteration on; other loaders than ours just go on."""
+        loader = self.data_loader
+        if isinstance(loader, RestartableLoader):
+            loader.restart(self.seed, iteration * self.cfg.SOLVER.IMS_PER_BATCH)
+            self._trainer.reset_data_loader(lambda: loader)
 
     def build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
@@ -162,70 +175,55 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, seed: int, iteration: int = 0):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         """Build the loader of training batches.
 
-        Args:
-            cfg: the configuration.
-            seed: of the order of the samples and their augmentation.
-            iteration: the first one that the loader gives batches for.
+        A subclass may return any endless loader. Only that of build_image_text_train_loader, with any mapper, goes on
+        at the right sample after --resume.
         """
-        return build_image_text_train_loader(cfg, seed=seed, start=iteration * cfg.SOLVER.IMS_PER_BATCH)
+        return build_image_text_train_loader(cfg)
 
     # ------------------------------------------------------------------------------------ evaluation
 
     @classmethod
-    def build_test_loader(
-        cls, cfg: CfgNode, dataset_name: str, done: Iterable[str] = (), skipped: Sequence[SkippedImages] = ()
-    ):
-        """Build the loader of a dataset's images.
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+        """Build the loader of a dataset's images, or of TEST.ZERO_SHOT.MAX_IMAGES of them.
 
-        Args:
-            cfg: the configuration.
-            dataset_name: a registered dataset.
-            done: IDs of images to leave out.
-            skipped: with TEST.ZERO_SHOT.SKIP_BROKEN, the counters of the datasets that have these images.
+        This one serves all of DATASETS.TEST that have the same images; that of a subclass is built for each dataset.
+        Its dicts have `file_name`, and what the model takes.
         """
-        done = set(done)
-        dataset_dicts = [
-            dataset_dict for dataset_dict in load_test_dicts(cfg, dataset_name) if dataset_dict["image_id"] not in done
-        ]
-        num_workers = cfg.DATALOADER.NUM_WORKERS
-        loader = build_detection_test_loader(dataset_dicts, mapper=BenchmarkMapper(cfg), num_workers=num_workers)
-        return DropBrokenImages(loader, skipped) if skipped else loader
+        return build_detection_test_loader(
+            load_test_dicts(cfg, dataset_name),
+            mapper=BenchmarkMapper(cfg, is_train=False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
 
     @classmethod
     def build_evaluator(
-        cls,
-        cfg: CfgNode,
-        dataset_name: str,
-        *,
-        progress: EvaluationProgress | None = None,
-        skipped: SkippedImages | None = None,
-    ) -> DatasetEvaluator:
-        """Build the evaluator of a dataset, by the `evaluator_type` in its metadata.
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None
+    ) -> DatasetEvaluator | None:
+        """Build the evaluator of a dataset; by default, see evaluation.build_evaluator.
 
-        Args:
-            cfg: the configuration.
-            dataset_name: a registered dataset.
-            progress: keeps what is done; see ZeroShotSemSegEvaluator.
-            skipped: counts images that are left out; see ZeroShotSemSegEvaluator.
+        A subclass may return any evaluator. Only a ZeroShotSemSegEvaluator goes on after --resume, and leaves out
+        broken labels with TEST.ZERO_SHOT.SKIP_BROKEN.
         """
-        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if evaluator_type not in EVALUATORS:
-            raise ValueError(
-                f"Dataset '{dataset_name}' has the evaluator_type '{evaluator_type}'; expected one of "
-                f"{', '.join(EVALUATORS)}."
-            )
-        return EVALUATORS[evaluator_type](cfg, dataset_name, progress=progress, skipped=skipped)
+        return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, *, resume: bool = False) -> OrderedDict:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+        *,
+        resume: bool = False,
+    ) -> OrderedDict:
         """Evaluate on each of DATASETS.TEST with its own vocabulary; log one table, write results.json and .csv.
 
         Args:
             cfg: the configuration.
             model: a zero-shot segmentor.
+            evaluators: of each of DATASETS.TEST; None for those of build_evaluator.
             resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
         Returns:
@@ -233,22 +231,70 @@ class Trainer(DefaultTrainer):
 
             <dataset>: {"sem_seg": metrics in percent, "images": count, "skipped": count}.
             average: mean of each metric over the datasets.
+
+        Raises:
+            ValueError: a dataset has no evaluator, or the evaluators are not as many as the datasets.
         """
-        # Datasets of the same images in one pass
-        results = OrderedDict.fromkeys(cfg.DATASETS.TEST)
-        groups = group_by_images(cfg.DATASETS.TEST)
-        for i, names in enumerate(groups, start=1):
-            logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(names))
-            results.update(EvaluationPass(cls, cfg, model, names, resume).run())
+        names = cfg.DATASETS.TEST
+        evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
+
+        # Datasets of the same images in one pass, but that a subclass may read them in another way for each dataset
+        groups = [[name] for name in evaluators]
+        if cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__:
+            groups = group_by_images(evaluators)
+
+        results = OrderedDict((name, {}) for name in names)
+        for i, group in enumerate(groups, start=1):
+            logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
+            group_evaluators = {name: evaluators[name] for name in group}
+            results.update(EvaluationPass(cls, cfg, model, group_evaluators, resume).run())
+
         if not results or not comm.is_main_process():
             return OrderedDict()
+        return _report(cfg, results)
 
-        # Report
-        published = published_for(cfg)
-        write_report(results, published)
-        save_report(results, Path(cfg.OUTPUT_DIR), published, evaluation_settings(cfg))
-        results["average"] = average(results)
-        return results
+    @classmethod
+    def _build_evaluators(cls, cfg: CfgNode) -> dict[str, DatasetEvaluator | None]:
+        """Return the evaluators by dataset, without datasets of which a subclass's hook knows none, as Detectron2."""
+        evaluators = {}
+        for name in cfg.DATASETS.TEST:
+            try:
+                evaluators[name] = cls.build_evaluator(cfg, name)
+            except NotImplementedError as error:
+                logger.warning("'%s' is not evaluated, for build_evaluator has no evaluator of it: %s", name, error)
+        return evaluators
+
+
+def _by_dataset(
+    dataset_names: Sequence[str], evaluators: DatasetEvaluator | Sequence[DatasetEvaluator | None]
+) -> dict[str, DatasetEvaluator | None]:
+    """Return the given evaluators by dataset; ValueError where they are not as many."""
+    if isinstance(evaluators, DatasetEvaluator):
+        evaluators = [evaluators]
+    if len(evaluators) != len(dataset_names):
+        raise ValueError(
+            f"There are {len(evaluators)} evaluators for the {len(dataset_names)} datasets of DATASETS.TEST; expected "
+            "one for each."
+        )
+    return dict(zip(dataset_names, evaluators))
+
+
+def _report(cfg: CfgNode, results: OrderedDict) -> OrderedDict:
+    """Log and write what was scored, also as Detectron2 prints it; return the results with their average."""
+    # Evaluators of other types may have other results
+    published = published_for(cfg)
+    scored = {name: result for name, result in results.items() if "sem_seg" in result}
+    if scored:
+        write_report(scored, published)
+        save_report(scored, Path(cfg.OUTPUT_DIR), published, evaluation_settings(cfg))
+
+    for name, result in results.items():
+        logger.info("Evaluation results for %s in csv format:", name)
+        print_csv_format(result)
+    if scored:
+        results["average"] = average(scored)
+        print_csv_format({"average": results["average"]})
+    return results
 
 
 def _with_hook_settings(cfg: CfgNode) -> CfgNode:

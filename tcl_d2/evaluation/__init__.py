@@ -1,6 +1,14 @@
 """Zero-shot evaluation, and its report over benchmarks."""
 
-from .report import write_report
+from .build import EVALUATOR_REGISTRY, build_evaluator
+from .report import verify_results, write_report
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
-__all__ = ["SharedImagesEvaluator", "ZeroShotSemSegEvaluator", "write_report"]
+__all__ = [
+    "EVALUATOR_REGISTRY",
+    "SharedImagesEvaluator",
+    "ZeroShotSemSegEvaluator",
+    "build_evaluator",
+    "verify_results",
+    "write_report",
+]

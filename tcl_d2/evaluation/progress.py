@@ -22,7 +22,7 @@ class EvaluationProgress:
     """The images that the processes of an evaluation have done, and their statistics, in a file a process.
 
     Attributes:
-        done: IDs of the images that were done before.
+        done: files of the images that were done before.
         statistics: what was summed over these images, arrays by name.
     """
 
@@ -70,7 +70,7 @@ class EvaluationProgress:
     def _add_file(self, path: Path) -> None:
         try:
             with np.load(path, allow_pickle=False) as file:
-                fingerprint, done = str(file["fingerprint"]), file["done"].tolist()
+                fingerprint, done = str(file["fingerprint"]), file["file_names"].tolist()
                 names = [name for name in file.files if name.startswith(_PREFIX)]
                 statistics = {name.removeprefix(_PREFIX): file[name] for name in names}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -104,10 +104,10 @@ class EvaluationProgress:
             self.save(*self._latest)
 
     def save(self, statistics: Statistics, done: list[str]) -> None:
-        """Write what this process has done: its statistics, and the IDs of its images."""
+        """Write what this process has done: its statistics, and the files of its images."""
         arrays = {f"{_PREFIX}{name}": array for name, array in statistics.items()}
         with replacing(self._file) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, done=np.array(done, dtype=str), fingerprint=self.fingerprint, **arrays)
+            np.savez_compressed(file, file_names=np.array(done, dtype=str), fingerprint=self.fingerprint, **arrays)
         self._saved = time.monotonic()
 
 

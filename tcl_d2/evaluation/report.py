@@ -7,10 +7,13 @@ import csv
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation import testing
 from tabulate import tabulate
 
 from ..utils.files import replacing
@@ -21,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def average(results: Mapping[str, Mapping]) -> dict[str, float]:
-    """Return the mean over datasets of each metric that all of them have, without the IoU of each class."""
+    """Return the mean over datasets of each metric that all of them have, without those of each class."""
     rows = [overall_metrics(result["sem_seg"]) for result in results.values()]
     names = [name for name in rows[0] if all(name in row for row in rows)]
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
@@ -76,7 +79,7 @@ def list_gaps(results: Mapping[str, Mapping]) -> list[str]:
 def save_report(
     results: Mapping[str, Mapping], folder: Path, published: Sequence[PublishedRow], settings: Mapping
 ) -> None:
-    """Write results.json (with the IoU of each class) and results.csv (a line a dataset).
+    """Write results.json (with IoU and accuracy of each class) and results.csv (a line a dataset).
 
     Args:
         results: as above.
@@ -87,7 +90,7 @@ def save_report(
     means = average(results)
     rows = [
         {
-            "data set": name,
+            "dataset": name,
             "images": result["images"],
             "skipped": result["skipped"],
             **{metric: result["sem_seg"][metric] for metric in means},
@@ -95,8 +98,9 @@ def save_report(
         }
         for name, result in results.items()
     ]
-    classes = {name: _class_ious(name, result["sem_seg"]) for name, result in results.items()}
-    report = {"settings": settings, "average": means, "data sets": rows, "IoU of each class": classes}
+    report = {"settings": settings, "average": means, "datasets": rows}
+    for title, metric in (("IoU of each class", "IoU"), ("accuracy of each class", "ACC")):
+        report[title] = {name: _class_values(name, metric, result["sem_seg"]) for name, result in results.items()}
     report["published"] = [row._asdict() for row in published]
 
     with replacing(folder / "results.json") as unfinished:
@@ -107,7 +111,25 @@ def save_report(
         writer.writerows(rows)
 
 
-def _class_ious(dataset_name: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return the IoU of each class; None for a class that does not occur."""
-    ious = {word: metrics[f"IoU-{word}"] for word in MetadataCatalog.get(dataset_name).stuff_classes}
-    return {word: None if math.isnan(iou) else iou for word, iou in ious.items()}
+def verify_results(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:
+    """Check results against TEST.EXPECTED_RESULTS with Detectron2's function, which exits with 1 where one differs.
+
+    Args:
+        cfg: the configuration. Its rows are [task, metric, value, tolerance]; a task is a dataset, "average" or, where
+            there is one dataset, Detectron2's own "sem_seg".
+        results: as Trainer.test returns them.
+    """
+    metrics_by_task = defaultdict(dict)  # a task that is missing differs, too
+    datasets = [name for name in results if name != "average"]
+    if len(datasets) == 1:
+        metrics_by_task.update(results[datasets[0]])
+    for name, result in results.items():
+        metrics_by_task[name] = result.get("sem_seg", result)
+    testing.verify_results(cfg, metrics_by_task)
+
+
+def _class_values(dataset_name: str, metric: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return a metric, "IoU" or "ACC", of each class; None for a class that does not occur."""
+    words = MetadataCatalog.get(dataset_name).stuff_classes
+    values = {word: metrics.get(f"{metric}-{word}", math.nan) for word in words}
+    return {word: None if math.isnan(value) else value for word, value in values.items()}

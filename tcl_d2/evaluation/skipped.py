@@ -25,7 +25,7 @@ class SkippedImages:
 
 
 class DropBrokenImages:
-    """A test loader's batches without the images that BenchmarkMapper could not read; each dataset counts them."""
+    """Batches without the images that BenchmarkMapper could not read; each dataset counts them."""
 
     def __init__(self, loader: Iterable[list[dict]], skipped: Sequence[SkippedImages]):
         """Wrap a loader.
@@ -47,4 +47,5 @@ class DropBrokenImages:
             for input_per_image in broken:
                 for skipped in self.skipped:
                     skipped.add(input_per_image["file_name"], input_per_image["error"])
-            yield readable
+            if readable:
+                yield readable

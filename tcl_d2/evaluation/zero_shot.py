@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor
 
 from ..data.labels import LabelMapper
-from ..utils.visualizer import save_palette_png
+from ..utils.visualizer import distinct_colors, save_palette_png
+from .build import EVALUATOR_REGISTRY
 from .progress import EvaluationProgress
 from .skipped import SkippedImages
 
@@ -54,6 +55,7 @@ def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) ->
         mACC: mean accuracy over the classes that occur in the ground truth.
         pACC: share of the pixels that are right.
         IoU-<class>: nan for a class that does not occur.
+        ACC-<class>: accuracy; nan for a class that does not occur in the ground truth.
 
     Raises:
         ValueError: there is no pixel of ground truth.
@@ -75,12 +77,19 @@ def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) ->
         "pACC": 100 * hits.sum() / truth.sum(),
     }
     metrics.update((f"IoU-{name}", 100 * value) for name, value in zip(class_names, iou))
+    metrics.update((f"ACC-{name}", 100 * value) for name, value in zip(class_names, accuracy))
     return metrics
 
 
 def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics over all classes: all but the IoU of each class."""
-    return {name: value for name, value in metrics.items() if not name.startswith("IoU-")}
+    """Return the metrics over all classes: by Detectron2's convention, those without a "-" in the name."""
+    return {name: value for name, value in metrics.items() if "-" not in name}
+
+
+def prediction_path(folder: Path, dataset_dict: Mapping[str, object]) -> Path:
+    """Return the file of an image's predicted labels: by its ID or, where it has none, by its file's name."""
+    image_id = dataset_dict.get("image_id", Path(dataset_dict["file_name"]).stem)
+    return folder / f"{image_id}.png"
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
@@ -88,11 +97,16 @@ def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
     return Path(cfg.OUTPUT_DIR, "inference", dataset_name.strip("/.").replace("/", "_"))
 
 
+@EVALUATOR_REGISTRY.register("zero_shot_sem_seg", "sem_seg", "cityscapes_sem_seg")
 class ZeroShotSemSegEvaluator(DatasetEvaluator):
-    """Compares predicted labels with the label files of a dataset.
+    """Compares predicted labels with the label files of a dataset, Detectron2's own ones included.
 
     The dataset's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map`
-    (value in the file -> class index or ignore_label). It works for any dataset that has these.
+    (value in the file -> class index or ignore_label). It works for any dataset that has these, and rows with
+    `file_name` and `sem_seg_file_name`.
+
+    mIoU is the protocol's: over the classes that occur in prediction or ground truth. Detectron2's SemSegEvaluator
+    leaves out classes that are predicted but never there, so its mIoU is the same or higher.
 
     A subclass adds a metric in `compute_metrics`; what that needs of each image goes into `empty_statistics` and
     `update_statistics`.
@@ -110,40 +124,50 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         dataset_name: str,
         *,
         distributed: bool = True,
-        progress: EvaluationProgress | None = None,
         predictions: Path | None = None,
-        skipped: SkippedImages | None = None,
     ):
         """Build the evaluator of a registered dataset.
 
         Args:
             dataset_name: name in the catalog.
             distributed: whether to sum the statistics of all processes.
-            progress: keeps what is done, and has what was done before; None to keep nothing.
-            predictions: folder for predicted labels as palette PNGs, by image ID; None to save none.
-            skipped: counts images whose labels are broken or do not fit; None makes them errors.
+            predictions: folder for predicted labels as palette PNGs (see prediction_path); None to save none.
         """
+        # How labels are read
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
-        self._colors = metadata.get("stuff_colors", [])
         self._label_mapper = LabelMapper.of(dataset_name)
+        self._dataset_dicts = {
+            dataset_dict["file_name"]: dataset_dict for dataset_dict in DatasetCatalog.get(dataset_name)
+        }
 
+        # What is kept
         self._distributed = distributed
         self._predictions = predictions
-        self._skipped = skipped
+        self._colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
+        self.attach(progress=None, skipped=None)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> dict:
+        folder = Path(output_folder or inference_folder(cfg, dataset_name))
+        return {
+            "dataset_name": dataset_name,
+            "predictions": folder / "predictions" if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None,
+        }
+
+    def attach(self, progress: EvaluationProgress | None, skipped: SkippedImages | None) -> None:
+        """Go on from the images that were done before, and reset; every process must call it.
+
+        Args:
+            progress: keeps what is done, and has what was done before; None to keep nothing.
+            skipped: counts images whose labels are broken or do not fit; None makes them errors.
+        """
         self._progress = progress
+        self._skipped = skipped
         if progress is not None:
             progress.restore(self.empty_statistics())
         self.reset()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict:
-        save = cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS
-        return {
-            "dataset_name": dataset_name,
-            "predictions": inference_folder(cfg, dataset_name) / "predictions" if save else None,
-        }
 
     # ------------------------------------------------------------------------------------ statistics and metrics
 
@@ -186,7 +210,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         """Add images to the statistics.
 
         Args:
-            inputs: a dict an image, with `sem_seg_file_name` and, where progress or predictions are kept, `image_id`.
+            inputs: a dict an image, with `file_name`.
             outputs: a dict an image, with either of:
 
                 sem_seg_labels: class indices at the label's size, integers [H, W].
@@ -194,29 +218,30 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
+            ValueError: the dataset has no such image, or no label of it.
         """
         for input_per_image, output in zip(inputs, outputs):
-            if input_per_image.get("image_id") in self._done_before:
+            file_name = input_per_image["file_name"]
+            if file_name in self._done_before:
                 continue
-            prediction = self._predicted_labels(input_per_image, output)
+            prediction = self._predicted_labels(file_name, output)
 
             # Read the label
-            path = input_per_image["sem_seg_file_name"]
             try:
-                label = self._read_label(path, tuple(prediction.shape))
+                label = self._read_label(file_name, tuple(prediction.shape))
             except (OSError, ValueError) as error:
                 if self._skipped is None:
                     raise
-                self._skipped.add(input_per_image.get("file_name", path), error)
+                self._skipped.add(file_name, error)
                 continue
 
             # Count and keep
             self.update_statistics(prediction, label.to(prediction.device))
             if self._predictions is not None:
-                file = self._predictions / f"{input_per_image['image_id']}.png"
-                save_palette_png(prediction.cpu().numpy(), self._colors, file)
+                path = prediction_path(self._predictions, self._dataset_dicts[file_name])
+                save_palette_png(prediction.cpu().numpy(), self._colors, path)
             if self._progress is not None:
-                self._done.append(input_per_image["image_id"])
+                self._done.append(file_name)
                 self._progress.save_now_and_then(self.statistics, self._done)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
@@ -238,19 +263,24 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     # ------------------------------------------------------------------------------------ steps
 
-    def _predicted_labels(self, input_per_image: dict, output: dict) -> Tensor:
+    def _predicted_labels(self, file_name: str, output: dict) -> Tensor:
         if "sem_seg_labels" in output:
             return output["sem_seg_labels"]
 
         scores = output["sem_seg"]
         if len(scores) != len(self.class_names):
             raise ValueError(
-                f"The prediction for {input_per_image['sem_seg_file_name']} has {len(scores)} classes; "
+                f"The prediction for {file_name} has {len(scores)} classes; "
                 f"'{self.dataset_name}' has {len(self.class_names)}."
             )
         return scores.argmax(0)
 
-    def _read_label(self, path: str, size: tuple[int, int]) -> Tensor:
+    def _read_label(self, file_name: str, size: tuple[int, int]) -> Tensor:
+        # Not from the input: Detectron2's mapper takes the label's path away
+        path = self._dataset_dicts.get(file_name, {}).get("sem_seg_file_name")
+        if path is None:
+            raise ValueError(f"Dataset '{self.dataset_name}' has no label ('sem_seg_file_name') of image {file_name}.")
+
         label = self._label_mapper.read(path)
         if label.shape != size:
             raise ValueError(
@@ -259,12 +289,12 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         return torch.from_numpy(label)
 
     def _log(self, metrics: Mapping[str, float]) -> None:
-        rows = [(name, metrics[f"IoU-{name}"]) for name in self.class_names]
+        rows = [(name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]) for name in self.class_names]
         logger.info(
-            "%s, %%: %s\nIoU of each class (nan: it does not occur)\n%s",
+            "%s, %%: %s\nIoU and accuracy of each class (nan: it does not occur)\n%s",
             self.dataset_name,
             ", ".join(f"{name} {value:.2f}" for name, value in overall_metrics(metrics).items()),
-            tabulate(rows, headers=("class", "IoU"), floatfmt=".2f", tablefmt="pipe"),
+            tabulate(rows, headers=("class", "IoU", "ACC"), floatfmt=".2f", tablefmt="pipe"),
         )
 
 
@@ -279,8 +309,8 @@ class SharedImagesEvaluator(DatasetEvaluator):
             dataset_dicts: by dataset, as its catalog entry gives them.
         """
         self._evaluators = evaluators
-        self._by_image_id = {
-            name: {dataset_dict["image_id"]: dataset_dict for dataset_dict in dataset_dicts[name]}
+        self._by_file_name = {
+            name: {dataset_dict["file_name"]: dataset_dict for dataset_dict in dataset_dicts[name]}
             for name in evaluators
         }
 
@@ -291,9 +321,9 @@ class SharedImagesEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Give each dataset's evaluator the images with that dataset's labels and predictions."""
         for i, (name, evaluator) in enumerate(self._evaluators.items()):
-            dataset_dicts = self._by_image_id[name]
+            dataset_dicts = self._by_file_name[name]
             dataset_inputs = [
-                {**input_per_image, **dataset_dicts[input_per_image["image_id"]]} for input_per_image in inputs
+                {**input_per_image, **dataset_dicts.get(input_per_image["file_name"], {})} for input_per_image in inputs
             ]
             evaluator.process(dataset_inputs, [output["by_dataset"][i] for output in outputs])
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
 from .clip import FrozenCLIP
@@ -64,6 +65,7 @@ class ZeroShotSegmentor(nn.Module):
         text_cache: Path | None = None,
         mask_shift: float = 0.25,
         mask_scale: float = 10.0,
+        dataset_name: str | None = None,
         **protocol,
     ):
         """Build the segmentor from its parts.
@@ -77,6 +79,7 @@ class ZeroShotSegmentor(nn.Module):
             text_cache: folder that keeps text features; None for none.
             mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
             mask_scale: see mask_shift.
+            dataset_name: registered dataset whose classes are looked for until others are set; None for none.
             protocol: the arguments of set_protocol.
 
         Raises:
@@ -93,6 +96,7 @@ class ZeroShotSegmentor(nn.Module):
         self.tokenizer = tokenizer
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
         self.register_load_state_dict_post_hook(_forget_embeddings)
+        self.dataset_name = dataset_name
         self._text: Tensor | None = None
         self._subsets: list[WordSubset] = []
 
@@ -118,6 +122,8 @@ class ZeroShotSegmentor(nn.Module):
             "text_cache": Path(test.TEXT_CACHE).expanduser() if test.TEXT_CACHE else None,
             "mask_shift": cfg.MODEL.CLIP.MASK_SHIFT,
             "mask_scale": cfg.MODEL.CLIP.MASK_SCALE,
+            # As Detectron2's DefaultPredictor, which gives no vocabulary, takes its metadata
+            "dataset_name": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None,
             **cls.protocol_from_config(cfg),
         }
 
@@ -283,11 +289,18 @@ class ZeroShotSegmentor(nn.Module):
             return self.embed_vocabulary(words, self.templates), subsets
 
         if self._text is None:
-            raise RuntimeError(
-                "The model does not know which classes to look for: call model.set_vocabulary(names), or give each "
-                "input a 'vocabulary'."
-            )
+            self._set_default_dataset()
         return self._text, self._subsets
+
+    def _set_default_dataset(self) -> None:
+        """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""
+        if self.dataset_name is None or "stuff_classes" not in MetadataCatalog.get(self.dataset_name).as_dict():
+            dataset = "DATASETS.TEST is empty" if self.dataset_name is None else f"'{self.dataset_name}' has no classes"
+            raise RuntimeError(
+                "The model does not know which classes to look for: call model.set_vocabulary(names), give each input "
+                f"a 'vocabulary', or let DATASETS.TEST begin with a dataset that has stuff_classes ({dataset})."
+            )
+        self.set_dataset(self.dataset_name)
 
     # ------------------------------------------------------------------------------------ whole images
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import build_detection_test_loader
+from detectron2.data.common import MapDataset
 from PIL import Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper, resize_bilinear, segmentation_size
@@ -64,3 +66,16 @@ def test_mapper_gives_the_resized_image_and_the_original_size(tmp_path):
     path.write_bytes(b"broken")
     with pytest.raises(OSError, match="0.png could not be read"):
         BenchmarkMapper(short=18, long=100)({"file_name": str(path)})
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_mapper_is_called_as_detectron2s_own(shapes_cfg, is_train):
+    """With a configuration and `is_train`, by name or place, alone in Detectron2's loader and MapDataset."""
+    mapper = BenchmarkMapper(shapes_cfg, is_train=is_train)
+    loader = build_detection_test_loader(shapes_cfg, "shapes_val", mapper=mapper)
+    ((first,), *others) = list(loader)
+    assert len(others) == 11 and first["image"].shape == (3, 96, 96) and "labels_only" not in first
+    (mapped,) = MapDataset([{**first, "split": "val"}], BenchmarkMapper(shapes_cfg, is_train))
+    assert mapped["split"] == "val" and torch.equal(mapped["image"], first["image"])
+    with pytest.raises(OSError, match="none.png"):
+        mapper({"file_name": "none.png"})

@@ -228,3 +228,19 @@ def test_datasets_without_samples_are_refused(rows):
             build_image_text_train_loader(["t_empty"], mapper=identity, total_batch_size=4, start=8)
     finally:
         DatasetCatalog.remove("t_empty")
+
+
+def test_a_loader_that_is_restarted_gives_what_one_built_so_gives(tmp_path):
+    """Another seed and start, also with workers, of which the first loader had some running."""
+    register_webdataset("t_restart", [str(tmp_path / "*.tar")], num_samples=40)
+    make_shards(tmp_path, 4, 10)
+    options = {"mapper": identity, "total_batch_size": 2, "num_workers": 1, "buffer": 7}
+    try:
+        loader = build_image_text_train_loader(["t_restart"], **options)
+        first = next(iter(loader))
+        loader.restart(seed=5, start=10)
+        restarted = list(islice(loader, 5))
+        assert restarted == list(islice(build_image_text_train_loader(["t_restart"], seed=5, start=10, **options), 5))
+        assert first not in restarted
+    finally:
+        DatasetCatalog.remove("t_restart")

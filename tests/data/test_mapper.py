@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from PIL import Image
 
 from tcl_d2.data import ImageTextDatasetMapper, images
@@ -164,3 +165,26 @@ def test_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenSample, match="image too large"):
         read_image(encode(picture()), "x")
+
+
+def test_keys_of_the_pair_are_kept_without_the_bytes():
+    data = {**sample(encode(picture()), "one", "two"), "image_id": 7, "split": "train"}
+    out = ImageTextDatasetMapper(TOKENIZER, size=16, **PLAIN)(data)
+    assert data.keys() - out.keys() == {"image_bytes"}
+    assert all(out[name] == data[name] for name in ("captions", "image_id", "split", "key"))
+    assert (out["height"], out["width"]) == (16, 16)
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_mapper_alone_serves_detectron2s_loaders(shapes_cfg, tmp_path, is_train):
+    """As its own DatasetMapper does: called with a configuration, over rows with a caption each."""
+    picture().save(tmp_path / "0.png")
+    rows = [{"file_name": str(tmp_path / "0.png"), "captions": ["a cat"], "image_id": i} for i in range(8)]
+    mapper = ImageTextDatasetMapper(shapes_cfg, is_train)
+    tested = [batch[0]["image_id"] for batch in build_detection_test_loader(rows, mapper=mapper)]
+    assert tested == list(range(8))
+
+    loader = build_detection_train_loader(shapes_cfg, mapper=mapper, dataset=rows)
+    batch = next(iter(loader))
+    assert [pair["image"].shape for pair in batch] == 4 * [(3, 48, 48)]
+    assert {pair["caption"] for pair in batch} == {"a cat"} and all(pair["file_name"] for pair in batch)

@@ -306,6 +306,6 @@ def test_all_eight_in_one_run(prepared, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [row["data set"] for row in results["data sets"]] == NINE[:8]
-    assert results["average"]["mIoU"] == pytest.approx(np.mean([row["mIoU"] for row in results["data sets"]]))
+    assert [row["dataset"] for row in results["datasets"]] == NINE[:8]
+    assert results["average"]["mIoU"] == pytest.approx(np.mean([row["mIoU"] for row in results["datasets"]]))
     assert "| published [1] |" in done.stdout and "zeroshot_voc_val: 3 of 1449 images" in done.stdout

@@ -30,8 +30,8 @@ class ClassCountEvaluator(ZeroShotSemSegEvaluator):
 
 class ClassCountTrainer(Trainer):
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, **kept):
-        return ClassCountEvaluator(cfg, dataset_name, **kept)
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        return ClassCountEvaluator(cfg, dataset_name, output_folder)
 
 
 def test_a_new_metric_comes_into_the_files_and_the_table(shapes_cfg, caplog):

@@ -84,7 +84,7 @@ def test_files_have_each_metric_and_the_iou_of_each_class(tmp_path):
     # A line a dataset
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
     expected = {
-        "data set": "zeroshot_cityscapes_val",
+        "dataset": "zeroshot_cityscapes_val",
         "images": "500",
         "skipped": "0",
         "mIoU": "25.0",

@@ -69,6 +69,8 @@ def test_equals_an_independent_computation(benchmark):
         assert result[f"IoU-{name}"] == pytest.approx(100 * both / either)
         if any(t == k for t, _ in pairs):
             accuracies.append(both / sum(t == k for t, _ in pairs))
+            assert result[f"ACC-{name}"] == pytest.approx(100 * accuracies[-1])
+    assert np.isnan(result["ACC-cow"])
     assert result["mIoU"] == pytest.approx(100 * np.mean(ious))
     assert result["mACC"] == pytest.approx(100 * np.mean(accuracies))
     assert result["pACC"] == pytest.approx(100 * np.mean([t == p for t, p in pairs]))
