@@ -2,6 +2,7 @@
 
 from . import assets, data, modeling  # noqa: F401  (registers)
 from .config import add_tcl_config, load_config
+from .utils import downloads  # noqa: F401  (registers)
 from .version import __version__
 
 __all__ = ["__version__", "add_tcl_config", "load_config"]

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 
-from .checkpoint import TCLCheckpointer
+from .checkpoint import TCLCheckpointer, fetch_weights
 from .config import check_device, check_meta_architecture, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
@@ -59,7 +59,8 @@ class TCLPredictor:
         if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
             logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
-        # Build the model
+        # Build the model, once its weights are there
+        fetch_weights(self.cfg.MODEL.WEIGHTS)
         self.model: nn.Module = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
 

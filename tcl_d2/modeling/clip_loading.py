@@ -94,7 +94,10 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 
 
 def _local_weights(path: str) -> str:
-    local = PathManager.get_local_path(path)
+    try:
+        local = PathManager.get_local_path(path)
+    except OSError as error:
+        raise OSError(f"MODEL.CLIP.PRETRAINED: {error}: MODEL.CLIP.PRETRAINED /path/to/weights.pt") from None
     if not Path(local).is_file():
         raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
     return local

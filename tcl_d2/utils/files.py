@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and telling a web page from a file."""
 
 import os
 import re
@@ -36,6 +36,13 @@ def remove_unfinished(folder: str | Path) -> None:
         name = re.fullmatch(rf"\..+\.{_host()}-(\d+)\.tmp", path.name)
         if name is not None and not _is_running(int(name[1])):
             path.unlink(missing_ok=True)
+
+
+def is_web_page(path: str | Path) -> bool:
+    """Return whether a file begins as HTML or XML does: sites send pages in place of files."""
+    with Path(path).open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _host() -> str:
