@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from .checkpoint import TCLCheckpointer, fetch_weights
+from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
@@ -19,6 +20,7 @@ from .data.images import ImageLike, as_array
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
+PRETRAINED = {"official": "configs/eval/official.yaml", "shapes": "configs/shapes/trained.yaml"}
 
 
 class TCLPredictor:
@@ -63,6 +65,22 @@ class TCLPredictor:
         fetch_weights(self.cfg.MODEL.WEIGHTS)
         self.model: nn.Module = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":
+        """Build the predictor of a trained model.
+
+        Args:
+            name: "official" (the checkpoint of TCL's authors, downloaded once), "shapes" (the small world's, which
+                comes with the project), OWNER/NAME of a model on the Hugging Face hub, a folder as
+                tools/convert_checkpoint.py --hub writes it, or a configuration.
+            options: KEY, VALUE pairs over the values of the configuration.
+
+        Raises:
+            FileNotFoundError, KeyError, OSError, ValueError: there is no such model, it cannot be downloaded, or see
+                __init__.
+        """
+        return cls(_pretrained_config(str(name)), *options)
 
     def __call__(
         self,
@@ -111,6 +129,20 @@ class TCLPredictor:
         labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
         names = [BACKGROUND, *words] if background else words
         return Segmentation(pixels, names, labels.numpy(), background, scores)
+
+
+def _pretrained_config(name: str) -> CfgNode:
+    """Return the configuration of a trained model; `name` as from_pretrained takes it."""
+    if name in PRETRAINED:
+        return load_config(PRETRAINED[name])
+    if name.endswith((".yaml", ".yml")):
+        return load_config(name)
+    if Path(name).is_dir() or is_hub_name(name):
+        return load_folder_config(name)
+    raise ValueError(
+        f"there is no model '{name}': expected {', '.join(PRETRAINED)}, a folder that tools/convert_checkpoint.py "
+        "--hub wrote, OWNER/NAME on the Hugging Face hub, or a config file (.yaml)"
+    )
 
 
 def split_words(text: str) -> list[str]:

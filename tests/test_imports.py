@@ -16,6 +16,7 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "evaluation",
     "predictor",
     "engine",
+    "commands",
     "__init__",
 )
 

@@ -1,7 +1,7 @@
 """Downloads by address, as Detectron2's PathManager makes them, for weights of hundreds of megabytes.
 
-iopath's own handler begins anew after a cut, takes two hosts' files of one path for the same file, and keeps the web page
-that a site may send in place of a file. This one takes its place when it is imported.
+iopath's own handler begins anew after a cut, takes two hosts' files of one path for the same file, and keeps the web
+page that a site may send in place of a file. This one takes its place when it is imported.
 """
 
 import logging

@@ -156,7 +156,7 @@ def test_weights_and_clip_are_taken_by_their_addresses(site):
 def test_the_official_checkpoint_has_its_address():
     """As the official README names it."""
     address = "https://github.com/kakaobrain/tcl/releases/download/v1.0.0/tcl.pth"
-    assert load_config(ROOT / "configs/eval/official.yaml").MODEL.WEIGHTS == address
+    assert address == load_config(ROOT / "configs/eval/official.yaml").MODEL.WEIGHTS
 
 
 def _fetch_in_process(address: str, size: int) -> None:
