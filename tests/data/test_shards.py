@@ -85,7 +85,7 @@ def test_an_address_can_be_trained_on(site):
     address = f"{site.address}/data/{{0..3}}.tar"
     check_datasets(train=[address])
     try:
-        loader = build_image_text_train_loader([address], mapper=identity, total_batch_size=40, num_workers=1)
+        loader = build_image_text_train_loader([address], mapper=identity, total_batch_size=40)
         assert Counter(sample["caption"] for sample in next(iter(loader))) == ALL
     finally:
         DatasetCatalog.remove(address)
@@ -148,12 +148,11 @@ def test_failures_that_pass_change_no_sample(site, register, caplog):
 
 @pytest.mark.fault("a shard on the web that fails for good while it is read", "the training ends with its address")
 @pytest.mark.parametrize("fault", [("cut", 0), ("status", 503), ("status", 404)])
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_shard_that_is_gone_ends_the_training(site, register, fault, num_workers):
+def test_a_shard_that_is_gone_ends_the_training(site, register, fault):
     name = register(f"{site.address}/data/{{0..3}}.tar")
     check_datasets(train=[name])
     site.always["/data/2.tar"] = fault
-    loader = build_image_text_train_loader([name], mapper=identity, total_batch_size=40, num_workers=num_workers)
+    loader = build_image_text_train_loader([name], mapper=identity, total_batch_size=40)
     message = (
         f"'{name}': the shard {site.address}/data/2.tar cannot be read, also after further tries: .*--resume goes on"
     )
