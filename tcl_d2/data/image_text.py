@@ -244,7 +244,7 @@ def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, 
 
 register_webdataset("cc3m_train", "cc3m/*.tar", 2_881_393, "img2dataset, from the CC3M list (see datasets/README.md)")
 register_webdataset("cc12m_train", "cc12m/*.tar", 11_286_526, "img2dataset, from CC12M's list (see datasets/README.md)")
-register_webdataset("shapes_train", "shapes/train/*.tar", prepare="python datasets/prepare_shapes.py")
+register_webdataset("shapes_train", "shapes/train/*.tar", prepare="tcl-d2 prepare shapes")
 register_coco_captions(
     "coco_captions_train2017",
     "coco/annotations/captions_train2017.json",
