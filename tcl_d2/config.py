@@ -96,9 +96,14 @@ def _is_local(path: str | Path) -> bool:
     return "://" not in str(path)
 
 
-def _read_yaml(path: str | Path) -> dict:
+def find_config_file(path: str | Path) -> str:
+    """Return the local path of a config, given as load_config's; FileNotFoundError where there is none."""
     is_shipped = _is_local(path) and not os.path.isfile(path)
-    local_path = get_config_file(str(path)) if is_shipped else PathManager.get_local_path(str(path))
+    return get_config_file(str(path)) if is_shipped else PathManager.get_local_path(str(path))
+
+
+def _read_yaml(path: str | Path) -> dict:
+    local_path = find_config_file(path)
     try:
         values = CN.load_yaml_with_base(local_path)
     except (yaml.YAMLError, TypeError) as error:  # TypeError where the file is empty

@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer
-from ..config import check_device, check_meta_architecture, load_config
+from ..config import check_device, check_meta_architecture, find_config_file, load_config
 from ..data import check_datasets
 from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
@@ -65,6 +65,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file or None, args.opts)
     cfg.IMPORTS = [*cfg.IMPORTS, *args.imports]  # OUTPUT_DIR/config.yaml then works without --import
     cfg.freeze()
+    if args.config_file:
+        args.config_file = find_config_file(args.config_file)  # Detectron2's default_setup logs what is in it
     check(cfg, args.eval_only)
     return cfg
 
