@@ -20,7 +20,7 @@ from .data.images import ImageLike, as_array
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
-PRETRAINED = {"official": "configs/eval/official.yaml", "shapes": "configs/shapes/trained.yaml"}
+PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
 
 
 class TCLPredictor:

@@ -93,6 +93,7 @@ def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = WEIGHTS
+    cfg.IMPORTS = []  # code of a model's own is not downloaded with it: who uses it imports the code
     cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
         cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
     )

@@ -342,7 +342,7 @@ register_webdataset(
     prepare="img2dataset, from CC12M's list, or ready shards (see datasets/README.md)",
     num_published=11_286_526,
 )
-register_webdataset("shapes_train", "shapes/train/*.tar", prepare="python datasets/prepare_shapes.py")
+register_webdataset("shapes_train", "shapes/train/*.tar", prepare="tcl-d2 prepare shapes")
 register_coco_captions(
     "coco_captions_train2017",
     "coco/annotations/captions_train2017.json",

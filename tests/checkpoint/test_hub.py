@@ -58,6 +58,7 @@ def labels(predictor: TCLPredictor) -> torch.Tensor:
 def test_a_folder_gives_the_same_model_from_anywhere(written, monkeypatch, tmp_path):
     expected = labels(TCLPredictor(CONFIG))
     monkeypatch.chdir(tmp_path)
+    assert torch.equal(labels(TCLPredictor.from_pretrained("shapes")), expected)
     predictor = TCLPredictor.from_pretrained(written, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125)
     assert torch.equal(labels(predictor), expected) and predictor.model.background_score == 0.125
 
@@ -67,11 +68,10 @@ def test_a_model_of_the_hub_is_taken_from_the_cache(hub):
 
 
 def test_the_models_that_have_names(monkeypatch):
-    assert torch.equal(labels(TCLPredictor.from_pretrained("shapes")), labels(TCLPredictor(CONFIG)))
     monkeypatch.setattr(TCLPredictor, "__init__", lambda self, cfg, *options: setattr(self, "cfg", (cfg, options)))
     cfg, options = TCLPredictor.from_pretrained("official", "MODEL.WEIGHTS", "/tcl.pth").cfg
     assert cfg.MODEL.WEIGHTS.endswith("/v1.0.0/tcl.pth") and options == ("MODEL.WEIGHTS", "/tcl.pth")
-    assert TCLPredictor.from_pretrained(CONFIG).cfg[0].MODEL.WEIGHTS.startswith("tcl_d2://")
+    assert TCLPredictor.from_pretrained("shapes/trained.yaml").cfg[0].MODEL.WEIGHTS.startswith("tcl_d2://")
 
 
 def test_the_folder_stands_alone(written):
@@ -203,3 +203,12 @@ def test_configurations_that_cannot_be_used(folder, text):
     (folder / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="small-world/config.yaml' cannot be used as a configuration"):
         TCLPredictor.from_pretrained(folder)
+
+
+@pytest.mark.fault("a model's folder whose configuration names code to import", "the code is not run")
+def test_no_code_is_run_for_a_folder(folder, tmp_path):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"IMPORTS: ['{tmp_path / 'evil.py'}']\n")
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    assert values["IMPORTS"] and TCLPredictor.from_pretrained(folder) and not (tmp_path / "ran").exists()

@@ -255,7 +255,13 @@ def test_broken_list_files(root, register, name, text, error, message):
 def test_all_missing_datasets_are_named_at_once(root):
     with pytest.raises(FileNotFoundError) as error:
         check_datasets(["cc3m_train", "shapes_val", "no_such_set"])
-    for part in ("cc3m", "img2dataset", "shapes/val/images", "prepare_shapes.py", "'no_such_set' is not registered"):
+    for part in (
+        "cc3m",
+        "img2dataset",
+        "shapes/val/images",
+        "tcl-d2 prepare shapes",
+        "'no_such_set' is not registered",
+    ):
         assert part in str(error.value)
 
 

@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, fetch_weights
+from tcl_d2.commands import train
 from tcl_d2.modeling.clip_loading import check_clip
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils import downloads, http_stream
@@ -134,6 +135,10 @@ def test_without_a_network_one_error_says_what_to_do(site, tmp_path):
         TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.WEIGHTS", address)
     with pytest.raises(OSError, match=f"MODEL.CLIP.PRETRAINED: {parts}"):
         check_clip("ViT-B-16", address)
+
+    arguments = ["--config-file", "shapes/tcl.yaml", "MODEL.WEIGHTS", address, "DATASETS.TRAIN", "('no_set',)"]
+    with pytest.raises(ValueError, match=f"cannot start:.*\n.*'no_set'.*(\n.*)*{parts}"):
+        train.setup(train.argument_parser().parse_args(arguments))
 
     # A file that is put there is used
     cache_path(address).parent.mkdir(parents=True, exist_ok=True)
