@@ -73,7 +73,7 @@ class TCLPredictor:
         Args:
             name: "official" (the checkpoint of TCL's authors, downloaded once), "shapes" (the small world's, which
                 comes with the project), OWNER/NAME of a model on the Hugging Face hub, a folder as
-                tools/convert_checkpoint.py --hub writes it, or a configuration.
+                tcl-d2 convert --hub writes it, or a configuration.
             options: KEY, VALUE pairs over the values of the configuration.
 
         Raises:
@@ -140,8 +140,8 @@ def _pretrained_config(name: str) -> CfgNode:
     if Path(name).is_dir() or is_hub_name(name):
         return load_folder_config(name)
     raise ValueError(
-        f"there is no model '{name}': expected {', '.join(PRETRAINED)}, a folder that tools/convert_checkpoint.py "
-        "--hub wrote, OWNER/NAME on the Hugging Face hub, or a config file (.yaml)"
+        f"there is no model '{name}': expected {', '.join(PRETRAINED)}, a folder that tcl-d2 convert --hub "
+        "wrote, OWNER/NAME on the Hugging Face hub, or a config file (.yaml)"
     )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Describe a checkpoint, convert it, strip it, or compare two: see tcl_d2/commands/convert.py."""
+"""Describe a checkpoint, convert it, strip it, or compare two: `tcl-d2 convert`."""
 
 from tcl_d2.commands.convert import argument_parser, main
 

@@ -180,7 +180,7 @@ def load_folder_config(name: str | Path) -> CfgNode:
     if missing:
         raise FileNotFoundError(
             f"'{name}' is no model for from_pretrained: it has no {' and no '.join(missing)}. Expected a folder as "
-            "tools/convert_checkpoint.py --hub writes it"
+            "tcl-d2 convert --hub writes it"
         )
     _check_digest(folder)
 

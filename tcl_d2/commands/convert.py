@@ -2,12 +2,12 @@
 
 It reads .pth and .safetensors files, ours and the official TCL release's, and writes the format of the name's suffix.
 
-    python tools/convert_checkpoint.py model_final.pth                               # what it is
-    python tools/convert_checkpoint.py tcl.pth ours.pth                              # official -> ours
-    python tools/convert_checkpoint.py model_final.pth official.pth --to official    # loads in the official code
-    python tools/convert_checkpoint.py model_final.pth small.safetensors --strip     # without CLIP and training state
-    python tools/convert_checkpoint.py model_final.pth small.safetensors --check     # the same outputs?
-    python tools/convert_checkpoint.py model_final.pth --hub FOLDER                  # for TCLPredictor.from_pretrained
+    tcl-d2 convert model_final.pth                               # what it is
+    tcl-d2 convert tcl.pth ours.pth                              # official -> ours
+    tcl-d2 convert model_final.pth official.pth --to official    # loads in the official code
+    tcl-d2 convert model_final.pth small.safetensors --strip     # without CLIP and training state
+    tcl-d2 convert model_final.pth small.safetensors --check     # the same outputs?
+    tcl-d2 convert model_final.pth --hub FOLDER                  # for TCLPredictor.from_pretrained, and for the hub
 """
 
 import argparse

@@ -22,6 +22,7 @@ from huggingface_hub import get_token, hf_hub_url
 from webdataset.gopen import gopen
 
 from ..utils import http_stream
+from ..utils.files import is_web_page
 from ..utils.http_stream import HTTPStream, UnreadableAddress
 from .benchmarks import subsample
 from .images import IMAGE_SUFFIXES
@@ -77,14 +78,16 @@ def _check_form(address: str) -> None:
 
 
 def check_address(shard: str) -> None:
-    """Connect to a shard on the web once; UnreadableAddress if it is not there. A command is not tried."""
+    """Look at a shard on the web once; UnreadableAddress if it is not there. A command is not tried."""
     if not shard.startswith("pipe:"):
-        _connect_once(shard)
+        _look_once(shard)
 
 
 @cache
-def _connect_once(address: str) -> None:
-    _open_address(address, CHECK_PAUSES).close()
+def _look_once(address: str) -> None:
+    with _open_address(address, CHECK_PAUSES) as stream:
+        if is_web_page(stream):
+            raise UnreadableAddress(address, "the site sent a web page in place of the file")
 
 
 # --------------------------------------------------------------------------------------------- counting pairs

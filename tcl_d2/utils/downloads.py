@@ -99,10 +99,13 @@ def _write(stream: HTTPStream, path: Path) -> Path:
 
 def _check_content(unfinished: Path, address: str) -> None:
     """Remove an unfinished file, and raise OSError, if it is empty or a web page that nobody asked for."""
+    with unfinished.open("rb") as file:
+        is_page = is_web_page(file)
+
     problem = ""
     if unfinished.stat().st_size == 0:
         problem = "the file is empty"
-    elif is_web_page(unfinished) and not urlsplit(address).path.endswith((".html", ".htm", ".xml", ".svg")):
+    elif is_page and not urlsplit(address).path.endswith((".html", ".htm", ".xml", ".svg")):
         problem = "the site sent a web page in place of the file"
     if problem:
         unfinished.unlink()

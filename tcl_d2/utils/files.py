@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -38,11 +39,9 @@ def remove_unfinished(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def is_web_page(path: str | Path) -> bool:
-    """Return whether a file begins as HTML or XML does: sites send pages in place of files."""
-    with Path(path).open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    return start.startswith((b"<!doctype", b"<html", b"<?xml"))
+def is_web_page(file: BinaryIO) -> bool:
+    """Return whether a file that was just opened begins as HTML or XML does: sites send pages in place of files."""
+    return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _host() -> str:

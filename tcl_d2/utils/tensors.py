@@ -97,7 +97,9 @@ def _refuse_text(path: Path) -> None:
     """Raise UnreadableFile for an empty file and for a web page."""
     if not path.stat().st_size:
         raise UnreadableFile(f"'{path}' is empty: get it again")
-    if is_web_page(path):
+    with path.open("rb") as file:
+        is_page = is_web_page(file)
+    if is_page:
         raise UnreadableFile(f"'{path}' is a web page, not weights: the download went to a page of the site")
 
 

@@ -160,11 +160,17 @@ def test_a_shard_that_is_gone_ends_the_training(site, register, fault):
         next(iter(loader))
 
 
-@pytest.mark.fault("shards at an address where nothing is", "an error before anything is built")
+@pytest.mark.fault("shards at an address where nothing is, or a web page", "an error before anything is built")
 def test_an_address_without_shards_is_refused_at_the_start(site, register):
     with serve() as gone:
         address = gone.address
-    for shard, reason in ((f"{site.address}/no.tar", "HTTP 404"), (f"{address}/0.tar", "refused")):
+    site.files["/page.tar"] = b"<!DOCTYPE html><title>Log in"
+    faults = {
+        f"{site.address}/no.tar": "HTTP 404",
+        f"{address}/0.tar": "refused",
+        f"{site.address}/page.tar": "a web page",
+    }
+    for shard, reason in faults.items():
         with pytest.raises(OSError, match=f"{shard} cannot be read: .*{reason}"):
             check_datasets(train=[register(shard, num_samples=10)])
 
