@@ -53,7 +53,7 @@ def get_config_file(config_path: str) -> str:
     if config_path in names:
         return str(_CONFIGS / config_path)
 
-    nearest = get_close_matches(config_path, names, n=5)
+    nearest = get_close_matches(config_path, names, n=3)
     hint = "nearest names" if nearest else "names"
     raise FileNotFoundError(
         f"no config '{config_path}': there is no such file, and no config of this name comes with the project; "
