@@ -38,7 +38,7 @@ setup(
     package_data={
         "tcl_d2": ["py.typed"],
         "tcl_d2.assets": ["*.json", "*/*"],
-        "tcl_d2.assets.configs": ["**/*.yaml"],
+        "tcl_d2.assets.configs": ["**/*.yaml", "**/*.py"],
     },
     entry_points={"console_scripts": ["tcl-d2 = tcl_d2.commands:main"]},
     python_requires=">=3.10",

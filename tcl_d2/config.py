@@ -29,16 +29,15 @@ TEMPLATES = (
 )
 
 
-def load_config(path: str | Path | None = None, options: Sequence[object] = (), *, trusted: bool = True) -> CN:
+def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
     """Return Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs.
 
     The code that IMPORTS names is imported, so that what it registers can be used.
 
     Args:
         path: a YAML file, or else a config that comes with the project ("shapes/tcl.yaml"); None: the defaults alone.
+            The config of an address may not name code in IMPORTS.
         options: see merge_options.
-        trusted: whether the file may name code in IMPORTS; False for one that was downloaded. An address is not
-            trusted in any case.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,7 +50,7 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = (), 
     # Merge the file and the options
     if path is not None:
         values = _read_yaml(path)
-        if values.get("IMPORTS") and not (trusted and _is_local(path)):
+        if values.get("IMPORTS") and not _is_local(path):
             raise ValueError(
                 f"Config file '{path}' was downloaded, and asks to run code, IMPORTS {values['IMPORTS']}: read that "
                 "code, then give a copy of the file"

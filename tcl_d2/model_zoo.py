@@ -1,8 +1,9 @@
 """The configs that come with the project, and their models by name: Detectron2's `model_zoo` of this project."""
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
+from omegaconf import DictConfig
 from torch import nn
 
 from .assets import get_config_file
@@ -13,6 +14,7 @@ __all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file"]
 
 # The config that names the trained weights of a config.
 _TRAINED = {
+    "shapes/tcl.py": "shapes/trained.yaml",
     "shapes/tcl.yaml": "shapes/trained.yaml",
     "shapes/trained.yaml": "shapes/trained.yaml",
     "tcl.yaml": "eval/official.yaml",
@@ -38,27 +40,33 @@ def get_checkpoint_url(config_path: str) -> str:
     return load_config(_TRAINED[config_path]).MODEL.WEIGHTS
 
 
-def get_config(config_path: str, trained: bool = False) -> CfgNode:
+def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
     """Return a config that comes with the project.
 
     Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml".
-        trained: whether MODEL.WEIGHTS becomes the trained weights, see get_checkpoint_url, or stays as in the file.
+        config_path: its name below configs/, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
+        trained: whether MODEL.WEIGHTS (train.init_checkpoint) becomes the trained weights, see get_checkpoint_url, or
+            stays as in the file.
 
     Raises:
         FileNotFoundError, ValueError: as get_checkpoint_url.
     """
-    cfg = load_config(get_config_file(config_path))
-    if trained:
-        cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
-    return cfg
+    path = get_config_file(config_path)
+    weights = get_checkpoint_url(config_path) if trained else None
+    if path.endswith(".py"):
+        cfg = LazyConfig.load(path)
+        if weights is not None:
+            cfg.train.init_checkpoint = weights
+        return cfg
+
+    return load_config(path, [] if weights is None else ["MODEL.WEIGHTS", weights])
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:
-    """Build the model of a config that comes with the project, in training mode, with the weights of MODEL.WEIGHTS.
+    """Build the model of a config that comes with the project, in training mode, with the weights that it names.
 
     Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml".
+        config_path: as get_config's.
         trained: whether it gets the trained weights, see get_checkpoint_url.
         device: in place of the config's; None: the CPU where torch finds no GPU.
 
@@ -68,9 +76,14 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     cfg = get_config(config_path, trained)
     if device is None and not torch.cuda.is_available():
         device = "cpu"
-    if device is not None:
-        cfg.MODEL.DEVICE = device
 
-    model = build_model(cfg)
-    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    # Build it on the device
+    if isinstance(cfg, CfgNode):
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        model, weights = build_model(cfg), cfg.MODEL.WEIGHTS
+    else:
+        model, weights = instantiate(cfg.model), cfg.train.init_checkpoint
+        model.to(device or cfg.train.device)
+
+    TCLCheckpointer(model).load(weights)
     return model

@@ -142,10 +142,10 @@ def test_a_downloaded_config_imports_nothing(tmp_path, monkeypatch):
     (tmp_path / "code.py").write_text(f"open('{tmp_path}/ran', 'w')")
     (tmp_path / "base.yaml").write_text(f"IMPORTS: ['{tmp_path}/code.py']")
     (tmp_path / "top.yaml").write_text("_BASE_: base.yaml")
-    monkeypatch.setattr(tcl_d2.config.PathManager, "get_local_path", lambda path: str(tmp_path / "base.yaml"))
-    for path, trusted in (("https://example.org/base.yaml", True), (tmp_path / "top.yaml", False)):
+    for name in ("base.yaml", "top.yaml"):
+        monkeypatch.setattr(tcl_d2.config.PathManager, "get_local_path", lambda path, name=name: str(tmp_path / name))
         with pytest.raises(ValueError, match="was downloaded, and asks to run code, IMPORTS.*code.py"):
-            load_config(path, trusted=trusted)
+            load_config("https://example.org/top.yaml")
     assert not (tmp_path / "ran").exists()
 
 

@@ -22,7 +22,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
     r"--model official",  # the paper's weights
-    r"tools/shapes_demo\.py|dev/(?!config_table)",  # take long
+    r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
     r"-m pytest",  # these tests
 )
 FEW = "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4"
@@ -30,6 +30,8 @@ QUICK = {  # options that make a command short
     "train_net.py": FEW,
     "tcl-d2 train": FEW,
     "tcl-d2 evaluate": FEW,
+    "tcl-d2 prepare shapes": "--train 300 --val 12",  # the world that is there
+    "prepare_shapes.py": "--train 300 --val 12",
     "tools/analyze.py": "--count 4",
 }
 

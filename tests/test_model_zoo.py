@@ -1,9 +1,12 @@
 """Configs by name: from any folder, with their models, and the nearest names of one that is not there."""
 
+import shutil
+
 import pytest
 import torch
+from torch import nn
 
-from tcl_d2 import load_config, model_zoo
+from tcl_d2 import assets, load_config, model_zoo
 from tcl_d2.assets import list_configs
 from tcl_d2.utils.tensors import read_tensors
 from tests.conftest import ROOT
@@ -11,7 +14,17 @@ from tests.conftest import ROOT
 TRAINED = "tcl_d2://shapes_tcl/weights.safetensors"
 
 
-@pytest.mark.parametrize("name", list_configs())
+YAML_CONFIGS = [name for name in list_configs() if name.endswith(".yaml")]
+LAZY = """
+from detectron2.config import LazyCall as L
+from torch import nn
+
+model = L(nn.Linear)(in_features=3, out_features=2)
+train = {"init_checkpoint": "", "device": "cpu"}
+"""
+
+
+@pytest.mark.parametrize("name", YAML_CONFIGS)
 def test_every_config_is_read_by_its_name_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = load_config(name)
@@ -19,7 +32,7 @@ def test_every_config_is_read_by_its_name_from_any_folder(name, tmp_path, monkey
 
 
 def test_all_configs_of_the_project_have_names():
-    assert len(list_configs()) == len(list((ROOT / "configs").rglob("*.yaml"))) > 20
+    assert len(YAML_CONFIGS) == len(list((ROOT / "configs").rglob("*.yaml"))) > 20
 
 
 def test_a_file_goes_before_a_config_of_its_name(tmp_path, monkeypatch):
@@ -62,3 +75,19 @@ def test_trained_weights_are_those_of_a_config():
     assert model_zoo.get_checkpoint_url("tcl.yaml") == load_config("eval/official.yaml").MODEL.WEIGHTS != ""
     with pytest.raises(ValueError, match="no trained weights for 'shapes/maskclip.yaml', only for .*shapes/tcl.yaml"):
         model_zoo.get("shapes/maskclip.yaml", trained=True)
+
+
+def test_lazy_configs_are_read_and_built(tmp_path, monkeypatch):
+    """As by Detectron2's model zoo: a file that ends in .py, with its weights in train.init_checkpoint."""
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes/tcl.py").write_text(LAZY)
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py"))
+    monkeypatch.setattr(assets, "_CONFIGS", tmp_path)
+    assert "shapes/tcl.py" in assets.list_configs()
+
+    model = nn.Linear(3, 2)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    monkeypatch.setattr(model_zoo, "get_checkpoint_url", lambda config_path: str(tmp_path / "weights.pth"))
+    assert model_zoo.get_config("shapes/tcl.py", trained=True).train.init_checkpoint == f"{tmp_path}/weights.pth"
+    built = [model_zoo.get("shapes/tcl.py", trained) for trained in (True, False)]
+    assert [torch.equal(other.weight, model.weight) for other in built] == [True, False]

@@ -36,15 +36,16 @@ PathManager.register_handler(AssetHandler())
 
 
 def list_configs() -> list[str]:
-    """List the names of the configs that come with the project, such as "shapes/tcl.yaml"."""
-    return sorted(path.relative_to(_CONFIGS).as_posix() for path in _CONFIGS.rglob("*.yaml"))
+    """List the names of the configs that come with the project, such as "shapes/tcl.yaml", and of LazyConfigs (.py)."""
+    paths = (path for suffix in (".yaml", ".py") for path in _CONFIGS.rglob(f"*{suffix}"))
+    return sorted(path.relative_to(_CONFIGS).as_posix() for path in paths)
 
 
 def get_config_file(config_path: str) -> str:
     """Return the path of a config that comes with the project.
 
     Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml".
+        config_path: its name below configs/, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
 
     Raises:
         FileNotFoundError: there is no config of this name; lists the nearest names, or all.
@@ -53,7 +54,7 @@ def get_config_file(config_path: str) -> str:
     if config_path in names:
         return str(_CONFIGS / config_path)
 
-    nearest = get_close_matches(config_path, names, n=5)
+    nearest = get_close_matches(config_path, names, n=3)
     hint = "nearest names" if nearest else "names"
     raise FileNotFoundError(
         f"no config '{config_path}': there is no such file, and no config of this name comes with the project; "
