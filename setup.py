@@ -17,9 +17,30 @@ setup(
     description="TCL (text-grounded contrastive learning, CVPR 2023) as a Detectron2 plugin",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="tcl_d2 developers",
     license="Apache-2.0",
-    packages=find_packages(include=["tcl_d2", "tcl_d2.*"]),
-    package_data={"tcl_d2.assets": ["*.json", "*/*"]},
+    license_files=["LICENSE"],
+    keywords=["open-vocabulary semantic segmentation", "zero-shot", "CLIP", "Detectron2", "TCL"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    packages=[*find_packages(include=["tcl_d2", "tcl_d2.*"]), "tcl_d2.assets.configs"],
+    package_dir={"tcl_d2.assets.configs": "configs"},
+    package_data={
+        "tcl_d2": ["py.typed"],
+        "tcl_d2.assets": ["*.json", "*/*"],
+        "tcl_d2.assets.configs": ["**/*.yaml", "**/*.py"],
+    },
+    entry_points={"console_scripts": ["tcl-d2 = tcl_d2.commands:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
@@ -46,7 +67,8 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6"],
+        # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
-        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python"],
+        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python", "setuptools>=70.1"],
     },
 )

@@ -4,95 +4,13 @@
 python train_net.py --config-file configs/tcl.yaml --num-gpus 8
 python train_net.py --config-file configs/tcl.yaml --eval-only MODEL.WEIGHTS tcl.pth
 python train_net.py --config-file configs/shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
+
+A script of yours is a copy of this one that imports your code, which registers datasets, models or losses. For another
+Trainer, copy `main` too.
 """
 
-import argparse
-from contextlib import ExitStack
-
-from detectron2.config import CfgNode
-from detectron2.engine import default_setup
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-from torch import nn
-
-from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer
-from tcl_d2.config import check_device, check_meta_architecture
-from tcl_d2.data import check_datasets
-from tcl_d2.engine import Trainer, argument_parser, launch, output_folder
-from tcl_d2.evaluation import verify_results
-from tcl_d2.modeling.clip_loading import check_clip
-from tcl_d2.utils.errors import one_message
-
-
-def check(cfg: CfgNode, eval_only: bool) -> None:
-    """Check the device, the data and CLIP's weights; one error names all that is missing."""
-    check_meta_architecture(cfg)
-    train = () if eval_only else cfg.DATASETS.TRAIN
-    test = cfg.DATASETS.TEST
-    if not eval_only and cfg.DATASETS.VAL:
-        test = cfg.DATASETS.VAL
-
-    # Run each check, also after another has failed
-    problems = []
-    for check_part in (
-        lambda: check_device(cfg.MODEL.DEVICE),
-        lambda: check_datasets(train=train, test=test),
-        lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
-    ):
-        try:
-            check_part()
-        except (OSError, ValueError, RuntimeError) as error:
-            problems.append(str(error))
-
-    # Check that there is something to do
-    if eval_only and not test:
-        problems.append("DATASETS.TEST is empty: name what to evaluate on, as in DATASETS.TEST \"('shapes_val',)\"")
-    if not eval_only and not train:
-        problems.append("DATASETS.TRAIN is empty: name what to train on, as in DATASETS.TRAIN \"('shapes_train',)\"")
-    if problems:
-        raise ValueError("\n  ".join(["cannot start:", *problems]))
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Return the configuration, checked: defaults, then the file, then KEY VALUE pairs of the command line."""
-    cfg = load_config(args.config_file or None, args.opts)
-    cfg.freeze()
-    check(cfg, args.eval_only)
-    return cfg
-
-
-def prepare(cfg: CfgNode, args: argparse.Namespace) -> nn.Module | Trainer:
-    """Start the logs, and return the model for an evaluation, or the Trainer for a training."""
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
-
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return model
-
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer
-
-
-def main(args: argparse.Namespace) -> dict | None:
-    with ExitStack() as stack:
-        with one_message():
-            cfg = setup(args)
-            stack.enter_context(output_folder(cfg.OUTPUT_DIR, "evaluation" if args.eval_only else "training"))
-            model_or_trainer = prepare(cfg, args)
-
-        if args.eval_only:
-            with one_message(OSError, ValueError):  # broken images and labels; other errors are bugs
-                results = Trainer.test(cfg, model_or_trainer, resume=args.resume)
-            if comm.is_main_process():
-                verify_results(cfg, results)
-            return results
-        with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
-            return model_or_trainer.train()
-
+from tcl_d2.commands.train import main
+from tcl_d2.engine import argument_parser, launch
 
 if __name__ == "__main__":
     launch(main, argument_parser(epilog=__doc__).parse_args())

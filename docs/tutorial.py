@@ -1,6 +1,6 @@
 """A tutorial: segment, evaluate, train a little, and look at the results. It takes two minutes on a CPU.
 
-python docs/tutorial.py        # from the project's folder; pictures go to output/tutorial
+From any folder, as `python docs/tutorial.py` or cell by cell in `docs/tutorial.ipynb`. Pictures go to output/tutorial.
 """
 
 import subprocess
@@ -19,10 +19,10 @@ OUTPUT = Path("output/tutorial")
 
 # 1. Draw the small world: scenes of textured objects with captions, and validation images with labels.
 if not (datasets_root() / "shapes/val").is_dir():
-    subprocess.run([sys.executable, "datasets/prepare_shapes.py"], check=True)
+    subprocess.run([sys.executable, "-m", "tcl_d2", "prepare", "shapes"], check=True)
 
 # 2. Segment an image with the trained model of the project. Words that it has never seen get low scores.
-predictor = TCLPredictor("configs/shapes/trained.yaml")
+predictor = TCLPredictor("shapes/trained.yaml")
 scene = DatasetCatalog.get("shapes_val")[0]
 segmentation = predictor(scene["file_name"], ["brick", "yellow checked", "lava", "unicorn"], background=True)
 print("\nShare of the image:", {word: round(area, 2) for word, area in segmentation.areas().items()})
@@ -34,12 +34,12 @@ for path in segmentation.save(OUTPUT, "scene", heat_maps=True):
 # 4. Evaluate on a benchmark, any registered dataset with label files; here on 10 images of the small world.
 setup_logger(name="tcl_d2")
 few_images = ["DATASETS.TEST", ("shapes_val",), "TEST.ZERO_SHOT.MAX_IMAGES", 10, "OUTPUT_DIR", OUTPUT]
-cfg = load_config("configs/shapes/trained.yaml", few_images)
+cfg = load_config("shapes/trained.yaml", few_images)
 before = Trainer.test(cfg, predictor.model)
 
 # 5. Train a model for 30 iterations: too few, but the losses fall. The frozen CLIP comes with the project.
 short = ["DATASETS.TEST", (), "SOLVER.MAX_ITER", 30, "SOLVER.WARMUP_ITERS", 5, "MODEL.TCL.UNFREEZE_ITER", 20]
-trainer = Trainer(load_config("configs/shapes/tcl.yaml", [*short, "OUTPUT_DIR", OUTPUT]))
+trainer = Trainer(load_config("shapes/tcl.yaml", [*short, "OUTPUT_DIR", OUTPUT]))
 trainer.resume_or_load(resume=False)
 trainer.train()
 after = Trainer.test(cfg, trainer.model)

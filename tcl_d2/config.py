@@ -1,5 +1,6 @@
 """Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,25 +11,43 @@ from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
+from .assets import get_config_file
 from .modeling import ZeroShotSegmentor
+from .utils.imports import import_code
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
     """Return Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs.
 
+    The code that IMPORTS names is imported, so that what it registers can be used.
+
     Args:
-        path: a YAML file; None for the defaults alone.
+        path: a YAML file, or else a config that comes with the project ("shapes/tcl.yaml"); None: the defaults alone.
+            The config of an address may not name code in IMPORTS.
         options: see merge_options.
 
     Raises:
         FileNotFoundError: there is no such file.
-        KeyError, ValueError: the file is no YAML of known keys and values of their types, or see merge_options.
+        KeyError, ValueError: the file is no YAML of known keys and values of their types, or names code that may not
+            or cannot be imported; or see merge_options.
     """
     cfg = get_cfg()
     add_tcl_config(cfg)
+
+    # Merge the file and the options
     if path is not None:
-        _merge(cfg, _read_yaml(path))
+        values = _read_yaml(path)
+        if values.get("IMPORTS") and not _is_local(path):
+            raise ValueError(
+                f"Config file '{path}' was downloaded, and asks to run code, IMPORTS {values['IMPORTS']}: read that "
+                "code, then give a copy of the file"
+            )
+        _merge(cfg, values)
     merge_options(cfg, options)
+
+    # Import the user's code
+    for name in cfg.IMPORTS:
+        import_code(str(name))
     return cfg
 
 
@@ -78,9 +97,20 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     return cfg
 
 
+def _is_local(path: str | Path) -> bool:
+    return "://" not in str(path)
+
+
+def find_config_file(path: str | Path) -> str:
+    """Return the local path of a config, given as load_config's; FileNotFoundError where there is none."""
+    is_shipped = _is_local(path) and not os.path.isfile(path)
+    return get_config_file(str(path)) if is_shipped else PathManager.get_local_path(str(path))
+
+
 def _read_yaml(path: str | Path) -> dict:
+    local_path = find_config_file(path)
     try:
-        values = CN.load_yaml_with_base(PathManager.get_local_path(str(path)))
+        values = CN.load_yaml_with_base(local_path)
     except (yaml.YAMLError, TypeError) as error:  # TypeError where the file is empty
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
     if not isinstance(values, dict):
@@ -117,8 +147,8 @@ def check_meta_architecture(cfg: CN) -> None:
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}', which is no zero-shot segmentor; expected "
-            f"one of {', '.join(segmentors)}. Give a config file, such as configs/shapes/tcl.yaml (the small world) or "
-            "configs/tcl.yaml (the paper's)"
+            f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
+            "tcl.yaml (the paper's)"
         )
 
 
@@ -143,6 +173,9 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     # ImageNet's standard deviation of RGB in 0..255, with which the official release normalizes images.
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    # Modules or .py files to import first, in each process: code of yours that registers datasets, models or losses.
+    cfg.IMPORTS = []
 
     cfg.MODEL.CLIP = CN()
     # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).

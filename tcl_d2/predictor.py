@@ -11,7 +11,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 
-from .checkpoint import TCLCheckpointer
+from .checkpoint import TCLCheckpointer, fetch_weights
+from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
@@ -20,6 +21,7 @@ from .data.words import as_lists, class_names, split_words
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
+PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
 
 
 class TCLPredictor:
@@ -60,9 +62,26 @@ class TCLPredictor:
         if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
             logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
-        # Build the model
+        # Build the model, once its weights are there
+        fetch_weights(self.cfg.MODEL.WEIGHTS)
         self.model: nn.Module = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":
+        """Build the predictor of a trained model.
+
+        Args:
+            name: "official" (the checkpoint of TCL's authors, downloaded once), "shapes" (the small world's, which
+                comes with the project), OWNER/NAME of a model on the Hugging Face hub, a folder as
+                tcl-d2 convert --hub writes it, or a configuration.
+            options: KEY, VALUE pairs over the values of the configuration.
+
+        Raises:
+            FileNotFoundError, KeyError, OSError, ValueError: there is no such model, it cannot be downloaded, or see
+                __init__.
+        """
+        return cls(_pretrained_config(str(name)), *options)
 
     def __call__(
         self,
@@ -118,6 +137,20 @@ class TCLPredictor:
         if has_background:
             names = [BACKGROUND, *names]
         return Segmentation(pixels, names, labels.numpy(), has_background, scores)
+
+
+def _pretrained_config(name: str) -> CfgNode:
+    """Return the configuration of a trained model; `name` as from_pretrained takes it."""
+    if name in PRETRAINED:
+        return load_config(PRETRAINED[name])
+    if name.endswith((".yaml", ".yml")):
+        return load_config(name)
+    if Path(name).is_dir() or is_hub_name(name):
+        return load_folder_config(name)
+    raise ValueError(
+        f"there is no model '{name}': expected {', '.join(PRETRAINED)}, a folder that tcl-d2 convert --hub "
+        "wrote, OWNER/NAME on the Hugging Face hub, or a config file (.yaml)"
+    )
 
 
 def class_words(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:

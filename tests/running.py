@@ -22,8 +22,12 @@ def _script(command: list[str], folder: Path, env: dict[str, str], files: list[s
     set_start_method("fork", force=True)  # of loader workers, as in a process that a shell starts
     os.chdir(folder)
     os.environ.update(env)
-    sys.argv, sys.path[0] = command, str((folder / command[0]).parent)
-    runpy.run_path(command[0], run_name="__main__")
+    if command[0] == "-m":
+        sys.argv, sys.path[0] = command[1:], str(folder)
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = command, str((folder / command[0]).parent)
+        runpy.run_path(command[0], run_name="__main__")
 
 
 def run(world: Path, *command: object, folder: Path = ROOT, stdin: str = "") -> subprocess.CompletedProcess:

@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+import tcl_d2
 from tcl_d2 import load_config
 from tcl_d2.config import check_meta_architecture, merge_options
 from tests import golden
@@ -59,7 +60,7 @@ def test_config_reaches_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
 def test_a_model_that_is_no_segmentor_is_named(name):
     """Detectron2's default, without a config file, is a detector."""
-    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, MaskCLIP, TCL.*configs/shapes/tcl.yaml"):
+    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, MaskCLIP, TCL.*shapes/tcl.yaml"):
         check_meta_architecture(load_config(None, ["MODEL.META_ARCHITECTURE", name]))
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 
@@ -119,6 +120,33 @@ def test_bad_config_files_are_named(tmp_path, text, message):
 def test_bad_options_are_named(options, message):
     with pytest.raises((KeyError, ValueError), match=message):
         load_config(None, options)
+
+
+def test_code_that_a_config_names_is_imported(tmp_path, monkeypatch):
+    """From a file, from options, and from what a run has dumped."""
+    for name in ("of_file", "of_options"):
+        (tmp_path / f"{name}.py").write_text(f"import tcl_d2\ntcl_d2.{name} = True")
+        monkeypatch.setattr(tcl_d2, name, False, raising=False)
+    (tmp_path / "top.yaml").write_text(f"IMPORTS: ['{tmp_path}/of_file.py']")
+    load_config(tmp_path / "top.yaml")
+    assert tcl_d2.of_file and not tcl_d2.of_options
+
+    cfg = load_config(None, ["IMPORTS", [f"{tmp_path}/of_options.py"]])
+    assert tcl_d2.of_options
+    (tmp_path / "dumped.yaml").write_text(cfg.dump())
+    assert [f"{tmp_path}/of_options.py"] == load_config(tmp_path / "dumped.yaml").IMPORTS
+
+
+@pytest.mark.fault("a downloaded config that names code to import", "refused, the code does not run")
+def test_a_downloaded_config_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "code.py").write_text(f"open('{tmp_path}/ran', 'w')")
+    (tmp_path / "base.yaml").write_text(f"IMPORTS: ['{tmp_path}/code.py']")
+    (tmp_path / "top.yaml").write_text("_BASE_: base.yaml")
+    for name in ("base.yaml", "top.yaml"):
+        monkeypatch.setattr(tcl_d2.config.PathManager, "get_local_path", lambda path, name=name: str(tmp_path / name))
+        with pytest.raises(ValueError, match="was downloaded, and asks to run code, IMPORTS.*code.py"):
+            load_config("https://example.org/top.yaml")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_every_key_is_documented():

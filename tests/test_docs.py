@@ -18,14 +18,20 @@ from tests.conftest import ROOT
 PAGES = ("README.md", "GETTING_STARTED.md", "CONTRIBUTING.md", "docs/reuse.md", "datasets/README.md")
 ELSEWHERE = (  # commands that are not run here, by what they need
     r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
-    r"configs/tcl\.yaml|configs/eval/",  # the paper's data or weights
+    r"configs/tcl\.yaml|configs/eval/|--config-file tcl\.yaml|--config-file eval/",  # the paper's data or weights
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
-    r"demo/app\.py",  # runs until it is stopped: tests/test_page.py
-    r"tools/shapes_demo\.py|dev/(?!config_table)",  # take long
+    r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
+    r"--model official",  # the paper's weights
+    r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
     r"-m pytest",  # these tests
 )
+FEW = "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4"
 QUICK = {  # options that make a command short
-    "train_net.py": "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4",
+    "train_net.py": FEW,
+    "tcl-d2 train": FEW,
+    "tcl-d2 evaluate": FEW,
+    "tcl-d2 prepare shapes": "--train 300 --val 12",  # the world that is there
+    "prepare_shapes.py": "--train 300 --val 12",
     "tools/analyze.py": "--count 4",
     "tools/compare.py": "--opts TEST.ZERO_SHOT.MAX_IMAGES 2",
 }
@@ -64,8 +70,10 @@ def run(folder: Path, *command: str) -> None:
 
 def run_line(folder: Path, line: str) -> None:
     """A line of a shell; python SCRIPT is run without the seconds of its imports."""
+    line = re.sub(r"^tcl-d2 ", "python -m tcl_d2 ", line)
     words = shlex.split(line)
-    if words[0] in ("python", ".venv/bin/python") and words[1].endswith(".py") and not {"|", "&&", ">"} & set(words):
+    is_script = words[0] == "python" and (words[1] == "-m" or words[1].endswith(".py"))
+    if is_script and not {"|", "&&", ">"} & set(words):
         return run(folder, *words[1:])
     python = shlex.quote(sys.executable)
     line = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", line))

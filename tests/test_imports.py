@@ -13,10 +13,12 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "config",
     "data",
     "checkpoint",
+    "model_zoo",
     "evaluation",
     "predictor",
     "engine",
     "commands",
+    "__main__",
     "__init__",
 )
 

@@ -1,7 +1,6 @@
 """The web page: what it does for a visitor, and all of it in a real browser without a screen, where there is one."""
 
 import functools
-import importlib
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
+from tcl_d2.commands import app  # noqa: E402  (it needs gradio)
+
 try:
     from selenium import webdriver
     from selenium.webdriver.common.by import By
@@ -33,15 +34,7 @@ SETTINGS = {"background": True, "threshold": 0.4, "kp": 0.3, "refine": True}
 
 
 @pytest.fixture(scope="module")
-def app():
-    """The module demo/app.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "demo")
-        return importlib.import_module("app")
-
-
-@pytest.fixture(scope="module")
-def page(app):
+def page():
     return app.Page(TCLPredictor(ROOT / "configs/shapes/trained.yaml"))
 
 
@@ -98,7 +91,7 @@ def test_extreme_pictures_are_shown(page, tmp_path, size):
     assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
 
 
-def test_page_answers(app, page, tmp_path, monkeypatch):
+def test_page_answers(page, tmp_path, monkeypatch):
     """Through its server, as a browser asks it; a file that is no image is said in the page's own words."""
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
@@ -116,7 +109,7 @@ def test_page_answers(app, page, tmp_path, monkeypatch):
         blocks.close()
 
 
-def test_what_is_kept_goes_after_a_while(app, page):
+def test_what_is_kept_goes_after_a_while(page):
     """Results in memory, and gradio's files of uploads and results."""
     blocks = app.build_page(page.predictor, [])
     (state,) = (block for block in blocks.blocks.values() if isinstance(block, gr.State))

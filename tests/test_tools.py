@@ -121,8 +121,8 @@ def test_demo_writes_a_video_of_a_video(world, tmp_path):
         (["--classes", "brick, lists/words"], "no file 'lists/words'"),
         (["--classes", "shapes_train"], "the dataset 'shapes_train' has no class words"),
         (["--classes", "README.md", "--output", "README.md"], "--output README.md cannot be the folder"),
-        (["--classes", "brick", "--input", "docs/*.none"], "no images in --input docs/*.none"),
-        (["--classes", "brick", "--input", "docs", "tests/golden"], "no images in --input tests/golden"),
+        (["--classes", "brick", "--input", "docs/*.none"], "no images in docs/*.none"),
+        (["--classes", "brick", "--input", "docs", "tests/golden"], "no images in tests/golden"),
         (["--classes", "brick", "--input", "-"], "no names of files on the standard input"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-import train_net
+from tcl_d2.commands import train
 from tcl_d2.engine import argument_parser
 from tcl_d2.utils.tensors import read_tensors
 from tests import golden, running
@@ -156,8 +156,8 @@ def test_official_checkpoint_gives_the_golden_masks(in_world, tmp_path):
     options = ["MODEL.CLIP.NAME", clip, "MODEL.CLIP.PRETRAINED", weights, "MODEL.TCL.FREEZE", 2, *ONE[:2]]
     options += ["MODEL.WEIGHTS", tmp_path / "tcl.pth", "OUTPUT_DIR", tmp_path / "out", "MODEL.DEVICE", "cpu"]
     arguments = ["--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
-    args = argument_parser("").parse_args(arguments)
-    model = train_net.prepare(train_net.setup(args), args)
+    args = argument_parser().parse_args(arguments)
+    model = train.prepare(train.setup(args), args)
     figures = golden.load()["inference"]
     with torch.no_grad():
         masks = model.eval().crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
@@ -190,7 +190,7 @@ def test_wrong_arguments_give_one_clear_error(world, tmp_path, arguments, parts)
 
 def test_no_config_file_is_one_clear_error(world):
     """Detectron2's defaults alone are a detector's."""
-    check_error(running.run(world, "train_net.py"), "GeneralizedRCNN", "config file", "configs/shapes/tcl.yaml")
+    check_error(running.run(world, "train_net.py"), "GeneralizedRCNN", "config file", "shapes/tcl.yaml")
 
 
 @pytest.mark.fault("wrong settings with several processes (own launcher, torchrun)", "one message, said once")

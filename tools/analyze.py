@@ -36,7 +36,7 @@ from tcl_d2.utils.visualizer import draw_overlay
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs/shapes/trained.yaml"  # from any folder
+CONFIG = "shapes/trained.yaml"
 THRESHOLDS = np.linspace(0, 1, 41)
 KP_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 

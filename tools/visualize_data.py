@@ -19,7 +19,7 @@ from tcl_d2.data.labels import LabelMapper
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.visualizer import draw_overlay, draw_text, enlarge, save_picture
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs/tcl.yaml"  # from any folder
+CONFIG = "tcl.yaml"
 
 
 def draw_pairs(name: str, config: str, count: int) -> np.ndarray:

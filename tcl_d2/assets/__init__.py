@@ -1,11 +1,15 @@
-"""Files that come with the package, under the path prefix tcl_d2:// (Detectron2's PathManager)."""
+"""Files that come with the package: under the path prefix tcl_d2:// (Detectron2's PathManager), and the configs."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
 FOLDER = Path(__file__).parent
+_CONFIGS = FOLDER / "configs"
+if not _CONFIGS.is_dir():  # in a clone they lie beside the package
+    _CONFIGS = FOLDER.parent.parent / "configs"
 
 
 class AssetHandler(PathHandler):
@@ -29,3 +33,30 @@ class AssetHandler(PathHandler):
 
 
 PathManager.register_handler(AssetHandler())
+
+
+def list_configs() -> list[str]:
+    """List the names of the configs that come with the project, such as "shapes/tcl.yaml", and of LazyConfigs (.py)."""
+    paths = (path for suffix in (".yaml", ".py") for path in _CONFIGS.rglob(f"*{suffix}"))
+    return sorted(path.relative_to(_CONFIGS).as_posix() for path in paths)
+
+
+def get_config_file(config_path: str) -> str:
+    """Return the path of a config that comes with the project.
+
+    Args:
+        config_path: its name below configs/, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
+
+    Raises:
+        FileNotFoundError: there is no config of this name; lists the nearest names, or all.
+    """
+    names = list_configs()
+    if config_path in names:
+        return str(_CONFIGS / config_path)
+
+    nearest = get_close_matches(config_path, names, n=3)
+    hint = "nearest names" if nearest else "names"
+    raise FileNotFoundError(
+        f"no config '{config_path}': there is no such file, and no config of this name comes with the project; "
+        f"{hint}: {', '.join(nearest or names)}"
+    )

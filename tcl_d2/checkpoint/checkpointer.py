@@ -5,12 +5,14 @@ import logging
 import os
 import shlex
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import open_clip
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ..utils.files import replacing
@@ -55,6 +57,19 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     return {**rest, "model": from_official(model) if is_official(model) else model}
 
 
+def fetch_weights(path: str) -> str:
+    """Return the local path of MODEL.WEIGHTS; where it is an address, its file is downloaded once.
+
+    Raises:
+        OSError: it could not be downloaded; names the address, the cache, and what to do.
+    """
+    try:
+        return PathManager.get_local_path(path)
+    except OSError as error:
+        name = PurePosixPath(urlsplit(path).path).name
+        raise OSError(f"MODEL.WEIGHTS: {error}: MODEL.WEIGHTS /path/{name}") from None
+
+
 def _maps_strings_to(expected: type, value: Any) -> bool:
     """Return whether a value is a dict of names and values of one type."""
     if not isinstance(value, dict):
@@ -90,6 +105,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.card = card
         self._source = "MODEL.WEIGHTS"  # what to blame for a file that does not fit
+        self._address = ""
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write {save_dir}/{name}.pth.
@@ -222,13 +238,18 @@ class TCLCheckpointer(DetectionCheckpointer):
             "anew, give another OUTPUT_DIR"
         )
 
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self._address = path if path.startswith(("http://", "https://")) else ""
+        return super().load(fetch_weights(path) if path else path, *args, **kwargs)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._file = filename
         try:
             loaded = read_checkpoint(filename)
             check_finite(loaded["model"], filename)
         except ValueError as error:
-            raise ValueError(f"{self._source}: {error}") from None
+            remedy = f" (it is what {self._address} gave: remove it to get it again)" if self._address else ""
+            raise ValueError(f"{self._source}: {error}{remedy}") from None
 
         unused = sorted(str(key) for key in loaded.keys() - {"model", "card"})
         if unused and not self.checkpointables.keys() & loaded.keys():

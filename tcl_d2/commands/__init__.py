@@ -1,1 +1,83 @@
-"""The command line: a module for each command, with `argument_parser()` and `main(args)`."""
+"""The command line: `tcl-d2 COMMAND`, a module each, with `argument_parser()` and `main(args)`."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from ..version import __version__
+
+COMMANDS = {
+    "segment": "segment pictures, a video or a webcam's frames into words of yours",
+    "app": "serve a web page: a picture and words in, masks out",
+    "train": "train on image-caption pairs",
+    "evaluate": "evaluate on benchmarks (train --eval-only)",
+    "compare": "compare several configurations on several benchmarks",
+    "convert": "describe, convert and compare checkpoints",
+    "prepare": "bring a dataset into place",
+}
+DATASETS = {
+    "shapes": "the small world, a synthetic dataset that is drawn here",
+    "voc": "PASCAL VOC 2012",
+    "context": "PASCAL Context",
+    "coco": "COCO-Object and COCO-Stuff",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K, 150 classes",
+    "lvis": "LVIS v1",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first words name, with the other words as its arguments.
+
+    Args:
+        argv: the words; None: those of the process.
+    """
+    # Find the command
+    name, *words = _choose("tcl-d2", COMMANDS, sys.argv[1:] if argv is None else argv)
+    prog = f"tcl-d2 {name}"
+    if name == "prepare":
+        dataset, *words = _choose(prog, DATASETS, words)
+        name, prog = f"prepare.{dataset}", f"{prog} {dataset}"
+    elif name == "evaluate":
+        name, words = "train", ["--eval-only", *words]
+
+    # Run it; only its own module is imported
+    command = import_module(f".{name}", __name__)
+    parser = command.argument_parser()
+    parser.prog = prog
+    args = parser.parse_args(words)
+    if name == "train":
+        from ..engine import launch
+
+        launch(command.main, args)
+    else:
+        command.main(args)
+
+
+def _choose(prog: str, summaries: Mapping[str, str], words: Sequence[str]) -> list[str]:
+    """Check that the first of the words is a name that there is, and return the words.
+
+    Args:
+        prog: what stands before the words on the command line.
+        summaries: what each name stands for.
+        words: of the command line; a first --help or --version is answered, and ends the program.
+    """
+    width = max(map(len, summaries))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in summaries.items()]
+    parser = argparse.ArgumentParser(
+        prog,
+        usage=f"{prog} NAME [--help] ...",
+        description="\n".join(["NAME is one of", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tcl_d2 {__version__}")
+    parser.add_argument("name", help=argparse.SUPPRESS)
+    name = parser.parse_args(words[:1] or ["--help"]).name
+
+    if name not in summaries:
+        nearest = get_close_matches(name, summaries, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(summaries)}"
+        sys.exit(f"error: {prog} has no '{name}': {hint}")
+    return list(words)

@@ -1,15 +1,23 @@
 """Data: image-text pairs to train on, benchmarks to evaluate on, and the small world."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from . import benchmarks, image_text
 from .benchmark_mapper import BenchmarkMapper
 from .benchmarks import register_benchmark, register_benchmark_folder
-from .image_text import register_caption_list, register_coco_captions, register_webdataset
+from .image_text import (
+    register_caption_folder,
+    register_caption_list,
+    register_coco_captions,
+    register_training_path,
+    register_webdataset,
+)
 from .loader import build_image_text_train_loader, read_dataset
 from .mapper import ImageTextDatasetMapper
+from .shards import is_remote
 
 __all__ = [
     "BenchmarkMapper",
@@ -18,12 +26,13 @@ __all__ = [
     "check_datasets",
     "register_benchmark",
     "register_benchmark_folder",
+    "register_caption_folder",
     "register_caption_list",
     "register_coco_captions",
     "register_webdataset",
 ]
 _USES = {
-    image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_list)",
+    image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_folder)",
     benchmarks.EVALUATOR_TYPE: (
         "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
         "have stuff_classes and an evaluator_type"
@@ -34,8 +43,8 @@ _USES = {
 def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test: Iterable[str] = ()) -> None:
     """Look for the files of all datasets at once, before anything costly is built.
 
-    A name that is no dataset's but a path (has a slash) is registered as a benchmark first: see
-    register_benchmark_folder.
+    A name that is no dataset's but a path or an address is registered first: see register_benchmark_folder, and
+    register_training_path for what is no benchmark.
 
     Args:
         names: datasets for either use.
@@ -64,8 +73,8 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
 
 def _check_dataset(name: str, use: str | None) -> None:
     """Look for the files of a dataset; OSError or ValueError. `use` is one of _USES, or None for any."""
-    if "/" in name and name not in DatasetCatalog.list() and use != image_text.TRAIN_ONLY_TYPE:
-        register_benchmark_folder(name)
+    if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
+        _register_path(name, use)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
@@ -81,6 +90,14 @@ def _check_dataset(name: str, use: str | None) -> None:
         read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
+
+
+def _register_path(path: str, use: str | None) -> None:
+    """Register a path as what it holds; `use` says what it should hold where nobody can tell."""
+    if use == benchmarks.EVALUATOR_TYPE or Path(path, "classes.txt").is_file():
+        register_benchmark_folder(path)
+    else:
+        register_training_path(path)
 
 
 def _similar_names(name: str) -> str:

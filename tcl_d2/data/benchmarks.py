@@ -284,7 +284,7 @@ def _register_table() -> None:
             ids=entry.get("ids"),
             label_map=parse_rule(entry["rule"], ignore_label=255) if "rule" in entry else None,
             colors=list(colors.values()),
-            prepare=f"python datasets/{entry['prepare']}",
+            prepare=f"tcl-d2 prepare {entry['prepare']}",
             title=entry["title"],
             num_images=entry["num_images"],
         )
@@ -305,7 +305,7 @@ def _register_lvis() -> None:
         classes=[category["name"].replace("_", " ") for category in categories],
         label_map=label_map,
         ignore_label=ignore_label,
-        prepare="python datasets/prepare_lvis.py",
+        prepare="tcl-d2 prepare lvis",
         title="LVIS",
         num_images=(19809,),
     )
@@ -331,7 +331,7 @@ def _register_shapes() -> None:
             classes,
             background,
             label_map=label_map,
-            prepare="python datasets/prepare_shapes.py",
+            prepare="tcl-d2 prepare shapes",
         )
 
 

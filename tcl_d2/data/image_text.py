@@ -1,23 +1,27 @@
 """What models are trained on: pairs of image and caption, as Detectron2 catalog entries.
 
-`DatasetCatalog.get(name)` gives a list of dicts: `{"shard": path, "num_samples": count}` for webdataset shards,
-`{"file_name", "captions"}` for the rest. Nothing is read from disk before that.
+`DatasetCatalog.get(name)` gives a list of dicts: `{"shard": path or address, "num_samples": count}` for webdataset
+shards, `{"file_name", "captions"}` for the rest. Nothing is read from disk before that.
 """
 
 import csv
 import json
+import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import braceexpand
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import log_first_n
 
-from .benchmarks import datasets_root
+from .benchmarks import datasets_root, find_images
+from .shards import check_address, count_pairs, expand_shards, is_remote
 
 # The `evaluator_type` in a training dataset's metadata. No evaluator has this name: check_datasets tells by it what can
 # be trained on from what can be evaluated on.
 TRAIN_ONLY_TYPE = "image_text"
+_LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def _register(name: str, load: Callable[[], list[dict]]) -> None:
@@ -33,73 +37,89 @@ def _advice(prepare: str) -> str:
 
 
 def register_webdataset(
-    name: str, shards: str | list[str], num_samples: int | None = None, prepare: str = "img2dataset"
+    name: str,
+    shards: str | list[str],
+    num_samples: int | None = None,
+    prepare: str = "img2dataset",
+    *,
+    num_published: int | None = None,
 ) -> None:
     """Register webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
 
     Files whose names are the same up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last
     suffix counts; several images or captions in a sample are left out and counted.
 
-    `DatasetCatalog.get(name)` raises FileNotFoundError if no shard is there or one is missing, and ValueError if the
-    number of pairs is unknown.
+    `DatasetCatalog.get(name)` raises FileNotFoundError if no shard is there or one is missing, OSError if the first
+    shard on the web cannot be read, and ValueError if the number of pairs is unknown.
 
     Args:
         name: name in the catalog.
-        shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute.
-        num_samples: pairs in all, the dataset's share in a mixture; None: from img2dataset's *_stats.json.
+        shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute. Addresses
+            ("https://...", "hf://datasets/OWNER/NAME/FILE.tar") and commands that write a shard ("pipe:COMMAND") may
+            have braces too.
+        num_samples: pairs in all, the dataset's share in a mixture; None: as count_pairs finds.
         prepare: how to get the shards, for the error when they are missing.
+        num_published: pairs that the dataset had when it was published. A warning says how many are left; the number
+            is taken where nothing tells how many there are.
     """
 
     def load() -> list[dict]:
-        # Look for the shards
-        paths = expand_shards(shards, datasets_root())
-        missing = [path for path in paths if not Path(path).is_file()]
-        if not paths:
-            raise FileNotFoundError(f"Dataset '{name}': there are no shards {shards}. {_advice(prepare)}")
-        if missing:
-            raise FileNotFoundError(
-                f"Dataset '{name}': there are no {len(missing)} of {len(paths)} shards, such as {missing[0]}. "
-                f"{_advice(prepare)}"
-            )
+        try:
+            paths = expand_shards(shards, datasets_root())
+            _check_shards(paths, shards, prepare)
+            counts = [num_samples / len(paths)] * len(paths) if num_samples else _count(paths, num_published)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"Dataset '{name}': {error}") from None
+        except OSError as error:
+            raise OSError(f"Dataset '{name}': {error}") from None
+        except ValueError as error:
+            raise ValueError(f"Dataset '{name}': {error}.") from None
 
-        # Count their samples
-        counts = [num_samples / len(paths)] * len(paths) if num_samples else _read_counts(name, paths)
+        if num_published:
+            _warn_of_losses(name, sum(counts), num_published)
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
     _register(name, load)
 
 
-def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
-    """List paths of shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    paths = []
-    for pattern in patterns:
-        for spelled in braceexpand.braceexpand(pattern):
-            path = root / spelled  # an absolute pattern stays as it is
-            paths += sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    return [str(path) for path in paths]
+def _check_shards(paths: list[str], shards: str | list[str], prepare: str) -> None:
+    """Look for the shards on this disk, and for the first on the web; OSError says what is missing."""
+    if not paths:
+        raise FileNotFoundError(f"there are no shards {shards}. {_advice(prepare)}")
 
-
-def _read_counts(name: str, shards: list[str]) -> list[int]:
-    """Read the numbers of samples of shards from img2dataset's files beside them."""
-    stats = [Path(shard.removesuffix(".tar") + "_stats.json") for shard in shards]
-    missing = [path for path in stats if not path.is_file()]
+    missing = [path for path in paths if not is_remote(path) and not Path(path).is_file()]
     if missing:
-        raise ValueError(
-            f"Dataset '{name}': its number of pairs is unknown: there is no {missing[0]} (img2dataset writes one a "
-            "shard). Give num_samples to register_webdataset."
+        raise FileNotFoundError(
+            f"there are no {len(missing)} of {len(paths)} shards, such as {missing[0]}. {_advice(prepare)}"
         )
-    return [_read_count(name, path) for path in stats]
+    for path in [path for path in paths if is_remote(path)][:1]:
+        check_address(path)
 
 
-def _read_count(name: str, path: Path) -> int:
+def _count(paths: list[str], num_published: int | None) -> list[float]:
+    """Return the number of pairs of each shard; ValueError if nothing tells it."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["successes"])
-    except (ValueError, KeyError, TypeError) as error:
+        counts = count_pairs(paths)
+    except ValueError as error:
+        raise ValueError(f"{error}. Get it again, or give num_samples to register_webdataset") from None
+
+    if not counts and num_published:
+        return [num_published / len(paths)] * len(paths)
+    if not counts:
         raise ValueError(
-            f"Dataset '{name}': {path} is broken ({error!r}): expected a JSON object with a number 'successes', as "
-            "img2dataset writes it. Or give num_samples to register_webdataset."
-        ) from None
+            f"its number of pairs is unknown: beside {paths[0]} there is no _info.json and no *_stats.json. Give "
+            "num_samples to register_webdataset"
+        )
+    mean = sum(counts.values()) / len(counts)
+    return [counts.get(path, mean) for path in paths]
+
+
+def _warn_of_losses(name: str, count: float, num_published: int) -> None:
+    """Warn where a dataset has another number of pairs than it had when it was published."""
+    share = 100 * count / num_published
+    if abs(share - 100) > 1:
+        message = f"Dataset '{name}' has about {count:,.0f} pairs, {share:.0f} % of the published {num_published:,}"
+        log_first_n(logging.WARNING, message, 2, name=__name__, key="message")  # when it is checked, and in the log
 
 
 # ------------------------------------------------------------------------------------------- COCO Captions
@@ -165,7 +185,7 @@ def register_caption_list(
         file = datasets_root() / path
         if not file.is_file():
             raise FileNotFoundError(f"Dataset '{name}': there is no list {file}. {_advice('write the list')}")
-        if file.suffix not in (".csv", ".tsv", ".jsonl", ".json"):
+        if file.suffix not in _LIST_SUFFIXES:
             raise ValueError(f"Dataset '{name}': {file} must end in .csv, .tsv or .jsonl.")
 
         # Collect the captions of each image
@@ -240,11 +260,89 @@ def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, 
     return image, texts
 
 
+# ------------------------------------------------------------------------------------------- folders, and paths
+
+
+def register_caption_folder(name: str, folder: str) -> None:
+    """Register a folder of images, also in folders below it, whose captions lie beside them: NAME.jpg and NAME.txt.
+
+    `DatasetCatalog.get(name)` raises FileNotFoundError if there is no such folder, or no image with a caption in it.
+    Images without a caption are left out, with a warning. For millions of pairs, shards are faster.
+
+    Args:
+        name: name in the catalog.
+        folder: relative to DETECTRON2_DATASETS, or absolute.
+    """
+
+    def load() -> list[dict]:
+        try:
+            images = find_images(folder)
+        except (FileNotFoundError, ValueError) as error:
+            advice = "Expected images with a caption in NAME.txt beside each NAME.jpg; shards are 'FOLDER/*.tar'"
+            raise type(error)(f"Dataset '{name}': {error}. {advice}.") from None
+
+        # Read the captions
+        rows, missing = [], []
+        for path in sorted(images.values()):
+            try:
+                caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="surrogateescape")
+                rows.append({"file_name": str(path), "captions": [caption]})
+            except FileNotFoundError:
+                missing.append(path.with_suffix(".txt"))
+
+        if missing:
+            problem = f"Dataset '{name}': {len(missing)} of {len(images)} images have no caption, such as {missing[0]}"
+            if not rows:
+                raise FileNotFoundError(f"{problem}.")
+            log_first_n(logging.WARNING, f"{problem}: left out", 2, name=__name__, key="message")
+        return rows
+
+    _register(name, load)
+
+
+def register_training_path(path: str) -> None:
+    """Register pairs under their path as their name: shards, a list, or a folder of images with captions.
+
+    Args:
+        path: of a .tar (also with braces or a glob), a .csv, .tsv or .jsonl, or a folder, relative to the working
+            directory or absolute; or shards' address or command, see register_webdataset.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+    """
+    if is_remote(path):
+        register_webdataset(path, path)
+        return
+
+    absolute = os.path.abspath(path)
+    if os.path.isdir(absolute):
+        register_caption_folder(path, absolute)
+    elif path.endswith(_LIST_SUFFIXES):
+        register_caption_list(path, absolute)
+    elif ".tar" in os.path.basename(path):
+        register_webdataset(path, absolute, prepare="write them there, or correct the path")
+    else:
+        raise FileNotFoundError(
+            f"Dataset '{path}' is not registered, and no path of pairs to train on: expected a folder of images with "
+            "captions (NAME.jpg, NAME.txt), a list (.csv, .tsv, .jsonl), or shards (.tar)"
+        )
+
+
 # ---------------------------------------------------------------------------------- what comes with the project
 
-register_webdataset("cc3m_train", "cc3m/*.tar", 2_881_393, "img2dataset, from the CC3M list (see datasets/README.md)")
-register_webdataset("cc12m_train", "cc12m/*.tar", 11_286_526, "img2dataset, from CC12M's list (see datasets/README.md)")
-register_webdataset("shapes_train", "shapes/train/*.tar", prepare="python datasets/prepare_shapes.py")
+register_webdataset(
+    "cc3m_train",
+    "cc3m/*.tar",
+    prepare="img2dataset, from CC3M's list, or ready shards (see datasets/README.md)",
+    num_published=2_881_393,
+)
+register_webdataset(
+    "cc12m_train",
+    "cc12m/*.tar",
+    prepare="img2dataset, from CC12M's list, or ready shards (see datasets/README.md)",
+    num_published=11_286_526,
+)
+register_webdataset("shapes_train", "shapes/train/*.tar", prepare="tcl-d2 prepare shapes")
 register_coco_captions(
     "coco_captions_train2017",
     "coco/annotations/captions_train2017.json",

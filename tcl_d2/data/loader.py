@@ -13,10 +13,12 @@ from detectron2.data import DatasetCatalog, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
-from webdataset.tariterators import tarfile_samples
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from ..utils.http_stream import UnreadableAddress
 from .images import IMAGE_SUFFIXES, BrokenSample
 from .mapper import ImageTextDatasetMapper
+from .shards import open_shard
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,16 @@ def _skip_rows(rows: list[dict], num_samples: float) -> list[dict]:
         if num_passed > num_samples:
             return rows[index:]
     return []
+
+
+def _open_shards(rows: list[dict], handle_error: Callable[[Exception], bool]) -> Iterator[dict]:
+    """Open shards one after the other, as webdataset's readers take them."""
+    for row in rows:
+        try:
+            with open_shard(row["shard"]) as stream:
+                yield {"url": row["shard"], "stream": stream}
+        except OSError as error:
+            handle_error(error)
 
 
 class ImageTextStream(IterableDataset):
@@ -195,13 +207,23 @@ class ImageTextStream(IterableDataset):
         return shuffle(self.buffer, initial=min(self.buffer, 100), rng=worker_rng)(samples)
 
     def _read_shards(self, rows: list[dict], skipped: SkipCounter) -> Iterator[dict]:
-        """Read the samples of shards one after the other; a shard that cannot be read further is counted."""
+        """Read the samples of shards one after the other; a shard that cannot be read further is counted.
+
+        A shard on the web that cannot be reached is an OSError: it will be there again, and a training that is resumed
+        then draws the samples of an uninterrupted one.
+        """
 
         def skip_shard(error: Exception) -> bool:
+            if isinstance(error, UnreadableAddress):
+                raise OSError(
+                    f"Dataset '{self.name}': the shard {error.address} cannot be read, also after further tries: "
+                    f"{error.reason}. --resume goes on when it can be read again."
+                ) from None
             skipped.add("unreadable shard", str(error))
             return True
 
-        return tarfile_samples(({"url": row["shard"]} for row in rows), handler=skip_shard)
+        files = tar_file_expander(_open_shards(rows, skip_shard), handler=skip_shard)
+        return group_by_keys(files, handler=skip_shard)
 
     def _map_sample(self, sample: dict) -> dict:
         """Map a sample as it was read to what the model takes; BrokenSample if it cannot be used."""

@@ -1,4 +1,4 @@
-"""What the commands datasets/prepare_*.py share: bringing files into place, converting labels, checking the result."""
+"""What the commands `tcl-d2 prepare` share: bringing files into place, converting labels, checking the result."""
 
 import argparse
 import gzip

@@ -3,7 +3,7 @@
 Real CLIP weights and photo sets cannot ship with a repository; this world can be drawn anywhere from a seed. Its
 classes are told apart by material, pattern and color, which a small region shows, as most classes of photographs are;
 outlines vary freely and are never a class. Everything is numpy on arrays of H x W pixels; files are written by
-``datasets/prepare_shapes.py``.
+`tcl-d2 prepare shapes`.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,9 @@ from detectron2.utils.file_io import PathManager
 from ..assets import FOLDER as ASSETS
 
 _FOLDER = ASSETS / "words"
+_INDEX = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
 _EVERY_METHOD = "every method"  # in the index: the lists that all releases share
+RELEASES = tuple(name for name in _INDEX if name != _EVERY_METHOD)
 
 
 def split_words(text: str) -> list[str | list[str]]:
@@ -203,15 +205,13 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     Raises:
         ValueError: there are no lists for the method; names those that there are.
     """
-    index = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
-    shared = index.pop(_EVERY_METHOD)
-    if method not in index:
-        raise ValueError(f"There are no lists of class words for '{method}'; there are for {', '.join(index)}.")
+    if method not in RELEASES:
+        raise ValueError(f"There are no lists of class words for '{method}'; there are for {', '.join(RELEASES)}.")
 
     # A method has files of its own, or those of another one
-    files_by_dataset = index[method]
+    shared, files_by_dataset = _INDEX[_EVERY_METHOD], _INDEX[method]
     if isinstance(files_by_dataset, str):
-        files_by_dataset = index[files_by_dataset]
+        files_by_dataset = _INDEX[files_by_dataset]
     return {
         name: [words for file in files for words in read_class_words(_FOLDER / file)]
         for name, files in {**shared, **files_by_dataset}.items()

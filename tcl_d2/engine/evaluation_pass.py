@@ -12,7 +12,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
+from ..config import dataset_config
 from ..data.benchmarks import subsample
+from ..data.words import RELEASES, read_dataset_words, released_words
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 from ..evaluation.progress import EvaluationProgress, digest_weights, fingerprint, stat_files
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
@@ -94,7 +96,7 @@ class EvaluationPass:
 
     def run(self) -> dict[str, dict]:
         """Return the results of each dataset: {"sem_seg": metrics, "images": count, "skipped": count}."""
-        unwrap_ddp(self.model).set_dataset(*self.evaluators)
+        self._set_model()
         for name, progress in self.progress.items():
             self.evaluators[name].attach(progress, self.skipped.get(name))
         evaluator = self._join_evaluators()
@@ -109,6 +111,14 @@ class EvaluationPass:
         else:
             results = evaluator.evaluate()
         return self._count_images(results, num_images)
+
+    def _set_model(self) -> None:
+        """Set the classes, and, where datasets have settings of their own, those of these ones."""
+        model = unwrap_ddp(self.model)
+        if self.cfg.TEST.ZERO_SHOT.BY_DATASET:
+            model.set_protocol(**model.protocol_from_config(self.cfg))
+        words = {name: class_words(self.cfg, name) for name in self.evaluators}
+        model.set_dataset(*self.evaluators, class_words=words)
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
         """Return where the evaluators keep what is done; those that are no ZeroShotSemSegEvaluator keep nothing."""
@@ -182,13 +192,47 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
     return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
-def group_by_images(dataset_names: Iterable[str]) -> list[list[str]]:
-    """Group datasets that have the same images: masks are then made once for all of a group."""
+def group_by_images(cfg: CfgNode, dataset_names: Iterable[str]) -> list[list[str]]:
+    """Group datasets of the same images and settings: masks are then made once for all of a group."""
     groups = {}
     for name in dataset_names:
         images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
-        groups.setdefault(images, []).append(name)
+        settings = tuple(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name, ()))
+        groups.setdefault((images, settings), []).append(name)
     return list(groups.values())
+
+
+def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
+    """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own.
+
+    Raises:
+        OSError, ValueError: the file cannot be read or is not for this dataset, or the release has no words for it.
+    """
+    words = cfg.TEST.ZERO_SHOT.WORDS
+    if not words:
+        return None
+    if words not in RELEASES:
+        return read_dataset_words(words, dataset_name)
+
+    lists = released_words(words)
+    if dataset_name not in lists:
+        raise ValueError(
+            f"TEST.ZERO_SHOT.WORDS is '{words}', whose release has no words for '{dataset_name}', but for "
+            f"{', '.join(lists)}. Give a file of words, or '' for the dataset's own."
+        )
+    return lists[dataset_name]
+
+
+def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
+    """Check the settings and words of each dataset; ValueError or OSError names what does not fit."""
+    unknown = set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list())
+    if unknown:
+        raise ValueError(
+            f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
+        )
+    for name in dataset_names:
+        if name in DatasetCatalog.list():  # what is not is another check's error
+            class_words(dataset_config(cfg, name), name)
 
 
 def evaluation_settings(cfg: CfgNode) -> dict:

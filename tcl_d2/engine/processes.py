@@ -16,10 +16,17 @@ from torch import distributed, nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
+from ..utils.imports import add_import_argument
 
-def argument_parser(epilog: str) -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser, with --num-processes."""
+
+def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return Detectron2's argument parser, with --num-processes and --import.
+
+    Args:
+        epilog: examples of use; None: Detectron2's.
+    """
     parser = default_argument_parser(epilog)
+    add_import_argument(parser)
     parser.set_defaults(dist_url="auto")  # a free port: several runs on one machine do not meet
     parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU *per machine*")
     return parser

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
+from ..config import dataset_config
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.loader import RestartableLoader
 from ..evaluation import build_evaluator, verify_results, write_report
@@ -241,13 +242,14 @@ class Trainer(DefaultTrainer):
         # Datasets of the same images in one pass, but that a subclass may read them in another way for each dataset
         groups = [[name] for name in evaluators]
         if cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__:
-            groups = group_by_images(evaluators)
+            groups = group_by_images(cfg, evaluators)
 
         results = OrderedDict((name, {}) for name in names)
         for i, group in enumerate(groups, start=1):
             logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
             group_evaluators = {name: evaluators[name] for name in group}
-            results.update(EvaluationPass(cls, cfg, model, group_evaluators, resume).run())
+            group_cfg = dataset_config(cfg, group[0])
+            results.update(EvaluationPass(cls, group_cfg, model, group_evaluators, resume).run())
 
         if not results or not comm.is_main_process():
             return OrderedDict()

@@ -94,7 +94,10 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 
 
 def _local_weights(path: str) -> str:
-    local = PathManager.get_local_path(path)
+    try:
+        local = PathManager.get_local_path(path)
+    except OSError as error:
+        raise OSError(f"MODEL.CLIP.PRETRAINED: {error}: MODEL.CLIP.PRETRAINED /path/to/weights.pt") from None
     if not Path(local).is_file():
         raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
     return local
@@ -157,7 +160,8 @@ def _create(name: str, quick_gelu: bool = False) -> nn.Module:
         root.removeFilter(_is_no_missing_weights_warning)
 
 
-def _is_file(pretrained: str) -> bool:
+def is_file(pretrained: str) -> bool:
+    """Return whether MODEL.CLIP.PRETRAINED is a file's path or address, not a tag of open_clip's."""
     return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -232,7 +236,7 @@ def find_weights(model_name: str, tag: str) -> str:
 def check_clip(name: str, pretrained: str) -> None:
     """Look whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
     _check_name(name)
-    if _is_file(pretrained):
+    if is_file(pretrained):
         _local_weights(pretrained)
     elif pretrained:
         find_weights(name, pretrained)
@@ -256,7 +260,7 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
         )
         return _create(name)
 
-    if _is_file(pretrained):
+    if is_file(pretrained):
         return _create_from_file(name, pretrained)
     quick_gelu = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
     return _create_from_file(name, find_weights(name, pretrained), quick_gelu)

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and telling a web page from a file."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -36,6 +37,11 @@ def remove_unfinished(folder: str | Path) -> None:
         name = re.fullmatch(rf"\..+\.{_host()}-(\d+)\.tmp", path.name)
         if name is not None and not _is_running(int(name[1])):
             path.unlink(missing_ok=True)
+
+
+def is_web_page(file: BinaryIO) -> bool:
+    """Return whether a file that was just opened begins as HTML or XML does: sites send pages in place of files."""
+    return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _host() -> str:

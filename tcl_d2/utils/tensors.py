@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save
 from torch import Tensor
 
-from .files import replacing
+from .files import is_web_page, replacing
 from .torchscript import StandIn, read_torchscript
 
 # Settings that training checkpoints carry beside the weights. They are not needed: a stand-in takes their place, and
@@ -95,11 +95,11 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _refuse_text(path: Path) -> None:
     """Raise UnreadableFile for an empty file and for a web page."""
-    with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if not start:
+    if not path.stat().st_size:
         raise UnreadableFile(f"'{path}' is empty: get it again")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+    with path.open("rb") as file:
+        is_page = is_web_page(file)
+    if is_page:
         raise UnreadableFile(f"'{path}' is a web page, not weights: the download went to a page of the site")
 
 

@@ -1,29 +1,24 @@
 """tools/convert_checkpoint.py as a user runs it."""
 
 import os
-import sys
 
 import pytest
 import torch
 
 from tcl_d2.checkpoint import from_official, read_checkpoint
+from tcl_d2.commands import convert
 from tcl_d2.engine import Trainer
 from tests import golden, running
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-import convert_checkpoint  # noqa: E402
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the tool here, for speed; gives its status or message and what it printed."""
+def run(capsys):
+    """Runs the command here, for speed; gives its status or message and what it printed."""
 
     def run_here(*arguments: object) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
         status = 0
         try:
-            convert_checkpoint.main()
+            convert.main(convert.argument_parser().parse_args(list(map(str, arguments))))
         except SystemExit as stop:
             status = stop.code
         return status, capsys.readouterr().out
@@ -90,7 +85,9 @@ def test_errors(run, tmp_path):
     assert "give --freeze" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
     assert "there is no file" in run(tmp_path / "none.pth")[0]
     assert "give --config-file" in run(tmp_path / "x.pth", tmp_path / "x.pth", "--check")[0]
-    assert run(tmp_path / "x.pth", tmp_path / "y.onnx")[0] == 2
+    assert "must end in .pth or .safetensors" in run(tmp_path / "x.pth", tmp_path / "y.onnx")[0]
+    assert "--check compares two files" in run(tmp_path / "x.pth", "--check")[0]
+    assert "give it without an output" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--hub", tmp_path / "y")[0]
     assert not list(tmp_path.glob("*y*"))
 
 

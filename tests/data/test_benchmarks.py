@@ -71,7 +71,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
     lines = str(error.value).splitlines()
     assert len(lines) == 9
     for name, line in zip([*EIGHT, "zeroshot_lvis_val"], lines):
-        assert name in line and f"DETECTRON2_DATASETS={tmp_path}" in line and "python datasets/prepare_" in line
+        assert name in line and f"DETECTRON2_DATASETS={tmp_path}" in line and "tcl-d2 prepare " in line
 
 
 def test_half_prepared_data_is_named(tmp_path, monkeypatch):

@@ -2,14 +2,24 @@
 
 import io
 import json
+import logging
+import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2.data import check_datasets, register_caption_list, register_coco_captions, register_webdataset
-from tcl_d2.data.image_text import expand_shards
+from tcl_d2.data import (
+    build_image_text_train_loader,
+    check_datasets,
+    register_caption_folder,
+    register_caption_list,
+    register_coco_captions,
+    register_webdataset,
+)
+from tcl_d2.data.shards import expand_shards
 
 
 @pytest.fixture
@@ -70,9 +80,46 @@ def test_shards_sizes(root, register):
     assert [row["num_samples"] for row in rows] == [7, 5]
     rows = register(register_webdataset, "t_told", "s/*.tar", num_samples=40)()
     assert sum(row["num_samples"] for row in rows) == 40
-    (root / "s/00001_stats.json").unlink()
-    with pytest.raises(ValueError, match="Give num_samples"):
-        DatasetCatalog.get("t_shards")
+
+
+def test_shards_of_which_nothing_says_their_size_are_counted(root, register):
+    """Each image is a pair; of many shards some are counted, and the others taken for alike."""
+    for i in range(20):
+        samples = {f"{k}.{suffix}": b"x" for k in range(3 if i < 10 else 5) for suffix in ("JPG", "txt", "json")}
+        write_tar(root / f"s/{i:05d}.tar", samples)
+    (root / "s/00000_stats.json").write_text(json.dumps({"successes": 7}))
+    rows = register(register_webdataset, "t_counted", "s/*.tar")()
+    assert (
+        rows[0]["num_samples"] == 7
+        and rows[1]["num_samples"] == 3
+        and {3, 4, 5} >= {row["num_samples"] for row in rows[1:]}
+    )
+    assert sum(row["num_samples"] for row in rows) == pytest.approx(84, abs=5)
+    (root / "s/00002.tar").write_bytes(b"no tar")
+    assert register(register_webdataset, "t_broken", "s/00002.tar")()[0]["num_samples"] == 0
+
+
+def test_one_list_of_sizes_serves_all_shards(root, register):
+    splits = {"train": {"filenames": ["a.tar", "b.tar"], "shard_lengths": [7, 5]}, "val": {}}
+    splits["val"] = {"filenames": ["c.tar"], "shard_lengths": [2]}
+    for name in "abc":
+        write_tar(root / f"s/{name}.tar", {})
+    (root / "s/_info.json").write_text(json.dumps({"splits": splits}))
+    rows = register(register_webdataset, "t_info", "s/{a,c}.tar")()
+    assert [row["num_samples"] for row in rows] == [7, 2]
+
+
+def test_a_warning_says_what_is_left_of_a_published_dataset(root, register, caplog):
+    write_tar(root / "s/00000.tar", {})
+    (root / "s/00000_stats.json").write_text(json.dumps({"successes": 620}))
+    load = register(register_webdataset, "t_published", "s/*.tar", num_published=1000)
+    with caplog.at_level(logging.WARNING):
+        assert load()[0]["num_samples"] == 620
+    assert "Dataset 't_published' has about 620 pairs, 62 % of the published 1,000" in caplog.text
+
+    (root / "s/00000_stats.json").write_text(json.dumps({"successes": 1001}))
+    caplog.clear()
+    assert load()[0]["num_samples"] == 1001 and "t_published" not in caplog.text
 
 
 @pytest.mark.fault("a broken *_stats.json beside a shard", "refused, with the file's name and what was expected")
@@ -81,6 +128,17 @@ def test_broken_statistics_of_shards_are_named(root, register, text):
     write_tar(root / "s/00000.tar", {})
     (root / "s/00000_stats.json").write_text(text)
     with pytest.raises(ValueError, match="'t_shards': .*00000_stats.json is broken .* expected .*'successes'"):
+        register(register_webdataset, "t_shards", "s/*.tar")()
+
+
+@pytest.mark.fault("a broken _info.json beside shards", "refused, with the file's name and what was expected")
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"splits": {"train": {}}}', '{"splits": {"train": {"filenames": 3}}}']
+)
+def test_broken_lists_of_sizes_are_named(root, register, text):
+    write_tar(root / "s/00000.tar", {})
+    (root / "s/_info.json").write_text(text)
+    with pytest.raises(ValueError, match="'t_shards': .*s/_info.json is broken .* expected .*'splits'.*num_samples"):
         register(register_webdataset, "t_shards", "s/*.tar")()
 
 
@@ -197,21 +255,118 @@ def test_broken_list_files(root, register, name, text, error, message):
 def test_all_missing_datasets_are_named_at_once(root):
     with pytest.raises(FileNotFoundError) as error:
         check_datasets(["cc3m_train", "shapes_val", "no_such_set"])
-    for part in ("cc3m", "img2dataset", "shapes/val/images", "prepare_shapes.py", "'no_such_set' is not registered"):
+    for part in (
+        "cc3m",
+        "img2dataset",
+        "shapes/val/images",
+        "tcl-d2 prepare shapes",
+        "'no_such_set' is not registered",
+    ):
         assert part in str(error.value)
 
 
 @pytest.mark.fault(
     "a training source in DATASETS.TEST, a benchmark in DATASETS.TRAIN", "refused before anything is built"
 )
-def test_datasets_of_the_wrong_use_are_refused(in_world):
-    check_datasets(train=["shapes_train"], test=["shapes_val"])
+def test_datasets_of_the_wrong_use_are_refused(in_world, tmp_path, forget):
+    folder = str(tmp_path / "benchmark")
+    shutil.copytree(in_world / "shapes/val", folder)
+    Path(folder, "classes.txt").write_text("brick\nlava")
+    forget(folder)
+    check_datasets(train=["shapes_train"], test=["shapes_val", folder])
     with pytest.raises(ValueError) as error:
-        check_datasets(train=["shapes_train", "shapes_val", "my/pairs.csv"], test=["shapes_train"])
-    to_evaluate_on, unknown, to_train_on = str(error.value).split("\n  ")
+        check_datasets(train=["shapes_train", "shapes_val", folder, "no_set"], test=["shapes_train"])
+    to_evaluate_on, folder_to_evaluate_on, unknown, to_train_on = str(error.value).split("\n  ")
     assert "'shapes_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in to_evaluate_on
-    assert "'my/pairs.csv' is not registered" in unknown
+    assert f"'{folder}' is of the wrong kind: DATASETS.TRAIN" in folder_to_evaluate_on
+    assert "'no_set' is not registered" in unknown
     assert "'shapes_train' is of the wrong kind: DATASETS.TEST" in to_train_on
+
+    # The same of a path that is met in DATASETS.TRAIN first
+    captions = str(tmp_path / "captions")
+    save_image(Path(captions, "a.png"))
+    Path(captions, "a.txt").write_text("red")
+    forget(captions)
+    with pytest.raises(ValueError, match=f"'{captions}' is of the wrong kind: DATASETS.TEST"):
+        check_datasets(train=[captions], test=[captions])
+
+
+@pytest.fixture
+def forget():
+    """Takes names that are registered in the test out of the catalogs after it."""
+    names = []
+    yield names.append
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("name", ["captions", "my/a.csv", "my/a.jsonl", "my/s/{00000..00001}.tar", "my/s/*.tar"])
+def test_a_path_is_a_source_to_train_on(tmp_path, monkeypatch, forget, name):
+    """Below the working directory, as a benchmark's; also a folder there without a slash."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("captions/a.jpg", "captions/deep/my.photo.png", "my/a.jpg", "my/b.jpg"):
+        save_image(Path(path))
+    Path("captions/a.txt").write_text("one")
+    Path("captions/deep/my.photo.txt").write_text("\ufefftwo", encoding="utf-8")
+    Path("my/a.csv").write_text("image,caption\na.jpg,one\nb.jpg,two\n")
+    Path("my/a.jsonl").write_text('{"image": "a.jpg", "caption": "one"}\n{"image": "b.jpg", "caption": "two"}\n')
+    for i, caption in enumerate((b"one", b"two")):
+        write_tar(Path(f"my/s/0000{i}.tar"), {"a.jpg": Path("my/a.jpg").read_bytes(), "a.txt": caption})
+
+    forget(name)
+    check_datasets(train=[name])
+    check_datasets(train=[name])  # registered once
+    monkeypatch.chdir("/")  # a path does not move with the working directory
+    loader = build_image_text_train_loader([name], mapper=lambda sample: sample, total_batch_size=2)
+    texts = {
+        caption if isinstance(caption, str) else caption.decode()
+        for s in next(iter(loader))
+        for caption in s["captions"]
+    }
+    assert texts == {"one", "two"}
+
+
+def test_images_without_a_caption_are_left_out(root, register, caplog):
+    for name in ("a.png", "b.webp", "c.jpg"):
+        save_image(root / "set" / name)
+    (root / "set/b.txt").write_text("red\nand round")
+    load = register(register_caption_folder, "t_folder", "set")
+    with caplog.at_level(logging.WARNING):
+        assert load() == [{"file_name": str(root / "set/b.webp"), "captions": ["red\nand round"]}]
+    assert "'t_folder': 2 of 3 images have no caption, such as" in caplog.text and "set/a.txt: left out" in caplog.text
+
+
+@pytest.mark.fault(
+    "a folder to train on without images, captions or names of its own", "an error that says what to put"
+)
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ((), "no folder .*set. Expected images with a caption in NAME.txt beside each NAME.jpg; shards are"),
+        (("a.txt",), "no images in .*set. Expected images"),
+        (("a.jpg", "b.jpg"), "2 of 2 images have no caption, such as .*set/a.txt"),
+        (("a.jpg", "a.png", "a.txt"), "two images have the name 'a'"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(root, register, files, message):
+    for name in files:
+        (root / "set").mkdir(exist_ok=True)
+        (root / "set" / name).write_text("x")
+    with pytest.raises((FileNotFoundError, ValueError), match=f"'t_folder': {message}"):
+        register(register_caption_folder, "t_folder", "set")()
+
+
+@pytest.mark.fault("a path in DATASETS.TRAIN that is nothing to train on", "an error that says what can be given")
+def test_paths_that_cannot_be_trained_on(tmp_path, forget):
+    (tmp_path / "notes.txt").write_text("x")
+    forget(str(tmp_path / "gone.csv"))
+    with pytest.raises(FileNotFoundError) as error:
+        check_datasets(train=[str(tmp_path / name) for name in ("notes.txt", "no_folder", "gone.csv")])
+    notes, no_folder, gone = str(error.value).split("\n  ")
+    for text in (notes, no_folder):
+        assert "no path of pairs to train on: expected a folder of images with captions" in text
+    assert "there is no list" in gone
 
 
 def test_a_catalog_entry_without_metadata_can_be_trained_on(register):

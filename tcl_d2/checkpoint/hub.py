@@ -1,0 +1,236 @@
+"""A model as a folder, on this disk or on the Hugging Face hub: its configuration, its weights and its model card."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+import yaml
+from detectron2.config import CfgNode
+from huggingface_hub import ModelCard, ModelCardData, snapshot_download
+from torch import Tensor
+
+from ..assets import AssetHandler
+from ..config import load_config
+from ..modeling.clip_loading import is_file, read_clip_weights
+from ..utils.files import replacing
+from ..utils.tensors import save_tensors
+
+CONFIG = "config.yaml"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+_DIGEST = "weights_sha256"  # on the card; the hub shows the same number for its file
+_HUB_SECONDS = 5.0  # for each of the hub client's tries to reach the hub
+_CARD_TEXT = """
+# {title}
+A `{model}` of `tcl_d2`, which is [TCL](https://arxiv.org/abs/2212.00785) as a Detectron2 plugin. It segments images
+into any words.
+
+```python
+from tcl_d2.predictor import TCLPredictor
+
+predictor = TCLPredictor.from_pretrained("OWNER/{title}")  # or the path of this folder
+segmentation = predictor("photo.jpg", ["red apple", "wooden table"], background=True)
+```
+
+| | |
+|---|---|
+{rows}
+
+`{weights}` holds {count} weights, {clip}. `{config}` is the whole configuration. `{digest}` in the head of this file is
+the SHA-256 of `{weights}`; `from_pretrained` checks it. Add the `license` of your weights to the head of this file.
+"""
+
+
+# --------------------------------------------------------------------------------------------- writing
+
+
+def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> None:
+    """Write a model's folder, which `TCLPredictor.from_pretrained` takes, and which can be uploaded to the hub.
+
+    Args:
+        folder: is made where it is missing.
+        state: our state dict, with or without the frozen CLIP.
+        cfg: the model's portable_config.
+        card: what the checkpoint says of itself, see make_card.
+
+    Raises:
+        FileExistsError: the folder has one of the files.
+    """
+    check_new_folder(folder)
+
+    # The weights, then what is said of them
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    texts = {**card, "configuration": cfg.dump()}
+    save_tensors(folder / WEIGHTS, tensors, {"card": json.dumps(texts)})
+    with replacing(folder / CONFIG) as unfinished:
+        unfinished.write_text(cfg.dump(), encoding="utf-8")
+    with replacing(folder / CARD) as unfinished:
+        model_card = _make_model_card(folder, state, cfg, card)
+        unfinished.write_text(str(model_card), encoding="utf-8")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise FileExistsError if a folder has files that a model's folder would replace."""
+    existing = [name for name in (CONFIG, WEIGHTS, CARD) if (folder / name).exists()]
+    if existing:
+        raise FileExistsError(f"'{folder}' has {', '.join(existing)} already: give another folder")
+
+
+def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
+    """Return a configuration for a model's folder, which names nothing that is on this disk alone.
+
+    Args:
+        cfg: the model's configuration.
+        state: our state dict, as the folder is going to have it.
+
+    Raises:
+        ValueError: the CLIP, or weights of it that `state` lacks, are a file of this disk.
+    """
+    defaults = load_config()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = WEIGHTS
+    cfg.IMPORTS = []  # code of a model's own is not downloaded with it: who uses it imports the code
+    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
+        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
+    )
+    cfg.OUTPUT_DIR = defaults.OUTPUT_DIR
+    cfg.TEST.ZERO_SHOT.TEXT_CACHE = defaults.TEST.ZERO_SHOT.TEXT_CACHE
+    return cfg
+
+
+def _has_clip(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("clip.") for name in state)
+
+
+def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str]:
+    """Return MODEL.CLIP.NAME and PRETRAINED with which the same CLIP is built elsewhere."""
+    if name.endswith(".json") and not name.startswith(AssetHandler.PREFIX):
+        raise ValueError(
+            f"MODEL.CLIP.NAME is '{name}', a file that others do not have: a folder for the hub needs a CLIP that "
+            "open_clip knows by name"
+        )
+
+    # The weights bring the CLIP; only its activation still goes by PRETRAINED, and by name it is in the model's own
+    if has_clip:
+        needs_suffix = _has_quick_gelu(name, pretrained) and not name.endswith("-quickgelu")
+        full_name = f"{name}-quickgelu" if needs_suffix else name
+        if full_name == name or full_name in open_clip.list_models():
+            return full_name, ""
+
+    if is_file(pretrained) and not pretrained.startswith(AssetHandler.PREFIX):
+        raise ValueError(
+            f"MODEL.CLIP.PRETRAINED is '{pretrained}', a file that others do not have, and the checkpoint goes without "
+            "the frozen CLIP: give the tag of these weights, as in --opts MODEL.CLIP.PRETRAINED openai, or convert a "
+            "checkpoint with the CLIP"
+        )
+    return name, pretrained
+
+
+def _has_quick_gelu(name: str, pretrained: str) -> bool:
+    if is_file(pretrained):
+        return read_clip_weights(pretrained)[1]
+    return (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
+
+
+def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> ModelCard:
+    """Describe a model as the hub's pages do; arguments as write_folder's."""
+    head = ModelCardData(
+        library_name="tcl_d2",
+        pipeline_tag="image-segmentation",
+        tags=["detectron2", "zero-shot", "semantic-segmentation", cfg.MODEL.META_ARCHITECTURE.lower()],
+        **{_DIGEST: _sha256(folder / WEIGHTS)},
+    )
+
+    clip = f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or 'with these weights'}"
+    rows = {"CLIP": clip, **{key: card[key] for key in ("trained on", "versions") if key in card}}
+    text = _CARD_TEXT.format(
+        title=folder.resolve().name,
+        model=cfg.MODEL.META_ARCHITECTURE,
+        rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()),
+        count=len(state),
+        clip="the frozen CLIP's among them" if _has_clip(state) else "without the frozen CLIP's",
+        weights=WEIGHTS,
+        config=CONFIG,
+        digest=_DIGEST,
+    )
+    return ModelCard(f"---\n{head.to_yaml()}\n---\n{text}")
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def load_folder_config(name: str | Path) -> CfgNode:
+    """Return the configuration of a model's folder, with MODEL.WEIGHTS at its weights.
+
+    No code that it may name is imported.
+
+    Args:
+        name: a folder, or OWNER/NAME on the hub; what was downloaded once is taken from the hub's cache.
+
+    Raises:
+        OSError, ValueError: there is no such folder, it lacks a file, its configuration cannot be used, or its weights
+            are not what its card says.
+    """
+    folder = Path(name) if Path(name).is_dir() else _download(str(name))
+    missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"'{name}' is no model for from_pretrained: it has no {' and no '.join(missing)}. Expected a folder as "
+            "tcl-d2 convert --hub writes it"
+        )
+    _check_digest(folder)
+
+    # Read the configuration
+    cfg = load_config()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise ValueError(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2: {reason}") from None
+    cfg.MODEL.WEIGHTS = str(folder / WEIGHTS)
+    return cfg
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a text may be OWNER/NAME on the hub."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD], etag_timeout=_HUB_SECONDS))
+    except Exception as error:  # the hub client raises many types
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"there is no folder '{name}', and the hub's model of that name is not in the local cache and could not be "
+            f"downloaded ({type(error).__name__}: {reason}). Look at the name, log in where it is private (HF_TOKEN), "
+            "or run once where the network reaches the hub and keep its cache (HF_HOME)"
+        ) from None
+
+
+def _check_digest(folder: Path) -> None:
+    """Raise ValueError if a folder's card tells of other weights; it may have no card, or one without a digest."""
+    if not (folder / CARD).is_file():
+        return
+    try:
+        head = ModelCard((folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"'{folder / CARD}' has a damaged head: {error}") from None
+    expected, actual = head.get(_DIGEST), _sha256(folder / WEIGHTS)
+    if expected not in (None, actual):
+        raise ValueError(
+            f"'{folder / WEIGHTS}' is not the file that {CARD} beside it tells of: its SHA-256 is {actual}, expected "
+            f"{expected}. It is damaged, or another model's: get both again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

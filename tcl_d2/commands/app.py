@@ -1,0 +1,186 @@
+"""Serve a web page: a picture and words in, masks out.
+
+tcl-d2 app                      # the small world's model, http://127.0.0.1:7860
+tcl-d2 app --model official     # the official tcl.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+from ..data.shapes import GROUNDS, OBJECTS, draw_scene
+from ..data.words import as_lists
+from ..modeling import PAMR
+from ..predictor import TCLPredictor, split_words
+from ..segmentation import Segmentation
+from ..utils import visualizer
+from ..utils.errors import one_message
+from .model_options import add_model_options, read_model
+
+try:
+    import gradio as gr
+except ImportError:
+    sys.exit("error: the page needs gradio: pip install 'gradio>=6'")
+
+MAX_PIXELS = 16_000_000
+MAX_WORDS = 50
+LONGEST_SIDE = 1024  # pixels of the result that is shown
+KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are kept
+INTRODUCTION = """# TCL: name it, see it
+Give a picture and the words to look for. Point at a word of the result to see its mask alone; click it for its scores.
+The model that comes with the project only knows a small world of textures: for photos, start the page
+with your weights.
+"""
+
+
+class Page:
+    """What the page does, with one model for all its visitors (their requests wait for each other)."""
+
+    def __init__(self, predictor: TCLPredictor):
+        self.predictor = predictor
+        self.refine = predictor.model.pamr or PAMR()
+
+    def segment(
+        self, path: str | None, words: list[str] | None, background: bool, threshold: float, kp: float, refine: bool
+    ) -> tuple[tuple[np.ndarray, list], Segmentation, dict, str]:
+        """Look for the words in the picture.
+
+        Args:
+            path: of the picture.
+            words: class words; each may be a text of several classes, see split_words.
+            background: whether pixels that no word fits well are background.
+            threshold: score of the background.
+            kp: share of CLIP's own masks.
+            refine: whether to refine the masks with PAMR.
+
+        Returns:
+            - the image and a mask of each class in it, as gr.AnnotatedImage takes them;
+            - the segmentation at the size that is shown, to be kept for heat maps, its scores uint8;
+            - the color of each class in it, "#rrggbb";
+            - the areas of the classes, as text.
+
+        Raises:
+            gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
+        """
+        # Check the input
+        words = split_words(",".join(words or []))
+        words = [entry for index, entry in enumerate(words) if entry not in words[:index]]
+        if path is None:
+            raise gr.Error("Give a picture first.")
+        if not words:
+            raise gr.Error("Give at least one word to look for.")
+        num_words = sum(map(len, as_lists(words)))
+        if num_words > MAX_WORDS:
+            raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
+
+        # Segment with the visitor's settings
+        model = self.predictor.model
+        model.background_score, model.kp_weight, model.pamr = threshold, kp, self.refine if refine else None
+        try:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
+            segmentation = self.predictor(path, words, background, longest_side=LONGEST_SIDE)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise gr.Error(str(error).replace(path, "the file")) from None
+        segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
+
+        # Make what the page shows
+        image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
+        visible = [index for index in np.unique(labels) if not (background and index == 0)]
+        masks = [(labels == index, segmentation.classes[index]) for index in visible]
+        class_colors = segmentation.colors()
+        colors = {segmentation.classes[index]: "#{:02x}{:02x}{:02x}".format(*class_colors[index]) for index in visible}
+        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
+        return (image, masks), segmentation, colors, areas
+
+    def heat_map(self, segmentation: Segmentation | None, event: gr.SelectData) -> gr.Image:
+        """Draw the heat map of the word that was clicked."""
+        if segmentation is None:
+            raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
+        picture = visualizer.enlarge(segmentation.draw_heat_map(event.value))
+        return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
+
+
+def example_scenes(folder: Path) -> list[list]:
+    """Draw scenes of the small world into a folder; return their paths, each with the words for what is in it."""
+    rows, names = [], [*OBJECTS, *GROUNDS]
+    for index in (18, 21, 16, 15):  # of 80 scenes, some that the model segments well
+        scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
+        path = folder / f"scene_{index}.png"
+        Image.fromarray(visualizer.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
+        rows.append([str(path), [names[value] for value in np.unique(scene.label)]])
+    return rows
+
+
+def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
+    """Return the page; each of `examples` is the path of a picture, and words."""
+    page, model = Page(predictor), predictor.model
+    with gr.Blocks(title="TCL: name it, see it", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
+        gr.Markdown(INTRODUCTION)
+        segmentation = gr.State(None, time_to_live=KEPT_SECONDS)
+
+        with gr.Row():
+            # The form
+            with gr.Column(scale=2):
+                picture = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard"], height=320)
+                words = gr.Dropdown(
+                    choices=[*OBJECTS, *GROUNDS],
+                    value=[],
+                    multiselect=True,
+                    allow_custom_value=True,
+                    label="Words",
+                    info="Any words: Enter after each, or several with commas; person | man is one class",
+                    elem_id="words",
+                )
+                background = gr.Checkbox(False, label="The rest is background")
+                with gr.Accordion("Settings", open=False):
+                    threshold = gr.Slider(0, 1, model.background_score, step=0.01, label="Score of the background")
+                    kp = gr.Slider(0, 1, getattr(model, "kp_weight", 0.0), step=0.05, label="Share of CLIP's own masks")
+                    refine = gr.Checkbox(model.pamr is not None, label="Refine by the picture's edges (PAMR)")
+                button = gr.Button("Segment", variant="primary", elem_id="segment")
+
+            # The result
+            with gr.Column(scale=3):
+                result = gr.AnnotatedImage(label="Result", height=420, elem_id="result")
+                areas = gr.Textbox(label="Share of the picture", interactive=False, elem_id="areas")
+                heat = gr.Image(visible=False, height=320, elem_id="heat", buttons=["download", "fullscreen"])
+
+        gr.Examples(examples, [picture, words], label="Scenes of the small world")
+
+        def run(file: dict | None, *settings: object) -> tuple:
+            shown, kept, colors, text = page.segment(file and file["path"], *settings)
+            return gr.AnnotatedImage(shown, color_map=colors), kept, text, gr.Image(None, visible=False)
+
+        # Connect form and result; without gradio's own look at the picture, whose error no visitor understands
+        inputs = [picture, words, background, threshold, kp, refine]
+        button.click(run, inputs, [result, segmentation, areas, heat], preprocess=False)
+        result.select(page.heat_map, [segmentation], [heat])
+    return blocks
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    add_model_options(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Serve the page until it is stopped.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    with one_message():
+        predictor = read_model(args)()
+    with TemporaryDirectory() as folder:
+        page = build_page(predictor, example_scenes(Path(folder)))
+        server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
+        page.launch(**server, max_file_size="10mb", show_error=True)

@@ -1,0 +1,226 @@
+"""Describe a checkpoint, convert it between layouts and formats, strip it, or compare two.
+
+It reads .pth and .safetensors files, ours and the official TCL release's, and writes the format of the name's suffix.
+
+    tcl-d2 convert model_final.pth                               # what it is
+    tcl-d2 convert tcl.pth ours.pth                              # official -> ours
+    tcl-d2 convert model_final.pth official.pth --to official    # loads in the official code
+    tcl-d2 convert model_final.pth small.safetensors --strip     # without CLIP and training state
+    tcl-d2 convert model_final.pth small.safetensors --check     # the same outputs?
+    tcl-d2 convert model_final.pth --hub FOLDER                  # for TCLPredictor.from_pretrained, and for the hub
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from ..checkpoint import TCLCheckpointer, carried_config, make_card, read_checkpoint, to_official
+from ..checkpoint.hub import check_new_folder, portable_config, write_folder
+from ..config import load_config, merge_options
+from ..utils.errors import one_message
+from ..utils.files import replacing
+from ..utils.tensors import save_tensors
+
+TOLERANCE = 1e-5
+PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder", "losses.": "losses' scales"}
+
+
+def describe(path: Path) -> None:
+    """Print what a checkpoint says of itself, and what is in it."""
+    checkpoint = read_checkpoint(str(path))
+
+    # Print the card
+    state = checkpoint.pop("model")
+    card = checkpoint.pop("card", None) or {"card": "none: not written by tcl_d2"}
+    for key, text in card.items():
+        print(f"{key}: {text}" if "\n" not in text else f"{key}:\n  " + text.strip().replace("\n", "\n  "))
+    if isinstance(checkpoint.get("iteration"), int):
+        print(f"iterations: {checkpoint['iteration'] + 1}")
+
+    # Count parameters
+    sizes, dtypes = Counter(), Counter()
+    for name, value in state.items():
+        part = next((part for prefix, part in PARTS.items() if name.startswith(prefix)), "other")
+        sizes[part] += value.numel()
+        dtypes[str(value.dtype).removeprefix("torch.")] += 1
+    print("parameters: " + ", ".join(f"{part} {size:,}" for part, size in sizes.items()))
+    print("weights: " + ", ".join(f"{count} {dtype}" for dtype, count in dtypes.items()))
+    print(f"beside the model: {', '.join(sorted(map(str, checkpoint))) or 'nothing'}")
+    print(f"file: {path.stat().st_size / 1e6:,.1f} MB")
+
+
+def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
+    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its blocks say, or as its configuration says."""
+    if given is not None:
+        return given
+
+    # Count the blocks of CLIP and of the grounder
+    pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
+    blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
+    counts = Counter(blocks.values())
+    if "clip.model.visual.transformer.resblocks" in counts:
+        return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+
+    # Look into the configuration that it carries
+    if (carried := carried_config(checkpoint, str(path))) is not None:
+        return carried.MODEL.TCL.FREEZE
+    raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
+
+
+def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of either layout without the frozen CLIP and the losses."""
+    return {name: value for name, value in state.items() if not name.startswith(("clip", "losses.", "tcl"))}
+
+
+def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | None) -> None:
+    """Write a checkpoint in another layout or format, and print what is left out.
+
+    Args:
+        source: the checkpoint.
+        target: .pth or .safetensors.
+        layout: "ours" or "official".
+        strip: whether to leave out the frozen CLIP, the losses and the training state.
+        freeze: MODEL.TCL.FREEZE, where the checkpoint does not say it.
+    """
+    checkpoint = read_checkpoint(str(source))
+    state, card = checkpoint["model"], checkpoint.get("card") or {}
+
+    # Choose what to write
+    written = {"card": card}
+    if layout == "official":
+        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
+    elif not strip and target.suffix == ".pth":
+        written = checkpoint
+    if strip:
+        state = stripped(state)
+
+    # Write it
+    if target.suffix == ".safetensors":
+        tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+        save_tensors(target, tensors, {"card": json.dumps(card)})
+    else:
+        with replacing(target) as unfinished:
+            torch.save({**written, "model": state}, unfinished)
+
+    lost = sorted(map(str, checkpoint.keys() - written.keys() - {"model"}))
+    print(f"{target}: {len(state)} weights, {target.stat().st_size / 1e6:,.1f} MB")
+    if lost:
+        print(f"left out: {', '.join(lost)}")
+
+
+def write_hub(source: Path, folder: Path, strip: bool, cfg: CfgNode) -> None:
+    """Write a checkpoint as a folder for the hub, and print what to do with it.
+
+    Args:
+        source: the checkpoint.
+        folder: see write_folder.
+        strip: whether to leave out the frozen CLIP and the losses.
+        cfg: the model's configuration.
+    """
+    check_new_folder(folder)
+    checkpoint = read_checkpoint(str(source))
+    state = stripped(checkpoint["model"]) if strip else checkpoint["model"]
+    cfg = portable_config(cfg, state)
+
+    load_model(cfg, source)  # weights that do not fit are said before anything is written
+    write_folder(folder, state, cfg, checkpoint.get("card") or make_card(cfg))
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}, {size / 1e6:,.1f} MB")
+    print(f"TCLPredictor.from_pretrained('{folder}') takes it; to publish it: hf upload OWNER/NAME '{folder}'")
+
+
+def find_config(args: argparse.Namespace, *paths: Path) -> CfgNode:
+    """Return the configuration of --config-file, or that one of the checkpoints carries, under --opts."""
+    if args.config_file:
+        cfg = load_config(args.config_file)
+    else:
+        configs = [carried_config(read_checkpoint(str(path)), str(path)) for path in paths]
+        carried = next((config for config in configs if config is not None), None)
+        if carried is None:
+            raise ValueError("no checkpoint here carries its configuration: give --config-file")
+        cfg = load_config()
+        cfg.merge_from_other_cfg(carried)
+
+    merge_options(cfg, args.opts)
+    return cfg
+
+
+def load_model(cfg: CfgNode, path: Path) -> nn.Module:
+    """Build a new model on the CPU, and load a checkpoint: it may leave out what another checkpoint has."""
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).eval()
+    TCLCheckpointer(model).load(str(path))
+    return model
+
+
+@torch.no_grad()
+def outputs(cfg: CfgNode, path: Path) -> dict[str, Tensor]:
+    """Return text embeddings and masks that a checkpoint gives for a random input, the same for every checkpoint."""
+    model = load_model(cfg, path)
+
+    # Draw the input
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 100, (3, model.clip.model.context_length), generator=generator)
+    image = torch.randn(1, 3, 2 * cfg.TEST.ZERO_SHOT.CROP_SIZE // 3, cfg.TEST.ZERO_SHOT.CROP_SIZE, generator=generator)
+
+    text = model.clip.encode_text(tokens)
+    return {"text embeddings": text, "masks": model.crop_masks(*model.encode_crops(image), text)}
+
+
+def check(paths: list[Path], cfg: CfgNode) -> bool:
+    """Print how far the outputs of two checkpoints differ; return whether they are the same."""
+    first, second = (outputs(cfg, path) for path in paths)
+    differences = {name: (first[name] - second[name]).abs().max().item() for name in first}
+    for name, difference in differences.items():
+        print(f"{name}: largest difference {difference:.2g}")
+    return all(difference <= TOLERANCE for difference in differences.values())
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", type=Path)
+    parser.add_argument("output", type=Path, nargs="?", help="none: describe the input")
+    parser.add_argument("--to", choices=("ours", "official"), default="ours", help="layout of the output")
+    parser.add_argument("--strip", action="store_true", help="leave out the frozen CLIP, losses and training state")
+    parser.add_argument("--freeze", type=int, help="MODEL.TCL.FREEZE, where the input does not say it")
+    parser.add_argument("--hub", type=Path, metavar="FOLDER", help="write weights, configuration and model card there")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare the two files' outputs")
+    parser.add_argument("--config-file", help="for --check and --hub; default: what a checkpoint carries")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to the configuration")
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check that the arguments go together; ValueError says what does not."""
+    if args.check and args.output is None:
+        raise ValueError("--check compares two files: give the other one too")
+    if args.hub and (args.output or args.check or args.to != "ours"):
+        raise ValueError("--hub FOLDER says where to write to: give it without an output, --check and --to")
+    if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
+        raise ValueError(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    with one_message():
+        check_arguments(args)
+        if args.check:
+            paths = [args.input, args.output]
+            sys.exit(0 if check(paths, find_config(args, *paths)) else "the two differ")
+        elif args.hub:
+            write_hub(args.input, args.hub, args.strip, find_config(args, args.input))
+        elif args.output is None:
+            describe(args.input)
+        else:
+            convert(args.input, args.output, args.to, args.strip, args.freeze)

@@ -1,0 +1,1 @@
+"""The commands that bring datasets into place, `tcl-d2 prepare NAME`: a module each."""

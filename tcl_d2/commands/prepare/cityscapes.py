@@ -1,0 +1,55 @@
+"""Bring Cityscapes' validation set into $DETECTRON2_DATASETS/cityscapes, for zeroshot_cityscapes_val.
+
+Polygons become *_labelTrainIds.png with cityscapesscripts. Can be repeated and interrupted.
+
+    tcl-d2 prepare cityscapes --source ~/leftImg8bit_trainvaltest.zip ~/gtFine_trainvaltest.zip
+    tcl-d2 prepare cityscapes --check
+"""
+
+import argparse
+from pathlib import Path
+
+from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.preparation.json2labelImg import createLabelImage
+
+from ...data import preparation
+from ...data.benchmarks import datasets_root
+from ...utils.files import replacing
+
+POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
+
+
+def draw(polygons: Path) -> None:
+    """Write the train IDs (0..18, 255 ignored) that a polygon file describes."""
+    target = polygons.with_name(polygons.name.replace(POLYGONS, LABELS))
+    if preparation.is_whole(target):
+        return
+    try:
+        annotation = Annotation()
+        annotation.fromJsonFile(str(polygons))
+        with replacing(target) as unfinished:
+            createLabelImage(annotation, "trainIds").save(unfinished, "PNG")
+    except (Exception, SystemExit) as error:  # cityscapesscripts leaves the program where a label is unknown
+        raise ValueError(f"{polygons} could not be drawn: {type(error).__name__}: {error}") from None
+
+
+def prepare(args: argparse.Namespace) -> None:
+    folder = datasets_root() / "cityscapes"
+    pattern = r"(?P<path>(leftImg8bit/val/[^/]+/[^/]+_leftImg8bit\.png|gtFine/val/[^/]+/[^/]+_gtFine_polygons\.json))"
+    preparation.bring(args.source, pattern, folder)
+    polygons = sorted(folder.glob(f"gtFine/val/*/*{POLYGONS}"))
+    preparation.convert(draw, polygons, args.processes, "drawing labels")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    return preparation.arguments(__doc__, ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"))
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    preparation.run(args, prepare, ("zeroshot_cityscapes_val",))

@@ -1,0 +1,106 @@
+"""Bring PASCAL Context into $DETECTRON2_DATASETS/VOC2010, for zeroshot_context_val, zeroshot_context59_val and _train.
+
+The release's MATLAB files (459 classes) become PNGs of 60: 0 for the background, then the 59 classes of the benchmark.
+Ready PNGs in VOC2010/SegmentationClassContext with ImageSets/SegmentationContext/{train,val}.txt are used as they are.
+Can be repeated and interrupted.
+
+    tcl-d2 prepare context --source ~/VOCtrainval_03-May-2010.tar ~/trainval.tar.gz ~/labels.txt
+    tcl-d2 prepare context --check
+"""
+
+import argparse
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from scipy.io import loadmat
+
+from ...data import preparation
+from ...data.benchmarks import datasets_root
+from ...utils.files import replacing
+
+NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train")
+
+
+def read_table(path: Path, words: list[str]) -> np.ndarray:
+    """Read the release's labels.txt ("1: accordion", ...).
+
+    Args:
+        path: the file.
+        words: the 59 class words.
+
+    Returns:
+        table uint8 of the values in MATLAB files: 1..59 for `words`, else 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a word is not in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+
+    lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", path.read_text(), re.MULTILINE)
+    values = {name.replace(" ", "").lower(): int(value) for value, name in lines}
+    missing = [word for word in words if word not in values]
+    if missing:
+        raise ValueError(f"{path} does not name {', '.join(missing)}; expected the 459 lines 'number: name'")
+
+    table = np.zeros(max(values.values()) + 1, np.uint8)
+    for k, word in enumerate(words, start=1):
+        table[values[word]] = k
+    return table
+
+
+def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
+    """Write the 60-class PNG of a MATLAB file, unless it is there."""
+    source, target = job
+    if preparation.is_whole(target):
+        return
+
+    try:
+        label = loadmat(source, variable_names=["LabelMap"])["LabelMap"]
+    except Exception as error:  # scipy raises many types
+        raise ValueError(f"{source} has no LabelMap that can be read: {type(error).__name__}: {error}") from None
+    if label.ndim != 2 or label.max() >= len(table):
+        raise ValueError(f"{source}: LabelMap {label.shape} with values up to {label.max()}; expected [H, W], 1..459")
+
+    preparation.save_label(table[label], target)
+
+
+def convert_all(folder: Path, processes: int) -> None:
+    words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
+    table = read_table(folder / "labels.txt", words)
+    for split in ("train", "val"):
+        keys = (folder / f"ImageSets/Main/{split}.txt").read_text().split()
+        keys = [key for key in keys if (folder / f"trainval/{key}.mat").exists()]
+        jobs = [(folder / f"trainval/{key}.mat", folder / f"SegmentationClassContext/{key}.png") for key in keys]
+        preparation.convert(partial(convert, table=table), jobs, processes, f"converting {split}")
+        with replacing(folder / f"ImageSets/SegmentationContext/{split}.txt") as unfinished:
+            unfinished.write_text("".join(f"{key}\n" for key in keys))
+
+
+def prepare(args: argparse.Namespace) -> None:
+    folder = datasets_root() / "VOC2010"
+    pattern = r"VOC2010/(?P<path>(JPEGImages/[^/]+\.jpg|ImageSets/(Main|SegmentationContext)/(train|val)\.txt))"
+    preparation.bring(args.source, pattern, folder)
+    preparation.bring(
+        args.source, r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|labels\.txt))", folder
+    )
+    if (folder / "trainval").is_dir():
+        convert_all(folder, args.processes)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    return preparation.arguments(__doc__, ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"))
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    preparation.run(args, prepare, NAMES)

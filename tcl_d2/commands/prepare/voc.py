@@ -1,0 +1,37 @@
+"""Bring PASCAL VOC 2012 into $DETECTRON2_DATASETS/VOC2012, for zeroshot_voc_val, zeroshot_voc20_val and _train.
+
+Only the images that have a segmentation are taken. Can be repeated and interrupted.
+
+    tcl-d2 prepare voc --source ~/VOCtrainval_11-May-2012.tar
+    tcl-d2 prepare voc --check
+"""
+
+import argparse
+
+from ...data import preparation
+from ...data.benchmarks import datasets_root
+
+NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
+
+
+def prepare(args: argparse.Namespace) -> None:
+    folder = datasets_root() / "VOC2012"
+    lists = folder / "ImageSets/Segmentation"
+    pattern = r"VOC2012/(?P<path>ImageSets/Segmentation/(train|val)\.txt|SegmentationClass/[^/]+\.png)"
+    preparation.bring(args.source, pattern, folder)
+    keys = {key for path in lists.glob("*.txt") for key in path.read_text().split()}
+    preparation.bring(args.source, r"VOC2012/(?P<path>JPEGImages/[^/]+\.jpg)", folder, keys)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    return preparation.arguments(__doc__, ("VOCtrainval_11-May-2012.tar", "VOCdevkit"))
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    preparation.run(args, prepare, NAMES)

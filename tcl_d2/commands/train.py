@@ -1,0 +1,121 @@
+"""Train and evaluate TCL.
+
+tcl-d2 train --config-file tcl.yaml --num-gpus 8
+tcl-d2 train --config-file shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
+tcl-d2 evaluate --config-file shapes/trained.yaml
+"""
+
+import argparse
+from contextlib import ExitStack
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ..checkpoint import TCLCheckpointer, fetch_weights
+from ..config import check_device, check_meta_architecture, find_config_file, load_config
+from ..data import check_datasets
+from ..engine import Trainer, output_folder
+from ..engine import argument_parser as engine_parser
+from ..engine.evaluation_pass import check_dataset_settings
+from ..evaluation import verify_results
+from ..modeling.clip_loading import check_clip
+from ..utils.errors import one_message
+from ..utils.imports import import_code
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    return engine_parser(epilog=__doc__)
+
+
+def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
+    """Check the device, the data and the weights; one error names all that is missing.
+
+    Args:
+        cfg: the configuration.
+        eval_only: whether there is no training.
+        weights: address or path of the weights to begin with; an address is downloaded.
+    """
+    check_meta_architecture(cfg)
+    train = () if eval_only else cfg.DATASETS.TRAIN
+    test = cfg.DATASETS.TEST
+    if not eval_only and cfg.DATASETS.VAL:
+        test = cfg.DATASETS.VAL
+
+    # Run each check, also after another has failed
+    problems = []
+    for check_part in (
+        lambda: check_device(cfg.MODEL.DEVICE),
+        lambda: check_datasets(train=train, test=test),
+        lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+        lambda: check_dataset_settings(cfg, test),
+        lambda: fetch_weights(weights),
+    ):
+        try:
+            check_part()
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(str(error))
+
+    # Check that there is something to do
+    if eval_only and not test:
+        problems.append("DATASETS.TEST is empty: name what to evaluate on, as in DATASETS.TEST \"('shapes_val',)\"")
+    if not eval_only and not train:
+        problems.append("DATASETS.TRAIN is empty: name what to train on, as in DATASETS.TRAIN \"('shapes_train',)\"")
+    if problems:
+        raise ValueError("\n  ".join(["cannot start:", *problems]))
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Return the configuration, checked: defaults, then the file, then KEY VALUE pairs of the command line."""
+    for name in args.imports:
+        import_code(name)
+    cfg = load_config(args.config_file or None, args.opts)
+    cfg.IMPORTS = [*cfg.IMPORTS, *args.imports]  # OUTPUT_DIR/config.yaml then works without --import
+    cfg.freeze()
+    if args.config_file:
+        args.config_file = find_config_file(args.config_file)  # Detectron2's default_setup logs what is in it
+    check(cfg, args.eval_only, "" if args.resume else cfg.MODEL.WEIGHTS)
+    return cfg
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace) -> nn.Module | Trainer:
+    """Start the logs, and return the model for an evaluation, or the Trainer for a training."""
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="tcl_d2")
+
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return model
+
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer
+
+
+def main(args: argparse.Namespace) -> dict | None:
+    """Train, or evaluate with --eval-only; the work of one process.
+
+    Args:
+        args: of `argument_parser`.
+
+    Returns:
+        the results of the evaluation, on the first process.
+    """
+    with ExitStack() as stack:
+        with one_message():
+            cfg = setup(args)
+            stack.enter_context(output_folder(cfg.OUTPUT_DIR, "evaluation" if args.eval_only else "training"))
+            model_or_trainer = prepare(cfg, args)
+
+        if args.eval_only:
+            with one_message(OSError, ValueError):  # broken images and labels; other errors are bugs
+                results = Trainer.test(cfg, model_or_trainer, resume=args.resume)
+            if comm.is_main_process():
+                verify_results(cfg, results)
+            return results
+        with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
+            return model_or_trainer.train()

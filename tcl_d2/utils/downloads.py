@@ -1,0 +1,115 @@
+"""Downloads by address, as Detectron2's PathManager makes them, for weights of hundreds of megabytes.
+
+iopath's own handler begins anew after a cut, takes two hosts' files of one path for the same file, and keeps the web
+page that a site may send in place of a file. This one takes its place when it is imported.
+"""
+
+import logging
+import os
+import zlib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import HTTPURLHandler, file_lock, get_cache_dir
+from tqdm import tqdm
+
+from .files import is_web_page
+from .http_stream import HTTPStream
+
+logger = logging.getLogger(__name__)
+
+PAUSES = (1, 2, 4)  # seconds before each further try: who is offline waits some seconds for the error
+_CHUNK = 1 << 20  # bytes
+
+
+class DownloadHandler(HTTPURLHandler):
+    """Handler of http(s)://, which downloads a file once, whole or not at all.
+
+    Of several processes one downloads, and the others wait for it.
+    """
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["http://", "https://"]
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs) -> str:
+        self._check_kwargs(kwargs)
+        cached = cache_path(path, cache_dir)
+        if force or not cached.is_file():
+            with file_lock(str(cached)):
+                if force or not cached.is_file():
+                    download(path, cached)
+        return str(cached)
+
+
+def cache_path(address: str, cache_dir: str | None = None) -> Path:
+    """Return where the file of an address lies once it is downloaded: HOST/PATH below iopath's cache.
+
+    Args:
+        address: begins with http:// or https://.
+        cache_dir: another folder than iopath's cache ($FVCORE_CACHE, or ~/.torch/iopath_cache).
+    """
+    parts = urlsplit(address)
+    name = parts.netloc + parts.path + (f"?{parts.query}" if parts.query else "")
+    return Path(get_cache_dir(cache_dir), *(part for part in name.split("/") if part not in ("", ".", "..")))
+
+
+def download(address: str, path: Path) -> None:
+    """Download a file; a download that was cut off before goes on where it stopped.
+
+    Args:
+        address: begins with http:// or https://.
+        path: of the file to write.
+
+    Raises:
+        OSError: it could not be downloaded, or the site sent a web page in its place; names both.
+    """
+    try:
+        with HTTPStream(address, pauses=PAUSES) as stream:
+            logger.info("Downloading %s to %s", address, path)
+            unfinished = _write(stream, path)
+            _check_content(unfinished, address)
+            os.replace(unfinished, path)
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise OSError(
+            f"{address} is not in the cache ({path}; FVCORE_CACHE is the cache's folder) and could not be downloaded: "
+            f"{reason}. Run once where the network reaches it, or get the file by other means and give its path"
+        ) from None
+
+
+def _write(stream: HTTPStream, path: Path) -> Path:
+    """Write a stream to an unfinished file beside `path`, after what an earlier download of this version left there."""
+    # Find what is there already; without a version nobody knows what it is of
+    unfinished = path.with_name(f".{path.name}.{zlib.crc32(stream.version.encode()):08x}.part")
+    for other in path.parent.glob(f".{path.name}.*.part"):
+        if other != unfinished or not stream.version:
+            other.unlink()
+    num_done = unfinished.stat().st_size if unfinished.exists() else 0
+
+    # Write the rest
+    stream.seek(num_done)
+    progress = tqdm(total=stream.size, initial=num_done, unit="B", unit_scale=True, desc=path.name)
+    with progress, unfinished.open("ab") as file:
+        while chunk := stream.read(_CHUNK):
+            file.write(chunk)
+            progress.update(len(chunk))
+    return unfinished
+
+
+def _check_content(unfinished: Path, address: str) -> None:
+    """Remove an unfinished file, and raise OSError, if it is empty or a web page that nobody asked for."""
+    with unfinished.open("rb") as file:
+        is_page = is_web_page(file)
+
+    problem = ""
+    if unfinished.stat().st_size == 0:
+        problem = "the file is empty"
+    elif is_page and not urlsplit(address).path.endswith((".html", ".htm", ".xml", ".svg")):
+        problem = "the site sent a web page in place of the file"
+    if problem:
+        unfinished.unlink()
+        raise OSError(problem)
+
+
+PathManager.register_handler(DownloadHandler())

@@ -1,0 +1,72 @@
+"""Importing code of the user's, which registers datasets, models or losses."""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from pathlib import Path
+
+
+def add_import_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --import to a command's options; its values are a list, `imports`."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE_OR_FILE",
+        help="import a module or a .py file of yours first, which registers datasets, models or losses; repeatable",
+    )
+
+
+def import_code(name: str) -> None:
+    """Import a module or a file; it runs once in a process, however often it is asked for.
+
+    Args:
+        name: a module, found as `python -m` would, or the path of a file that ends in .py.
+
+    Raises:
+        ValueError: there is no such module or file, or its code raises an error; says where.
+    """
+    try:
+        if name.endswith(".py"):
+            _import_file(Path(name).resolve())
+        else:
+            _search_in(os.getcwd())
+            importlib.import_module(name)
+    except Exception as error:
+        message = f"'{name}' (--import or IMPORTS) could not be imported: {type(error).__name__}: {error}"
+        raise ValueError(message + _place_of(error)) from error
+
+
+def _import_file(path: Path) -> None:
+    """Import a file under its whole path as name, which no other module has."""
+    name = str(path)
+    if name in sys.modules:
+        return
+    _search_in(str(path.parent))  # for the modules beside it, as when Python runs it
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+
+
+def _search_in(folder: str) -> None:
+    """Let modules be found in a folder, after all others: none is hidden by a file there."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _place_of(error: Exception) -> str:
+    """Say which line of the imported code raised an error; nothing where none of it ran."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    frames = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    return f" ({frames[0].filename}, line {frames[0].lineno})" if frames else ""

@@ -1,0 +1,160 @@
+"""`tcl-d2` as a user types it: it finds its commands, says what it does not know, and runs code of the user's."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tcl_d2 import __version__
+from tcl_d2.commands import COMMANDS, DATASETS
+from tcl_d2.data.shapes import draw_scene
+from tests import running
+from tests.conftest import ROOT
+from tests.running import check_error
+
+NAMES = [(name,) for name in COMMANDS if name != "prepare"] + [("prepare", dataset) for dataset in DATASETS]
+FEW = ["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0]
+FEW += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "OUTPUT_DIR", "out"]
+MY_DATA = """
+from tcl_d2.data import register_benchmark_folder, register_webdataset
+from tcl_d2.data.benchmarks import datasets_root
+
+register_benchmark_folder(str(datasets_root() / "shapes/val"), "my_val")
+register_webdataset("my_pairs", "shapes/train/*.tar")
+"""
+LAUNCHER = """
+import my_data
+from tcl_d2.commands.train import main
+from tcl_d2.engine import argument_parser, launch
+
+if __name__ == "__main__":
+    launch(main, argument_parser().parse_args())
+"""
+
+
+def run(folder, *words: object) -> subprocess.CompletedProcess:
+    return running.run(folder, "-m", "tcl_d2", *words, folder=folder)
+
+
+@pytest.fixture
+def project(world, tmp_path):
+    """A folder of a user: a file that registers datasets, and the data."""
+    (tmp_path / "shapes").mkdir()
+    for part in ("train", "val/images", "val/labels"):
+        (tmp_path / "shapes" / part).parent.mkdir(exist_ok=True)
+        (tmp_path / "shapes" / part).symlink_to(world / "shapes" / part)
+    words = (ROOT / "tcl_d2/assets/classes/voc.json").read_text()
+    words = list(json.loads(words)) + [f"thing {number}" for number in range(20)]
+    (tmp_path / "shapes/val/classes.txt").write_text("\n".join(words))
+    (tmp_path / "my_data.py").write_text(MY_DATA)
+    return tmp_path
+
+
+def launched(project, *words: object) -> subprocess.CompletedProcess:
+    """Run python WORDS with processes of its own."""
+    env = {**os.environ, "DETECTRON2_DATASETS": str(project), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+
+
+def evaluated(output) -> list[str]:
+    """Return the names of the benchmarks whose results are in an OUTPUT_DIR."""
+    return [row["data set"] for row in json.loads((output / "results.json").read_text())["data sets"]]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=" ".join)
+def test_every_command_has_help(tmp_path, names):
+    done = run(tmp_path, *names, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: tcl-d2 {' '.join(names)} "), done.stderr
+
+
+def test_commands_are_listed(tmp_path):
+    for words, names in ((["--help"], COMMANDS), ([], COMMANDS), (["prepare"], DATASETS)):
+        done = run(tmp_path, *words)
+        assert done.returncode == 0 and all(f"\n  {name} " in done.stdout for name in names)
+    assert run(tmp_path, "--version").stdout == f"tcl_d2 {__version__}\n"
+
+
+@pytest.mark.fault("tcl-d2 with a command that does not exist", "one error names the nearest, or all")
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["segmnet", "photo.png"], ["tcl-d2 has no 'segmnet'", "'segment'"]),
+        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, convert, prepare"]),
+        (["prepare", "ade"], ["tcl-d2 prepare has no 'ade'", "'ade20k'"]),
+    ],
+)
+def test_unknown_commands_are_named(tmp_path, words, parts):
+    check_error(run(tmp_path, *words), *parts)
+
+
+def test_pictures_are_segmented_from_any_folder(tmp_path):
+    """With the model that comes with the project, and files before and after the options."""
+    for name in ("a.png", "b.png"):
+        Image.fromarray(draw_scene(7, 1).image).save(tmp_path / name)
+    done = run(tmp_path, "segment", "a.png", "b.png", "--classes", "brick, grass", "--output", "first")
+    assert done.returncode == 0 and "2 of 2 images segmented" in done.stdout, done.stderr
+    done = run(tmp_path, "segment", "--classes", "brick, grass", "--output", "second", "a.png")
+    assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / folder / "a.json").read_text() for folder in ("first", "second"))
+    assert first == second and set(json.loads(first)["areas"]) == {"brick", "grass"}
+
+
+@pytest.mark.parametrize("name", ["shapes", "shapes/trained.yaml"])
+def test_a_model_is_named(tmp_path, name):
+    Image.fromarray(draw_scene(7, 1).image).save(tmp_path / "a.png")
+    done = run(tmp_path, "segment", "a.png", "--classes", "brick, grass", "--model", name)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inputs_are_needed(tmp_path):
+    done = run(tmp_path, "segment", "--classes", "brick")
+    assert done.returncode == 2 and "one of the arguments INPUT --input" in done.stderr
+
+
+def test_a_world_is_drawn_and_checked(tmp_path):
+    done = run(tmp_path, "prepare", "shapes", "--train", 3, "--val", 1, "--processes", 1)
+    assert done.returncode == 0 and (tmp_path / "shapes/world.json").exists(), done.stderr
+    check_error(run(tmp_path, "prepare", "shapes", "--val", 0), "--val and --processes are at least 1")
+
+
+@pytest.mark.parametrize("flag", [["--import", "my_data"], ["--import", "my_data.py"], []])
+def test_code_of_the_user_registers_datasets(project, flag):
+    """By the command line, where OUTPUT_DIR/config.yaml then has it; without it the name is unknown."""
+    options = ["--config-file", "shapes/trained.yaml", *flag, *FEW, "DATASETS.TEST", "('my_val',)"]
+    done = run(project, "evaluate", *options)
+    if not flag:
+        return check_error(done, "'my_val' is not registered")
+    assert done.returncode == 0 and evaluated(project / "out") == ["my_val"], done.stderr
+    again = run(project, "evaluate", "--config-file", "out/config.yaml", "OUTPUT_DIR", "again")
+    assert again.returncode == 0 and evaluated(project / "again") == ["my_val"], again.stderr
+
+
+def test_code_of_the_user_is_imported_in_every_process(project):
+    options = ["--config-file", "shapes/tcl.yaml", "--num-processes", 2, "--import", "my_data.py", *FEW]
+    names = ["DATASETS.TRAIN", "('my_pairs',)", "DATASETS.TEST", "('my_val',)"]
+    done = launched(project, "-m", "tcl_d2", "train", *options, *names)
+    assert done.returncode == 0 and evaluated(project / "out") == ["my_val"], done.stderr
+    assert (project / "out/model_final.pth").exists() and (project / "out/log.txt.rank1").exists()
+
+
+def test_a_launcher_of_the_users_registers_datasets(project):
+    """The four lines of GETTING_STARTED.md, in two processes."""
+    (project / "my_train.py").write_text(LAUNCHER)
+    assert LAUNCHER.strip() in (ROOT / "GETTING_STARTED.md").read_text()
+    options = ["--config-file", "shapes/trained.yaml", "--eval-only", "--num-processes", 2, *FEW]
+    done = launched(project, "my_train.py", *options, "DATASETS.TEST", "('my_val',)")
+    assert done.returncode == 0 and evaluated(project / "out") == ["my_val"], done.stderr
+
+
+def test_classes_of_a_registered_benchmark_are_words(project):
+    """--import comes before the words are read, and so does IMPORTS of a config."""
+    Image.fromarray(draw_scene(7, 1).image).save(project / "a.png")
+    words = ["segment", "a.png", "--classes", "my_val", "--refine", "off"]
+    for options in (["--import", "my_data.py"], ["--opts", "IMPORTS", "['my_data']"]):
+        done = run(project, *words, *options)
+        assert done.returncode == 0, done.stderr
+        assert "aeroplane" in json.loads((project / "output/demo/a.json").read_text())["areas"]

@@ -1,0 +1,123 @@
+"""Installed from a wheel, away from the clone: commands, configs and the small model work from an empty folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+from PIL import Image
+
+from tcl_d2 import __version__
+from tcl_d2.assets import list_configs
+from tcl_d2.data.shapes import draw_scene
+from tests.conftest import ROOT
+from tests.test_docs import blocks
+
+SOURCES = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+BUILD = "from setuptools import build_meta as b; print(b.build_{}({!r}))"
+
+
+def python(*arguments: object, folder, path="") -> subprocess.CompletedProcess:
+    """Run Python in a folder, with `path` alone in PYTHONPATH."""
+    env = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from what is in the source distribution."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, source)
+    for name in ("configs", "tcl_d2"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    python("-c", BUILD.format("sdist", str(built)), folder=source)
+
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(built, filter="data")
+    unpacked = built / archive.name.removesuffix(".tar.gz")
+    assert {path.name for path in unpacked.iterdir()} >= {*SOURCES, "configs", "tcl_d2"}
+    python("-c", BUILD.format("wheel", str(built)), folder=unpacked)
+    return next(built.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder in which nothing but the wheel is installed, and into which nothing can be written."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--quiet", "--no-deps", "--no-index", "--target", folder, "--disable-pip-version-check"]
+    python("-m", "pip", "install", *options, wheel, folder=folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(path.stat().st_mode | 0o200)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """A folder with nothing but a photo."""
+    Image.fromarray(draw_scene(7, 0).image).save(tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def files_of(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_wheel_has_all_that_the_package_has(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "tcl_d2").rglob("*") if path.is_file()}
+    package = {name for name in package if "__pycache__" not in name}
+    configs = {f"tcl_d2/assets/configs/{name}" for name in list_configs()}
+    rest = {name for name in names - package - configs if ".dist-info/" not in name}
+    assert package | configs <= names and not rest and "tcl_d2/py.typed" in names
+
+
+def test_metadata_is_complete(wheel):
+    archive = zipfile.ZipFile(wheel)
+    info = f"tcl_d2-{__version__}.dist-info"
+    metadata, points = (archive.read(f"{info}/{name}").decode() for name in ("METADATA", "entry_points.txt"))
+    for line in ("Author: tcl_d2 developers", "License: Apache-2.0", "Description-Content-Type: text/markdown"):
+        assert f"\n{line}\n" in metadata
+    assert metadata.count("\nClassifier: ") > 5 and "\n# tcl_d2: TCL" in metadata
+    assert "tcl-d2 = tcl_d2.commands:main" in points and f"{info}/licenses/LICENSE" in archive.namelist()
+
+
+def test_command_segments_a_photo(installed, empty):
+    before = files_of(installed)
+    script = next(installed.glob("bin/tcl-d2"))
+    python(script, "segment", "photo.jpg", "--classes", "brick, grass", folder=empty, path=installed)
+    assert {"photo.png", "photo.json", "photo_labels.png"} == set(os.listdir(empty / "output/demo"))
+    assert files_of(installed) == before
+
+
+def test_snippets_of_the_readme_work(installed, empty):
+    """And every config by its name; none of it comes from the clone."""
+    code = ["import tcl_d2.model_zoo", "from tcl_d2.assets import list_configs", *blocks("README.md", "python")]
+    code += ["for name in list_configs(): tcl_d2.model_zoo.get_config(name)"]
+    code += ["print(tcl_d2.__file__, tcl_d2.model_zoo.get_config_file('tcl.yaml'), len(list_configs()))"]
+    done = python("-c", "\n".join(code), folder=empty, path=installed)
+    package, config, count = done.stdout.split()[-3:]
+    assert package == f"{installed}/tcl_d2/__init__.py" and config.startswith(f"{installed}/tcl_d2/")
+    assert int(count) == len(list_configs())
+
+
+@pytest.mark.fault("tcl_d2 is imported where Detectron2 is not installed", "one error says two ways to get it")
+def test_missing_detectron2_is_said(tmp_path):
+    """Python without site-packages has neither Detectron2 nor torch."""
+    command = [sys.executable, "-S", "-m", "tcl_d2", "segment"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    error = done.stderr[done.stderr.index("tcl_d2 needs Detectron2") :]
+    official = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+    assert done.returncode == 1 and "During handling" not in done.stderr
+    for way in (official, "python tools/setup_env.py --python "):
+        assert way in error and way in (ROOT / "README.md").read_text()

@@ -1,0 +1,52 @@
+"""Files of the project that no program here reads: they can be parsed, and say what the project is."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from tcl_d2 import __version__
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "dev"))
+import notebook  # noqa: E402
+
+YAML_FILES = [ROOT / "CITATION.cff", ROOT / ".pre-commit-config.yaml", *ROOT.glob(".github/**/*.yml")]
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.name)
+def test_yaml_files_can_be_read(path):
+    assert isinstance(yaml.safe_load(path.read_text()), dict) and len(YAML_FILES) == 4
+
+
+def test_workflow_checks_style_tests_and_wheel():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    commands = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    assert {"ruff check .", "ruff format --check ."} <= set(commands["lint"]) and "make test" in commands["test"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.10", "3.12"]
+    assert "tcl-d2" in commands["wheel"][-1] and "runner.temp" in jobs["wheel"]["steps"][-1]["working-directory"]
+
+
+def test_citation_is_that_of_the_readme():
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    readme = (ROOT / "README.md").read_text()
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    assert paper["title"] in readme and authors in readme and paper["year"] == 2023
+
+
+def test_changelog_has_this_version():
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_notebook_is_the_tutorial():
+    """docs/tutorial.ipynb is what dev/notebook.py prints, and its cells are the whole program."""
+    text = (ROOT / "docs/tutorial.ipynb").read_text()
+    assert text == notebook.notebook()
+    cells = json.loads(text)["cells"]
+    program = [line for line in (ROOT / "docs/tutorial.py").read_text().splitlines() if line]
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+    assert [line for line in code.splitlines() if line] == [
+        line for line in program[program.index("import subprocess") :] if not line.startswith("# ")
+    ]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", "code"] * (len(cells) // 2) and len(cells) > 10
