@@ -21,6 +21,7 @@ from .data.words import as_lists, class_names, split_words
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
+NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
 
 
@@ -136,6 +137,8 @@ class TCLPredictor:
         names = class_names(vocabulary)
         if has_background:
             names = [BACKGROUND, *names]
+        elif self.model.filler_words:
+            names = [*names, NO_CLASS]
         return Segmentation(pixels, names, labels.numpy(), has_background, scores)
 
 

@@ -51,7 +51,7 @@ def read_labels(data: str, count: int) -> Iterator[tuple[dict, np.ndarray]]:
 def count_pixels(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the confusion matrix [K, K] of an image; label K is ignored."""
     prediction = torch.from_numpy(prediction.astype(np.int64))
-    return confusion_matrix(prediction, torch.from_numpy(label), num_classes).numpy()
+    return confusion_matrix(prediction, torch.from_numpy(label), num_classes)[:, :num_classes].numpy()
 
 
 def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = 10) -> list[dict]:

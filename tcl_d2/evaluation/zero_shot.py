@@ -26,25 +26,25 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
 
     Args:
-        prediction: class indices, integers [H, W]; each must be below num_classes, which is not checked.
+        prediction: class indices, integers [H, W], num_classes where of no class; more is not checked for.
         label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
         num_classes: K.
 
     Returns:
-        integers [K, K].
+        integers [K, K + 1]; the last column has the pixels that are predicted to be of no class.
     """
     # In int32 where the indices fit: half the memory traffic.
     dtype = torch.int32 if num_classes < 46_000 else torch.int64
-    index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes)
-    counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) * num_classes)
-    return counts.view(num_classes + 1, num_classes)[:num_classes]
+    index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes + 1)
+    counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) ** 2)
+    return counts.view(num_classes + 1, num_classes + 1)[:num_classes]
 
 
 def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
     """Compute the metrics, in percent.
 
     Args:
-        confusion_matrix: numbers of pixels [K, K], rows are the ground truth.
+        confusion_matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
         class_names: K class words.
 
     Returns:
@@ -61,7 +61,7 @@ def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) ->
         ValueError: there is no pixel of ground truth.
     """
     matrix = confusion_matrix.astype(np.float64)
-    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)[: len(matrix)]
     if truth.sum() == 0:
         raise ValueError("Nothing to evaluate: every pixel of the ground truth is ignored, or there was no image.")
 
@@ -115,7 +115,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         class_names: K class words.
         statistics: arrays by name, summed over the images and, in the end, over the processes:
 
-            confusion_matrix: int64 [K, K], pixels by ground truth (rows) and prediction.
+            confusion_matrix: int64 [K, K + 1], pixels by ground truth (rows) and prediction; the last column is of no
+                class.
     """
 
     @configurable
@@ -174,7 +175,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
     def empty_statistics(self) -> dict[str, np.ndarray]:
         """Return the statistics of no image: arrays of zeros by name."""
         num_classes = len(self.class_names)
-        return {"confusion_matrix": np.zeros((num_classes, num_classes), np.int64)}
+        return {"confusion_matrix": np.zeros((num_classes, num_classes + 1), np.int64)}
 
     def update_statistics(self, prediction: Tensor, label: Tensor) -> None:
         """Add an image to the statistics.
@@ -214,7 +215,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             outputs: a dict an image, with either of:
 
                 sem_seg_labels: class indices at the label's size, integers [H, W].
-                sem_seg: scores [K, H, W].
+                sem_seg: scores [K, H, W], or [K + 1, H, W] with those of no class at last.
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
@@ -268,7 +269,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             return output["sem_seg_labels"]
 
         scores = output["sem_seg"]
-        if len(scores) != len(self.class_names):
+        if len(scores) not in (len(self.class_names), len(self.class_names) + 1):  # one more for what is of no class
             raise ValueError(
                 f"The prediction for {file_name} has {len(scores)} classes; "
                 f"'{self.dataset_name}' has {len(self.class_names)}."

@@ -1,0 +1,144 @@
+"""Settings and words by dataset: what a configuration says for one dataset, and what does not fit."""
+
+import pytest
+from detectron2.data import MetadataCatalog
+
+from tcl_d2 import load_config
+from tcl_d2.config import dataset_config
+from tcl_d2.data import check_datasets
+from tcl_d2.engine import Trainer
+from tcl_d2.engine.evaluation_pass import check_dataset_settings, class_words, group_by_images
+from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
+from tests.conftest import ROOT
+from tests.running import check_error, run
+
+CONFIGS = sorted(
+    path.relative_to(ROOT / "configs")
+    for name in ("dense_clip", "unified")
+    for path in (ROOT / "configs" / name).glob("*.yaml")
+)
+BY_DATASET = "TEST.ZERO_SHOT.BY_DATASET"
+
+
+@pytest.fixture
+def cfg(in_world, tmp_path):
+    options = ["OUTPUT_DIR", tmp_path / "output", "DATALOADER.NUM_WORKERS", 0, "TEST.ZERO_SHOT.MAX_IMAGES", 3]
+    return load_config(ROOT / "configs/shapes/dense_clip.yaml", options)
+
+
+def set_by_dataset(cfg, name, *options):
+    cfg.TEST.ZERO_SHOT.BY_DATASET[name] = list(options)
+
+
+def evaluate(cfg, *names):
+    cfg.DATASETS.TEST = names
+    results = Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    return {name: results[name]["sem_seg"]["mIoU"] for name in names}
+
+
+def test_values_for_one_dataset(cfg):
+    """Size, windows, rule and prompts of one dataset; another of the same images has the others."""
+    options = ["INPUT.MIN_SIZE_TEST", 72, "TEST.ZERO_SHOT.CROP_SIZE", 0, "TEST.ZERO_SHOT.TEMPLATES", "tcl"]
+    plain = evaluate(cfg, "shapes_val", "shapes_objects_val")
+    expected = evaluate(
+        load_config(
+            ROOT / "configs/shapes/dense_clip.yaml",
+            [*options, "DATALOADER.NUM_WORKERS", 0, "TEST.ZERO_SHOT.MAX_IMAGES", 3, "OUTPUT_DIR", cfg.OUTPUT_DIR],
+        ),
+        "shapes_objects_val",
+    )
+    assert group_by_images(cfg, cfg.DATASETS.TEST) == [["shapes_val", "shapes_objects_val"]]
+
+    set_by_dataset(cfg, "shapes_objects_val", *options)
+    assert group_by_images(cfg, cfg.DATASETS.TEST) == [["shapes_val"], ["shapes_objects_val"]]
+    for names in (("shapes_val", "shapes_objects_val"), ("shapes_objects_val", "shapes_val")):
+        results = evaluate(cfg, *names)
+        assert results["shapes_objects_val"] == expected["shapes_objects_val"] != plain["shapes_objects_val"]
+        assert results["shapes_val"] == plain["shapes_val"]
+
+
+def test_words_of_a_file(cfg, tmp_path):
+    """A class of several words, and a background of words: as a vocabulary that is given by hand."""
+    names, background = dataset_classes("shapes_val")
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(["meadow, sand", f"{names[0]}, {names[0]} thing", *names[1:]]))
+    cfg.TEST.ZERO_SHOT.WORDS = str(path)
+    evaluate(cfg, "shapes_val")
+    words = class_words(cfg, "shapes_val")
+    assert background and words[0] == ["meadow", "sand"]
+
+    model = Trainer.build_model(cfg)
+    model.set_dataset("shapes_val", class_words={"shapes_val": words})
+    expected = make_vocabulary([[names[0], f"{names[0]} thing"], *names[1:]], ["meadow", "sand"])
+    (subset,) = model._subsets
+    assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_shipped_settings_fit_their_benchmarks(config):
+    """Each dataset's settings are known keys, and its words are for its classes, in their order."""
+    cfg = load_config(ROOT / "configs" / config)
+    check_dataset_settings(cfg, cfg.DATASETS.TEST)
+    for name in cfg.DATASETS.TEST:
+        classes, background = dataset_classes(name, class_words(dataset_config(cfg, name), name))
+        num_classes = len(MetadataCatalog.get(name).stuff_classes)
+        assert make_vocabulary(classes, background).num_classes == num_classes
+
+
+def test_published_settings():
+    """Some of the published table: short side, crop, step, scale, threshold; words in all."""
+    expected = {
+        ("sclip", "voc"): (336, 224, 112, 65, 0.1, 56),
+        ("sclip", "coco_stuff"): (448, 224, 112, 40, 0.1, 171),
+        ("clearclip", "cityscapes"): (448, 224, 224, 50, 0.4, 19),
+        ("clearclip", "coco_object"): (448, 448, 224, 50, 0.4, 81),
+        ("naclip", "voc20"): (336, 0, 112, 40, 0.1, 30),
+        ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.4, 150),
+        ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 97),
+    }
+    for (method, benchmark), values in expected.items():
+        name = f"zeroshot_{benchmark}_val"
+        cfg = dataset_config(load_config(ROOT / f"configs/dense_clip/{method}.yaml"), name)
+        test = cfg.TEST.ZERO_SHOT
+        vocabulary = make_vocabulary(*dataset_classes(name, class_words(cfg, name)))
+        size = cfg.INPUT.MIN_SIZE_TEST, test.CROP_SIZE, test.STRIDE
+        assert (*size, test.LOGIT_SCALE, test.BACKGROUND_SCORE, len(vocabulary.words)) == values, (method, benchmark)
+
+
+@pytest.mark.fault("a setting for one dataset whose key or value is wrong, or for a dataset that is not", "it is named")
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZ", 3], "BY_DATASET.shapes_val: .*CROP_SIZ"),
+        ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE"], "BY_DATASET.shapes_val: .*no value"),
+        ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE", "wide"], "BY_DATASET.shapes_val: .*CROP_SIZE"),
+        ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "not registered: shapes_vall"),
+    ],
+)
+def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
+    set_by_dataset(cfg, name, *options)
+    with pytest.raises(ValueError, match=message):
+        check_dataset_settings(cfg, ["shapes_val"])
+
+
+@pytest.mark.fault(
+    "words of a release that has none for a dataset, or of a file that is not there", "named at the start"
+)
+def test_unfit_words_are_named_at_the_start(in_world, tmp_path):
+    command = ["train_net.py", "--config-file", "configs/shapes/dense_clip.yaml", "--eval-only", "OUTPUT_DIR", tmp_path]
+    check_error(
+        run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "sclip"), "no words for 'shapes_val'", "zeroshot_voc_val"
+    )
+    check_error(run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "nowhere.txt"), "nowhere.txt")
+
+
+def test_filler_words_make_pixels_of_no_class(cfg):
+    """They are misses of the classes that are there; the labels of the others stay."""
+    plain = evaluate(cfg, "shapes_objects_val")["shapes_objects_val"]
+    cfg.TEST.ZERO_SHOT.FILLER_WORDS = list(MetadataCatalog.get("shapes_stuff_val").stuff_classes)
+    check_datasets(test=cfg.DATASETS.TEST)
+    evaluator = Trainer.build_evaluator(cfg, "shapes_objects_val")
+    results = Trainer.test(cfg, Trainer.build_model(cfg).eval(), [evaluator])
+    matrix = evaluator.statistics["confusion_matrix"]
+    assert matrix[:, -1].sum() > 0 and results["shapes_objects_val"]["sem_seg"]["mIoU"] != plain
+    assert results["shapes_objects_val"]["sem_seg"]["pACC"] == pytest.approx(100 * matrix.trace() / matrix.sum())
