@@ -31,12 +31,12 @@ from torch import Tensor
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
-from tcl_d2.data.images import read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
 from tcl_d2.modeling.mask_statistics import pair_statistics
 from tcl_d2.utils.files import replacing
+from tcl_d2.utils.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

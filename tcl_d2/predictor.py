@@ -16,9 +16,9 @@ from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
-from .data.images import ImageLike, as_array
 from .data.words import as_lists, class_names, split_words
 from .segmentation import Segmentation
+from .utils.images import ImageLike, as_array
 
 logger = logging.getLogger(__name__)
 NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
@@ -96,7 +96,7 @@ class TCLPredictor:
         """Segment an image, or each of a list of images.
 
         Args:
-            image: path, PIL image, or array, see data.images.as_array; or a list of them.
+            image: path, PIL image, or array, see utils.images.as_array; or a list of them.
             classes: class words, without the background: a word or a list of words for each class, named by its first
                 word; or one text, see split_words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words

@@ -33,7 +33,7 @@ SOAK = "\n## The long run\n"
 QUICK = (
     "checkpoint/test_official.py",
     "data/test_image_text.py",
-    "data/test_images.py",
+    "utils/test_images.py",
     "data/test_loader.py",
     "evaluation/test_zero_shot.py",
     "modeling/test_golden.py",

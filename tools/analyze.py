@@ -22,7 +22,6 @@ from tqdm import tqdm
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
-from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.data.words import as_lists
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
@@ -31,6 +30,7 @@ from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor, split_words
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
+from tcl_d2.utils.images import as_array
 from tcl_d2.utils.visualizer import draw_overlay
 
 matplotlib.use("Agg")

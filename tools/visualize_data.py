@@ -14,9 +14,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tcl_d2 import load_config
 from tcl_d2.data import build_image_text_train_loader, check_datasets
 from tcl_d2.data.benchmarks import class_legend, subsample
-from tcl_d2.data.images import as_array
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.images import as_array
 from tcl_d2.utils.visualizer import draw_overlay, draw_text, enlarge, save_picture
 
 CONFIG = "tcl.yaml"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
-from .images import BrokenSample, read_image
+from ..utils.images import BrokenSample, read_image
 
 
 def check_sizes(short: int, long: int) -> None:

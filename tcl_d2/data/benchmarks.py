@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
+from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
 from . import shapes
-from .images import IMAGE_SUFFIXES
 from .labels import parse_rule
 from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words
 

@@ -16,7 +16,7 @@ from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ..utils.http_stream import UnreadableAddress
-from .images import IMAGE_SUFFIXES, BrokenSample
+from ..utils.images import IMAGE_SUFFIXES, BrokenSample
 from .mapper import ImageTextDatasetMapper
 from .shards import open_shard
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 from torchvision import transforms
 
-from .images import BrokenSample, read_image
+from ..utils.images import BrokenSample, read_image
 
 
 def read_caption(text: str | bytes, name: str) -> str:

@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.files import replacing
+from ..utils.images import BrokenSample, read_image
 from .benchmarks import datasets_root
-from .images import BrokenSample, read_image
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted

@@ -24,8 +24,8 @@ from webdataset.gopen import gopen
 from ..utils import http_stream
 from ..utils.files import is_web_page
 from ..utils.http_stream import HTTPStream, UnreadableAddress
+from ..utils.images import IMAGE_SUFFIXES
 from .benchmarks import subsample
-from .images import IMAGE_SUFFIXES
 
 PAUSES = http_stream.PAUSES  # seconds before each further try while training
 CHECK_PAUSES = (1, 2, 4)  # the same before a training

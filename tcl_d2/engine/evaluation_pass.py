@@ -16,9 +16,10 @@ from ..config import dataset_config
 from ..data.benchmarks import subsample
 from ..data.words import RELEASES, read_dataset_words, released_words
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
-from ..evaluation.progress import EvaluationProgress, digest_weights, fingerprint, stat_files
+from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
+from ..utils.tensors import digest_weights
 from ..version import __version__
 from .processes import unwrap_ddp
 from .signals import StoppableLoader

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.utils import comm
-from torch import nn
 
 from ..utils.files import replacing
 
@@ -118,15 +117,6 @@ def _layout(statistics: Statistics) -> dict[str, tuple]:
 # ---------------------------------------------------------------------------------------- what results depend on
 
 
-def digest_weights(model: nn.Module) -> str:
-    """Return a digest of all weights of a model."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
-    return digest.hexdigest()
-
-
 def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] | None]:
     """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone."""
     keys = ("file_name", "sem_seg_file_name")
@@ -143,6 +133,6 @@ def _stat(path: str) -> list[int] | None:
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:
-    """Return a digest of a model's weights (see digest_weights) and of facts (JSON) that results depend on."""
+    """Return a digest of weights (see utils.tensors.digest_weights) and of facts (JSON) that results depend on."""
     text = json.dumps({"weights": weights, **facts}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

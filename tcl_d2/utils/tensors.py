@@ -4,6 +4,7 @@ It reads torch's own files (the zip format and the older one, with plain values 
 safetensors, and TorchScript archives.
 """
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save
@@ -86,6 +88,15 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
             f"'{path}' is of no use: {len(bad)} of its {len(tensors)} weights have NaN or Inf, such as {bad[0]}. The "
             "training that wrote it went wrong, or the file is damaged: take an earlier checkpoint"
         )
+
+
+def digest_weights(model: torch.nn.Module) -> str:
+    """Return a digest of all weights of a model."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    return digest.hexdigest()
 
 
 def _is_finite(tensor: Tensor) -> bool:

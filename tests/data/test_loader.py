@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
-from tcl_d2.data.images import BrokenSample
 from tcl_d2.data.loader import ImageTextStream, Mixture, SkipCounter
+from tcl_d2.utils.images import BrokenSample
 from tests.data.test_image_text import write_tar
 
 

@@ -10,8 +10,9 @@ import torch
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from PIL import Image
 
-from tcl_d2.data import ImageTextDatasetMapper, images
-from tcl_d2.data.images import BrokenSample, read_image
+from tcl_d2.data import ImageTextDatasetMapper
+from tcl_d2.utils import images
+from tcl_d2.utils.images import BrokenSample, read_image
 
 TOKENIZER = open_clip.get_tokenizer("ViT-B-32")
 PLAIN = {"flip_prob": 0.0, "rand_augment": "", "erasing_prob": 0.0}

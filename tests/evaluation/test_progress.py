@@ -11,7 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation.progress import EvaluationProgress, digest_weights, fingerprint
+from tcl_d2.evaluation.progress import EvaluationProgress, fingerprint
+from tcl_d2.utils.tensors import digest_weights
 
 EMPTY = {"confusion_matrix": np.zeros((2, 2), np.int64)}
 

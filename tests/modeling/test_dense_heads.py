@@ -1,15 +1,13 @@
-"""Dense heads in a model: by name, as TCL's partner, with a vision model of timm; mistakes that figures must see."""
+"""Dense heads in a model: by name, as TCL's partner; mistakes that figures must see."""
 
 import pytest
-import timm
 import torch
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
 from tcl_d2.modeling.clip import PositionRule
-from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
-from tcl_d2.modeling.dense_heads.proxyclip import IMAGENET_MEAN, IMAGENET_STD, build_vision_model
+from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
 from tests import golden
 from tests.conftest import ROOT
 from tests.golden import dense_clip as dense_golden
@@ -85,52 +83,6 @@ def test_tcl_with_the_masks_of_a_head(cfg, name):
     masks = mixed.predict_masks(features, text, slice(None))
     torch.testing.assert_close(masks, 0.25 * head_masks + 0.75 * own)
     assert (head_masks - own).abs().max() > 0.01
-
-
-# ------------------------------------------------------------------------------------ ProxyCLIP's vision model
-
-
-def test_vision_model_sees_the_window_in_its_normalization():
-    """Features are those of timm's model on the image in ImageNet's normalization, whatever the CLIP's is."""
-    torch.manual_seed(0)
-    vision = build_vision_model(VISION, "")
-    head = ProxyCLIPHead(vision, pixel_mean=(122.771, 116.746, 104.094), pixel_std=(68.501, 66.632, 70.323))
-    side = vision.patch_embed.img_size[0]
-    pixels = torch.rand(1, 3, side, side) * 255
-
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    expected = vision.forward_features((pixels - mean) / std)[:, vision.num_prefix_tokens :]
-    clip_mean, clip_std = torch.tensor([122.771, 116.746, 104.094]), torch.tensor([68.501, 66.632, 70.323])
-    features = head.vision_features((pixels - clip_mean.view(3, 1, 1)) / clip_std.view(3, 1, 1))
-    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
-
-
-def test_vision_model_takes_windows_of_any_shape():
-    head = ProxyCLIPHead(build_vision_model(VISION, ""))
-    assert head.vision_features(torch.rand(2, 3, 112, 168)).shape[2:] == (7, 10)
-
-
-def test_weights_of_the_vision_model_from_a_file(tmp_path):
-    torch.manual_seed(0)
-    vision = build_vision_model(VISION, "")
-    torch.save(vision.state_dict(), tmp_path / "vision.pth")
-    torch.manual_seed(1)
-    loaded = build_vision_model(VISION, str(tmp_path / "vision.pth"))
-    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in vision.state_dict().items())
-
-
-@pytest.mark.fault("a vision model of ProxyCLIP that timm does not have, or without a token a patch", "it is named")
-@pytest.mark.parametrize("name, message", [("vit_none", "does not have"), ("test_resnet", "a ResNet; expected")])
-def test_unusable_vision_models_are_named(name, message):
-    with pytest.raises(ValueError, match=f"PROXY.NAME is '{name}'.*{message}"):
-        build_vision_model(name, "")
-
-
-@pytest.mark.fault("weights of another vision model for ProxyCLIP", "how many do not fit, and one of them")
-def test_weights_of_another_vision_model_are_refused(tmp_path):
-    torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "other.pth")
-    with pytest.raises((ValueError, RuntimeError), match="other.pth does not hold the weights of 'test_vit'"):
-        build_vision_model(VISION, str(tmp_path / "other.pth"))
 
 
 # ------------------------------------------------------------------------------------ mistakes

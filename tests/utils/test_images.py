@@ -6,7 +6,7 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
-from tcl_d2.data.images import as_array
+from tcl_d2.utils.images import as_array
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 TURNED = Image.Exif()

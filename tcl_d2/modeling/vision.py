@@ -1,0 +1,125 @@
+"""Frozen vision models of timm, whose features of patches training-free methods use beside CLIP's."""
+
+from collections.abc import Callable, Sequence
+
+import timm
+import torch
+from detectron2.utils.file_io import PathManager
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..utils.tensors import digest_weights, read_tensors
+from .clip import RESIZED_TO_GRID, PositionRule, tokens_to_map
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class VisionEncoder(nn.Module):
+    """Features of an image's patches by a frozen vision model, for images of any size and normalization."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        position: PositionRule = RESIZED_TO_GRID,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ):
+        """Freeze the vision model.
+
+        Args:
+            model: a timm VisionTransformer that returns all its tokens, see build_vision_model.
+            position: how position embeddings are resized.
+            pixel_mean: of the images that come in, RGB in 0..255.
+            pixel_std: see pixel_mean.
+        """
+        super().__init__()
+        # In a tuple it is no submodule: its weights come by its name, and checkpoints of the model do not need them
+        self._model = (model.requires_grad_(False).eval(),)
+        self.position = position
+
+        # The model sees images in ImageNet's normalization: (x * std + mean - imagenet_mean) / imagenet_std
+        mean, std, imagenet_mean, imagenet_std = (
+            torch.tensor(values).view(3, 1, 1) for values in (pixel_mean, pixel_std, IMAGENET_MEAN, IMAGENET_STD)
+        )
+        self.register_buffer("scale", std / imagenet_std, persistent=False)
+        self.register_buffer("shift", (mean - imagenet_mean) / imagenet_std, persistent=False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model[0]
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.patch_embed.patch_size[0]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "VisionEncoder":  # to a device or a dtype
+        self.model._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features, after the final norm.
+
+        Args:
+            images: normalized, [B, 3, H, W]; what is left beside whole patches is not seen.
+
+        Returns:
+            features [B, C, h, w].
+        """
+        grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
+
+        # The position embeddings are resized by this rule rather than by timm's
+        position = self.position.resize(self.model.pos_embed[0], tuple(self.model.patch_embed.grid_size), grid)
+        tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
+        return tokens_to_map(tokens, grid)
+
+    def digest(self) -> str:
+        """Return a digest of the model's weights."""
+        return digest_weights(self.model)
+
+
+def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer:
+    """Build a vision model that returns all its tokens.
+
+    Args:
+        key: of the configuration, which has the next two as its NAME and PRETRAINED; for errors.
+        name: of a VisionTransformer in timm, such as "vit_base_patch8_224.dino".
+        pretrained: "timm" for the weights that timm names, a file of them or its address, or "" for random ones. A
+            classifier in the file is left out.
+
+    Raises:
+        ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
+        OSError: the weights cannot be read.
+    """
+    # Build it
+    if not timm.is_model(name):
+        raise ValueError(f"{key}.NAME is '{name}', which timm {timm.__version__} does not have.")
+    model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+        raise ValueError(
+            f"{key}.NAME is '{name}', a {type(model).__name__}; expected a VisionTransformer of timm with position "
+            "embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
+        )
+
+    # Any window is taken, with position embeddings as they are given
+    model.dynamic_img_size = model.patch_embed.strict_img_size = False
+    model.patch_embed.flatten = True
+
+    # Read its weights
+    if pretrained not in ("", "timm"):
+        missing, unexpected = model.load_state_dict(_read_weights(pretrained), strict=False)
+        if missing or unexpected:
+            raise ValueError(
+                f"{pretrained} does not hold the weights of '{name}': {len(missing)} missing, {len(unexpected)} "
+                f"unexpected, such as {(missing + unexpected)[0]}."
+            )
+    return model
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """Read the weights of a vision model, from a training's checkpoint too, without its classifier."""
+    content = read_tensors(PathManager.get_local_path(path))
+    weights = content.get("model", content)
+    return {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}

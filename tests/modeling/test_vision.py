@@ -1,0 +1,60 @@
+"""Vision models of timm: normalization, windows of any shape, weights from files."""
+
+import pytest
+import timm
+import torch
+
+from tcl_d2.modeling.vision import IMAGENET_MEAN, IMAGENET_STD, VisionEncoder, build_vision_model
+
+KEY = "MODEL.RECO.ENCODER"
+VISION = "test_vit"  # of timm: 3 blocks, 64 channels, patches of 16 pixels
+
+
+def test_vision_model_sees_the_window_in_its_normalization():
+    """Features are those of timm's model on the image in ImageNet's normalization, whatever the CLIP's is."""
+    torch.manual_seed(0)
+    vision = build_vision_model(KEY, VISION, "")
+    encoder = VisionEncoder(vision, pixel_mean=(122.771, 116.746, 104.094), pixel_std=(68.501, 66.632, 70.323))
+    side = vision.patch_embed.img_size[0]
+    pixels = torch.rand(1, 3, side, side) * 255
+
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = vision.forward_features((pixels - mean) / std)[:, vision.num_prefix_tokens :]
+    clip_mean, clip_std = torch.tensor([122.771, 116.746, 104.094]), torch.tensor([68.501, 66.632, 70.323])
+    features = encoder((pixels - clip_mean.view(3, 1, 1)) / clip_std.view(3, 1, 1))
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
+
+
+def test_vision_model_takes_windows_of_any_shape():
+    encoder = VisionEncoder(build_vision_model(KEY, VISION, ""))
+    assert encoder(torch.rand(2, 3, 112, 168)).shape[2:] == (7, 10)
+
+
+def test_weights_from_the_checkpoint_of_a_classifier(tmp_path):
+    torch.manual_seed(0)
+    vision = build_vision_model(KEY, VISION, "")
+    classifier = {"head.weight": torch.zeros(10, 64), "head_dist.bias": torch.zeros(10)}
+    torch.save({"model": {**vision.state_dict(), **classifier}, "epoch": 3}, tmp_path / "vision.pth")
+    torch.manual_seed(1)
+    loaded = build_vision_model(KEY, VISION, str(tmp_path / "vision.pth"))
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in vision.state_dict().items())
+
+
+@pytest.mark.fault("a vision model that timm does not have, or without a token a patch", "it is named")
+@pytest.mark.parametrize("name, message", [("vit_none", "does not have"), ("test_resnet", "a ResNet; expected")])
+def test_unusable_vision_models_are_named(name, message):
+    with pytest.raises(ValueError, match=f"{KEY}.NAME is '{name}'.*{message}"):
+        build_vision_model(KEY, name, "")
+
+
+@pytest.mark.fault("weights of another vision model", "how many do not fit, and one of them")
+def test_weights_of_another_vision_model_are_refused(tmp_path):
+    torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "other.pth")
+    with pytest.raises((ValueError, RuntimeError), match="other.pth does not hold the weights of 'test_vit'"):
+        build_vision_model(KEY, VISION, str(tmp_path / "other.pth"))
+
+
+def test_checkpoints_do_not_hold_the_vision_model():
+    """It comes by its name; but it moves with the module."""
+    encoder = VisionEncoder(build_vision_model(KEY, VISION, ""))
+    assert not encoder.state_dict() and encoder.double().model.pos_embed.dtype == torch.float64
