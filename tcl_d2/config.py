@@ -211,6 +211,33 @@ def add_tcl_config(cfg: CN) -> None:
     # Scale of the similarities in ProxyCLIP's attention.
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
+    cfg.MODEL.RECO = CN()
+    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes.
+    cfg.MODEL.RECO.INDEX = "./output/index"
+    # Images of the archive from which ReCo makes the reference embedding of a word (paper: 50).
+    cfg.MODEL.RECO.NUM_IMAGES = 50
+    # Side of the archive's images in co-segmentation, squares, in pixels.
+    cfg.MODEL.RECO.IMAGE_SIZE = 224
+    # Whether the dense CLIP guides co-segmentation (language-guided co-segmentation).
+    cfg.MODEL.RECO.TEXT_ATTENTION = True
+    # Words of what stands around objects, which co-segmentation leaves out (context elimination); [] for none.
+    cfg.MODEL.RECO.CONTEXT = ["tree", "sky", "building", "road", "person"]
+    # Whether a word's scores are multiplied by the dense CLIP's; otherwise they are its reference embedding's alone.
+    cfg.MODEL.RECO.DENSE_CLIP = True
+    # Folder that keeps reference embeddings between runs, by archive, models and words; "" for none.
+    cfg.MODEL.RECO.CACHE = "~/.cache/tcl_d2/references"
+    cfg.MODEL.RECO.ENCODER = CN()
+    # The image encoder of ReCo: a VisionTransformer that timm names, or "clip" for the first blocks of MODEL.CLIP.
+    cfg.MODEL.RECO.ENCODER.NAME = "deit_small_distilled_patch16_224"
+    # Weights of ReCo's image encoder: "timm" for those that timm names, a file of them or its address (paper: DeiT-S
+    # trained on Stylized ImageNet), or "" for random ones.
+    cfg.MODEL.RECO.ENCODER.PRETRAINED = (
+        "https://github.com/Muzammal-Naseer/Intriguing-Properties-of-Vision-Transformers/releases/download/v0/"
+        "deit_s_sin_dist.pth"
+    )
+    # Blocks of MODEL.CLIP that are run where ENCODER.NAME is "clip".
+    cfg.MODEL.RECO.ENCODER.BLOCKS = 8
+
     cfg.MODEL.TCL = CN()
     # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
     cfg.MODEL.TCL.KP_HEAD = "maskclip"

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "evaluate on benchmarks (train --eval-only)",
     "compare": "compare several configurations on several benchmarks",
     "convert": "describe, convert and compare checkpoints",
+    "index": "make the index of an image archive, for ReCo",
     "prepare": "bring a dataset into place",
 }
 DATASETS = {

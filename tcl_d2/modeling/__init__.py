@@ -5,7 +5,7 @@ from .clip_loading import build_clip, build_tokenizer
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
-from .meta_arch import TCL, DenseCLIP, MaskCLIP
+from .meta_arch import TCL, DenseCLIP, MaskCLIP, ReCo
 from .pamr import PAMR
 from .segmentor import CropFeatures, ZeroShotSegmentor
 
@@ -19,6 +19,7 @@ __all__ = [
     "Grounding",
     "MaskCLIP",
     "PAMR",
+    "ReCo",
     "Sim2Mask",
     "TCL",
     "TCL_LOSS_REGISTRY",

@@ -71,9 +71,12 @@ def read_tensors(path: str | Path) -> Any:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the texts that a safetensors file carries beside its tensors."""
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    """Return the texts that a safetensors file carries beside its tensors; UnreadableFile where it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise UnreadableFile(f"'{path}' is cut off, damaged, or no file of tensors ({error}): get it again") from None
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,0 +1,66 @@
+"""Make the index of an image archive: CLIP's embedding of each image, from which ReCo retrieves.
+
+ARCHIVE is a folder of images, shards, or a registered dataset, whose captions are not read. Ctrl-C stops it, and the
+same command goes on from there.
+
+    tcl-d2 index datasets/imagenet/train --config-file reco/reco.yaml --output output/imagenet_index
+    tcl-d2 index shapes_train --config-file shapes/reco.yaml
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint import TCLCheckpointer
+from ..config import check_device, check_meta_architecture, load_config
+from ..data.archive import index_archive, list_archive
+from ..engine import output_folder
+from ..modeling.image_index import ImageEmbedder
+from ..utils.errors import one_message
+from ..utils.imports import add_import_argument, import_code
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", help="folder of images, shards (braces and globs), or a registered dataset")
+    parser.add_argument(
+        "--config-file", default="shapes/reco.yaml", help="config whose CLIP to use; default: %(default)s"
+    )
+    parser.add_argument("--output", type=Path, help="folder for the index; default: the config's MODEL.RECO.INDEX")
+    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read images")
+    add_import_argument(parser)
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Make the index, or what is left of it.
+
+    Args:
+        args: of argument_parser.
+    """
+    with one_message():
+        # Check all before the model is built
+        for name in args.imports:
+            import_code(name)
+        if args.workers < 0:
+            raise ValueError(f"--workers is {args.workers}; expected 0 (none) or more")
+        cfg = load_config(args.config_file, args.opts)
+        check_meta_architecture(cfg)
+        check_device(cfg.MODEL.DEVICE)
+        parts = list_archive(args.archive)
+        folder = args.output or Path(cfg.MODEL.RECO.INDEX).expanduser()
+
+        with output_folder(str(folder), "index"):
+            setup_logger(name="tcl_d2")
+            model = build_model(cfg).eval()
+            TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+            counts = index_archive(parts, folder, ImageEmbedder(model), args.workers)
+
+        if not counts["images"]:
+            print(f"warning: '{args.archive}' has no image that can be read: ReCo has nothing to retrieve")
+        print(f"{folder}: {counts['images']:,} images, {counts['broken']:,} broken ones left out")

@@ -1,0 +1,173 @@
+"""An archive of images without labels: a folder, shards, or a registered dataset, and how its index is made."""
+
+import hashlib
+import logging
+import os
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from tqdm import tqdm
+
+from ..modeling.image_index import (
+    ArchiveImages,
+    ImageEmbedder,
+    ImageRecord,
+    iterate_images,
+    part_path,
+    read_parts,
+    save_part,
+)
+from ..utils.images import IMAGE_SUFFIXES
+from .benchmarks import find_images
+from .shards import expand_shards, is_remote
+
+logger = logging.getLogger(__name__)
+IMAGES_PER_PART = 4096  # of a folder; a stopped index goes on after the last part that is whole
+
+
+# --------------------------------------------------------------------------------------------- its files
+
+
+def list_archive(name: str) -> list[list[str]]:
+    """List the files of an archive, in the parts in which it is indexed: shard by shard, or so many images.
+
+    Args:
+        name: a registered dataset; or else the path of a folder of images, also in folders below it, or of shards,
+            with braces or a glob.
+
+    Raises:
+        FileNotFoundError: it is none of these, or files are missing.
+        ValueError: shards are on the web, where single images cannot be read again.
+    """
+    shards, images = [], []
+    if name in DatasetCatalog.list():
+        rows = DatasetCatalog.get(name)
+        shards = [row["shard"] for row in rows if "shard" in row]
+        images = [row["file_name"] for row in rows if "shard" not in row]
+    elif os.path.isdir(name):
+        images = _list_folder(name)
+    elif ".tar" in name:
+        shards = expand_shards(name, Path())
+
+    if not shards + images and not os.path.isdir(name):
+        raise FileNotFoundError(
+            f"'{name}' is no archive of images: expected a folder, shards (.tar), or a registered dataset"
+        )
+    _check_shards(name, shards)
+    starts = range(0, len(images), IMAGES_PER_PART)
+    return [[shard] for shard in shards] + [images[start : start + IMAGES_PER_PART] for start in starts]
+
+
+def _list_folder(folder: str) -> list[str]:
+    try:
+        return sorted(map(str, find_images(os.path.abspath(folder)).values()))
+    except FileNotFoundError:
+        return []  # an empty archive
+
+
+def _check_shards(name: str, shards: Sequence[str]) -> None:
+    """Check that all shards are on this disk; errors as list_archive's."""
+    remote = [shard for shard in shards if is_remote(shard)]
+    if remote:
+        raise ValueError(
+            f"'{name}' has shards that are not on this disk, such as {remote[0]}: images of an archive are read again "
+            "for each word, so download them first"
+        )
+    missing = [shard for shard in shards if not os.path.isfile(shard)]
+    if missing:
+        raise FileNotFoundError(f"'{name}': {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
+
+
+def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
+    """List the images of files of an archive.
+
+    Args:
+        files: images, or shards; of a broken shard, the images before the break are listed.
+
+    Returns:
+        the images, and texts on what is broken.
+    """
+    records, problems = [], []
+    for file in files:
+        if not file.endswith(".tar"):
+            records.append(ImageRecord(file))
+            continue
+        try:
+            with tarfile.open(file, "r:") as tar:
+                for member in tar:
+                    if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                        records.append(ImageRecord(file, member.offset_data, member.size))
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            problems.append(f"unreadable shard: {file} ({error})")
+    return records, problems
+
+
+# --------------------------------------------------------------------------------------------- its index
+
+
+def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbedder, num_workers: int = 0) -> dict:
+    """Make the index of an archive, or what is left to make of it. Broken images are left out and counted.
+
+    Args:
+        parts: the files of each part, see list_archive.
+        folder: for the index, see image_index.
+        embed: embeds images.
+        num_workers: processes that read images; 0 for none.
+
+    Returns:
+        "images" and "broken": how many.
+
+    Raises:
+        ValueError: the folder has the index of another CLIP or another archive.
+    """
+    parts = parts or [[]]  # an empty archive has an index too
+    facts = {"clip": embed.digest(), "archive": _digest_files(parts)}
+    done = read_parts(folder, **facts)
+
+    counts = {"images": 0, "broken": 0}
+    for number, files in enumerate(tqdm(parts, desc="indexing", unit="part")):
+        path = part_path(folder, number, len(parts))
+        metadata = done.get(path) or _index_part(path, files, embed, num_workers, facts)
+        for key in counts:
+            counts[key] += int(metadata[key])
+    return counts
+
+
+def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_workers: int, facts: dict) -> dict:
+    """Make one file of an index; return its counts."""
+    records, problems = list_records(files)
+    squares = ArchiveImages(records, embed.size, InterpolationMode.BICUBIC)
+
+    # Embed what can be read
+    usable, features = [], [torch.empty(0, embed.model.clip.embed_dim)]
+    batches = iterate_images(squares, 64, num_workers)
+    for batch in tqdm(batches, total=-(-len(records) // 64), desc=path.stem, unit="batch", leave=False):
+        images = [image for image in batch if isinstance(image, Tensor)]
+        usable += [isinstance(image, Tensor) for image in batch]
+        problems += [image for image in batch if isinstance(image, str)]
+        if images:
+            features.append(embed(images).cpu())
+
+    for problem in problems:
+        logger.warning("Left out: %s", problem)
+    records = [record for record, is_usable in zip(records, usable) if is_usable]
+    counts = {"images": str(len(records)), "broken": str(len(problems))}
+    save_part(path, records, torch.cat(features), {**facts, **counts})
+    return counts
+
+
+def _digest_files(parts: Sequence[Sequence[str]]) -> str:
+    """Return a digest of the names and sizes of an archive's files; a folder may be moved."""
+    root = os.path.commonpath([os.path.dirname(file) for part in parts for file in part] or ["."])
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        for file in part:
+            digest.update(os.fsencode(os.path.relpath(file, root)) + b"\0%d\0" % os.stat(file).st_size)
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Co-segmentation: what the images of a concept have in common, as one embedding (Shin et al., NeurIPS 2022).
+
+The seed of an image is the patch that agrees best with patches of the other images; the mean of the seeds' features is
+the concept's reference embedding.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .inference import resize_scores
+
+
+def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -> Tensor:
+    """Compute how much each patch may be of the concept.
+
+    Args:
+        features: of the patches of n images, [n, C, h, w].
+        attention: language guidance, the masks of the concept that a dense CLIP predicts, [n, h', w'] in 0..1; None for
+            no guidance.
+        context: reference embeddings of concepts to eliminate, of length 1, [c, C].
+
+    Returns:
+        weights [n, h, w] in 0..1.
+    """
+    weights = features.new_ones(len(features), *features.shape[-2:])
+    if attention is not None:
+        weights = resize_scores(attention[:, None], weights.shape[-2:])[:, 0]
+
+    unit = F.normalize(features, dim=1)
+    for reference in context:
+        weights = weights * (1 - torch.einsum("nchw,c->nhw", unit, reference).sigmoid())
+    return weights
+
+
+def find_seeds(features: Tensor, weights: Tensor) -> Tensor:
+    """Find the patch of each image that agrees best with all images.
+
+    A patch agrees with an image as with that image's best patch: the largest cosine, times that patch's weight. The
+    similarities of one image's patches with all patches are held at once, never those of all with all.
+
+    Args:
+        features: of the patches of n images, [n, C, h, w].
+        weights: of the patches, [n, h, w], see weigh_patches.
+
+    Returns:
+        index of the seed among each image's patches, row by row, int64 [n].
+    """
+    unit = F.normalize(features, dim=1).flatten(2)  # [n, C, h*w]
+    patches = unit.transpose(0, 1).flatten(1)  # [C, n*h*w]
+
+    seeds = []
+    for image in unit:
+        similarity = (image.T @ patches) * weights.flatten()
+        agreement = similarity.unflatten(1, (len(unit), -1)).amax(2).mean(1)  # [h*w]
+        seeds.append(agreement.argmax())
+    return torch.stack(seeds)
+
+
+def make_reference(features: Tensor, weights: Tensor) -> Tensor:
+    """Make the reference embedding of the concept of n images: the mean feature of their seeds, of length 1.
+
+    Args:
+        features: of the patches of n images, [n, C, h, w], not normalized; with n = 0 the embedding is 0.
+        weights: of the patches, [n, h, w], see weigh_patches.
+
+    Returns:
+        reference embedding [C].
+    """
+    if not len(features):
+        return features.new_zeros(features.shape[1])
+    seeds = find_seeds(features, weights)
+    seed_features = features.flatten(2)[torch.arange(len(seeds)), :, seeds]  # [n, C]
+    return F.normalize(seed_features.mean(0), dim=0)

@@ -1,0 +1,284 @@
+"""ReCo: a word's reference embedding, made of images that CLIP retrieves for it (Shin et al., NeurIPS 2022).
+
+arXiv 2206.07045. Nothing is trained. A step of its release differs from the paper: in the agreement of a patch with an
+image, columns of later images are taken too. Here is the paper's rule.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.logger import log_first_n
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+
+from ...utils.tensors import digest_weights
+from ..clip import tokens_to_map
+from ..cosegmentation import make_reference, weigh_patches
+from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..grounder import normalize
+from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, iterate_images
+from ..inference import resize_scores
+from ..references import ReferenceCache, digest_texts
+from ..segmentor import ZeroShotSegmentor
+from ..vision import VisionEncoder, build_vision_model
+from ..vocabulary import check_words
+
+logger = logging.getLogger(__name__)
+_IMAGES_AT_ONCE = 16  # of the archive, while references are made
+_SAME_WORD = 1 - 1e-5  # cosine of two text features of one word; which words are embedded together moves it by rounding
+
+
+class ReCoFeatures(NamedTuple):
+    """What is computed of a batch of crops once.
+
+    Attributes:
+        images: normalized crops [B, 3, H, W].
+        clip_features: of the dense CLIP, normalized, [B, D, h, w].
+        embedding: of the image encoder, not normalized, [B, C, h', w'].
+        references: reference embeddings of all words, of length 1, [W, C].
+    """
+
+    images: Tensor
+    clip_features: Tensor
+    embedding: Tensor
+    references: Tensor | None = None
+
+
+@META_ARCH_REGISTRY.register()
+class ReCo(ZeroShotSegmentor):
+    """Segments by similarities of an image encoder's features and a word's reference, times a dense CLIP's masks."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        index_folder: Path,
+        encoder: VisionEncoder | int,
+        head: DenseHead | None = None,
+        num_images: int = 50,
+        image_size: int = 224,
+        text_attention: bool = True,
+        context: Sequence[str] = (),
+        use_dense_clip: bool = True,
+        cache: Path | None = None,
+        cache_settings: str = "",
+        **zero_shot,
+    ):
+        """Build the segmentor from its parts.
+
+        Args:
+            index_folder: of the index of the archive. It is opened when references are made first.
+            encoder: the image encoder; or how many of CLIP's blocks are.
+            head: of the dense CLIP; None for MaskCLIP's.
+            num_images: images of the archive for each word.
+            image_size: side of these images in co-segmentation, in pixels.
+            text_attention: whether the dense CLIP guides co-segmentation.
+            context: words that co-segmentation leaves out, in the order in which their own references are made.
+            use_dense_clip: whether scores are multiplied by the dense CLIP's masks.
+            cache: folder that keeps references; None for none.
+            cache_settings: what else references in the cache depend on: settings of `head`.
+            zero_shot: the arguments of ZeroShotSegmentor.
+
+        Raises:
+            ValueError: a number out of its range; names the config key.
+        """
+        super().__init__(**zero_shot)
+        self.head = head or MaskCLIPHead()
+        self.encoder = None if isinstance(encoder, int) else encoder
+        self.clip_blocks = encoder if isinstance(encoder, int) else len(self.clip.blocks) - 1
+        self._check_numbers(num_images, image_size)
+
+        # Retrieval and co-segmentation
+        self.index_folder = index_folder
+        self.num_images = num_images
+        self.image_size = image_size
+        self.text_attention = text_attention
+        self.context = check_words(context) if context else ()
+        self.use_dense_clip = use_dense_clip
+
+        # What has been made
+        self.cache = ReferenceCache(cache)
+        self.cache_settings = cache_settings
+        self._index: ImageIndex | None = None
+        self._digest = ""
+        self.register_load_state_dict_post_hook(_forget_weights)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        reco = cfg.MODEL.RECO
+        encoder = reco.ENCODER.BLOCKS
+        if reco.ENCODER.NAME != "clip":
+            model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
+            encoder = VisionEncoder(model, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+        return {
+            **super().from_config(cfg),
+            "index_folder": Path(reco.INDEX).expanduser(),
+            "encoder": encoder,
+            "head": build_dense_head(cfg.MODEL.DENSE_CLIP.HEAD, cfg),
+            "num_images": reco.NUM_IMAGES,
+            "image_size": reco.IMAGE_SIZE,
+            "text_attention": reco.TEXT_ATTENTION,
+            "context": reco.CONTEXT,
+            "use_dense_clip": reco.DENSE_CLIP,
+            "cache": Path(reco.CACHE).expanduser() if reco.CACHE else None,
+            "cache_settings": cfg.MODEL.DENSE_CLIP.dump(),
+        }
+
+    def _check_numbers(self, num_images: int, image_size: int) -> None:
+        if not 1 <= self.clip_blocks < len(self.clip.blocks):
+            raise ValueError(
+                f"MODEL.RECO.ENCODER.BLOCKS must be in 1..{len(self.clip.blocks) - 1}, not {self.clip_blocks}."
+            )
+        if num_images < 1:
+            raise ValueError(f"MODEL.RECO.NUM_IMAGES must be at least 1, not {num_images}.")
+        if image_size < 1 or image_size % self.pad_to:
+            raise ValueError(
+                f"MODEL.RECO.IMAGE_SIZE must be a multiple of {self.pad_to}, whole patches of all models, not "
+                f"{image_size}."
+            )
+
+    @property
+    def pad_to(self) -> int:
+        """Pad to whole patches of CLIP and of the image encoder."""
+        patch_size = self.clip.patch_size if self.encoder is None else self.encoder.patch_size
+        return math.lcm(patch_size, self.clip.patch_size, self.head.pad_to or 1)
+
+    # ------------------------------------------------------------------------------------ scores
+
+    def encode(self, images: Tensor) -> ReCoFeatures:
+        tokens = self.clip.forward_blocks(images, self.clip_blocks, position=self.head.position)
+        clip_features = normalize(self.head.continue_features(self.clip, tokens, self.clip_blocks, images), 1)
+        if self.encoder is not None:
+            return ReCoFeatures(images, clip_features, self.encoder(images))
+        embedding = tokens_to_map(F.layer_norm(tokens, tokens.shape[-1:]), self.clip.grid(images))
+        return ReCoFeatures(images, clip_features, embedding)
+
+    def prepare(self, features: ReCoFeatures, text: Tensor) -> ReCoFeatures:
+        return features._replace(references=self.references(text))
+
+    def predict_masks(self, features: ReCoFeatures, text: Tensor, words: slice) -> Tensor:
+        # At the crop's size; where masks are refined at the resolution at which the other methods' are
+        size = tuple(features.images.shape[-2:])
+        if self.pamr is not None:
+            size = tuple(4 * side for side in self.clip.grid(features.images))
+
+        with torch.autocast(self.device.type, enabled=False):
+            unit = normalize(features.embedding, 1)
+            similarity = torch.einsum("bchw,kc->bkhw", unit, features.references[words])
+        masks = resize_scores(similarity.sigmoid(), size)
+        if self.use_dense_clip:
+            masks = masks * resize_scores(self.dense_clip_masks(features.clip_features, text[words]), size)
+        return masks if self.pamr is None else self.pamr(features.images, masks)
+
+    # ------------------------------------------------------------------------------------ references
+
+    @property
+    def index(self) -> ImageIndex:
+        """The index of the archive, opened and checked; errors as ImageIndex's."""
+        if self._index is None:
+            self._index = ImageIndex(self.index_folder, ImageEmbedder(self).digest())
+        return self._index
+
+    @torch.no_grad()
+    def references(self, text: Tensor) -> Tensor:
+        """Return the reference embeddings of words, made where they are not known yet.
+
+        Args:
+            text: text features [W, D]. A word that is one of the context's has the context's reference.
+
+        Returns:
+            fp32 [W, C], of length 1; 0 where the archive has no image.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            text = normalize(text, 1)
+            context_text, context = self._context()
+            if not len(context):
+                return self._make_references(text, context_text, context)
+
+            # Words of the context have its references; the others are made without it
+            cosines, nearest = (text @ context_text.T).max(1)
+            references = context[nearest]
+            others = (cosines <= _SAME_WORD).nonzero()[:, 0]
+            if len(others):
+                references[others] = self._make_references(text[others], context_text, context)
+            return references
+
+    def _context(self) -> tuple[Tensor, Tensor]:
+        """Return text features [c, D] and references [c, C] of the context's words.
+
+        They are made in their order, and each leaves out those before it.
+        """
+        if not self.context:
+            empty = torch.empty(0, self.clip.embed_dim, device=self.device)
+            return empty, empty
+        text = self.embed_vocabulary(self.context, self.templates)
+        references = self._make_references(text[:1], text[:0], text[:0])
+        for number in range(1, len(text)):
+            reference = self._make_references(text[number : number + 1], text[:number], references)
+            references = torch.cat([references, reference])
+        return text, references
+
+    def _make_references(self, text: Tensor, context_text: Tensor, context: Tensor) -> Tensor:
+        """Return the references [W, C] of words [W, D], without the context [c, D] with references [c, C]."""
+        settings = self._settings()
+
+        def compute(numbers: list[int]) -> list[Tensor]:
+            logger.info("Making the reference embeddings of %d words of %s", len(numbers), self.index_folder)
+            retrieved = self.index.search(text[numbers], self.num_images)
+            return [self._cosegment(text[n], records, context) for n, records in zip(numbers, retrieved)]
+
+        others = digest_texts(settings, context_text)
+        keys = [digest_texts(others, word) for word in text.half().cpu()]
+        return self.cache.get_all(keys, compute, self.device)
+
+    def _cosegment(self, text: Tensor, records: list[ImageRecord], context: Tensor) -> Tensor:
+        """Make the reference embedding [C] of a word [D] of its images, without the context [c, C]."""
+        features = self.encode_archive(records)
+        attention = self.dense_clip_masks(features.clip_features, text[None])[:, 0] if self.text_attention else None
+        return make_reference(features.embedding, weigh_patches(features.embedding, attention, context))
+
+    def encode_archive(self, records: list[ImageRecord]) -> ReCoFeatures:
+        """Encode images of the archive; those that cannot be read are left out, with a warning."""
+        squares = ArchiveImages(records, self.image_size, InterpolationMode.BILINEAR)
+        batches, num_read = [], 0
+        for batch in iterate_images(squares, _IMAGES_AT_ONCE):
+            for problem in (image for image in batch if isinstance(image, str)):
+                logger.warning("Left out an image of the archive: %s", problem)
+            if images := [image for image in batch if not isinstance(image, str)]:
+                batches.append(self.encode(self.normalize_images(images)))
+                num_read += len(images)
+
+        if num_read < self.num_images:
+            log_first_n(
+                logging.WARNING,
+                f"The archive of {self.index_folder} has {num_read} images for a word, in place of the "
+                f"{self.num_images} of MODEL.RECO.NUM_IMAGES",
+                name=__name__,
+            )
+        if not batches:
+            blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+            return ReCoFeatures(*(part[:0] for part in self.encode(blank)[:3]))
+        return ReCoFeatures(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches))))
+
+    def _settings(self) -> str:
+        """Return a digest of all that references depend on but the words: archive, models, settings."""
+        if not self._digest:
+            visions = [module.digest() for module in self.modules() if isinstance(module, VisionEncoder)]
+            facts = [self.index.digest, digest_weights(self.head), *visions, self.cache_settings]
+            facts += [type(self.head).__name__, self.clip_blocks, self.encoder is None]
+            facts += [self.num_images, self.image_size, self.text_attention, self.mask_shift, self.mask_scale]
+            self._digest = digest_texts(*facts)
+        return self._digest
+
+
+def _forget_weights(model: ReCo, _: object) -> None:
+    """Open the index anew: the CLIP whose weights were loaded may be another one."""
+    model._index = None
+    model._digest = ""

@@ -1,0 +1,215 @@
+"""The index of an image archive: exact search, images that are read again, and going on after a stop."""
+
+import tarfile
+
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from tcl_d2 import load_config
+from tcl_d2.data import archive
+from tcl_d2.data.archive import index_archive, list_archive
+from tcl_d2.data.shapes import draw_scene
+from tcl_d2.modeling import ReCo
+from tcl_d2.modeling.image_index import ImageEmbedder, ImageIndex, ImageRecord, part_path, save_part
+from tcl_d2.utils.tensors import read_tensors
+from tests.conftest import ROOT
+from tests.running import check_error, run
+
+
+@pytest.fixture(scope="module")
+def embed():
+    return ImageEmbedder(ReCo(load_config(ROOT / "configs/shapes/reco.yaml")).eval())
+
+
+def write_images(folder, count: int) -> list[bytes]:
+    """Write scenes into a folder and one below it; return their files' contents."""
+    (folder / "below").mkdir(parents=True)
+    contents = []
+    for number in range(count):
+        path = folder / ("below" if number % 2 else ".") / f"{number:03d}.png"
+        Image.fromarray(draw_scene(5, number).image).save(path)
+        contents.append(path.read_bytes())
+    return contents
+
+
+def write_shards(folder, contents: list[bytes], per_shard: int) -> None:
+    folder.mkdir()
+    for start in range(0, len(contents), per_shard):
+        with wds.TarWriter(str(folder / f"{start:05d}.tar")) as tar:
+            for number, content in enumerate(contents[start : start + per_shard], start):
+                tar.write({"__key__": f"{number:03d}", "png": content, "txt": b"a caption"})
+
+
+def write_random_index(folder, sizes: list[int]) -> torch.Tensor:
+    """Write an index of images that do not exist; return their features."""
+    parts = []
+    for number, size in enumerate(sizes):
+        features = torch.nn.functional.normalize(torch.randn(size, 16), dim=1)
+        records = [ImageRecord(str(folder / f"{number}.tar"), 512 * i, i) for i in range(size)]
+        save_part(part_path(folder, number, len(sizes)), records, features, {"clip": "clip", "archive": "archive"})
+        parts.append(features.half().float())
+    return torch.cat(parts)
+
+
+# ------------------------------------------------------------------------------------ search
+
+
+@pytest.mark.parametrize("count", [1, 7, 50, 200])
+def test_search_is_exact(tmp_path, monkeypatch, count):
+    """Over files and chunks of several sizes, also for more images than a file or all files have."""
+    monkeypatch.setattr("tcl_d2.modeling.image_index._ROWS_AT_ONCE", 8)
+    sizes = [20, 0, 3, 41, 11]
+    features = write_random_index(tmp_path, sizes)
+    text = torch.nn.functional.normalize(torch.randn(5, 16), dim=1)
+    places = [(number, place) for number, size in enumerate(sizes) for place in range(size)]
+
+    index = ImageIndex(tmp_path, "clip")
+    assert len(index) == len(features) == 75
+    for records, similarity in zip(index.search(text, count), text @ features.T):
+        expected = [places[row] for row in similarity.argsort(descending=True)[:count]]
+        assert [(record.file, record.start, record.size) for record in records] == [
+            (str(tmp_path / f"{number}.tar"), 512 * place, place) for number, place in expected
+        ]
+
+
+def test_folder_and_shards_give_the_same_index(embed, tmp_path, monkeypatch):
+    """Each image is found by its own embedding, and read again from where it lies."""
+    monkeypatch.setattr(archive, "IMAGES_PER_PART", 4)
+    contents = write_images(tmp_path / "images", 10)
+    write_shards(tmp_path / "shards", contents, per_shard=3)
+    parts = {name: list_archive(str(tmp_path / name)) for name in ("images", "shards/*.tar")}
+    assert [len(part) for part in parts["images"]] == [4, 4, 2] and len(parts["shards/*.tar"]) == 4
+
+    for name, files in parts.items():
+        folder = tmp_path / f"index of {name[:6]}"
+        assert index_archive(files, folder, embed, num_workers=1) == {"images": 10, "broken": 0}
+        index = ImageIndex(folder, embed.digest())
+        for number in range(10):
+            image = torch.from_numpy(draw_scene(5, number).image).permute(2, 0, 1)
+            ((record,),) = index.search(embed([image]), 1)
+            assert torch.equal(pil_to_tensor(record.read()), image)
+
+
+def test_an_archive_and_its_index_can_be_moved_together(embed, tmp_path):
+    write_images(tmp_path / "old/images", 3)
+    index_archive(list_archive(str(tmp_path / "old/images")), tmp_path / "old/index", embed)
+    (tmp_path / "old").rename(tmp_path / "new")
+    (records,) = ImageIndex(tmp_path / "new/index", embed.digest()).search(torch.eye(128)[:1], 3)
+    assert all(record.file.startswith(str(tmp_path / "new/images")) and record.read() for record in records)
+
+
+# ------------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.fault("broken images and a broken shard in an archive", "left out and counted; the rest is indexed")
+def test_broken_images_are_counted(embed, tmp_path):
+    contents = write_images(tmp_path / "images", 6)
+    write_shards(tmp_path / "shards", [*contents[:2], b"no image", *contents[3:]], per_shard=3)
+    last = tmp_path / "shards/00003.tar"
+    with tarfile.open(last) as tar:
+        end = tar.getmembers()[2].offset_data + 100
+    last.write_bytes(last.read_bytes()[:end])  # within the second image of the shard, after its caption
+
+    counts = index_archive(list_archive(str(tmp_path / "shards/*.tar")), tmp_path / "index", embed)
+    assert counts == {"images": 3, "broken": 3}  # no image, half an image, and the rest of the shard
+    index = ImageIndex(tmp_path / "index", embed.digest())
+    (records,) = index.search(torch.eye(128)[:1], 6)
+    assert len(index) == len(records) == 3 and all(record.read() for record in records)
+
+
+@pytest.mark.fault("the making of an index is stopped", "the same command goes on, and ends with the same index")
+def test_a_stopped_index_goes_on(embed, tmp_path, monkeypatch):
+    write_shards(tmp_path / "shards", write_images(tmp_path / "images", 9), per_shard=3)
+    parts = list_archive(str(tmp_path / "shards/*.tar"))
+    index_archive(parts, tmp_path / "whole", embed)
+
+    # Stop at the third part
+    class StoppedEmbedder(ImageEmbedder):
+        calls = 0
+
+        def __call__(self, images):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        index_archive(parts, tmp_path / "stopped", StoppedEmbedder(embed.model))
+    files = sorted((tmp_path / "stopped").iterdir())
+    assert len(files) == 2
+    with pytest.raises(ValueError, match="has 2 of 3 files: the command that made them"):
+        ImageIndex(tmp_path / "stopped", embed.digest())
+
+    # Go on
+    times = [file.stat().st_mtime_ns for file in files]
+    assert index_archive(parts, tmp_path / "stopped", embed) == {"images": 9, "broken": 0}
+    assert [file.stat().st_mtime_ns for file in files] == times
+    for file in (tmp_path / "whole").iterdir():
+        expected, tensors = read_tensors(file), read_tensors(tmp_path / "stopped" / file.name)
+        assert all(torch.equal(tensors[name], expected[name]) for name in ("features", "spans", "files"))
+
+
+@pytest.mark.fault("an index is made in the folder of another CLIP's, or another archive's", "it is refused, and kept")
+def test_another_index_is_kept(embed, tmp_path):
+    write_images(tmp_path / "images", 3)
+    files = list_archive(str(tmp_path / "images"))
+    index_archive(files, tmp_path / "index", embed)
+    before = part_path(tmp_path / "index", 0, 1).read_bytes()
+
+    with pytest.raises(ValueError, match="index of another archive.*--output FOLDER"):
+        index_archive([files[0][:2]], tmp_path / "index", embed)
+    other = ReCo(load_config(ROOT / "configs/shapes/reco.yaml", ["MODEL.CLIP.PRETRAINED", ""]))
+    with pytest.raises(ValueError, match="index of another CLIP"):
+        index_archive(files, tmp_path / "index", ImageEmbedder(other))
+    with pytest.raises(ValueError, match="index of another CLIP"):
+        ImageIndex(tmp_path / "index", ImageEmbedder(other).digest())
+    assert part_path(tmp_path / "index", 0, 1).read_bytes() == before
+
+
+@pytest.mark.fault("a file of an index is cut off", "one error names it")
+def test_a_damaged_index_is_named(tmp_path):
+    write_random_index(tmp_path, [4, 4])
+    path = part_path(tmp_path, 1, 2)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="00001-of-00002.safetensors' is cut off"):
+        ImageIndex(tmp_path, "clip").search(torch.eye(16)[:1], 3)
+
+
+# ------------------------------------------------------------------------------------ the command
+
+
+def test_command_makes_the_index_of_a_dataset(world, tmp_path):
+    """Captions are not read; a second call finds all done. An evaluation then takes the index."""
+    command = ["tools/index_images.py", "shapes_train", "--output", tmp_path / "index", "--workers", 0]
+    for _ in range(2):
+        done = run(world, *command)
+        assert done.returncode == 0 and "300 images, 0 broken ones left out" in done.stdout, done.stderr
+
+    options = ["MODEL.RECO.INDEX", tmp_path / "index", "MODEL.RECO.NUM_IMAGES", 5, "OUTPUT_DIR", tmp_path / "output"]
+    options += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "DATALOADER.NUM_WORKERS", 0]
+    done = run(world, "train_net.py", "--config-file", "configs/shapes/reco.yaml", "--eval-only", *options)
+    assert done.returncode == 0 and (tmp_path / "output/results.json").exists(), done.stderr
+
+
+@pytest.mark.fault("the index of an archive that is not there, or on the web", "one error says what is expected")
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("no_such", ["'no_such' is no archive of images", "a folder, shards (.tar), or a registered dataset"]),
+        ("none/*.tar", ["'none/*.tar' is no archive of images"]),
+        ("none/{0..3}.tar", ["4 of 4 shards are missing, such as none/0.tar"]),
+        ("https://example.com/0.tar", ["not on this disk", "download them first"]),
+    ],
+)
+def test_archives_that_are_not_there_are_named(world, tmp_path, name, parts):
+    check_error(run(world, "tools/index_images.py", name, "--output", tmp_path / "index"), *parts)
+    assert not (tmp_path / "index").exists()
+
+
+def test_command_says_that_an_archive_is_empty(world, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run(world, "-m", "tcl_d2", "index", tmp_path / "empty", "--output", tmp_path / "index")
+    assert done.returncode == 0 and "no image that can be read" in done.stdout and "0 images" in done.stdout
