@@ -15,7 +15,7 @@ from tcl_d2.data.shapes import draw_scene
 from tests import running
 from tests.conftest import ROOT
 
-PAGES = ("README.md", "GETTING_STARTED.md", "CONTRIBUTING.md", "docs/reuse.md", "datasets/README.md")
+PAGES = ("README.md", "GETTING_STARTED.md", "CONTRIBUTING.md", "docs/reuse.md", "docs/dense_clip.md", "datasets/README.md")
 ELSEWHERE = (  # commands that are not run here, by what they need
     r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
     r"configs/tcl\.yaml|configs/eval/|--config-file tcl\.yaml|--config-file eval/",  # the paper's data or weights
