@@ -142,6 +142,7 @@ class EvaluationPass:
                 "settings": settings,
                 "data": self.dataset_dicts[name],
                 "metadata": MetadataCatalog.get(name).as_dict(),
+                "words": class_words(self.cfg, name),
                 "files": stat_files(self.dataset_dicts[name]),
             }
             progress[name] = EvaluationProgress(inference_folder(self.cfg, name), fingerprint(weights, **facts), resume)

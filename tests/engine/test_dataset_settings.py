@@ -74,6 +74,22 @@ def test_words_of_a_file(cfg, tmp_path):
     assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
 
 
+@pytest.mark.fault("another file of words under the same name when an evaluation is resumed", "it begins anew")
+def test_other_words_begin_an_evaluation_anew(cfg, tmp_path):
+    names, _ = dataset_classes("shapes_stuff_val")
+    cfg.TEST.ZERO_SHOT.WORDS = str(tmp_path / "words.txt")
+    cfg.DATASETS.TEST = ("shapes_stuff_val",)
+    model = Trainer.build_model(cfg).eval()
+
+    def evaluate_with(words, **options):
+        (tmp_path / "words.txt").write_text("\n".join(words))
+        return Trainer.test(cfg, model, **options)["average"]
+
+    first = evaluate_with(names)
+    changed = evaluate_with([f"{name}, some {name}" for name in names], resume=True)
+    assert changed != first and evaluate_with(names, resume=True) == first
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_shipped_settings_fit_their_benchmarks(config):
     """Each dataset's settings are known keys, and its words are for its classes, in their order."""
