@@ -7,7 +7,8 @@ from tcl_d2 import load_config
 from tcl_d2.config import dataset_config
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.evaluation_pass import check_dataset_settings, class_words, group_by_images
+from tcl_d2.engine.dataset_settings import check_dataset_settings, class_words
+from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
