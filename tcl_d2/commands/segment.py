@@ -302,7 +302,7 @@ def main(args: argparse.Namespace) -> None:
 
         # Build the model
         predictor = build_predictor()
-        predictor.model.embed_vocabulary(words, predictor.model.templates)  # words that do not work are said at once
+        predictor.model.set_vocabulary(words)  # words that do not work are said at once
 
         # Segment
         if inputs:
