@@ -21,12 +21,13 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/reuse.md",
     "docs/dense_clip.md",
+    "docs/reco.md",
     "datasets/README.md",
 )
 ELSEWHERE = (  # commands that are not run here, by what they need
     r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
     r"configs/tcl\.yaml|configs/(eval|dense_clip|unified)/",  # the paper's data or weights
-    r"--config-file (tcl\.yaml|eval/)",  # the same, by name
+    r"--config-file (tcl\.yaml|eval/|reco/)",  # the same, by name
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
     r"--model official",  # the paper's weights

@@ -15,8 +15,8 @@ COMMANDS = {
     "evaluate": "evaluate on benchmarks (train --eval-only)",
     "compare": "compare several configurations on several benchmarks",
     "convert": "describe, convert and compare checkpoints",
-    "index": "make the index of an image archive, for ReCo",
     "prepare": "bring a dataset into place",
+    "index": "make the index of an image archive, for ReCo",
 }
 DATASETS = {
     "shapes": "the small world, a synthetic dataset that is drawn here",

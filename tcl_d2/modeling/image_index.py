@@ -208,7 +208,7 @@ class ImageIndex:
         scores = text.new_empty(len(text), 0)
         rows = torch.empty(len(text), 0, dtype=torch.int64, device=text.device)
         first = 0
-        for features in self._iterate_features():
+        for features in self.iterate_features():
             # The best of this chunk, and of these and the best before
             similarity = text @ features.to(text).T
             chunk_scores, chunk_rows = similarity.topk(min(count, len(features)))
@@ -221,7 +221,8 @@ class ImageIndex:
         records = self._read_records(rows.unique().tolist())
         return [[records[row] for row in rows_of_text] for rows_of_text in rows.tolist()]
 
-    def _iterate_features(self) -> Iterator[Tensor]:
+    def iterate_features(self) -> Iterator[Tensor]:
+        """Yield the features of all images, fp16, some at a time: chunks [n, D] of mapped files."""
         for path in self._sizes:
             yield from filter(len, read_tensors(path)["features"].split(_ROWS_AT_ONCE))
 

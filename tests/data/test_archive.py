@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from tcl_d2 import load_config
+from tcl_d2.commands.index import argument_parser, main
 from tcl_d2.data import archive
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
@@ -73,6 +74,13 @@ def test_search_is_exact(tmp_path, monkeypatch, count):
         assert [(record.file, record.start, record.size) for record in records] == [
             (str(tmp_path / f"{number}.tar"), 512 * place, place) for number, place in expected
         ]
+
+
+def test_search_holds_some_rows_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("tcl_d2.modeling.image_index._ROWS_AT_ONCE", 16)
+    write_random_index(tmp_path, [500, 300])
+    chunks = [len(chunk) for chunk in ImageIndex(tmp_path, "clip").iterate_features()]
+    assert max(chunks) == 16 and sum(chunks) == 800
 
 
 def test_folder_and_shards_give_the_same_index(embed, tmp_path, monkeypatch):
@@ -181,17 +189,12 @@ def test_a_damaged_index_is_named(tmp_path):
 # ------------------------------------------------------------------------------------ the command
 
 
-def test_command_makes_the_index_of_a_dataset(world, tmp_path):
-    """Captions are not read; a second call finds all done. An evaluation then takes the index."""
-    command = ["tools/index_images.py", "shapes_train", "--output", tmp_path / "index", "--workers", 0]
+def test_command_makes_the_index_of_a_dataset(in_world, tmp_path, capsys):
+    """Captions are not read; a second call finds all done."""
+    command = ["shapes_train", "--output", str(tmp_path / "index"), "--workers", "0"]
     for _ in range(2):
-        done = run(world, *command)
-        assert done.returncode == 0 and "300 images, 0 broken ones left out" in done.stdout, done.stderr
-
-    options = ["MODEL.RECO.INDEX", tmp_path / "index", "MODEL.RECO.NUM_IMAGES", 5, "OUTPUT_DIR", tmp_path / "output"]
-    options += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "DATALOADER.NUM_WORKERS", 0]
-    done = run(world, "train_net.py", "--config-file", "configs/shapes/reco.yaml", "--eval-only", *options)
-    assert done.returncode == 0 and (tmp_path / "output/results.json").exists(), done.stderr
+        main(argument_parser().parse_args(command))
+        assert "300 images, 0 broken ones left out" in capsys.readouterr().out
 
 
 @pytest.mark.fault("the index of an archive that is not there, or on the web", "one error says what is expected")

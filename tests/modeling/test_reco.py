@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
@@ -95,6 +96,25 @@ def test_seeds_are_those_of_the_whole_adjacency():
     adjacency = (unit @ unit.T) * weights.flatten()
     agreement = adjacency.view(60, 4, 15).amax(2).mean(1)
     assert torch.equal(find_seeds(features, weights), agreement.view(4, 15).argmax(1))
+
+
+class LargestTensor(TorchFunctionMode):
+    """Notes how many numbers the largest result of an operation has."""
+
+    size = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.size = max(self.size, result.numel())
+        return result
+
+
+def test_the_whole_adjacency_is_never_held():
+    features, weights = torch.randn(20, 4, 6, 7), torch.rand(20, 6, 7)
+    with LargestTensor() as largest:
+        find_seeds(features, weights)
+    assert largest.size == 42 * 20 * 42
 
 
 def test_eliminated_context_is_weighed_less():
