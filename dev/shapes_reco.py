@@ -27,14 +27,15 @@ VARIANTS = {
     "ReCo without context elimination": ["MODEL.RECO.CONTEXT", []],
     "ReCo without language guidance": ["MODEL.RECO.TEXT_ATTENTION", False],
 }
-BACKGROUND_SCORES = (0.4, 0.45, 0.5, 0.52, 0.54, 0.56, 0.58, 0.6, 0.65)
+BACKGROUND_SCORES = (0.4, 0.5, 0.54, 0.56, 0.58, 0.6, 0.62, 0.65, 0.68, 0.71)
 
 
 def make_index(seed: int, num_shards: int, output: Path) -> Path:
     """Make the index of a sample of the training shards, unless it is there; return its folder."""
     shards = random.Random(seed).sample(list_archive("shapes_train"), num_shards)
     folder = output / f"index_{seed}"
-    index_archive(shards, folder, ImageEmbedder(build_model(load_config(CONFIG)).eval()))
+    model = build_model(load_config(CONFIG, ["MODEL.META_ARCHITECTURE", "MaskCLIP"])).eval()
+    index_archive(shards, folder, ImageEmbedder(model))
     return folder
 
 

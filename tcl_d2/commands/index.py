@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
 
         with output_folder(str(folder), "index"):
             setup_logger(name="tcl_d2")
+            cfg.MODEL.META_ARCHITECTURE = "MaskCLIP"  # CLIP alone is needed, and ReCo needs the index itself
             model = build_model(cfg).eval()
             TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
             counts = index_archive(parts, folder, ImageEmbedder(model), args.workers)

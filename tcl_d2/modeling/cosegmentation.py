@@ -70,5 +70,6 @@ def make_reference(features: Tensor, weights: Tensor) -> Tensor:
     if not len(features):
         return features.new_zeros(features.shape[1])
     seeds = find_seeds(features, weights)
-    seed_features = features.flatten(2)[torch.arange(len(seeds)), :, seeds]  # [n, C]
-    return F.normalize(seed_features.mean(0), dim=0)
+    patches = features.flatten(2)
+    seed_features = patches.gather(2, seeds[:, None, None].expand(-1, patches.shape[1], 1))  # [n, C, 1]
+    return F.normalize(seed_features.mean((0, 2)), dim=0)

@@ -158,6 +158,28 @@ def read_parts(folder: Path, **expected: str) -> dict[Path, dict[str, str]]:
     return parts
 
 
+def find_index(folder: Path) -> list[Path]:
+    """Return the files of a finished index, in the order of its images.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        ValueError: it is not finished.
+    """
+    paths = sorted(folder.glob("*-of-*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(
+            f"MODEL.RECO.INDEX: there is no index of an archive in '{folder}': make one with tcl-d2 index ARCHIVE "
+            f"--config-file CONFIG --output '{folder}'"
+        )
+    count = int(paths[0].stem.rpartition("-")[2])
+    if paths != [part_path(folder, number, count) for number in range(count)]:
+        raise ValueError(
+            f"MODEL.RECO.INDEX: the index in '{folder}' has {len(paths)} of {count} files: the command that made them "
+            "(tcl-d2 index) goes on from there"
+        )
+    return paths
+
+
 class ImageIndex:
     """A finished index, searched by text. Files are mapped one after the other; none is held.
 
@@ -176,18 +198,8 @@ class ImageIndex:
             FileNotFoundError: there is no index.
             ValueError: it is not finished, damaged, or of another CLIP.
         """
+        find_index(folder)
         parts = read_parts(folder, clip=clip)
-        if not parts:
-            raise FileNotFoundError(
-                f"MODEL.RECO.INDEX: there is no index of an archive in '{folder}': make one with tcl-d2 index ARCHIVE "
-                f"--config-file CONFIG --output '{folder}'"
-            )
-        count = int(next(iter(parts)).stem.rpartition("-")[2])
-        if list(parts) != [part_path(folder, number, count) for number in range(count)]:
-            raise ValueError(
-                f"MODEL.RECO.INDEX: the index in '{folder}' has {len(parts)} of {count} files: the command that made "
-                "them (tcl-d2 index) goes on from there"
-            )
         self.folder = folder.resolve()
         self._sizes = {path: int(metadata["images"]) for path, metadata in parts.items()}
         self.digest = f"{next(iter(parts.values()))['archive']} {clip}"

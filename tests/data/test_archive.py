@@ -13,7 +13,7 @@ from tcl_d2.commands.index import argument_parser, main
 from tcl_d2.data import archive
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.modeling import ReCo
+from tcl_d2.modeling import MaskCLIP
 from tcl_d2.modeling.image_index import ImageEmbedder, ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.utils.tensors import read_tensors
 from tests.conftest import ROOT
@@ -22,7 +22,7 @@ from tests.running import check_error, run
 
 @pytest.fixture(scope="module")
 def embed():
-    return ImageEmbedder(ReCo(load_config(ROOT / "configs/shapes/reco.yaml")).eval())
+    return ImageEmbedder(MaskCLIP(load_config(ROOT / "configs/shapes/reco.yaml")).eval())
 
 
 def write_images(folder, count: int) -> list[bytes]:
@@ -169,7 +169,7 @@ def test_another_index_is_kept(embed, tmp_path):
 
     with pytest.raises(ValueError, match="index of another archive.*--output FOLDER"):
         index_archive([files[0][:2]], tmp_path / "index", embed)
-    other = ReCo(load_config(ROOT / "configs/shapes/reco.yaml", ["MODEL.CLIP.PRETRAINED", ""]))
+    other = MaskCLIP(load_config(ROOT / "configs/shapes/reco.yaml", ["MODEL.CLIP.PRETRAINED", ""]))
     with pytest.raises(ValueError, match="index of another CLIP"):
         index_archive(files, tmp_path / "index", ImageEmbedder(other))
     with pytest.raises(ValueError, match="index of another CLIP"):

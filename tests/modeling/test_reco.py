@@ -7,7 +7,7 @@ from torch.overrides import TorchFunctionMode
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
-from tcl_d2.modeling import ReCo, ZeroShotSegmentor
+from tcl_d2.modeling import MaskCLIP, ReCo, ZeroShotSegmentor
 from tcl_d2.modeling.cosegmentation import find_seeds, make_reference, weigh_patches
 from tcl_d2.modeling.image_index import ImageEmbedder, ImageRecord
 from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
@@ -132,7 +132,7 @@ def index(world, tmp_path_factory):
     """The index of the small world's training scenes."""
     folder = tmp_path_factory.mktemp("index")
     parts = [[str(path)] for path in (world / "shapes/train").glob("*.tar")]
-    index_archive(parts, folder, ImageEmbedder(ReCo(load_config(CONFIG))))
+    index_archive(parts, folder, ImageEmbedder(MaskCLIP(load_config(CONFIG))))
     return folder
 
 
@@ -221,8 +221,8 @@ def test_an_archive_that_is_empty(cfg, tmp_path, caplog):
     """Of the factor of its references nothing is known: 1/2."""
     cfg.MODEL.RECO.INDEX = str(tmp_path / "index")
     (tmp_path / "images").mkdir()
+    index_archive(list_archive(str(tmp_path / "images")), tmp_path / "index", ImageEmbedder(MaskCLIP(cfg)))
     model = ReCo(cfg).eval()
-    index_archive(list_archive(str(tmp_path / "images")), tmp_path / "index", ImageEmbedder(model))
     text = model.embed_vocabulary(["brick"], model.templates)
     features, place = model.encode_crops(torch.randn(1, 3, 48, 48))
     dense = F.interpolate(model.dense_clip_masks(features.clip_features, text), (48, 48), mode="bilinear")
@@ -244,7 +244,7 @@ def test_an_image_that_is_gone_is_left_out(model, tmp_path, caplog):
 def test_without_an_index(cfg, tmp_path):
     cfg.MODEL.RECO.INDEX = str(tmp_path / "index")
     with pytest.raises(FileNotFoundError, match="MODEL.RECO.INDEX.*index'.*tcl-d2 index ARCHIVE"):
-        segment(ReCo(cfg).eval(), ["brick"])
+        ReCo(cfg)
 
 
 @pytest.mark.fault("ReCo with an index of another CLIP", "it is refused")

@@ -23,7 +23,7 @@ from ..clip import tokens_to_map
 from ..cosegmentation import make_reference, weigh_patches
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
-from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, iterate_images
+from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
 from ..inference import resize_scores
 from ..references import ReferenceCache, digest_texts
 from ..segmentor import ZeroShotSegmentor
@@ -74,7 +74,7 @@ class ReCo(ZeroShotSegmentor):
         """Build the segmentor from its parts.
 
         Args:
-            index_folder: of the index of the archive. It is opened when references are made first.
+            index_folder: of the index of the archive. It is read when references are made first.
             encoder: the image encoder; or how many of CLIP's blocks are.
             head: of the dense CLIP; None for MaskCLIP's.
             num_images: images of the archive for each word.
@@ -113,6 +113,7 @@ class ReCo(ZeroShotSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         reco = cfg.MODEL.RECO
+        find_index(Path(reco.INDEX).expanduser())  # before models are built
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
