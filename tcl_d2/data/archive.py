@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from ..modeling.image_index import (
     save_part,
 )
 from ..utils.images import IMAGE_SUFFIXES
-from .benchmarks import find_images
+from .benchmarks import walk_files
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ def list_archive(name: str) -> list[list[str]]:
     """List the files of an archive, in the parts in which it is indexed: shard by shard, or so many images.
 
     Args:
-        name: a registered dataset; or else the path of a folder of images, also in folders below it, or of shards,
-            with braces or a glob.
+        name: a registered dataset; or else the path of a folder with images or shards, also in folders below it, or
+            of shards, with braces or a glob.
 
     Raises:
         FileNotFoundError: it is none of these, or files are missing.
@@ -51,7 +52,9 @@ def list_archive(name: str) -> list[list[str]]:
         shards = [row["shard"] for row in rows if "shard" in row]
         images = [row["file_name"] for row in rows if "shard" not in row]
     elif os.path.isdir(name):
-        images = _list_folder(name)
+        paths = sorted(map(str, walk_files(Path(os.path.abspath(name)))))
+        shards = [path for path in paths if path.endswith(".tar")]
+        images = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
     elif ".tar" in name:
         shards = expand_shards(name, Path())
 
@@ -62,13 +65,6 @@ def list_archive(name: str) -> list[list[str]]:
     _check_shards(name, shards)
     starts = range(0, len(images), IMAGES_PER_PART)
     return [[shard] for shard in shards] + [images[start : start + IMAGES_PER_PART] for start in starts]
-
-
-def _list_folder(folder: str) -> list[str]:
-    try:
-        return sorted(map(str, find_images(os.path.abspath(folder)).values()))
-    except FileNotFoundError:
-        return []  # an empty archive
 
 
 def _check_shards(name: str, shards: Sequence[str]) -> None:
@@ -95,7 +91,7 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
     """
     records, problems = [], []
     for file in files:
-        if not file.endswith(".tar"):
+        if not re.search(r"\.tar(\.|$)", file):
             records.append(ImageRecord(file))
             continue
         try:

@@ -68,7 +68,7 @@ def find_images(images: str) -> dict[str, Path]:
         raise FileNotFoundError(f"no folder {folder}")
 
     paths = {}
-    for path in _walk(folder):
+    for path in walk_files(folder):
         suffix = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
         if suffix is not None:
             key = path.relative_to(folder).as_posix()[: -len(suffix)]
@@ -81,7 +81,8 @@ def find_images(images: str) -> dict[str, Path]:
     return paths
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, and of folders below it, links too."""
     for parent, _, names in os.walk(folder, followlinks=True):
         yield from (Path(parent, name) for name in names)
 

@@ -27,6 +27,7 @@ from .grounder import normalize
 from .segmentor import ZeroShotSegmentor
 
 _ROWS_AT_ONCE = 16384  # of an index that are compared with texts at once
+_PARTS = "[0-9]*-of-[0-9]*.safetensors"
 
 
 # --------------------------------------------------------------------------------------------- images
@@ -146,7 +147,7 @@ def read_parts(folder: Path, **expected: str) -> dict[Path, dict[str, str]]:
     Raises:
         ValueError: a file is of an index of another CLIP or archive; UnreadableFile: it is damaged.
     """
-    parts = {path: read_metadata(path) for path in sorted(folder.glob("*-of-*.safetensors"))}
+    parts = {path: read_metadata(path) for path in sorted(folder.glob(_PARTS))}
     for path, metadata in parts.items():
         for key, value in expected.items():
             if metadata.get(key) != value:
@@ -165,7 +166,7 @@ def find_index(folder: Path) -> list[Path]:
         FileNotFoundError: there is no index.
         ValueError: it is not finished.
     """
-    paths = sorted(folder.glob("*-of-*.safetensors"))
+    paths = sorted(folder.glob(_PARTS))
     if not paths:
         raise FileNotFoundError(
             f"MODEL.RECO.INDEX: there is no index of an archive in '{folder}': make one with tcl-d2 index ARCHIVE "

@@ -1,7 +1,7 @@
 """What ReCo has made of an archive, kept in memory and in files."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,8 +32,10 @@ class ReferenceCache:
         self.folder = folder
         self._references: dict[str, Tensor] = {}
 
-    def get_all(self, keys: list[str], compute: Callable[[list[int]], list[Tensor]], device: torch.device) -> Tensor:
-        """Return references, of which those that are missing are computed.
+    def get_all(
+        self, keys: list[str], compute: Callable[[list[int]], Iterable[Tensor]], device: torch.device
+    ) -> Tensor:
+        """Return references, of which those that are missing are computed, and kept as they come.
 
         Args:
             keys: digests of W references.

@@ -90,6 +90,7 @@ def test_folder_and_shards_give_the_same_index(embed, tmp_path, monkeypatch):
     write_shards(tmp_path / "shards", contents, per_shard=3)
     parts = {name: list_archive(str(tmp_path / name)) for name in ("images", "shards/*.tar")}
     assert [len(part) for part in parts["images"]] == [4, 4, 2] and len(parts["shards/*.tar"]) == 4
+    assert list_archive(str(tmp_path / "shards")) == parts["shards/*.tar"]
 
     for name, files in parts.items():
         folder = tmp_path / f"index of {name[:6]}"
@@ -126,6 +127,13 @@ def test_broken_images_are_counted(embed, tmp_path):
     index = ImageIndex(tmp_path / "index", embed.digest())
     (records,) = index.search(torch.eye(128)[:1], 6)
     assert len(index) == len(records) == 3 and all(record.read() for record in records)
+
+
+@pytest.mark.fault("a compressed shard in an archive", "counted as unreadable: images in it have no place of their own")
+def test_compressed_shards_are_counted(embed, tmp_path):
+    with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as tar:
+        tar.add(ROOT / "docs/page.png", "page.png")
+    assert index_archive([[str(tmp_path / "0.tar.gz")]], tmp_path / "index", embed) == {"images": 0, "broken": 1}
 
 
 @pytest.mark.fault("the making of an index is stopped", "the same command goes on, and ends with the same index")

@@ -1,5 +1,7 @@
 """ReCo: the official release's references and scores, planted seeds, and what the cache and the archive bring."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -172,6 +174,30 @@ def test_references_are_kept_in_files(model, cfg, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             segment(ReCo(other).eval(), ["wood", "brick"])
     assert len(cosegmented) == 3
+
+
+@pytest.mark.fault("the making of references is stopped", "those that were made are not made again")
+def test_references_are_kept_as_they_come(model, cfg, monkeypatch):
+    words = ["brick", "wood", "grass"]
+    expected = segment(model, words)
+    for file in Path(cfg.MODEL.RECO.CACHE).glob("*"):
+        file.unlink()
+
+    made = []
+    cosegment = ReCo._cosegment
+
+    def stop_before_the_last(self, *args):
+        if len(made) == 7:  # six of the context, of which grass is a word too, and brick
+            raise KeyboardInterrupt
+        made.append(args)
+        return cosegment(self, *args)
+
+    monkeypatch.setattr(ReCo, "_cosegment", stop_before_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        segment(ReCo(cfg).eval(), words)
+    made.clear()
+    torch.testing.assert_close(segment(ReCo(cfg).eval(), words), expected)
+    assert len(made) == 1
 
 
 @pytest.mark.fault("a file in ReCo's cache is cut off", "the reference is made again")

@@ -6,7 +6,7 @@ image, columns of later images are taken too. Here is the paper's rule.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
+from tqdm import tqdm
 
 from ...utils.tensors import digest_weights
 from ..clip import tokens_to_map
@@ -230,10 +231,10 @@ class ReCo(ZeroShotSegmentor):
         """Return the references [W, C] of words [W, D], without the context [c, D] with references [c, C]."""
         settings = self._settings()
 
-        def compute(numbers: list[int]) -> list[Tensor]:
-            logger.info("Making the reference embeddings of %d words of %s", len(numbers), self.index_folder)
+        def compute(numbers: list[int]) -> Iterator[Tensor]:
             retrieved = self.index.search(text[numbers], self.num_images)
-            return [self._cosegment(text[n], records, context) for n, records in zip(numbers, retrieved)]
+            for number, records in zip(tqdm(numbers, "reference embeddings", leave=False, unit="word"), retrieved):
+                yield self._cosegment(text[number], records, context)
 
         others = digest_texts(settings, context_text)
         keys = [digest_texts(others, word) for word in text.half().cpu()]
