@@ -7,7 +7,8 @@ from tcl_d2 import load_config
 from tcl_d2.config import dataset_config
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.evaluation_pass import check_dataset_settings, class_words, group_by_images
+from tcl_d2.engine.dataset_settings import check_dataset_settings, class_words
+from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
@@ -72,6 +73,22 @@ def test_words_of_a_file(cfg, tmp_path):
     expected = make_vocabulary([[names[0], f"{names[0]} thing"], *names[1:]], ["meadow", "sand"])
     (subset,) = model._subsets
     assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
+
+
+@pytest.mark.fault("another file of words under the same name when an evaluation is resumed", "it begins anew")
+def test_other_words_begin_an_evaluation_anew(cfg, tmp_path):
+    names, _ = dataset_classes("shapes_stuff_val")
+    cfg.TEST.ZERO_SHOT.WORDS = str(tmp_path / "words.txt")
+    cfg.DATASETS.TEST = ("shapes_stuff_val",)
+    model = Trainer.build_model(cfg).eval()
+
+    def evaluate_with(words, **options):
+        (tmp_path / "words.txt").write_text("\n".join(words))
+        return Trainer.test(cfg, model, **options)["average"]
+
+    first = evaluate_with(names)
+    changed = evaluate_with([f"{name}, some {name}" for name in names], resume=True)
+    assert changed != first and evaluate_with(names, resume=True) == first
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
