@@ -109,11 +109,11 @@ class ZeroShotSegmentor(nn.Module):
         self._average_on_cpu = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
         return {
             # Words and images
-            "clip": FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
+            "clip": clip or FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
             "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -107,10 +107,10 @@ def test_published_settings():
     expected = {
         ("sclip", "voc"): (336, 224, 112, 65, 0.1, 56),
         ("sclip", "coco_stuff"): (448, 224, 112, 40, 0.1, 171),
-        ("clearclip", "cityscapes"): (448, 224, 224, 50, 0.4, 19),
+        ("clearclip", "cityscapes"): (448, 224, 224, 50, 0.3, 19),
         ("clearclip", "coco_object"): (448, 448, 224, 50, 0.4, 81),
         ("naclip", "voc20"): (336, 0, 112, 40, 0.1, 30),
-        ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.4, 150),
+        ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.3, 150),
         ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 97),
     }
     for (method, benchmark), values in expected.items():
