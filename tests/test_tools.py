@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.data.words import split_words
+from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import unfinished_path
 from tests.conftest import ROOT
@@ -155,6 +157,25 @@ def test_samples_of_a_dataset_are_drawn(world, tmp_path):
         assert done.returncode == 0, done.stderr
         assert Image.open(path).width == width
     check_error(run(world, "tools/visualize_data.py", "no_such_set"), "no_such_set", "not registered")
+
+
+def test_demo_of_the_small_world_compares_methods_without_training(in_world, tmp_path, monkeypatch):
+    """Its table has their figures, those of their configurations, after the four rows of dense CLIP and TCL."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    shapes_demo = importlib.import_module("shapes_demo")
+    names = [name for name, _, _ in shapes_demo.METHODS]
+    assert names[:4] == ["dense CLIP", "dense CLIP + PAMR", "TCL", "TCL + PAMR"]
+    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[-3:])
+    results = shapes_demo.evaluate(tmp_path / "none.pth")
+    assert list(results) == names[-3:] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
+
+    options = ["MODEL.DENSE_CLIP.HEAD", "sclip", "OUTPUT_DIR", tmp_path]
+    cfg = load_config("shapes/dense_clip.yaml", options)
+    expected = Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    assert results["sclip"]["shapes_val"] == expected["shapes_val"]["sem_seg"]["mIoU"]
 
 
 def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):

@@ -211,10 +211,15 @@ def build_page(page: Page, examples: list[list], method: str = TCL) -> gr.Blocks
             shown, kept, colors, text = page.segment(file and file["path"], *settings)
             return gr.AnnotatedImage(shown, color_map=colors), kept, text, gr.Image(None, visible=False)
 
+        def run_again(areas_shown: str, *inputs: object) -> tuple:
+            return run(*inputs) if areas_shown else gr.skip()  # another method replaces a result that is there
+
         # Connect form and result; without gradio's own look at the picture, whose error no visitor understands
-        method.change(page.settings, [method], list(settings))
         inputs = [picture, words, background, background_words, method, *settings]
-        button.click(run, inputs, [result, segmentation, areas, heat], preprocess=False)
+        outputs = [result, segmentation, areas, heat]
+        button.click(run, inputs, outputs, preprocess=False)
+        choice = method.change(page.settings, [method], list(settings))
+        choice.success(run_again, [areas, *inputs], outputs, preprocess=False)
         result.select(page.heat_map, [segmentation], [heat])
     return blocks
 
