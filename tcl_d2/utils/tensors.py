@@ -63,7 +63,7 @@ def read_tensors(path: str | Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise UnreadableFile(f"'{path}' {_reason(error)}") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, SafetensorError) as error:
         first = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
         raise UnreadableFile(f"'{path}' is cut off, damaged, or no file of tensors ({first}): get it again") from None
 

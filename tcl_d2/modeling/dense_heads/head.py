@@ -20,12 +20,14 @@ class DenseHead(nn.Module):
 
     Attributes:
         position: how the position embeddings are resized. This is the rule of SCLIP's release and its successors.
+        keeps_grid: whether features are of CLIP's own patches, as key smoothing needs them.
         keeps_block: whether residual and MLP are computed; otherwise the attention's output is the block's.
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all, so
             that a rest at the right and at the bottom is not seen.
     """
 
     position = PositionRule(offset=0.1, keeps_equal_count=True)
+    keeps_grid = True
     keeps_block = False
     pad_to: int | None = 1
 
