@@ -70,7 +70,12 @@ class DenseHead(nn.Module):
 
 def build_dense_head(name: str, cfg: CfgNode) -> DenseHead:
     """Build a head by its name in DENSE_HEAD_REGISTRY; ValueError lists the names."""
+    check_dense_head("MODEL.DENSE_CLIP.HEAD or MODEL.TCL.KP_HEAD", name)
+    return DENSE_HEAD_REGISTRY.get(name)(cfg)
+
+
+def check_dense_head(key: str, name: str) -> None:
+    """Check that there is a head of a name; ValueError names the configuration's `key`, and lists the heads."""
     if name not in DENSE_HEAD_REGISTRY:
         names = ", ".join(sorted(name for name, _ in DENSE_HEAD_REGISTRY))
-        raise ValueError(f"There is no dense head '{name}' (MODEL.DENSE_CLIP.HEAD, MODEL.TCL.KP_HEAD): give {names}.")
-    return DENSE_HEAD_REGISTRY.get(name)(cfg)
+        raise ValueError(f"{key} is '{name}', but there is no such dense head; expected one of {names}.")
