@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
+from tcl_d2.config import merge_options
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
 from tcl_d2.modeling.clip import PositionRule
 from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
@@ -165,6 +166,24 @@ def test_unreadable_weights_of_the_vision_model_are_named(tmp_path):
     for name in ("missing.pth", "text.pth", "list.pth"):
         with pytest.raises((OSError, ValueError), match=f"PROXY.PRETRAINED: .*{name}'"):
             build_vision_model(VISION, str(tmp_path / name))
+
+
+# ------------------------------------------------------------------------------------ labels without scores
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 150), (200, 5)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_alone_are_those_of_the_scores(cfg, name, size):
+    """With classes and a background of several words, words of no class, a softmax, and images of odd sizes."""
+    options = ["MODEL.DENSE_CLIP.HEAD", name, "MODEL.DENSE_CLIP.SCORES", "cosine", "TEST.ZERO_SHOT.LOGIT_SCALE", 40.0]
+    merge_options(cfg, [*options, "TEST.ZERO_SHOT.FILLER_WORDS", ["wood", "sky"]])
+    model = DenseCLIP(cfg).eval()
+    image = torch.randint(256, (3, *size))
+    for background in (False, True, ["sky", "wall", "grass"]):
+        classes = {"vocabulary": [["brick", "red brick"], "lava", ["grass", "meadow"]], "background": background}
+        scores, labels = model([{"image": image, **classes}, {"image": image, **classes, "labels_only": True}])
+        assert scores["sem_seg"].isfinite().all() and labels["sem_seg_labels"].shape == size
+        assert torch.equal(labels["sem_seg_labels"], scores["sem_seg"].argmax(0))
 
 
 # ------------------------------------------------------------------------------------ mistakes
