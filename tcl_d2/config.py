@@ -13,7 +13,14 @@ from detectron2.utils.file_io import PathManager
 
 from .assets import get_config_file
 from .modeling import ZeroShotSegmentor
+from .modeling.dense_heads import check_dense_head
 from .utils.imports import import_code
+
+# What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
+_KEYS_BY_DATASET = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.ZERO_SHOT.")
+_KEYS_OF_ALL_DATASETS = tuple(
+    f"TEST.ZERO_SHOT.{key}" for key in ("BY_DATASET", "KP_WEIGHT", "PRECISION", "SAVE_PREDICTIONS", "TEXT_CACHE")
+)
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
@@ -84,13 +91,25 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     Raises:
         KeyError, ValueError: an entry is no list of pairs of known keys and fitting values; names the dataset.
     """
-    options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, ())
+    options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, [])
+    if not isinstance(options, (list, tuple)):
+        raise ValueError(
+            f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name} is {options!r}; expected a list of KEY, VALUE pairs, such as "
+            "[INPUT.MIN_SIZE_TEST, 336]"
+        )
+    fixed = [key for key in options[::2] if not str(key).startswith(_KEYS_BY_DATASET) or key in _KEYS_OF_ALL_DATASETS]
+    if fixed:
+        raise ValueError(
+            f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {fixed[0]} is the same for all datasets; expected keys of "
+            "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and TEST.ZERO_SHOT that are not of the model itself"
+        )
+
     cfg = cfg.clone()
     is_frozen = cfg.is_frozen()
     cfg.defrost()
     try:
         merge_options(cfg, options)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {error.args[0]}") from None
     if is_frozen:
         cfg.freeze()
@@ -124,9 +143,16 @@ def find_config_file(path: str | Path) -> str:
 
 def _read_yaml(path: str | Path) -> dict:
     local_path = find_config_file(path)
+    if local_path.endswith(".py"):
+        raise ValueError(
+            f"Config file '{path}' is Python, such as a LazyConfig, which tcl_d2.model_zoo.get_config reads; expected "
+            "a YAML file here"
+        )
     try:
         values = CN.load_yaml_with_base(local_path)
-    except (yaml.YAMLError, TypeError) as error:  # TypeError where the file is empty
+    except TypeError:
+        raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
+    except yaml.YAMLError as error:
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
@@ -142,12 +168,14 @@ def _fit_types(values: dict, defaults: dict) -> dict:
     converted = {}
     for key, value in values.items():
         default = defaults.get(key)
+        if isinstance(default, dict):
+            value = CN._decode_cfg_value(value)  # "{'a': 1}" of a command line
         if isinstance(value, dict) and isinstance(default, dict):
             value = _fit_types(value, default)
         elif isinstance(default, float) and type(number := CN._decode_cfg_value(value)) is int:
             value = float(number)
-        elif isinstance(default, list) and value and isinstance(CN._decode_cfg_value(value), str):
-            value = [value]
+        elif isinstance(default, (list, tuple)) and value and isinstance(CN._decode_cfg_value(value), str):
+            value = type(default)([value])
         converted[key] = value
     return converted
 
@@ -156,7 +184,8 @@ def check_meta_architecture(cfg: CN) -> None:
     """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor; lists the segmentors.
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head;
+            lists what there is.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
@@ -165,6 +194,8 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
         )
+    check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
+    check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
 
 
 def check_device(name: str) -> None:

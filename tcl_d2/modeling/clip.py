@@ -1,5 +1,6 @@
 """The frozen CLIP, on open_clip: text and image features, and the blocks that the grounder shares."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -207,7 +208,7 @@ class FrozenCLIP(nn.Module):
         visual = self.visual
 
         # Embed patches, add the class token and positions
-        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = self._embed_patches(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         positions = position.resize(visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
@@ -216,6 +217,14 @@ class FrozenCLIP(nn.Module):
         for block in self.blocks[:depth]:
             x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
+
+    def _embed_patches(self, images: Tensor) -> Tensor:
+        """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""
+        # For a single column of patches, oneDNN's convolution in bfloat16 gives any numbers (torch 2.14, CPUs with AMX)
+        is_column = images.shape[-1] < 2 * self.patch_size
+        autocast = torch.autocast(images.device.type, enabled=False) if is_column else nullcontext()
+        with autocast:
+            return self.visual.conv1(images)
 
     def project(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn tokens [B, 1 + h*w, C] after the last block into features [B, D, h, w]: ln_post and projection."""

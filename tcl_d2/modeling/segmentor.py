@@ -160,18 +160,8 @@ class ZeroShotSegmentor(nn.Module):
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
-        # Check the numbers
-        if crop_size < 0:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}."
-            )
-        if crop_size and not 1 <= stride <= crop_size:
-            raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
-        for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
-        if logit_scale < 0:
-            raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
+        _check_windows(crop_size, stride)
+        _check_scores(background_score, logit_scale, area_threshold)
 
         # Words
         self.templates = check_templates(templates)
@@ -189,8 +179,10 @@ class ZeroShotSegmentor(nn.Module):
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
-        """Return the arguments of `set_protocol` that a configuration gives."""
+        """Return the arguments of `set_protocol` that a configuration gives; ValueError as there."""
         test = cfg.TEST.ZERO_SHOT
+        _check_windows(test.CROP_SIZE, test.STRIDE)
+        _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,
@@ -462,6 +454,21 @@ class ZeroShotSegmentor(nn.Module):
 def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
     """Empty the cache of text features: the CLIP whose weights were loaded may be another one."""
     model.embed_vocabulary.forget()
+
+
+def _check_windows(crop_size: int, stride: int) -> None:
+    if crop_size < 0:
+        raise ValueError(f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}.")
+    if crop_size and not 1 <= stride <= crop_size:
+        raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
+
+
+def _check_scores(background_score: float, logit_scale: float, area_threshold: float) -> None:
+    for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
+    if logit_scale < 0:
+        raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
 
 
 def _autocast_dtype(name: str, device: str) -> torch.dtype:

@@ -130,12 +130,35 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE"], "BY_DATASET.shapes_val: .*no value"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE", "wide"], "BY_DATASET.shapes_val: .*CROP_SIZE"),
         ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "not registered: shapes_vall"),
+        ("shapes_val", ["MODEL.CLIP.NAME", "ViT-B-32"], "shapes_val: MODEL.CLIP.NAME is the same for all datasets"),
+        ("shapes_val", ["TEST.ZERO_SHOT.KP_WEIGHT", 0.0], "KP_WEIGHT is the same for all datasets"),
+        ("shapes_val", ["TEST.ZERO_SHOT.STRIDE", 0], "'shapes_val': TEST.ZERO_SHOT.STRIDE must be in"),
+        ("shapes_val", ["TEST.ZERO_SHOT.BACKGROUND_SCORE", 2.0], "'shapes_val': .*BACKGROUND_SCORE must be in"),
+        ("shapes_val", ["TEST.ZERO_SHOT.TEMPLATES", "tlc"], "'shapes_val': TEST.ZERO_SHOT.TEMPLATES: 'tlc' is neither"),
+        ("shapes_val", ["TEST.ZERO_SHOT.FILLER_WORDS", " "], "'shapes_val': .*not blank"),
+        ("shapes_val", ["TEST.ZERO_SHOT.MAX_IMAGES", -3], "'shapes_val': .*MAX_IMAGES is -3"),
+        ("shapes_val", ["INPUT.MIN_SIZE_TEST", -3], "'shapes_val': INPUT.MIN_SIZE_TEST is -3"),
     ],
 )
 def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
     set_by_dataset(cfg, name, *options)
     with pytest.raises(ValueError, match=message):
         check_dataset_settings(cfg, ["shapes_val"])
+
+
+@pytest.mark.fault("settings of a dataset that are no list", "they are named, with an example")
+@pytest.mark.parametrize("value", [3, "INPUT.MIN_SIZE_TEST", {"INPUT.MIN_SIZE_TEST": 96}])
+def test_settings_that_are_no_list_are_named(cfg, value):
+    cfg.TEST.ZERO_SHOT.BY_DATASET["shapes_val"] = value
+    with pytest.raises(ValueError, match="BY_DATASET.shapes_val is .*; expected a list of KEY, VALUE pairs"):
+        check_dataset_settings(cfg, ["shapes_val"])
+
+
+def test_values_of_one_dataset_that_are_lists(cfg):
+    """Datasets are grouped by their settings, also where a setting has several values."""
+    set_by_dataset(cfg, "shapes_objects_val", "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
+    groups = group_by_images(cfg, ["shapes_val", "shapes_objects_val", "shapes_stuff_val"])
+    assert groups == [["shapes_val", "shapes_stuff_val"], ["shapes_objects_val"]]
 
 
 @pytest.mark.fault(
@@ -146,7 +169,7 @@ def test_unfit_words_are_named_at_the_start(in_world, tmp_path):
     check_error(
         run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "sclip"), "no words for 'shapes_val'", "zeroshot_voc_val"
     )
-    check_error(run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "nowhere.txt"), "nowhere.txt")
+    check_error(run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "nowhere.txt"), "nowhere.txt", "sclip, naclip")
 
 
 def test_filler_words_make_pixels_of_no_class(cfg):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
+from tcl_d2.config import merge_options
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
 from tcl_d2.modeling.clip import PositionRule
 from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
@@ -47,7 +48,7 @@ def test_maskclip_is_dense_clip_with_its_head(cfg):
 
 @pytest.mark.fault("a dense head that does not exist", "the heads are listed")
 def test_an_unknown_head_is_named(cfg):
-    with pytest.raises(ValueError, match="no dense head 'sclipp'.*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
+    with pytest.raises(ValueError, match="'sclipp', but .*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
         build_dense_head("sclipp", cfg)
 
 
@@ -63,6 +64,22 @@ def test_a_head_of_ones_own(cfg):
 def test_unknown_scores_are_named(cfg, scores):
     cfg.MODEL.DENSE_CLIP.SCORES = scores
     with pytest.raises(ValueError, match="MODEL.DENSE_CLIP.SCORES.*mask, cosine"):
+        DenseCLIP(cfg)
+
+
+@pytest.mark.fault("key smoothing of features that are not on CLIP's grid, or a threshold below 0", "named at once")
+@pytest.mark.parametrize(
+    "head, key, value, message",
+    [
+        ("proxyclip", "KEY_SMOOTHING", 1.0, "ProxyCLIPHead has a grid of its own"),
+        ("sclip", "KEY_SMOOTHING", -1.0, "a threshold, or 0 for none, not -1.0"),
+        ("sclip", "PROMPT_DENOISING", -0.5, "a threshold, or 0 for none, not -0.5"),
+    ],
+)
+def test_unfit_refinements_are_named(cfg, head, key, value, message):
+    cfg.MODEL.DENSE_CLIP.HEAD = head
+    cfg.MODEL.DENSE_CLIP[key] = value
+    with pytest.raises(ValueError, match=f"MODEL.DENSE_CLIP.{key} .*{message}"):
         DenseCLIP(cfg)
 
 
@@ -126,11 +143,47 @@ def test_unusable_vision_models_are_named(name, message):
         build_vision_model(name, "")
 
 
-@pytest.mark.fault("weights of another vision model for ProxyCLIP", "how many do not fit, and one of them")
-def test_weights_of_another_vision_model_are_refused(tmp_path):
-    torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "other.pth")
-    with pytest.raises((ValueError, RuntimeError), match="other.pth does not hold the weights of 'test_vit'"):
+@pytest.mark.fault("a vision model of ProxyCLIP that is none", "it is named before its weights are downloaded")
+def test_unusable_vision_models_are_named_before_a_download(monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: pytest.fail("download"))
+    with pytest.raises(ValueError, match="PROXY.NAME is 'resnet18', a ResNet"):
+        build_vision_model("resnet18", "timm")
+
+
+@pytest.mark.fault("weights of another vision model for ProxyCLIP", "how many do not fit, and some of them")
+@pytest.mark.parametrize("name", ["test_vit2", "test_vit3", "wide"])
+def test_weights_of_another_vision_model_are_refused(tmp_path, name):
+    other = timm.create_model(VISION if name == "wide" else name, num_classes=0, mlp_ratio=4.0)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="PRETRAINED: '.*other.pth' does not fit .*NAME 'test_vit' .*the file has"):
         build_vision_model(VISION, str(tmp_path / "other.pth"))
+
+
+@pytest.mark.fault("no file, or no weights, for ProxyCLIP's vision model", "an error that names the key and the file")
+def test_unreadable_weights_of_the_vision_model_are_named(tmp_path):
+    (tmp_path / "text.pth").write_text("brick\nlava\n")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("missing.pth", "text.pth", "list.pth"):
+        with pytest.raises((OSError, ValueError), match=f"PROXY.PRETRAINED: .*{name}'"):
+            build_vision_model(VISION, str(tmp_path / name))
+
+
+# ------------------------------------------------------------------------------------ labels without scores
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 150), (200, 5)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_alone_are_those_of_the_scores(cfg, name, size):
+    """With classes and a background of several words, words of no class, a softmax, and images of odd sizes."""
+    options = ["MODEL.DENSE_CLIP.HEAD", name, "MODEL.DENSE_CLIP.SCORES", "cosine", "TEST.ZERO_SHOT.LOGIT_SCALE", 40.0]
+    merge_options(cfg, [*options, "TEST.ZERO_SHOT.FILLER_WORDS", ["wood", "sky"]])
+    model = DenseCLIP(cfg).eval()
+    image = torch.randint(256, (3, *size))
+    for background in (False, True, ["sky", "wall", "grass"]):
+        classes = {"vocabulary": [["brick", "red brick"], "lava", ["grass", "meadow"]], "background": background}
+        scores, labels = model([{"image": image, **classes}, {"image": image, **classes, "labels_only": True}])
+        assert scores["sem_seg"].isfinite().all() and labels["sem_seg_labels"].shape == size
+        assert torch.equal(labels["sem_seg_labels"], scores["sem_seg"].argmax(0))
 
 
 # ------------------------------------------------------------------------------------ mistakes

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...utils.tensors import read_tensors
 from ..clip import FrozenCLIP, project_values, tokens_to_map
+from ..clip_loading import compare_shapes
 from .head import DENSE_HEAD_REGISTRY, DenseHead
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -32,6 +33,7 @@ class ProxyCLIPHead(DenseHead):
     are right for all.
     """
 
+    keeps_grid = False
     pad_to = 56
 
     def __init__(
@@ -136,9 +138,21 @@ def build_vision_model(name: str, pretrained: str) -> VisionTransformer:
         ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
         OSError: the weights cannot be read.
     """
-    # Build it
+    # Look at its architecture, before its weights are downloaded
     if not timm.is_model(name):
-        raise ValueError(f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', which timm {timm.__version__} does not have.")
+        raise ValueError(
+            f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', which timm {timm.__version__} does not have; expected a "
+            "VisionTransformer, such as vit_base_patch8_224.dino."
+        )
+    with torch.device("meta"):
+        vision = timm.create_model(name)
+    if not isinstance(vision, VisionTransformer) or vision.pos_embed is None:
+        raise ValueError(
+            f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', a {type(vision).__name__}; expected a VisionTransformer of timm "
+            "with position embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
+        )
+
+    # Build it
     try:
         vision = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
     except OSError as error:
@@ -147,22 +161,25 @@ def build_vision_model(name: str, pretrained: str) -> VisionTransformer:
             f"downloaded ({type(error).__name__}). Run once where the network reaches the hub and keep its cache "
             "(HF_HOME), or give a file of them: MODEL.DENSE_CLIP.PROXY.PRETRAINED /path/to/weights.safetensors"
         ) from None
-    if not isinstance(vision, VisionTransformer) or vision.pos_embed is None:
-        raise ValueError(
-            f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', a {type(vision).__name__}; expected a VisionTransformer of timm "
-            "with position embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
-        )
 
     # Any window is taken, with position embeddings as they are given
     vision.dynamic_img_size = vision.patch_embed.strict_img_size = False
     vision.patch_embed.flatten = True
 
-    # Read its weights
     if pretrained not in ("", "timm"):
-        missing, unexpected = vision.load_state_dict(read_tensors(PathManager.get_local_path(pretrained)), strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                f"{pretrained} does not hold the weights of '{name}': {len(missing)} missing, {len(unexpected)} "
-                f"unexpected, such as {(missing + unexpected)[0]}."
-            )
+        _load_weights(vision, name, pretrained)
     return vision
+
+
+def _load_weights(vision: nn.Module, name: str, path: str) -> None:
+    """Load a file of weights; arguments and errors as build_vision_model's."""
+    try:
+        state = read_tensors(PathManager.get_local_path(path))
+    except (OSError, ValueError) as error:
+        raise type(error)(f"MODEL.DENSE_CLIP.PROXY.PRETRAINED: {error}") from None
+    if differences := compare_shapes(state if isinstance(state, dict) else {}, vision.state_dict()):
+        raise ValueError(
+            f"MODEL.DENSE_CLIP.PROXY.PRETRAINED: '{path}' does not fit MODEL.DENSE_CLIP.PROXY.NAME '{name}' "
+            f"({len(differences)} weights differ; {'; '.join(differences[:3])})."
+        )
+    vision.load_state_dict(state)

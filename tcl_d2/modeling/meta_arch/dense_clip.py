@@ -63,7 +63,16 @@ class DenseCLIP(ZeroShotSegmentor):
         if scores not in SCORES:
             raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
 
+        for key, value in (("PROMPT_DENOISING", prompt_denoising), ("KEY_SMOOTHING", key_smoothing)):
+            if value < 0:
+                raise ValueError(f"MODEL.DENSE_CLIP.{key} is a threshold, or 0 for none, not {value}.")
+
         self.head = head or MaskCLIPHead()
+        if key_smoothing > 0 and not self.head.keeps_grid:
+            raise ValueError(
+                f"MODEL.DENSE_CLIP.KEY_SMOOTHING needs features of CLIP's own patches, but {type(self.head).__name__} "
+                "has a grid of its own: set it to 0, or take another head."
+            )
         self.scores = scores
         self.prompt_denoising = prompt_denoising
         self.key_smoothing = key_smoothing
