@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
@@ -30,7 +31,6 @@ from ..evaluation.comparison import Comparand, write_comparison
 from ..evaluation.cost import CostMeter
 from ..evaluation.progress import fingerprint
 from ..evaluation.published import published_for
-from ..modeling.clip_loading import check_clip
 from ..utils.errors import one_message
 from ..utils.files import replacing
 
@@ -108,7 +108,7 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
         cfg = load_config(path, options)
         check_meta_architecture(cfg)
         check_device(cfg.MODEL.DEVICE)
-        check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).check_encoder(cfg)
         if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).exists():  # "" exists: the folder
             raise FileNotFoundError(f"no file '{cfg.MODEL.WEIGHTS}', which MODEL.WEIGHTS names")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
