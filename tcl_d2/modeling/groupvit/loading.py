@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
-from packaging.version import Version
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from ...utils.tensors import check_finite, read_tensors
@@ -15,7 +16,8 @@ from ..clip_loading import compare_shapes
 from .official import from_official, is_official
 
 logger = logging.getLogger(__name__)
-_OLDEST = "4.57"  # of transformers, of which results are known to be the release's
+_OLDEST = (4, 57)  # of transformers, of which results are known to be the release's
+_HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 _HEAD_WIDTH = 64  # of the text encoder, as CLIP's
 
 
@@ -53,15 +55,16 @@ def check_groupvit(weights: str) -> None:
 
 def _import_transformers() -> ModuleType:
     """Import the library, which takes seconds and is optional."""
-    remedy = f"pip install 'transformers>={_OLDEST}'"
+    oldest = ".".join(map(str, _OLDEST))
+    remedy = f"pip install 'transformers>={oldest}'"
     try:
         import transformers
     except ImportError as error:
         raise RuntimeError(f"GroupViT needs transformers, which cannot be imported ({error}): {remedy}") from None
 
-    if Version(transformers.__version__) < Version(_OLDEST):
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
         raise RuntimeError(
-            f"GroupViT needs transformers {_OLDEST} or newer, but {transformers.__version__} is installed: {remedy}"
+            f"GroupViT needs transformers {oldest} or newer, but {transformers.__version__} is installed: {remedy}"
         )
     return transformers
 
@@ -71,12 +74,18 @@ def _import_transformers() -> ModuleType:
 
 def _check_folder(transformers: ModuleType, name: str) -> None:
     """Look whether a folder, or a model on the hub, is a GroupViT."""
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise FileNotFoundError(
+            f"MODEL.GROUPVIT.WEIGHTS: the folder '{name}' has no config.json: expected a model as the hub has it"
+        )
+
+    # Read its configuration
     try:
-        config, _ = transformers.GroupViTConfig.get_config_dict(name)
+        config, _ = transformers.GroupViTConfig.get_config_dict(name, local_files_only=_is_local(name))
     except Exception as error:  # the hub client raises many types
         raise OSError(
-            f"MODEL.GROUPVIT.WEIGHTS: there is no file and no folder with a config.json at '{name}', and the hub's "
-            f"model of that name is not in the local cache and could not be downloaded ({type(error).__name__}). Give "
+            f"MODEL.GROUPVIT.WEIGHTS: there is no file and no folder '{name}', and the hub's model of that "
+            f"name is not in the local cache and could not be downloaded ({type(error).__name__}). Give "
             "nvidia/groupvit-gcc-yfcc or nvidia/groupvit-gcc-redcaps, once where the network reaches the hub (its "
             "cache is HF_HOME), or a folder or file of weights"
         ) from None
@@ -87,11 +96,26 @@ def _check_folder(transformers: ModuleType, name: str) -> None:
         )
 
 
+def _is_local(name: str) -> bool:
+    """Return whether a model is a folder, or whole in the hub's cache: the hub client would ask the network first."""
+    if Path(name).is_dir():
+        return True
+    try:
+        has_config, *has_weights = (isinstance(try_to_load_from_cache(name, file), str) for file in _HUB_FILES)
+    except HFValidationError:
+        return False
+    return has_config and any(has_weights)
+
+
 def _build_from_folder(transformers: ModuleType, name: str) -> nn.Module:
     _check_folder(transformers, name)
     try:
         model, report = transformers.GroupViTModel.from_pretrained(
-            name, dtype="float32", output_loading_info=True, ignore_mismatched_sizes=True
+            name,
+            dtype="float32",
+            local_files_only=_is_local(name),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # of the hub client, of readers of weights, of the configuration's checks
         reason = str(error).strip().partition("\n")[0]

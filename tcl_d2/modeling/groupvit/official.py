@@ -34,10 +34,10 @@ _NAMES = (
     ("text_encoder.transformer.resblocks.#.mlp.c_proj.*", "text_model.encoder.layers.#.mlp.fc2.*"),
     ("text_encoder.ln_final.*", "text_model.final_layer_norm.*"),
     # Projections
-    ("img_projector.linear_hidden.#.*", "visual_projection.#.*"),
     ("img_projector.linear_out.*", "visual_projection.3.*"),
-    ("text_projector.linear_hidden.#.*", "text_projection.#.*"),
+    ("img_projector.linear_hidden.#.*", "visual_projection.#.*"),
     ("text_projector.linear_out.*", "text_projection.3.*"),
+    ("text_projector.linear_hidden.#.*", "text_projection.#.*"),
 )
 # Queries, keys and values, in this order, are one weight there and three here
 _JOINED_NAMES = (
