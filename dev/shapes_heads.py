@@ -22,7 +22,7 @@ from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.engine import Trainer
 
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip")
-BACKGROUND_SCORES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+BACKGROUND_SCORES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def evaluate(cfg: CfgNode, seed: int) -> dict[str, float]:
@@ -50,7 +50,7 @@ def evaluate_head(head: str, seed: int, output: Path) -> tuple[dict[str, float],
     return evaluate(load_config(ROOT / "configs/shapes/dense_clip.yaml", options), seed), best_score
 
 
-def evaluate_tcl(head: str, weights: Path, seed: int, output: Path) -> dict[str, float]:
+def evaluate_tcl(head: str, weights: str, seed: int, output: Path) -> dict[str, float]:
     """Return the results of TCL, with PAMR and the masks of a head for knowledge preservation."""
     options = ["MODEL.TCL.KP_HEAD", head, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", output]
     options += ["MODEL.DENSE_CLIP.PROXY.NAME", "vit_small_patch8_224.dino", "MODEL.DENSE_CLIP.PROXY.PRETRAINED", ""]
@@ -65,7 +65,12 @@ def print_table(title: str, results: dict[str, list[dict[str, float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, nargs="+", default=["tcl_d2://shapes_tcl/weights.safetensors"])
+    parser.add_argument(
+        "--weights",
+        nargs="*",
+        default=["tcl_d2://shapes_tcl/weights.safetensors"],
+        help="checkpoints of TCL, such as of several seeds; none to leave TCL out",
+    )
     parser.add_argument("--heads", nargs="+", default=HEADS)
     parser.add_argument("--output", type=Path, default=Path("output/shapes/heads"))
     args = parser.parse_args()
@@ -82,6 +87,8 @@ def main() -> None:
     print_table("mIoU (%) of dense CLIPs, without PAMR:", results)
 
     # As TCL's partner
+    if not args.weights:
+        return
     results = {}
     for head in args.heads:
         runs = [evaluate_tcl(head, path, seed, args.output / f"tcl_{head}") for seed, path in enumerate(args.weights)]

@@ -97,6 +97,21 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     return cfg
 
 
+def dense_head_config(cfg: CN, head: str, options: Sequence[object] = ()) -> CN:
+    """Return the configuration of a dense CLIP that has the CLIP, the sizes and the prompts of another model.
+
+    Args:
+        cfg: the configuration of the other model, which stays as it is.
+        head: see MODEL.DENSE_CLIP.HEAD.
+        options: KEY, VALUE pairs over the values of both, see merge_options.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    _merge(cfg, _read_yaml(get_config_file("dense_clip/cosine.yaml")))
+    merge_options(cfg, [*options, "MODEL.DENSE_CLIP.HEAD", head])
+    return cfg
+
+
 def _is_local(path: str | Path) -> bool:
     return "://" not in str(path)
 

@@ -15,10 +15,18 @@ from tcl_d2.data.shapes import draw_scene
 from tests import running
 from tests.conftest import ROOT
 
-PAGES = ("README.md", "GETTING_STARTED.md", "CONTRIBUTING.md", "docs/reuse.md", "datasets/README.md")
+PAGES = (
+    "README.md",
+    "GETTING_STARTED.md",
+    "CONTRIBUTING.md",
+    "docs/reuse.md",
+    "docs/dense_clip.md",
+    "datasets/README.md",
+)
 ELSEWHERE = (  # commands that are not run here, by what they need
     r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
-    r"configs/tcl\.yaml|configs/eval/|--config-file tcl\.yaml|--config-file eval/",  # the paper's data or weights
+    r"configs/tcl\.yaml|configs/(eval|dense_clip|unified)/",  # the paper's data or weights
+    r"--config-file (tcl\.yaml|eval/)",  # the same, by name
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
     r"--model official",  # the paper's weights

@@ -30,7 +30,7 @@ except ImportError:
 in_browser = pytest.mark.skipif(
     webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
 )
-SETTINGS = {"background": True, "threshold": 0.4, "kp": 0.3, "refine": True}
+SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": True}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
     (tmp_path / "text.png").write_text("no image")
-    blocks = app.build_page(page.predictor, [])
+    blocks = app.build_page(page, [])
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_error=True)
     try:
         client = gradio_client.Client(address, verbose=False)
@@ -111,7 +111,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
 
 def test_what_is_kept_goes_after_a_while(page):
     """Results in memory, and gradio's files of uploads and results."""
-    blocks = app.build_page(page.predictor, [])
+    blocks = app.build_page(page, [])
     (state,) = (block for block in blocks.blocks.values() if isinstance(block, gr.State))
     assert 0 < state.time_to_live <= 3600 and blocks.delete_cache and max(blocks.delete_cache) <= 3600
 

@@ -20,7 +20,7 @@ from ..config import check_device, check_meta_architecture, find_config_file, lo
 from ..data import check_datasets
 from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
-from ..engine.evaluation_pass import check_dataset_settings
+from ..engine.dataset_settings import check_dataset_settings
 from ..evaluation import verify_results
 from ..utils.errors import one_message
 from ..utils.imports import import_code

@@ -29,6 +29,11 @@ def split_words(text: str) -> list[str | list[str]]:
     return as_vocabulary(words for words in classes if words)
 
 
+def split_background_words(text: str) -> list[str]:
+    """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
+    return _strip_all(re.split("[,|]", text))
+
+
 def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
     """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
     return [words[0] if len(words) == 1 else list(words) for words in class_words]

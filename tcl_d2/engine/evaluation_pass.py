@@ -12,14 +12,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
-from ..config import dataset_config
 from ..data.benchmarks import subsample
-from ..data.words import RELEASES, read_dataset_words, released_words
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 from ..evaluation.progress import EvaluationProgress, digest_weights, fingerprint, stat_files
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
 from ..version import __version__
+from .dataset_settings import class_words
 from .processes import unwrap_ddp
 from .signals import StoppableLoader
 
@@ -142,6 +141,7 @@ class EvaluationPass:
                 "settings": settings,
                 "data": self.dataset_dicts[name],
                 "metadata": MetadataCatalog.get(name).as_dict(),
+                "words": class_words(self.cfg, name),
                 "files": stat_files(self.dataset_dicts[name]),
             }
             progress[name] = EvaluationProgress(inference_folder(self.cfg, name), fingerprint(weights, **facts), resume)
@@ -200,39 +200,6 @@ def group_by_images(cfg: CfgNode, dataset_names: Iterable[str]) -> list[list[str
         settings = tuple(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name, ()))
         groups.setdefault((images, settings), []).append(name)
     return list(groups.values())
-
-
-def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
-    """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own.
-
-    Raises:
-        OSError, ValueError: the file cannot be read or is not for this dataset, or the release has no words for it.
-    """
-    words = cfg.TEST.ZERO_SHOT.WORDS
-    if not words:
-        return None
-    if words not in RELEASES:
-        return read_dataset_words(words, dataset_name)
-
-    lists = released_words(words)
-    if dataset_name not in lists:
-        raise ValueError(
-            f"TEST.ZERO_SHOT.WORDS is '{words}', whose release has no words for '{dataset_name}', but for "
-            f"{', '.join(lists)}. Give a file of words, or '' for the dataset's own."
-        )
-    return lists[dataset_name]
-
-
-def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
-    """Check the settings and words of each dataset; ValueError or OSError names what does not fit."""
-    unknown = set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list())
-    if unknown:
-        raise ValueError(
-            f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
-        )
-    for name in dataset_names:
-        if name in DatasetCatalog.list():  # what is not is another check's error
-            class_words(dataset_config(cfg, name), name)
 
 
 def evaluation_settings(cfg: CfgNode) -> dict:

@@ -114,13 +114,12 @@ class ZeroShotSegmentor(nn.Module):
         self._average_on_cpu = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: FrozenDualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
-        clip, tokenizer = cls.build_encoder(cfg)
         return {
             # Words and images
-            "clip": clip,
-            "tokenizer": tokenizer,
+            "clip": clip or cls.build_encoder(cfg),
+            "tokenizer": cls.build_tokenizer(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             # Scores
@@ -134,10 +133,14 @@ class ZeroShotSegmentor(nn.Module):
         }
 
     @classmethod
-    def build_encoder(cls, cfg: CfgNode) -> tuple[FrozenDualEncoder, Callable[[list[str]], Tensor]]:
-        """Build the model of images and texts that a configuration names, and its tokenizer; by default a CLIP."""
-        clip = FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
-        return clip, build_tokenizer(cfg.MODEL.CLIP.NAME)
+    def build_encoder(cls, cfg: CfgNode) -> FrozenDualEncoder:
+        """Build the model of images and texts that a configuration names; by default a CLIP."""
+        return FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
+
+    @classmethod
+    def build_tokenizer(cls, cfg: CfgNode) -> Callable[[list[str]], Tensor]:
+        """Build the tokenizer of that model: N texts -> int64 [N, context]."""
+        return build_tokenizer(cfg.MODEL.CLIP.NAME)
 
     @classmethod
     def check_encoder(cls, cfg: CfgNode) -> None:

@@ -62,7 +62,7 @@ def launched(project, *words: object) -> subprocess.CompletedProcess:
 
 def evaluated(output) -> list[str]:
     """Return the names of the benchmarks whose results are in an OUTPUT_DIR."""
-    return [row["data set"] for row in json.loads((output / "results.json").read_text())["data sets"]]
+    return [row["dataset"] for row in json.loads((output / "results.json").read_text())["datasets"]]
 
 
 @pytest.mark.parametrize("names", NAMES, ids=" ".join)
@@ -83,7 +83,7 @@ def test_commands_are_listed(tmp_path):
     "words, parts",
     [
         (["segmnet", "photo.png"], ["tcl-d2 has no 'segmnet'", "'segment'"]),
-        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, convert, prepare"]),
+        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, convert, prepare"]),
         (["prepare", "ade"], ["tcl-d2 prepare has no 'ade'", "'ade20k'"]),
     ],
 )

@@ -87,7 +87,7 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.labels = labels
 
-    def set_dataset(self, *names: str) -> None:
+    def set_dataset(self, *names: str, class_words: dict | None = None) -> None:
         pass
 
     def forward(self, batched_inputs):

@@ -1,10 +1,12 @@
 """The official GroupViT release's figures: tokens, groups, scores, backgrounds, whole segmentations, in fp32."""
 
 import logging
+import pickle
 import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -16,11 +18,12 @@ from tcl_d2 import load_config
 from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.evaluation_pass import class_words
-from tcl_d2.modeling import inference
+from tcl_d2.engine.dataset_settings import class_words
+from tcl_d2.modeling import GroupViT, inference
 from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.vocabulary import WordSubset
+from tcl_d2.predictor import TCLPredictor
 from tests.conftest import ROOT
 from tests.golden import groupvit as golden
 
@@ -83,8 +86,7 @@ def test_texts():
 
 
 def test_tokenizer_is_the_releases():
-    cfg = load_config(None, ["MODEL.GROUPVIT.WEIGHTS", golden.PATH, "MODEL.GROUPVIT.NUM_HEADS", golden.NUM_HEADS])
-    _, tokenizer = type(golden.build_model()).build_encoder(cfg)
+    tokenizer = GroupViT.build_tokenizer(load_config())
     figures = golden.load()["tokenizer"]
     assert torch.equal(tokenizer(figures["texts"]), figures["tokens"])
 
@@ -188,6 +190,35 @@ def test_config_reaches_the_model():
     assert (model.crop_size, model.background_score, model.pamr) == (448, 0.95, None)
     assert list(model.templates) == ["a photo of a {}."]
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_predictor(folder):
+    """Words in, masks out; methods that change a CLIP's last block are refused."""
+    options = ["MODEL.GROUPVIT.WEIGHTS", folder, "MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.CROP_SIZE", 96]
+    options += ["TEST.ZERO_SHOT.STRIDE", 48, "INPUT.MIN_SIZE_TEST", 96, "TEST.ZERO_SHOT.TEXT_CACHE", ""]
+    predictor = TCLPredictor(ROOT / "configs/groupvit/yfcc.yaml", *options)
+    segmentation = predictor(ROOT / "docs/shapes.png", ["brick", "grass", "lava"], background=True)
+    assert segmentation.classes == ["background", "brick", "grass", "lava"]
+    assert len(np.unique(segmentation.labels)) > 1
+    with pytest.raises(ValueError, match="the method 'sclip' needs a CLIP, which a GroupViT has not"):
+        predictor.with_dense_head("sclip")
+
+
+def test_bfloat16_finds_nearly_the_same_groups(folder):
+    cfg = ["MODEL.GROUPVIT.WEIGHTS", folder, "MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.TEXT_CACHE", ""]
+    model = build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", cfg)).eval()
+    image = {"image": torch.rand(3, 96, 128) * 255, "vocabulary": ["brick", "grass", "lava"], "labels_only": True}
+    labels = model([image])[0]["sem_seg_labels"]
+    model.precision = torch.bfloat16
+    assert (model([image])[0]["sem_seg_labels"] == labels).float().mean() > 0.7  # random weights: groups lie close
+
+
+def test_model_can_be_pickled(folder):
+    model = golden.build_model()
+    model.set_text_embeddings(golden.load()["text_embedding"], background=True)
+    image = {"image": golden.image("square")[0]}
+    copied = pickle.loads(pickle.dumps(model))
+    assert torch.equal(copied([image])[0]["sem_seg"], model([image])[0]["sem_seg"])
 
 
 @pytest.mark.parametrize("name", ["yfcc", "redcaps"])

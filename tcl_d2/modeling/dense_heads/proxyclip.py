@@ -139,7 +139,14 @@ def build_vision_model(name: str, pretrained: str) -> VisionTransformer:
     # Build it
     if not timm.is_model(name):
         raise ValueError(f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', which timm {timm.__version__} does not have.")
-    vision = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+    try:
+        vision = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+    except OSError as error:
+        raise OSError(
+            f"ProxyCLIP's vision model: the weights of '{name}' are neither in the local cache nor could they be "
+            f"downloaded ({type(error).__name__}). Run once where the network reaches the hub and keep its cache "
+            "(HF_HOME), or give a file of them: MODEL.DENSE_CLIP.PROXY.PRETRAINED /path/to/weights.safetensors"
+        ) from None
     if not isinstance(vision, VisionTransformer) or vision.pos_embed is None:
         raise ValueError(
             f"MODEL.DENSE_CLIP.PROXY.NAME is '{name}', a {type(vision).__name__}; expected a VisionTransformer of timm "

@@ -7,7 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..clip import project_keys
+from ..clip import FrozenCLIP, project_keys
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
 from ..refinement import denoise_prompts, smooth_keys
@@ -69,10 +69,10 @@ class DenseCLIP(ZeroShotSegmentor):
         self.key_smoothing = key_smoothing
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
         dense_clip = cfg.MODEL.DENSE_CLIP
         return {
-            **super().from_config(cfg),
+            **super().from_config(cfg, clip),
             "head": build_dense_head(dense_clip.HEAD, cfg),
             "scores": dense_clip.SCORES,
             "prompt_denoising": dense_clip.PROMPT_DENOISING,

@@ -49,10 +49,12 @@ class GroupViT(ZeroShotSegmentor):
     has_background_map = True
 
     @classmethod
-    def build_encoder(cls, cfg: CfgNode) -> tuple[FrozenGroupViT, Callable[[list[str]], Tensor]]:
-        model = build_groupvit(cfg.MODEL.GROUPVIT.WEIGHTS, cfg.MODEL.GROUPVIT.NUM_HEADS)
-        context_length = model.config.text_config.max_position_embeddings
-        return FrozenGroupViT(model), open_clip.SimpleTokenizer(context_length=context_length)
+    def build_encoder(cls, cfg: CfgNode) -> FrozenGroupViT:
+        return FrozenGroupViT(build_groupvit(cfg.MODEL.GROUPVIT.WEIGHTS, cfg.MODEL.GROUPVIT.NUM_HEADS))
+
+    @classmethod
+    def build_tokenizer(cls, cfg: CfgNode) -> Callable[[list[str]], Tensor]:
+        return open_clip.SimpleTokenizer()  # CLIP's
 
     @classmethod
     def check_encoder(cls, cfg: CfgNode) -> None:
