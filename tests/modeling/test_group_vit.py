@@ -38,7 +38,7 @@ def no_gradient():
 def folder(tmp_path_factory):
     """A folder as on the hub, with a small random model that knows CLIP's tokens."""
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # with which several groups occur
     vision = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "depths": [1, 1, 1]}
     vision |= {"num_hidden_layers": 3, "num_group_tokens": [8, 4, 0], "num_output_groups": [8, 4, 4], "image_size": 48}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
