@@ -257,6 +257,13 @@ def add_tcl_config(cfg: CN) -> None:
     # Scale of the similarities in ProxyCLIP's attention.
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
+    cfg.MODEL.GROUPVIT = CN()
+    # Weights of GroupViT: a model on the Hugging Face hub, the folder of one, a file of the official release, or "" for
+    # random ones.
+    cfg.MODEL.GROUPVIT.WEIGHTS = "nvidia/groupvit-gcc-yfcc"
+    # Attention heads of GroupViT's image encoder, which a file of the official release does not tell (released: 6).
+    cfg.MODEL.GROUPVIT.NUM_HEADS = 6
+
     cfg.MODEL.TCL = CN()
     # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
     cfg.MODEL.TCL.KP_HEAD = "maskclip"
@@ -349,7 +356,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Step of the sliding window, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
     # Constant score of the background where a dataset has one (paper: 0.4 with PAMR, 0.5 without), besides its words if
-    # it has any. With LOGIT_SCALE it is the probability that a class must reach.
+    # it has any. With LOGIT_SCALE, and in GroupViT, it is the probability that a class must reach.
     cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE = 0.4
     # Scale of a softmax over all words, which makes probabilities of scores that were averaged over windows and
     # enlarged (SCLIP and its successors); 0 for none.
@@ -373,8 +380,8 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
     # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
     cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
-    # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip),
-    # or a file with a class a line; "" for the benchmarks' own.
+    # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
+    # groupvit), or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
     # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
     cfg.TEST.ZERO_SHOT.FILLER_WORDS = []

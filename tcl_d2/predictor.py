@@ -19,7 +19,7 @@ from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.images import ImageLike, as_array
 from .data.words import as_lists, class_names, split_background_words, split_words
-from .modeling import DenseCLIP
+from .modeling import DenseCLIP, FrozenCLIP
 from .segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,10 @@ class TCLPredictor:
 
         Raises:
             OSError, ValueError: there is no such method, or it cannot be built, such as ProxyCLIP without the weights
-                of its vision model.
+                of its vision model; or this model, such as a GroupViT, has no CLIP.
         """
+        if not isinstance(self.model.clip, FrozenCLIP):
+            raise ValueError(f"the method '{name}' needs a CLIP, which a {type(self.model).__name__} has not")
         predictor = copy.copy(self)
         predictor.cfg = dense_head_config(self.cfg, name, self.options)
         predictor.model = DenseCLIP(predictor.cfg, clip=self.model.clip).to(self.model.device).eval()

@@ -60,7 +60,7 @@ def test_config_reaches_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
 def test_a_model_that_is_no_segmentor_is_named(name):
     """Detectron2's default, without a config file, is a detector."""
-    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, MaskCLIP, TCL.*shapes/tcl.yaml"):
+    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, GroupViT, MaskCLIP, TCL.*shapes/tcl.yaml"):
         check_meta_architecture(load_config(None, ["MODEL.META_ARCHITECTURE", name]))
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 

@@ -108,7 +108,7 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
         cfg.OUTPUT_DIR = str(folder)
         cfg.freeze()
         check(cfg, eval_only=True, weights=cfg.MODEL.WEIGHTS)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"--configs {path}: {reason}") from error
     return cfg

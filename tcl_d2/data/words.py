@@ -202,10 +202,11 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     """Return the words with which the release of a method was evaluated.
 
     Args:
-        method: sclip, naclip, clearclip or proxyclip.
+        method: sclip, naclip, clearclip, proxyclip or groupvit.
 
     Returns:
-        the words of each class, by dataset. Where a dataset has a background, its words are the first.
+        the words of each class, by dataset; not for one that the release was not evaluated on. Where a dataset has a
+        background, its words are the first; GroupViT's release has none for it.
 
     Raises:
         ValueError: there are no lists for the method; names those that there are.
@@ -220,4 +221,5 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     return {
         name: [words for file in files for words in read_class_words(_FOLDER / file)]
         for name, files in {**shared, **files_by_dataset}.items()
+        if files
     }

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .dual_encoder import FrozenDualEncoder
+
 
 def _check_tower(visual: nn.Module) -> None:
     plain = (
@@ -143,8 +145,8 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens[:, -grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
-class FrozenCLIP(nn.Module):
-    """CLIP's two encoders, frozen and always in eval mode. Gradient may flow through them, never into them.
+class FrozenCLIP(FrozenDualEncoder):
+    """CLIP's two encoders.
 
     Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`.
     """
@@ -155,13 +157,9 @@ class FrozenCLIP(nn.Module):
         Args:
             model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
         """
-        super().__init__()
         _check_tower(model.visual)
-        self.model = model.requires_grad_(False).eval()
+        super().__init__(model)
         self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
-
-    def train(self, mode: bool = True) -> "FrozenCLIP":
-        return super().train(False)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -184,8 +182,10 @@ class FrozenCLIP(nn.Module):
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode tokens int [N, context] -> text features [N, D], not normalized."""
         return self.model.encode_text(tokens)
+
+    def text_weights(self) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.model.state_dict().items() if not name.startswith("visual.")}
 
     def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
         """Encode images -> features [B, D], not normalized: the class token after all blocks, ln_post, projection."""

@@ -1,6 +1,7 @@
 """The meta-architectures, a file for each system."""
 
 from .dense_clip import DenseCLIP, MaskCLIP
+from .group_vit import GroupViT
 from .tcl import TCL
 
-__all__ = ["DenseCLIP", "MaskCLIP", "TCL"]
+__all__ = ["DenseCLIP", "GroupViT", "MaskCLIP", "TCL"]
