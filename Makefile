@@ -5,7 +5,7 @@ SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
 
 .PHONY: help setup demo test lint bench
 help:
-	@echo "make demo   set up, train TCL on the small world, compare with dense CLIP (table and pictures)"
+	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, check the style"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"

@@ -67,8 +67,9 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6"],
+        "groupvit": ["transformers>=4.57"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
-        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python", "setuptools>=70.1"],
+        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python", "setuptools>=70.1", "transformers>=4.57"],
     },
 )

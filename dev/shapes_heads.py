@@ -22,7 +22,7 @@ from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.engine import Trainer
 
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip")
-BACKGROUND_SCORES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+BACKGROUND_SCORES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def evaluate(cfg: CfgNode, seed: int) -> dict[str, float]:

@@ -13,7 +13,14 @@ from detectron2.utils.file_io import PathManager
 
 from .assets import get_config_file
 from .modeling import ZeroShotSegmentor
+from .modeling.dense_heads import check_dense_head
 from .utils.imports import import_code
+
+# What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
+_KEYS_BY_DATASET = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.ZERO_SHOT.")
+_KEYS_OF_ALL_DATASETS = tuple(
+    f"TEST.ZERO_SHOT.{key}" for key in ("BY_DATASET", "KP_WEIGHT", "PRECISION", "SAVE_PREDICTIONS", "TEXT_CACHE")
+)
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
@@ -84,16 +91,43 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     Raises:
         KeyError, ValueError: an entry is no list of pairs of known keys and fitting values; names the dataset.
     """
-    options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, ())
+    options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, [])
+    if not isinstance(options, (list, tuple)):
+        raise ValueError(
+            f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name} is {options!r}; expected a list of KEY, VALUE pairs, such as "
+            "[INPUT.MIN_SIZE_TEST, 336]"
+        )
+    fixed = [key for key in options[::2] if not str(key).startswith(_KEYS_BY_DATASET) or key in _KEYS_OF_ALL_DATASETS]
+    if fixed:
+        raise ValueError(
+            f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {fixed[0]} is the same for all datasets; expected keys of "
+            "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and TEST.ZERO_SHOT that are not of the model itself"
+        )
+
     cfg = cfg.clone()
     is_frozen = cfg.is_frozen()
     cfg.defrost()
     try:
         merge_options(cfg, options)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {error.args[0]}") from None
     if is_frozen:
         cfg.freeze()
+    return cfg
+
+
+def dense_head_config(cfg: CN, head: str, options: Sequence[object] = ()) -> CN:
+    """Return the configuration of a dense CLIP that has the CLIP, the sizes and the prompts of another model.
+
+    Args:
+        cfg: the configuration of the other model, which stays as it is.
+        head: see MODEL.DENSE_CLIP.HEAD.
+        options: KEY, VALUE pairs over the values of both, see merge_options.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    _merge(cfg, _read_yaml(get_config_file("dense_clip/cosine.yaml")))
+    merge_options(cfg, [*options, "MODEL.DENSE_CLIP.HEAD", head])
     return cfg
 
 
@@ -109,9 +143,16 @@ def find_config_file(path: str | Path) -> str:
 
 def _read_yaml(path: str | Path) -> dict:
     local_path = find_config_file(path)
+    if local_path.endswith(".py"):
+        raise ValueError(
+            f"Config file '{path}' is Python, such as a LazyConfig, which tcl_d2.model_zoo.get_config reads; expected "
+            "a YAML file here"
+        )
     try:
         values = CN.load_yaml_with_base(local_path)
-    except (yaml.YAMLError, TypeError) as error:  # TypeError where the file is empty
+    except TypeError:
+        raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
+    except yaml.YAMLError as error:
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
@@ -127,12 +168,14 @@ def _fit_types(values: dict, defaults: dict) -> dict:
     converted = {}
     for key, value in values.items():
         default = defaults.get(key)
+        if isinstance(default, dict):
+            value = CN._decode_cfg_value(value)  # "{'a': 1}" of a command line
         if isinstance(value, dict) and isinstance(default, dict):
             value = _fit_types(value, default)
         elif isinstance(default, float) and type(number := CN._decode_cfg_value(value)) is int:
             value = float(number)
-        elif isinstance(default, list) and value and isinstance(CN._decode_cfg_value(value), str):
-            value = [value]
+        elif isinstance(default, (list, tuple)) and value and isinstance(CN._decode_cfg_value(value), str):
+            value = type(default)([value])
         converted[key] = value
     return converted
 
@@ -141,7 +184,8 @@ def check_meta_architecture(cfg: CN) -> None:
     """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor; lists the segmentors.
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head;
+            lists what there is.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
@@ -150,6 +194,8 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
         )
+    check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
+    check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
 
 
 def check_device(name: str) -> None:
@@ -237,6 +283,13 @@ def add_tcl_config(cfg: CN) -> None:
     )
     # Blocks of MODEL.CLIP that are run where ENCODER.NAME is "clip".
     cfg.MODEL.RECO.ENCODER.BLOCKS = 8
+
+    cfg.MODEL.GROUPVIT = CN()
+    # Weights of GroupViT: a model on the Hugging Face hub, the folder of one, a file of the official release, or "" for
+    # random ones.
+    cfg.MODEL.GROUPVIT.WEIGHTS = "nvidia/groupvit-gcc-yfcc"
+    # Attention heads of GroupViT's image encoder, which a file of the official release does not tell (released: 6).
+    cfg.MODEL.GROUPVIT.NUM_HEADS = 6
 
     cfg.MODEL.TCL = CN()
     # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
@@ -330,7 +383,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Step of the sliding window, in pixels of the resized image.
     cfg.TEST.ZERO_SHOT.STRIDE = 224
     # Constant score of the background where a dataset has one (paper: 0.4 with PAMR, 0.5 without), besides its words if
-    # it has any. With LOGIT_SCALE it is the probability that a class must reach.
+    # it has any. With LOGIT_SCALE, and in GroupViT, it is the probability that a class must reach.
     cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE = 0.4
     # Scale of a softmax over all words, which makes probabilities of scores that were averaged over windows and
     # enlarged (SCLIP and its successors); 0 for none.
@@ -354,8 +407,8 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
     # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
     cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
-    # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip),
-    # or a file with a class a line; "" for the benchmarks' own.
+    # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
+    # groupvit), or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
     # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
     cfg.TEST.ZERO_SHOT.FILLER_WORDS = []

@@ -1,5 +1,6 @@
 """From pictures and words to masks in a few lines."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import nn
 
 from .checkpoint import TCLCheckpointer, fetch_weights
 from .checkpoint.hub import is_hub_name, load_folder_config
-from .config import check_device, check_meta_architecture, load_config, merge_options
+from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
-from .data.words import as_lists, class_names, split_words
+from .data.words import as_lists, class_names, split_background_words, split_words
+from .modeling import DenseCLIP, FrozenCLIP
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
 
@@ -46,6 +48,7 @@ class TCLPredictor:
                 weights cannot be read.
         """
         # Read the configuration
+        self.options = options
         if isinstance(config, CfgNode):
             self.cfg = config.clone()
             self.cfg.defrost()
@@ -84,6 +87,26 @@ class TCLPredictor:
         """
         return cls(_pretrained_config(str(name)), *options)
 
+    def with_dense_head(self, name: str) -> "TCLPredictor":
+        """Return a predictor by a method without training: this one's CLIP, with another last block.
+
+        Both share the CLIP, which is in memory once. The options that this predictor was built with stand over the
+        method's settings.
+
+        Args:
+            name: clip, maskclip, sclip, clearclip, naclip, proxyclip, or a name of your own in DENSE_HEAD_REGISTRY.
+
+        Raises:
+            OSError, ValueError: there is no such method, or it cannot be built, such as ProxyCLIP without the weights
+                of its vision model; or this model, such as a GroupViT, has no CLIP.
+        """
+        if not isinstance(self.model.clip, FrozenCLIP):
+            raise ValueError(f"the method '{name}' needs a CLIP, which a {type(self.model).__name__} has not")
+        predictor = copy.copy(self)
+        predictor.cfg = dense_head_config(self.cfg, name, self.options)
+        predictor.model = DenseCLIP(predictor.cfg, clip=self.model.clip).to(self.model.device).eval()
+        return predictor
+
     def __call__(
         self,
         image: ImageLike | Sequence[ImageLike],
@@ -112,7 +135,7 @@ class TCLPredictor:
             ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
         if isinstance(background, str):
-            background = [word.strip() for word in background.split(",") if word.strip()] or False
+            background = split_background_words(background) or False
         has_background = background is not False
         vocabulary = class_words(classes, has_background)
         if isinstance(image, (list, tuple)):

@@ -94,7 +94,13 @@ def test_stopped_comparison_goes_on(in_world, tmp_path):
         (["--configs", CONFIGS[0], "--datasets", "/no/such"], ["/no/such"]),
         (["--configs", CONFIGS[0], "--opts", "MODEL.NONE", "1"], [f"--configs {CONFIGS[0]}", "MODEL.NONE"]),
         (["--configs", CONFIGS[0], "--opts", "MODEL.WEIGHTS", "/none.pth"], [f"--configs {CONFIGS[0]}", "'/none.pth'"]),
-        (["--configs", CONFIGS[0], "--opts", "DATASETS.TEST", "()"], ["no DATASETS.TEST", "give --datasets"]),
+        (
+            ["--configs", CONFIGS[0], "--opts", "DATASETS.TEST", "()"],
+            [f"--configs {CONFIGS[0]}", "DATASETS.TEST is empty"],
+        ),
+        (["--configs", CONFIGS[0], "--opts", "TEST.ZERO_SHOT.TEMPLATES", "tlc"], [CONFIGS[0], "TEMPLATES: 'tlc'"]),
+        (["--configs", CONFIGS[0], "--opts", "TEST.ZERO_SHOT.WORDS", "none.txt"], ["WORDS is 'none.txt'"]),
+        (["--configs", CONFIGS[0], "--opts", "MODEL.DENSE_CLIP.HEAD", "none"], ["DENSE_CLIP.HEAD is 'none'"]),
     ],
 )
 def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):

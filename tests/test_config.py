@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 
 import tcl_d2
 from tcl_d2 import load_config
-from tcl_d2.config import check_meta_architecture, merge_options
+from tcl_d2.config import check_meta_architecture, dataset_config, merge_options
 from tests import golden
 from tests.conftest import ROOT
 
@@ -64,7 +64,7 @@ def test_config_reaches_the_model(tmp_path):
 @pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
 def test_a_model_that_is_no_segmentor_is_named(name):
     """Detectron2's default, without a config file, is a detector."""
-    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, MaskCLIP, .*TCL.*shapes/tcl.yaml"):
+    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, GroupViT, MaskCLIP, ReCo, TCL.*shapes/tcl"):
         check_meta_architecture(load_config(None, ["MODEL.META_ARCHITECTURE", name]))
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 
@@ -97,7 +97,8 @@ def test_options_are_merged_into_a_configuration_that_is_there():
     "text, message",
     [
         ("MODEL: [1", "'.*bad.yaml' could not be read"),
-        ("", "'.*bad.yaml' could not be read"),
+        ("", "'.*bad.yaml'.* is empty"),
+        ("_BASE_: bad_base.yaml", "'.*bad.yaml'.* is empty"),
         ("- MODEL", "holds a list; expected keys"),
         ("MODEL: !!python/object/apply:os.getcwd []", "could not be read"),
         ("MODEL: {NAEM: x}", "MODEL.NAEM"),
@@ -106,6 +107,7 @@ def test_options_are_merged_into_a_configuration_that_is_there():
     ],
 )
 def test_bad_config_files_are_named(tmp_path, text, message):
+    (tmp_path / "bad_base.yaml").write_text("")
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises((KeyError, ValueError), match=message):
         load_config(tmp_path / "bad.yaml")
@@ -124,6 +126,32 @@ def test_bad_config_files_are_named(tmp_path, text, message):
 def test_bad_options_are_named(options, message):
     with pytest.raises((KeyError, ValueError), match=message):
         load_config(None, options)
+
+
+@pytest.mark.fault("a LazyConfig where a YAML file is expected", "an error that says what reads it")
+def test_a_lazy_config_is_named():
+    with pytest.raises(ValueError, match="'shapes/tcl.py' is Python, .* tcl_d2.model_zoo.get_config reads"):
+        load_config("shapes/tcl.py")
+
+
+def test_values_are_taken_as_a_command_line_gives_them():
+    """One dataset without brackets, and a dict for a node."""
+    options = [
+        "DATASETS.TEST",
+        "shapes_val",
+        "TEST.ZERO_SHOT.BY_DATASET",
+        "{'shapes_val': ['INPUT.MIN_SIZE_TEST', 72]}",
+    ]
+    cfg = load_config("shapes/trained.yaml", options)
+    assert cfg.DATASETS.TEST == ("shapes_val",)
+    assert dataset_config(cfg, "shapes_val").INPUT.MIN_SIZE_TEST == 72 != cfg.INPUT.MIN_SIZE_TEST
+
+
+@pytest.mark.fault("a dense head that does not exist, in a config", "the key and the heads are named at the start")
+@pytest.mark.parametrize("key", ["MODEL.DENSE_CLIP.HEAD", "MODEL.TCL.KP_HEAD"])
+def test_unknown_dense_heads_are_named(key):
+    with pytest.raises(ValueError, match=f"{key} is 'slcip', .*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
+        check_meta_architecture(load_config("shapes/trained.yaml", [key, "slcip"]))
 
 
 def test_code_that_a_config_names_is_imported(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +32,7 @@ except ImportError:
 in_browser = pytest.mark.skipif(
     webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
 )
-SETTINGS = {"background": True, "threshold": 0.4, "kp": 0.3, "refine": True}
+SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": True}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,68 @@ def test_words_that_cannot_be_used_are_named(page, tmp_path):
             page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)
 
 
+def test_methods_are_built_once_and_share_the_clip(page):
+    first, dense = page.predictor("tcl"), page.predictor("sclip")
+    assert dense is page.predictor("sclip") and dense.model.clip is first.model.clip
+    assert page.methods[0] == ("TCL", "tcl") and ("sclip", "sclip") in page.methods and len(page.methods) >= 7
+
+
+def test_form_has_the_settings_of_the_method(page):
+    """Those of its configuration, also after a visitor has used others."""
+    for method, values in {"tcl": (0.4, 0.3, True), "sclip": (0.3, 0.3, False)}.items():
+        model = page.predictor(method).model
+        model.background_score, model.pamr = 0.9, None
+        threshold, kp, refine = page.settings(method)
+        assert (threshold.value, kp.value, refine.value) == values and kp.visible == (method == "tcl")
+
+
+def test_background_of_words(page, tmp_path):
+    """They make a background without the box too, and are not words of the picture."""
+    image = draw_scene(seed=7, index=5, size=96).image
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    settings = {**SETTINGS, "background": False, "background_words": "soil, sand"}
+    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
+    expected = page.predictor("tcl")(image, [["wood", "marble"], "lava"], ["soil", "sand"])
+    assert segmentation.classes == ["background", "wood", "lava"] and set(colors) <= {"wood", "lava"}
+    assert np.array_equal(segmentation.labels, expected.labels)
+    with pytest.raises(gr.Error, match="At most 50 words at once, not 51"):
+        many = {**settings, "background_words": ",".join(f"thing {number}" for number in range(49))}
+        page.segment(str(tmp_path / "scene.png"), ["wood, lava"], **many)
+
+
+@pytest.mark.fault("web page: visitors with other methods and settings at once", "each gets the results of theirs")
+def test_visitors_at_once_do_not_mix(page, tmp_path):
+    Image.fromarray(draw_scene(seed=7, index=5, size=96).image).save(tmp_path / "scene.png")
+    visits = [
+        {**SETTINGS, "method": method, "threshold": threshold, "refine": refine}
+        for method in ("tcl", "sclip", "naclip")
+        for threshold, refine in ((0.15, True), (0.3, False))
+    ]
+
+    def visit(settings: dict) -> np.ndarray:
+        words = ["wood, lava, brick, denim, grass"]
+        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].scores.numpy()
+
+    alone = [visit(settings) for settings in visits]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(visit, visits * 4))
+    assert all(np.array_equal(scores, alone[index % 6]) for index, scores in enumerate(together))
+    assert len({scores.tobytes() for scores in alone}) == 6
+
+
+@pytest.mark.fault("web page: ProxyCLIP without its vision model's weights", "the page says what is missing")
+def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    Image.fromarray(draw_scene(seed=7, index=2, size=48).image).save(tmp_path / "scene.png")
+    for ask in (
+        lambda: page.settings("proxyclip"),
+        lambda: page.segment(str(tmp_path / "scene.png"), ["brick"], **{**SETTINGS, "method": "proxyclip"}),
+    ):
+        with pytest.raises(gr.Error, match="ProxyCLIP's vision model: the weights of"):
+            ask()
+
+
 @pytest.mark.fault("web page: pictures of 4000 x 3 and 2 x 3000 pixels", "segmented and shown as any other")
 @pytest.mark.parametrize("size", [(4000, 3), (2, 3000)])
 def test_extreme_pictures_are_shown(page, tmp_path, size):
@@ -96,7 +160,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
     (tmp_path / "text.png").write_text("no image")
-    blocks = app.build_page(page.predictor, [])
+    blocks = app.build_page(page, [])
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_error=True)
     try:
         client = gradio_client.Client(address, verbose=False)
@@ -111,7 +175,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
 
 def test_what_is_kept_goes_after_a_while(page):
     """Results in memory, and gradio's files of uploads and results."""
-    blocks = app.build_page(page.predictor, [])
+    blocks = app.build_page(page, [])
     (state,) = (block for block in blocks.blocks.values() if isinstance(block, gr.State))
     assert 0 < state.time_to_live <= 3600 and blocks.delete_cache and max(blocks.delete_cache) <= 3600
 
@@ -176,6 +240,31 @@ def test_picture_and_words_in_masks_out(browser, tmp_path):
     text = wait_for(browser, areas)
     assert re.search(r"(brick|grass|sand) \d+ %", text)
     show_heat_map(browser)
+
+
+def choose(driver, element_id: str, name: str) -> None:
+    """Choose a name in a drop-down list."""
+    driver.find_element(By.CSS_SELECTOR, f"#{element_id} input").click()
+    wait_for(driver, lambda d: d.find_element(By.XPATH, f"//ul[@role='listbox']//li[@aria-label='{name}']")).click()
+
+
+@in_browser
+def test_another_method_is_chosen(browser):
+    """Its settings come into the form, and its result in the place of the last one; then a background of words."""
+    wait_for(browser, lambda d: d.find_elements(By.CSS_SELECTOR, "tr.tr-body, .gallery-item"))[0].click()
+    wait_for(browser, lambda d: len(d.find_elements(By.CSS_SELECTOR, "#words .token")) >= 2)
+    browser.find_element(By.ID, "segment").click()
+    before = wait_for(browser, areas)
+    browser.find_element(By.XPATH, "//button[contains(., 'Settings')]").click()
+    threshold = wait_for(browser, lambda d: d.find_element(By.CSS_SELECTOR, "#threshold input[type=number]"))
+    assert float(threshold.get_attribute("value")) == 0.4 and "background" not in before
+
+    choose(browser, "method", "naclip")
+    wait_for(browser, lambda d: float(threshold.get_attribute("value")) == 0.3)
+    wait_for(browser, lambda d: areas(d) not in ("", before))
+    browser.find_element(By.CSS_SELECTOR, "#background textarea, #background input").send_keys("sky, wall")
+    browser.find_element(By.ID, "segment").click()
+    assert wait_for(browser, lambda d: "background" in areas(d))
 
 
 @in_browser

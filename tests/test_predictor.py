@@ -2,6 +2,7 @@
 
 import logging
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
+from tcl_d2.modeling import DenseCLIP
 from tcl_d2.predictor import TCLPredictor, class_words
 from tcl_d2.segmentation import Segmentation
 from tests.conftest import ROOT
@@ -83,6 +85,61 @@ def test_a_class_may_have_several_words(classes):
     assert class_words(classes, background=True) == [["person", "man"], "background music"]
     with pytest.raises(ValueError, match="'background' is one of the class words"):
         class_words("wall | background, cat", background=True)
+
+
+@pytest.mark.parametrize(
+    "classes, background",
+    [
+        ("wood | marble, lava", "soil, sand"),
+        ("wood|marble,lava", " soil | sand ,"),
+        ([["wood", "marble"], "lava"], ["soil", "sand"]),
+    ],
+)
+def test_texts_are_the_same_as_lists_of_words(predictor, classes, background):
+    """A class has the best of its words; the background, besides its constant score, the best of its own."""
+    image = draw_scene(seed=7, index=5, size=96).image
+    wood, marble, lava, *backgrounds = predictor(image, ["wood", "marble", "lava", "soil", "sand"]).scores
+    constant = torch.full_like(wood, predictor.model.background_score)
+    expected = torch.stack([torch.stack([constant, *backgrounds]).amax(0), torch.maximum(wood, marble), lava])
+
+    segmentation = predictor(image, classes, background)
+    assert segmentation.classes == ["background", "wood", "lava"]
+    torch.testing.assert_close(segmentation.scores, expected, rtol=0, atol=1e-5)
+    lists = predictor(image, [["wood", "marble"], "lava"], ["soil", "sand"], labels_only=True)
+    assert np.array_equal(segmentation.labels, lists.labels)
+    assert (segmentation.labels != predictor(image, classes, True).labels).any()  # these words matter
+
+
+@pytest.mark.parametrize("head", ["clip", "maskclip", "sclip", "clearclip", "naclip"])
+def test_a_dense_head_shares_the_clip(predictor, head):
+    """It gives the scores of the method's own configuration, and the first model stays as it was."""
+    image, words = draw_scene(seed=7, index=1, size=96).image, ["brick", "sand", "lava"]
+    before = predictor(image, words).scores
+    dense = predictor.with_dense_head(head)
+    expected = TCLPredictor("shapes/dense_clip.yaml", "MODEL.DENSE_CLIP.HEAD", head)
+    assert torch.equal(dense(image, words, True).scores, expected(image, words, True).scores)
+    assert dense.model.clip is predictor.model.clip and type(dense.model) is DenseCLIP
+    assert torch.equal(predictor(image, words).scores, before) and predictor.cfg.MODEL.META_ARCHITECTURE == "TCL"
+
+
+def test_options_stand_over_a_dense_heads_settings():
+    options = ["TEST.ZERO_SHOT.LOGIT_SCALE", 20, "MODEL.DENSE_CLIP.HEAD", "sclip", "MODEL.WEIGHTS", ""]
+    dense = TCLPredictor("shapes/trained.yaml", *options).with_dense_head("naclip")
+    assert dense.model.logit_scale == 20 and type(dense.model.head).__name__ == "NACLIPHead"
+    assert dense.model.background_score == 0.3 and dense.model.pamr is None
+
+
+def test_an_unknown_dense_head_is_named(predictor):
+    with pytest.raises(ValueError, match="no dense head 'nclip'.*naclip"):
+        predictor.with_dense_head("nclip")
+
+
+@pytest.mark.fault("ProxyCLIP without the weights of its vision model, and without a network", "one error says so")
+def test_missing_weights_of_the_vision_model_are_named(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="weights of 'vit_base_patch8_224.dino' are neither .*PROXY.PRETRAINED"):
+        predictor.with_dense_head("proxyclip")
 
 
 def test_options_are_applied_over_a_configuration():

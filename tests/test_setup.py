@@ -99,7 +99,7 @@ def test_missing_interpreter_is_named():
 
 IMPORT_NAMES = {"open_clip_torch": "open_clip", "opencv-python": "cv2", "Pillow": "PIL", "PyYAML": "yaml"}
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
-OPTIONAL = {"cv2", "gradio"}  # of videos, and of the page: their commands say what is missing
+OPTIONAL = {"cv2", "gradio", "transformers"}  # of videos, the page and GroupViT: which say what is missing
 INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_d2.data.shapes import draw_scene
+from tcl_d2 import load_config
+from tcl_d2.data import register_benchmark_folder
+from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
+from tcl_d2.data.words import split_words
+from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import unfinished_path
 from tests.conftest import ROOT
@@ -155,6 +159,25 @@ def test_samples_of_a_dataset_are_drawn(world, tmp_path):
     check_error(run(world, "tools/visualize_data.py", "no_such_set"), "no_such_set", "not registered")
 
 
+def test_demo_of_the_small_world_compares_methods_without_training(in_world, tmp_path, monkeypatch):
+    """Its table has their figures, those of their configurations, after the four rows of dense CLIP and TCL."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    shapes_demo = importlib.import_module("shapes_demo")
+    names = [name for name, _, _ in shapes_demo.METHODS]
+    assert names[:4] == ["dense CLIP", "dense CLIP + PAMR", "TCL", "TCL + PAMR"]
+    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[-3:])
+    results = shapes_demo.evaluate(tmp_path / "none.pth")
+    assert list(results) == names[-3:] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
+
+    options = ["MODEL.DENSE_CLIP.HEAD", "sclip", "OUTPUT_DIR", tmp_path]
+    cfg = load_config("shapes/dense_clip.yaml", options)
+    expected = Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    assert results["sclip"]["shapes_val"] == expected["shapes_val"]["sem_seg"]["mIoU"]
+
+
 def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     """Of the saved predictions, and of the sweep at the settings of the config."""
     few = ["TEST.ZERO_SHOT.MAX_IMAGES", 4, "DATASETS.TEST", '("shapes_val",)']
@@ -192,18 +215,66 @@ def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
 
 
-def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, monkeypatch):
+@pytest.fixture
+def analyze(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    analyze = importlib.import_module("analyze")
+    return importlib.import_module("analyze")
+
+
+def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, analyze):
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
     analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
     assert predictor.model.kp_weight == 0.3
 
 
+def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):
+    """The class then has the best of their scores: its IoU is that of the labels that the predictor gives."""
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    words = split_words("lava, soil, lava | soil")
+    ious = analyze.analyze_wording("shapes_objects_val", predictor, tmp_path, 0, words)
+    assert list(ious) == ["lava", "soil", "lava | soil"] and len(set(ious.values())) == 3
+
+    counts = dict.fromkeys(ious, np.zeros(2))  # intersection and union, of the labeled pixels
+    index = OBJECTS.index("lava")
+    for dataset_dict, label in analyze.read_labels("shapes_objects_val", 0):
+        is_class, is_labeled = label == index, label < len(OBJECTS)
+        if not is_class.any():
+            continue
+        for text, entry in zip(ious, words):
+            reworded = [*OBJECTS[:index], entry, *OBJECTS[index + 1 :]]
+            mask = (predictor(dataset_dict["file_name"], reworded).labels == index) & is_labeled
+            counts[text] = counts[text] + ((is_class & mask).sum(), (is_class | mask).sum())
+    for text, (intersection, union) in counts.items():
+        assert ious[text] == pytest.approx(100 * intersection / union)
+
+
+def test_analysis_of_wording_keeps_the_words_of_a_benchmark(in_world, tmp_path, analyze):
+    """Of the background and of the other classes; a class is named by its name, whatever its words are."""
+    for part in ("images", "labels"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / part).symlink_to(in_world / "shapes/val" / part)
+    names = [*OBJECTS, *GROUNDS]
+    lines = ["background, sky, cloud", *names[1:]]
+    lines[names.index("grass")] = "grass, lawn"
+    (tmp_path / "set/classes.txt").write_text("\n".join(lines))
+    data = register_benchmark_folder(str(tmp_path / "set"))
+
+    seen = []
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    ious = analyze.analyze_wording(data, predictor, tmp_path, 0, split_words("grass | lawn, grass"))
+    assert list(ious) == ["grass | lawn", "grass"]
+    assert seen and all(each["background"] == ["sky", "cloud"] for each in seen)
+    assert [each["vocabulary"][names.index("grass") - 1] for each in seen[:2]] == [["grass", "lawn"], "grass"]
+    with pytest.raises(ValueError, match="'background', the first of the words, must be a class"):
+        analyze.analyze_wording(data, predictor, tmp_path, 0, ["background", "grass"])
+
+
 def test_analysis_of_wording_starts_from_a_class(world, tmp_path):
     common = ["--output", tmp_path, "--count", 6]
-    done = run(world, "tools/analyze.py", "wording", "shapes_stuff_val", "--words", "grass, green grass, lawn", *common)
+    words = ["--words", "grass, green grass, grass | lawn"]
+    done = run(world, "tools/analyze.py", "wording", "shapes_stuff_val", *words, *common)
     assert done.returncode == 0, done.stderr
-    assert list(json.loads((tmp_path / "wording.json").read_text())) == ["grass", "green grass", "lawn"]
+    assert list(json.loads((tmp_path / "wording.json").read_text())) == ["grass", "green grass", "grass | lawn"]
     done = run(world, "tools/analyze.py", "wording", "shapes_stuff_val", "--words", "unicorn, horse", *common)
     check_error(done, "'unicorn', the first of the words, must be a class")

@@ -174,7 +174,8 @@ def test_missing_data_and_weights_are_named_at_once(tmp_path):
     "arguments, parts",
     [
         (["MODEL.CLIP.NAEM", "x"], ["MODEL.CLIP.NAEM"]),
-        (["--eval-only", "MODEL.WEIGHTS", "/none.pth"], ["/none.pth"]),
+        (["MODEL.WEIGHTS", "/none.pth"], ["cannot start", "MODEL.WEIGHTS: there is no file '/none.pth'"]),
+        (["--eval-only", "MODEL.WEIGHTS", "/none.pth"], ["cannot start", "MODEL.WEIGHTS: there is no file"]),
         (["--eval-only", "MODEL.WEIGHTS", "README.md"], ["README.md"]),
         (["DATASETS.TEST", '("no_such_set",)'], ["no_such_set", "not registered"]),
         (["--eval-only", "DATASETS.TEST", "()"], ["DATASETS.TEST is empty"]),

@@ -4,7 +4,7 @@
 python train_net.py --config-file configs/shapes/trained.yaml --eval-only TEST.ZERO_SHOT.SAVE_PREDICTIONS True
 python tools/analyze.py predictions shapes_val output/shapes/tcl/inference/shapes_val/predictions
 python tools/analyze.py settings shapes_val
-python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall"
+python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall, brick | red brick"
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper, read_label
-from tcl_d2.data.words import as_lists
+from tcl_d2.data.words import as_lists, class_names
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.vocabulary import dataset_classes
@@ -224,7 +224,8 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
         predictor: holds the model.
         output: folder of the picture.
         count: number of images, evenly spaced; 0 for all.
-        words: the class's name, then other words for it, or lists of words that are looked for together.
+        words: the class's name, then other words for it, or lists of words that are looked for together. A list may be
+            the first too; then its first word is the class's name.
 
     Returns:
         the IoU of each word, or of several as "a | b".
@@ -233,29 +234,32 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
         ValueError: the first word is no class of the benchmark, or no image has it.
     """
     mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
-    names, background = dataset_classes(data)
-    if words[0] not in names:
-        raise ValueError(f"'{words[0]}', the first of the words, must be a class of {data}: {', '.join(names)}")
+    vocabulary, background = dataset_classes(data)
+    first = len(classes) - len(vocabulary)  # after the background, if there is one
+    name = class_names(words)[0]
+    if name not in classes[first:]:
+        raise ValueError(f"'{name}', the first of the words, must be a class of {data}: {', '.join(classes[first:])}")
 
     # Count pixels for each word, over the images that have the class
-    index = classes.index(words[0])
+    index = classes.index(name)
     wordings = dict(zip(map(" | ".join, as_lists(words)), words))
     totals = {text: np.zeros((len(classes), len(classes)), np.int64) for text in wordings}
     for dataset_dict, label in read_labels(data, count):
         if not (label == index).any():
             continue
         for text, entry in wordings.items():
-            reworded = [entry if name == words[0] else name for name in names]
+            reworded = list(vocabulary)
+            reworded[index - first] = entry
             inputs = {**mapper(dataset_dict), "vocabulary": reworded, "background": background, "labels_only": True}
             prediction = predictor.model([inputs])[0]["sem_seg_labels"].cpu().numpy()
             totals[text] += count_pixels(prediction, label, len(classes))
-    if not totals[words[0]].any():
-        raise ValueError(f"None of the images has '{words[0]}'.")
+    if not any(matrix.any() for matrix in totals.values()):
+        raise ValueError(f"None of the images has '{name}'.")
 
     # Draw and print
-    ious = {text: compute_metrics(matrix, classes)[f"IoU-{words[0]}"] for text, matrix in totals.items()}
+    ious = {text: compute_metrics(matrix, classes)[f"IoU-{name}"] for text, matrix in totals.items()}
     draw_bars(ious, output / "wording.png")
-    print(tabulate(ious.items(), headers=("word", f"IoU of '{words[0]}', %"), tablefmt="pipe", floatfmt=".1f"))
+    print(tabulate(ious.items(), headers=("word", f"IoU of '{name}', %"), tablefmt="pipe", floatfmt=".1f"))
     return ious
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Draw the small world, train TCL on it, and compare TCL with the dense features of the same CLIP.
 
-It ends with a table (each benchmark, with and without PAMR) and pictures. It can be stopped and started again.
+It ends with a table of each benchmark, with and without PAMR, and of training-free methods on the same CLIP, and with
+pictures. It can be stopped and started again.
 
     python tools/shapes_demo.py --output output/shapes
 """
@@ -32,11 +33,13 @@ from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backe
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs/shapes/tcl.yaml"
 PAMR_OFF = ["TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")  # ProxyCLIP has no vision model for such scenes
 METHODS = (  # name, config, overrides
     ("dense CLIP", "maskclip.yaml", [*PAMR_OFF, "TEST.ZERO_SHOT.BACKGROUND_SCORE", "0.3"]),
     ("dense CLIP + PAMR", "maskclip.yaml", []),
     ("TCL", "tcl.yaml", PAMR_OFF),
     ("TCL + PAMR", "tcl.yaml", []),
+    *((head, "dense_clip.yaml", ["MODEL.DENSE_CLIP.HEAD", head]) for head in HEADS),
 )
 
 
@@ -136,6 +139,7 @@ def main() -> None:
     data = list(next(iter(results.values())))
     print("\nmIoU (%) on the small world:\n")
     print(tabulate([(name, *row.values()) for name, row in results.items()], ("", *data), "pipe", floatfmt=".1f"))
+    print(f"\n{' '.join(HEADS)}: the same CLIP with another last block, without training (docs/dense_clip.md)")
     print("\nPictures (image, ground truth, dense CLIP, TCL):")
     print(*(f"  {path}" for path in pictures), sep="\n")
     print(

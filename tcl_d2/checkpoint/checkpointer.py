@@ -60,14 +60,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 def fetch_weights(path: str) -> str:
     """Return the local path of MODEL.WEIGHTS; where it is an address, its file is downloaded once.
 
+    Args:
+        path: of the file; "" for none.
+
     Raises:
-        OSError: it could not be downloaded; names the address, the cache, and what to do.
+        OSError: there is no file, or it could not be downloaded; names the address, the cache, and what to do.
     """
     try:
-        return PathManager.get_local_path(path)
+        local_path = PathManager.get_local_path(path)
     except OSError as error:
         name = PurePosixPath(urlsplit(path).path).name
         raise OSError(f"MODEL.WEIGHTS: {error}: MODEL.WEIGHTS /path/{name}") from None
+    if path and not os.path.isfile(local_path):
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file '{path}'")
+    return local_path
 
 
 def _maps_strings_to(expected: type, value: Any) -> bool:

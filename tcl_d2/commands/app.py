@@ -2,24 +2,26 @@
 
 tcl-d2 app                      # the small world's model, http://127.0.0.1:7860
 tcl-d2 app --model official     # the official tcl.pth
+tcl-d2 app --method sclip       # begin with its CLIP alone; the page has all methods to choose from
 """
 
 import argparse
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 import numpy as np
 from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
-from ..data.words import as_lists
+from ..data.words import as_lists, split_background_words
 from ..modeling import PAMR
 from ..predictor import TCLPredictor, split_words
 from ..segmentation import Segmentation
 from ..utils import visualizer
 from ..utils.errors import one_message
-from .model_options import add_model_options, read_model
+from .model_options import TCL, add_model_options, method_names, read_model, with_method
 
 try:
     import gradio as gr
@@ -32,20 +34,61 @@ LONGEST_SIDE = 1024  # pixels of the result that is shown
 KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are kept
 INTRODUCTION = """# TCL: name it, see it
 Give a picture and the words to look for. Point at a word of the result to see its mask alone; click it for its scores.
+Compare the trained model with methods that use its CLIP without training.
 The model that comes with the project only knows a small world of textures: for photos, start the page
 with your weights.
 """
 
 
 class Page:
-    """What the page does, with one model for all its visitors (their requests wait for each other)."""
+    """What the page does, with models that all its visitors share (their requests wait for each other).
+
+    Attributes:
+        methods: (label, name) of each method, see method_names.
+    """
 
     def __init__(self, predictor: TCLPredictor):
-        self.predictor = predictor
+        """Begin with the model of the configuration; those of other methods share its CLIP.
+
+        Args:
+            predictor: of the configuration.
+        """
         self.refine = predictor.model.pamr or PAMR()
+        labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
+        self.methods = [(labels.get(name, name), name) for name in method_names()]
+        self._predictors = {TCL: predictor}
+        self._lock = Lock()
+
+    def predictor(self, method: str) -> TCLPredictor:
+        """Return the predictor of a method, which is built once; see TCLPredictor.with_dense_head for errors."""
+        if method not in self._predictors:
+            self._predictors[method] = with_method(self._predictors[TCL], method)
+        return self._predictors[method]
+
+    def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Checkbox]:
+        """Return the fields threshold, kp and refine of the form, see `segment`, with the values of a method."""
+        try:
+            predictor = self.predictor(method)
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error)) from None
+
+        test, has_kp = predictor.cfg.TEST.ZERO_SHOT, hasattr(predictor.model, "kp_weight")
+        return (
+            gr.Slider(0, 1, test.BACKGROUND_SCORE, step=0.01, label="Score of the background", elem_id="threshold"),
+            gr.Slider(0, 1, test.KP_WEIGHT, step=0.05, label="Share of CLIP's own masks", visible=has_kp),
+            gr.Checkbox(test.PAMR.ENABLED, label="Refine by the picture's edges (PAMR)"),
+        )
 
     def segment(
-        self, path: str | None, words: list[str] | None, background: bool, threshold: float, kp: float, refine: bool
+        self,
+        path: str | None,
+        words: list[str] | None,
+        background: bool,
+        background_words: str,
+        method: str,
+        threshold: float,
+        kp: float,
+        refine: bool,
     ) -> tuple[tuple[np.ndarray, list], Segmentation, dict, str]:
         """Look for the words in the picture.
 
@@ -53,8 +96,10 @@ class Page:
             path: of the picture.
             words: class words; each may be a text of several classes, see split_words.
             background: whether pixels that no word fits well are background.
+            background_words: words of the background, which there is then in any case; see split_background_words.
+            method: one of method_names.
             threshold: score of the background.
-            kp: share of CLIP's own masks.
+            kp: share of CLIP's own masks, where the method has them.
             refine: whether to refine the masks with PAMR.
 
         Returns:
@@ -73,25 +118,30 @@ class Page:
             raise gr.Error("Give a picture first.")
         if not words:
             raise gr.Error("Give at least one word to look for.")
-        num_words = sum(map(len, as_lists(words)))
+        background_words = split_background_words(background_words)
+        num_words = sum(map(len, as_lists(words))) + len(background_words)
         if num_words > MAX_WORDS:
             raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
 
         # Segment with the visitor's settings
-        model = self.predictor.model
-        model.background_score, model.kp_weight, model.pamr = threshold, kp, self.refine if refine else None
         try:
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
-            segmentation = self.predictor(path, words, background, longest_side=LONGEST_SIDE)
+            predictor = self.predictor(method)
+            with self._lock:
+                model = predictor.model
+                model.background_score, model.pamr = threshold, self.refine if refine else None
+                if hasattr(model, "kp_weight"):
+                    model.kp_weight = kp
+                segmentation = predictor(path, words, background_words or background, longest_side=LONGEST_SIDE)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise gr.Error(str(error).replace(path, "the file")) from None
         segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
 
         # Make what the page shows
         image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
-        visible = [index for index in np.unique(labels) if not (background and index == 0)]
+        visible = [index for index in np.unique(labels) if not (segmentation.background and index == 0)]
         masks = [(labels == index, segmentation.classes[index]) for index in visible]
         class_colors = segmentation.colors()
         colors = {segmentation.classes[index]: "#{:02x}{:02x}{:02x}".format(*class_colors[index]) for index in visible}
@@ -117,9 +167,14 @@ def example_scenes(folder: Path) -> list[list]:
     return rows
 
 
-def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
-    """Return the page; each of `examples` is the path of a picture, and words."""
-    page, model = Page(predictor), predictor.model
+def build_page(page: Page, examples: list[list], method: str = TCL) -> gr.Blocks:
+    """Lay out the page.
+
+    Args:
+        page: what it does.
+        examples: each the path of a picture, and words.
+        method: the method that it begins with.
+    """
     with gr.Blocks(title="TCL: name it, see it", delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.Markdown(INTRODUCTION)
         segmentation = gr.State(None, time_to_live=KEPT_SECONDS)
@@ -138,10 +193,10 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
                     elem_id="words",
                 )
                 background = gr.Checkbox(False, label="The rest is background")
+                background_words = gr.Textbox("", label="Words of the background", elem_id="background")
+                method = gr.Dropdown(page.methods, value=method, label="Method", elem_id="method")
                 with gr.Accordion("Settings", open=False):
-                    threshold = gr.Slider(0, 1, model.background_score, step=0.01, label="Score of the background")
-                    kp = gr.Slider(0, 1, getattr(model, "kp_weight", 0.0), step=0.05, label="Share of CLIP's own masks")
-                    refine = gr.Checkbox(model.pamr is not None, label="Refine by the picture's edges (PAMR)")
+                    settings = page.settings(method.value)
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
 
             # The result
@@ -156,9 +211,15 @@ def build_page(predictor: TCLPredictor, examples: list[list]) -> gr.Blocks:
             shown, kept, colors, text = page.segment(file and file["path"], *settings)
             return gr.AnnotatedImage(shown, color_map=colors), kept, text, gr.Image(None, visible=False)
 
+        def run_again(areas_shown: str, *inputs: object) -> tuple:
+            return run(*inputs) if areas_shown else gr.skip()  # another method replaces a result that is there
+
         # Connect form and result; without gradio's own look at the picture, whose error no visitor understands
-        inputs = [picture, words, background, threshold, kp, refine]
-        button.click(run, inputs, [result, segmentation, areas, heat], preprocess=False)
+        inputs = [picture, words, background, background_words, method, *settings]
+        outputs = [result, segmentation, areas, heat]
+        button.click(run, inputs, outputs, preprocess=False)
+        choice = method.change(page.settings, [method], list(settings))
+        choice.success(run_again, [areas, *inputs], outputs, preprocess=False)
         result.select(page.heat_map, [segmentation], [heat])
     return blocks
 
@@ -179,8 +240,9 @@ def main(args: argparse.Namespace) -> None:
         args: of `argument_parser`.
     """
     with one_message():
-        predictor = read_model(args)()
+        page = Page(read_model(args)())
+        page.predictor(args.method)  # a method that cannot be built is said at once
     with TemporaryDirectory() as folder:
-        page = build_page(predictor, example_scenes(Path(folder)))
+        blocks = build_page(page, example_scenes(Path(folder)), args.method)
         server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
-        page.launch(**server, max_file_size="10mb", show_error=True)
+        blocks.launch(**server, max_file_size="10mb", show_error=True)

@@ -22,17 +22,16 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
-from ..config import check_device, check_meta_architecture, load_config
-from ..data import check_datasets
+from ..config import load_config
 from ..engine import Trainer, output_folder
 from ..engine.evaluation_pass import evaluation_settings
 from ..evaluation.comparison import Comparand, write_comparison
 from ..evaluation.cost import CostMeter
 from ..evaluation.progress import fingerprint
 from ..evaluation.published import published_for
-from ..modeling.clip_loading import check_clip
 from ..utils.errors import one_message
 from ..utils.files import replacing
+from .train import check
 
 # The processes are forked by one that has imported all that they need, and that never used a GPU
 _CONTEXT = get_context("forkserver")
@@ -58,11 +57,10 @@ def main(args: argparse.Namespace) -> None:
     with one_message():
         # Check all before the first evaluation
         paths = name_configs(args.configs)
-        cfgs = {name: read_config(path, args.datasets, args.output / name, args.opts) for name, path in paths.items()}
-        datasets = list(next(iter(cfgs.values())).DATASETS.TEST)
-        if not datasets:
-            raise ValueError(f"{args.configs[0]} has no DATASETS.TEST: give --datasets, such as --datasets shapes_val")
-        check_datasets(test=datasets)
+        cfgs, datasets = {}, args.datasets
+        for name, path in paths.items():
+            cfgs[name] = read_config(path, datasets, args.output / name, args.opts)
+            datasets = list(cfgs[name].DATASETS.TEST)  # of the first for all
 
         # Evaluate
         _CONTEXT.set_forkserver_preload([__name__])
@@ -106,18 +104,13 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
     """
     try:
         cfg = load_config(path, options)
-        check_meta_architecture(cfg)
-        check_device(cfg.MODEL.DEVICE)
-        check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
-        if "://" not in cfg.MODEL.WEIGHTS and not Path(cfg.MODEL.WEIGHTS).exists():  # "" exists: the folder
-            raise FileNotFoundError(f"no file '{cfg.MODEL.WEIGHTS}', which MODEL.WEIGHTS names")
+        cfg.DATASETS.TEST = tuple(dict.fromkeys(datasets or cfg.DATASETS.TEST))
+        cfg.OUTPUT_DIR = str(folder)
+        cfg.freeze()
+        check(cfg, eval_only=True, weights=cfg.MODEL.WEIGHTS)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"--configs {path}: {reason}") from error
-
-    cfg.DATASETS.TEST = tuple(dict.fromkeys(datasets or cfg.DATASETS.TEST))
-    cfg.OUTPUT_DIR = str(folder)
-    cfg.freeze()
     return cfg
 
 
@@ -170,8 +163,7 @@ def evaluate(request: Sequence, environment: Mapping[str, str]) -> None:
     os.setsid()  # Ctrl-C reaches the process that asks alone, which passes it on
     os.environ.update(environment)
     with one_message():
-        cfg = read_config(*request)
-        check_datasets(test=cfg.DATASETS.TEST)  # registers folders
+        cfg = read_config(*request)  # which registers folders
         with output_folder(cfg.OUTPUT_DIR, "evaluation"):
             _evaluate(cfg)
 

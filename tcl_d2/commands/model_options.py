@@ -5,17 +5,25 @@ from collections.abc import Callable
 from functools import partial
 
 from ..config import load_config
+from ..modeling import DENSE_HEAD_REGISTRY
 from ..predictor import TCLPredictor
 from ..utils.imports import add_import_argument, import_code
 
 SMALL_WORLD = "shapes/trained.yaml"  # the config of the model that comes with the project
+TCL = "tcl"  # the method that is the model of the configuration
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --config-file, --model, --import and, as the command's last, --opts."""
+    """Add --config-file, --model, --method, --import and, as the command's last, --opts."""
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--config-file", default=SMALL_WORLD, help="a config; default: the small world's model")
     model.add_argument("--model", help="official, shapes, a folder, OWNER/NAME on the Hugging Face hub, or a config")
+    parser.add_argument(
+        "--method",
+        default=TCL,
+        help=f"{TCL}: the model of the config (default); or its CLIP alone, without training: clip, maskclip, sclip, "
+        "clearclip, naclip, proxyclip, or a dense head of yours",
+    )
     add_import_argument(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
 
@@ -28,12 +36,32 @@ def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPr
         options: KEY, VALUE pairs over those of --opts.
 
     Returns:
-        a function that builds the predictor.
+        a function that builds the predictor, see with_method for that of --method.
+
+    Raises:
+        ValueError: there is no such method, or the configuration cannot be used.
     """
     for name in args.imports:
         import_code(name)
+    if args.method not in method_names():
+        raise ValueError(f"--method: there is no '{args.method}'; expected one of {', '.join(method_names())}")
 
     options = (*args.opts, *options)
     if args.model:
         return partial(TCLPredictor.from_pretrained, args.model, *options)
     return partial(TCLPredictor, load_config(args.config_file, options))
+
+
+def method_names() -> list[str]:
+    """List the methods: the model of the configuration, and the dense heads that its CLIP can have."""
+    return [TCL, *sorted(name for name, _ in DENSE_HEAD_REGISTRY)]
+
+
+def with_method(predictor: TCLPredictor, method: str) -> TCLPredictor:
+    """Return the predictor of a method, see TCLPredictor.with_dense_head for errors.
+
+    Args:
+        predictor: of the configuration.
+        method: one of method_names.
+    """
+    return predictor if method == TCL else predictor.with_dense_head(method)

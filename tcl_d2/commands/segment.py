@@ -1,7 +1,8 @@
 """Segment pictures, a video or a webcam's frames into words of yours.
 
 tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --output output/demo
-tcl-d2 segment photos --classes words.txt --model official
+tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
+tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
 """
 
@@ -20,13 +21,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from ..data.benchmarks import BACKGROUND
-from ..data.words import as_vocabulary, class_names, read_class_words
+from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
 from ..modeling.vocabulary import dataset_classes
 from ..predictor import TCLPredictor, class_words, split_words
 from ..segmentation import result_paths, shorten
 from ..utils.errors import one_message
 from ..utils.files import remove_unfinished
-from .model_options import add_model_options, read_model
+from .model_options import add_model_options, read_model, with_method
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
@@ -98,21 +99,43 @@ def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
     remove_unfinished(output)
 
 
-def read_classes(text: str) -> tuple[list[str | list[str]], bool]:
+def read_background(text: str) -> list[str]:
+    """Read the words of --background.
+
+    Raises:
+        argparse.ArgumentTypeError: no words; or an input, which stood after --background.
+    """
+    words = split_background_words(text)
+    is_input = "," not in text and (os.path.lexists(text) or glob.has_magic(text) or text == "-")
+    if is_input or any("/" in word or Path(word).suffix.lower() in SUFFIXES for word in words):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' looks like an input, and stands where words of the background may stand: give inputs before "
+            "--background, or another option between. A word of that name needs a comma: 'photos,'"
+        )
+    if not words:
+        raise argparse.ArgumentTypeError("no words: give some, 'sky, wall', or --background alone")
+    return words
+
+
+def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     """Read class words.
 
     Args:
-        text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark.
+        text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark. A first
+            line "background, sky, wall" of a file is the background, with its words if it has any.
 
     Returns:
-        the words, and whether a benchmark has a background besides.
+        the words, and whether there is a background besides, or its words.
 
     Raises:
         FileNotFoundError: a word looks like the name of a file, and there is none.
         ValueError: a dataset without class words, or a file that cannot be used.
     """
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
-        return as_vocabulary(read_class_words(text)), False
+        class_words = read_class_words(text)
+        if class_words[0][0] != BACKGROUND:
+            return as_vocabulary(class_words), False
+        return as_vocabulary(class_words[1:]), class_words[0][1:] or True
 
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
@@ -160,7 +183,11 @@ def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
 
 
 def segment_files(
-    predictor: TCLPredictor, args: argparse.Namespace, paths: list[Path], words: list[str], background: bool
+    predictor: TCLPredictor,
+    args: argparse.Namespace,
+    paths: list[Path],
+    words: list[str | list[str]],
+    background: bool | list[str],
 ) -> int:
     """Segment every file and write its results; return the number of files that could not be read."""
     num_broken = 0
@@ -194,7 +221,9 @@ def read_frames(capture) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's are BGR
 
 
-def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: list[str], background: bool) -> None:
+def segment_video(
+    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
+) -> None:
     """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
     try:
         import cv2
@@ -271,7 +300,16 @@ def argument_parser() -> argparse.ArgumentParser:
         required=True,
         help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name',
     )
-    parser.add_argument("--background", action="store_true", help="pixels that no word fits are background")
+    parser.add_argument(
+        "--background",
+        nargs="?",
+        const=True,
+        default=False,
+        type=read_background,
+        metavar="WORDS",
+        help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
+        "fits best. Give inputs before it, or with another option between",
+    )
     parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
     add_model_options(parser)
@@ -297,12 +335,13 @@ def main(args: argparse.Namespace) -> None:
         options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
         build_predictor = read_model(args, *options)
         words, background = read_classes(args.classes)
-        background |= args.background
-        words = class_words(words, background)
+        if not isinstance(background, list) or isinstance(args.background, list):
+            background = args.background or background
+        words = class_words(words, bool(background))
 
         # Build the model
-        predictor = build_predictor()
-        predictor.model.set_vocabulary(words)  # words that do not work are said at once
+        predictor = with_method(build_predictor(), args.method)
+        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
 
         # Segment
         if inputs:

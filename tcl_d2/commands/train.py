@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -21,7 +22,6 @@ from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
 from ..engine.dataset_settings import check_dataset_settings
 from ..evaluation import verify_results
-from ..modeling.clip_loading import check_clip
 from ..utils.errors import one_message
 from ..utils.imports import import_code
 
@@ -50,7 +50,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
     for check_part in (
         lambda: check_device(cfg.MODEL.DEVICE),
         lambda: check_datasets(train=train, test=test),
-        lambda: check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED),
+        lambda: META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).check_encoder(cfg),
         lambda: check_dataset_settings(cfg, test),
         lambda: fetch_weights(weights),
     ):

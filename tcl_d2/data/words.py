@@ -29,6 +29,11 @@ def split_words(text: str) -> list[str | list[str]]:
     return as_vocabulary(words for words in classes if words)
 
 
+def split_background_words(text: str) -> list[str]:
+    """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
+    return _strip_all(re.split("[,|]", text))
+
+
 def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
     """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
     return [words[0] if len(words) == 1 else list(words) for words in class_words]
@@ -197,10 +202,11 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     """Return the words with which the release of a method was evaluated.
 
     Args:
-        method: sclip, naclip, clearclip or proxyclip.
+        method: sclip, naclip, clearclip, proxyclip or groupvit.
 
     Returns:
-        the words of each class, by dataset. Where a dataset has a background, its words are the first.
+        the words of each class, by dataset; not for one that the release was not evaluated on. Where a dataset has a
+        background, its words are the first; GroupViT's release has none for it.
 
     Raises:
         ValueError: there are no lists for the method; names those that there are.
@@ -215,4 +221,5 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     return {
         name: [words for file in files for words in read_class_words(_FOLDER / file)]
         for name, files in {**shared, **files_by_dataset}.items()
+        if files
     }

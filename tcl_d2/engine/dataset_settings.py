@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
+from ..data.benchmark_mapper import check_sizes
 from ..data.words import RELEASES, read_dataset_words, released_words
+from ..modeling.vocabulary import dataset_classes, make_vocabulary
 
 
 def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
@@ -19,7 +22,13 @@ def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
     if not words:
         return None
     if words not in RELEASES:
-        return read_dataset_words(words, dataset_name)
+        try:
+            return read_dataset_words(words, dataset_name)
+        except OSError as error:
+            raise type(error)(
+                f"TEST.ZERO_SHOT.WORDS is '{words}', which is no release ({', '.join(RELEASES)}) and no file that can "
+                f"be read: {error.strerror or error}"
+            ) from None
 
     lists = released_words(words)
     if dataset_name not in lists:
@@ -31,12 +40,25 @@ def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
 
 
 def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
-    """Check the settings and words of each dataset; ValueError or OSError names what does not fit."""
+    """Check the settings and words of each dataset; ValueError or OSError names the dataset and what does not fit."""
     unknown = set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list())
     if unknown:
         raise ValueError(
             f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
         )
     for name in dataset_names:
-        if name in DatasetCatalog.list():  # what is not is another check's error
-            class_words(dataset_config(cfg, name), name)
+        if name in DatasetCatalog.list() and "stuff_classes" in MetadataCatalog.get(name).as_dict():
+            _check_settings(dataset_config(cfg, name), name)  # what is no benchmark is another check's error
+
+
+def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
+    """Check sizes, protocol and words of a dataset; `cfg` has its settings."""
+    try:
+        check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
+            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {count}; expected a number of images, or 0 for all")
+        META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
+        classes, background = dataset_classes(dataset_name, class_words(cfg, dataset_name))
+        make_vocabulary(classes, background, cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"Dataset '{dataset_name}': {error}") from None

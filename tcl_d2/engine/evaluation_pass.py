@@ -198,7 +198,7 @@ def group_by_images(cfg: CfgNode, dataset_names: Iterable[str]) -> list[list[str
     groups = {}
     for name in dataset_names:
         images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
-        settings = tuple(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name, ()))
+        settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
         groups.setdefault((images, settings), []).append(name)
     return list(groups.values())
 

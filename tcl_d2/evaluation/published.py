@@ -17,7 +17,7 @@ class PublishedRow(NamedTuple):
         miou: mIoU in percent, by dataset.
         source: where the figures stand.
         protocol: "unified" (the TCL paper's), "own" (the method's), or whose else.
-        backbone: open_clip's name of the CLIP; None for a method without.
+        backbone: open_clip's name of the CLIP; for GroupViT the hub's name of its model; None for a method without.
         pamr: whether masks are refined by PAMR.
         note: what else is to be known of it.
     """
@@ -47,7 +47,7 @@ def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> lis
 
     Args:
         method: its name; upper or lower case is the same.
-        backbone: open_clip's name of the CLIP. Of this and the next two, each narrows the rows where any are left.
+        backbone: see PublishedRow. Of this and the next two, each narrows the rows where any are left.
         pamr: whether masks are refined by PAMR.
         protocol: see PublishedRow.
     """
@@ -67,5 +67,8 @@ def published_for(cfg: CfgNode) -> list[PublishedRow]:
     """Find the published rows to compare a configuration's results with, see find_published."""
     method = method_name(cfg)
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
-    protocol = "unified" if cfg.MODEL.DENSE_CLIP.SCORES == "mask" else "own"
+    if method == "GroupViT":
+        backbone = cfg.MODEL.GROUPVIT.WEIGHTS
+    is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
+    protocol = "unified" if is_unified else "own"
     return find_published(method, backbone, cfg.TEST.ZERO_SHOT.PAMR.ENABLED, protocol)

@@ -3,9 +3,10 @@
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
+from .dual_encoder import FrozenDualEncoder
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
-from .meta_arch import TCL, DenseCLIP, MaskCLIP, ReCo
+from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
 from .pamr import PAMR
 from .segmentor import CropFeatures, ZeroShotSegmentor
 
@@ -15,8 +16,10 @@ __all__ = [
     "DenseHead",
     "CropFeatures",
     "FrozenCLIP",
+    "FrozenDualEncoder",
     "Grounder",
     "Grounding",
+    "GroupViT",
     "MaskCLIP",
     "PAMR",
     "ReCo",

@@ -1,5 +1,6 @@
 """The frozen CLIP, on open_clip: text and image features, and the blocks that the grounder shares."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,8 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .dual_encoder import FrozenDualEncoder
 
 
 def _check_tower(visual: nn.Module) -> None:
@@ -142,8 +145,8 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens[:, -grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
-class FrozenCLIP(nn.Module):
-    """CLIP's two encoders, frozen and always in eval mode. Gradient may flow through them, never into them.
+class FrozenCLIP(FrozenDualEncoder):
+    """CLIP's two encoders.
 
     Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`.
     """
@@ -154,13 +157,9 @@ class FrozenCLIP(nn.Module):
         Args:
             model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
         """
-        super().__init__()
         _check_tower(model.visual)
-        self.model = model.requires_grad_(False).eval()
+        super().__init__(model)
         self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
-
-    def train(self, mode: bool = True) -> "FrozenCLIP":
-        return super().train(False)
 
     @property
     def visual(self) -> VisionTransformer:
@@ -183,8 +182,10 @@ class FrozenCLIP(nn.Module):
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Encode tokens int [N, context] -> text features [N, D], not normalized."""
         return self.model.encode_text(tokens)
+
+    def text_weights(self) -> dict[str, Tensor]:
+        return {name: weight for name, weight in self.model.state_dict().items() if not name.startswith("visual.")}
 
     def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
         """Encode images -> features [B, D], not normalized: the class token after all blocks, ln_post, projection."""
@@ -207,7 +208,7 @@ class FrozenCLIP(nn.Module):
         visual = self.visual
 
         # Embed patches, add the class token and positions
-        x = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = self._embed_patches(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         positions = position.resize(visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
@@ -216,6 +217,14 @@ class FrozenCLIP(nn.Module):
         for block in self.blocks[:depth]:
             x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
+
+    def _embed_patches(self, images: Tensor) -> Tensor:
+        """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""
+        # For a single column of patches, oneDNN's convolution in bfloat16 gives any numbers (torch 2.14, CPUs with AMX)
+        is_column = images.shape[-1] < 2 * self.patch_size
+        autocast = torch.autocast(images.device.type, enabled=False) if is_column else nullcontext()
+        with autocast:
+            return self.visual.conv1(images)
 
     def project(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn tokens [B, 1 + h*w, C] after the last block into features [B, D, h, w]: ln_post and projection."""

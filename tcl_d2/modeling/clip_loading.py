@@ -169,7 +169,7 @@ def _create_from_file(name: str, path: str, quick_gelu: bool = False) -> nn.Modu
     state, is_openai = read_clip_weights(path)
     model = _create(name, quick_gelu or is_openai)
 
-    if differences := _compare_shapes(state, model.state_dict()):
+    if differences := compare_shapes(state, model.state_dict()):
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}' ({len(differences)} weights "
             f"differ; {'; '.join(differences[:3])}). Give the name of the model that the file was made with."
@@ -178,7 +178,7 @@ def _create_from_file(name: str, path: str, quick_gelu: bool = False) -> nn.Modu
     return model
 
 
-def _compare_shapes(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:
+def compare_shapes(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:
     """Say of every weight that a file and a model do not share, or have in different shapes, what each has."""
     differences = []
     for key, value in model_state.items():

@@ -19,24 +19,25 @@ class ScoreSettings(NamedTuple):
     """How the scores of words become labels.
 
     Attributes:
-        background_score: score that the background has besides its words, where there is a background. A pixel is
-            background where no class is above it; with a softmax, where none reaches it.
+        background_score: score that the background has besides its words, where there is a background: a constant, or
+            a map fp32 [H, W]. A pixel is background where no class is above it; with a softmax, where none reaches it.
         logit_scale: scale of a softmax over words; 0 for none.
         area_threshold: classes that win not more than this share of the pixels of all classes but the background lose
             them (SCLIP's rule); 0 for none. It needs the scores of all classes at once.
     """
 
-    background_score: float
+    background_score: float | Tensor
     logit_scale: float = 0.0
     area_threshold: float = 0.0
 
     @property
-    def highest_background(self) -> float:
-        """The highest score at which a pixel is still background."""
+    def highest_background(self) -> float | Tensor:
+        """The highest score at which a pixel is still background; a map where background_score is one."""
         if not self.logit_scale:
             return self.background_score
-        below = torch.nextafter(torch.tensor(self.background_score), torch.tensor(-math.inf))
-        return below.item()
+        score = torch.as_tensor(self.background_score)
+        below = torch.nextafter(score, torch.full_like(score, -math.inf))
+        return below if below.ndim else below.item()
 
 
 class ScoreRule:

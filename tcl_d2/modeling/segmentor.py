@@ -1,7 +1,8 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,8 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
 from .clip import FrozenCLIP
-from .clip_loading import build_clip, build_tokenizer
+from .clip_loading import build_clip, build_tokenizer, check_clip
+from .dual_encoder import FrozenDualEncoder
 from .grounder import normalize
 from .inference import Windows, pad_to_multiple, resize_scores, split_words
 from .pamr import PAMR
@@ -41,23 +43,26 @@ class CropFeatures(NamedTuple):
 class ZeroShotSegmentor(nn.Module):
     """Segments images into the classes of a vocabulary: windows, words and background, on a frozen CLIP.
 
-    A subclass says in `encode` and `predict_masks` how images and text features become scores, and in `prepare` what
-    depends on all words together.
+    A subclass says in `encode` and `predict_masks` how images and text features become scores, in `prepare` what
+    depends on all words together, and in `predict_background` where the background is, if not by a constant score. One
+    that stands on another model than CLIP builds it in `build_encoder`.
 
     Attributes:
         scores_depend_on_vocabulary: whether a word's scores depend on the other words. Datasets of the same images
             then share what `encode` computes, but not the scores.
+        has_background_map: whether `predict_background` takes the place of the background's constant score.
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
     """
 
     scores_depend_on_vocabulary = False
+    has_background_map = False
     pad_to: int | None = None
 
     @configurable
     def __init__(
         self,
         *,
-        clip: FrozenCLIP,
+        clip: FrozenDualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -71,7 +76,7 @@ class ZeroShotSegmentor(nn.Module):
         """Build the segmentor from its parts.
 
         Args:
-            clip: the frozen CLIP.
+            clip: the frozen CLIP, or another model of images and texts, as `build_encoder` gives it.
             tokenizer: N texts -> int64 [N, context].
             pixel_mean: mean of RGB in 0..255.
             pixel_std: standard deviation of RGB in 0..255.
@@ -109,12 +114,12 @@ class ZeroShotSegmentor(nn.Module):
         self._average_on_cpu = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: FrozenDualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
         return {
             # Words and images
-            "clip": FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)),
-            "tokenizer": build_tokenizer(cfg.MODEL.CLIP.NAME),
+            "clip": clip or cls.build_encoder(cfg),
+            "tokenizer": cls.build_tokenizer(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             # Scores
@@ -126,6 +131,21 @@ class ZeroShotSegmentor(nn.Module):
             "dataset_name": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None,
             **cls.protocol_from_config(cfg),
         }
+
+    @classmethod
+    def build_encoder(cls, cfg: CfgNode) -> FrozenDualEncoder:
+        """Build the model of images and texts that a configuration names; by default a CLIP."""
+        return FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
+
+    @classmethod
+    def build_tokenizer(cls, cfg: CfgNode) -> Callable[[list[str]], Tensor]:
+        """Build the tokenizer of that model: N texts -> int64 [N, context]."""
+        return build_tokenizer(cfg.MODEL.CLIP.NAME)
+
+    @classmethod
+    def check_encoder(cls, cfg: CfgNode) -> None:
+        """Look whether what `build_encoder` needs is there, before anything costly is built; errors as it."""
+        check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
 
     # ------------------------------------------------------------------------------------ protocol
 
@@ -160,18 +180,8 @@ class ZeroShotSegmentor(nn.Module):
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
-        # Check the numbers
-        if crop_size < 0:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}."
-            )
-        if crop_size and not 1 <= stride <= crop_size:
-            raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
-        for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
-        if logit_scale < 0:
-            raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
+        _check_windows(crop_size, stride)
+        _check_scores(background_score, logit_scale, area_threshold)
 
         # Words
         self.templates = check_templates(templates)
@@ -189,8 +199,10 @@ class ZeroShotSegmentor(nn.Module):
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
-        """Return the arguments of `set_protocol` that a configuration gives."""
+        """Return the arguments of `set_protocol` that a configuration gives; ValueError as there."""
         test = cfg.TEST.ZERO_SHOT
+        _check_windows(test.CROP_SIZE, test.STRIDE)
+        _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,
@@ -234,6 +246,16 @@ class ZeroShotSegmentor(nn.Module):
         """
         raise NotImplementedError
 
+    def predict_background(self, features: CropFeatures) -> Tensor:
+        """Predict the background's own scores [B, 1, h, w]; it is asked for where `has_background_map`.
+
+        They are averaged over windows and enlarged as a word's, and a pixel is background where no word is above them.
+
+        Args:
+            features: of crops, from `encode` and `prepare`.
+        """
+        raise NotImplementedError
+
     # ------------------------------------------------------------------------------------ classes
 
     def set_vocabulary(
@@ -246,7 +268,8 @@ class ZeroShotSegmentor(nn.Module):
 
         Args:
             classes: the word, or the list of words, of each class, without the background.
-            background: whether a background, at the constant score, comes before them; or its words.
+            background: whether a background comes before them, at the constant score or by the model's own map; or its
+                words.
             templates: prompt templates; None for the model's.
 
         Raises:
@@ -355,9 +378,6 @@ class ZeroShotSegmentor(nn.Module):
         image = self.normalize_images([input_per_image["image"]])[0]
         size = (input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2]))
 
-        settings = ScoreSettings(self.background_score, self.logit_scale, self.area_threshold)
-        labels_only = input_per_image.get("labels_only", False)
-
         # Crops are encoded once; what that gives is held only where it is used again
         windows = Windows(image, self.crop_size, self.stride)
         crops = map(self.encode_crops, windows.batches(self._windows_at_once))
@@ -365,14 +385,10 @@ class ZeroShotSegmentor(nn.Module):
         if len(groups) > 1:
             crops = list(crops)
 
-        # Each dataset takes what it needs of the scores, as they come
+        labels_only = input_per_image.get("labels_only", False)
         outputs = []
         for group_text, group in groups:
-            rules = [build_score_rule(subset, settings, labels_only) for subset in group]
-            for scores in self._iterate_scores(windows, crops, group_text, size):
-                for rule in rules:
-                    rule.update(scores)
-            outputs += [rule.output() for rule in rules]
+            outputs += self._segment_words(windows, crops, group_text, group, size, labels_only)
         return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
 
     def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
@@ -381,25 +397,62 @@ class ZeroShotSegmentor(nn.Module):
             return [(text, subsets)]
         return [(text[subset.words], [subset._replace(words=torch.arange(len(subset.words)))]) for subset in subsets]
 
-    def _iterate_scores(
-        self, windows: Windows, crops: Iterable[tuple], text: Tensor, size: tuple[int, int]
-    ) -> Iterator[Tensor]:
-        """Yield scores fp32 [k, *size] of an image for one part of the words [W, D] after the other."""
+    def _segment_words(
+        self,
+        windows: Windows,
+        crops: Iterable[tuple],
+        text: Tensor,
+        subsets: list[WordSubset],
+        size: tuple[int, int],
+        labels_only: bool,
+    ) -> list[dict]:
+        """Segment an image into the classes of datasets that share the scores of their words.
+
+        Args:
+            windows: of the image.
+            crops: of each batch of windows the features and their place, see encode_crops.
+            text: text features of all words [W, D].
+            subsets: the words of each dataset.
+            size: height and width of the results.
+            labels_only: whether to give labels in place of scores.
+
+        Returns:
+            the result of each dataset.
+        """
+        # What depends on all words is held only where it is used again
         parts = split_words(len(text), size, tuple(windows.image.shape[-2:]))
+        has_map = self.has_background_map and any(subset.background for subset in subsets)
         prepared = ((self.prepare(features, text), place) for features, place in crops)
-        if len(parts) > 1:
+        if has_map or len(parts) > 1:
             prepared = list(prepared)
 
-        for words in parts:
-            scores = windows.average(self._predict_crops(*crop, text, words) for crop in prepared)
-            scores = resize_scores(scores[None], size)
-            if self.image_pamr is not None:
-                scores = self.image_pamr(resize_scores(windows.image[None], size), scores)
-            yield scores[0]
+        # Where the background is
+        settings = ScoreSettings(self.background_score, self.logit_scale, self.area_threshold)
+        if has_map:
+            background = self._average_crops(windows, prepared, self.predict_background, size)[0]
+            settings = settings._replace(background_score=background)
 
-    def _predict_crops(self, features: CropFeatures, place: tuple, text: Tensor, words: slice) -> Tensor:
-        scores = self._crop_scores(features, place, text, words)
-        return scores.cpu() if self._average_on_cpu else scores
+        # Each dataset takes what it needs of the scores, as they come
+        rules = [build_score_rule(subset, settings, labels_only) for subset in subsets]
+        for words in parts:
+            predict = partial(self.predict_masks, text=text, words=words)
+            scores = self._average_crops(windows, prepared, predict, size)
+            for rule in rules:
+                rule.update(scores)
+        return [rule.output() for rule in rules]
+
+    def _average_crops(
+        self, windows: Windows, crops: Iterable[tuple], predict: Callable[..., Tensor], size: tuple[int, int]
+    ) -> Tensor:
+        """Average over windows what `predict` makes of the features of crops, and enlarge it to fp32 [k, *size]."""
+        batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
+        if self._average_on_cpu:
+            batches = map(Tensor.cpu, batches)
+
+        scores = resize_scores(windows.average(batches)[None], size)
+        if self.image_pamr is not None:
+            scores = self.image_pamr(resize_scores(windows.image[None], size), scores)
+        return scores[0]
 
     # ------------------------------------------------------------------------------------ crops
 
@@ -437,10 +490,11 @@ class ZeroShotSegmentor(nn.Module):
             place: of the crops in the padded ones, from encode_crops.
             text: text features of all words [W, D].
         """
-        return self._crop_scores(self.prepare(features, text), place, text, slice(None))
+        features = self.prepare(features, text)
+        return self._fit_to_crops(self.predict_masks(features, text, slice(None)), features, place)
 
-    def _crop_scores(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor, words: slice) -> Tensor:
-        scores = self.predict_masks(features, text, words)
+    def _fit_to_crops(self, scores: Tensor, features: CropFeatures, place: tuple[slice, slice]) -> Tensor:
+        """Enlarge scores [B, k, h, w] to the padded crops, and cut the padding off."""
         return resize_scores(scores, features.images.shape[-2:])[(..., *place)]
 
     # ------------------------------------------------------------------------------------ CLIP's own features
@@ -462,6 +516,21 @@ class ZeroShotSegmentor(nn.Module):
 def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
     """Empty the cache of text features: the CLIP whose weights were loaded may be another one."""
     model.embed_vocabulary.forget()
+
+
+def _check_windows(crop_size: int, stride: int) -> None:
+    if crop_size < 0:
+        raise ValueError(f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}.")
+    if crop_size and not 1 <= stride <= crop_size:
+        raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
+
+
+def _check_scores(background_score: float, logit_scale: float, area_threshold: float) -> None:
+    for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
+    if logit_scale < 0:
+        raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
 
 
 def _autocast_dtype(name: str, device: str) -> torch.dtype:

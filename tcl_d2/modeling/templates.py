@@ -47,7 +47,7 @@ def get_templates(templates: str | Sequence[str]) -> list[str]:
     unknown = [entry for entry in entries if isinstance(entry, str) and "{}" not in entry and entry not in TEMPLATES]
     if unknown:
         raise ValueError(
-            f"'{unknown[0]}' is neither a prompt template, for it has no place '{{}}' for the word, nor the name of a "
-            f"set of them: {', '.join(TEMPLATES)}."
+            f"TEST.ZERO_SHOT.TEMPLATES: '{unknown[0]}' is neither a prompt template, for it has no place '{{}}' for "
+            f"the word, nor the name of a set of them: {', '.join(TEMPLATES)}."
         )
     return list(check_templates([template for entry in entries for template in TEMPLATES.get(entry, [entry])]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
-from .clip import FrozenCLIP
+from .dual_encoder import FrozenDualEncoder
 from .grounder import normalize
 from .vocabulary import check_words
 
@@ -30,7 +30,7 @@ class TextEmbedder:
 
     def __init__(
         self,
-        clip: FrozenCLIP,
+        clip: FrozenDualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         folder: Path | None = None,
         remember: int = 16,
@@ -39,9 +39,10 @@ class TextEmbedder:
         """Begin with an empty cache.
 
         Args:
-            clip: the frozen CLIP, whose text encoder is used.
+            clip: the frozen CLIP, or another model of images and texts; its text encoder is used.
             tokenizer: N texts -> int64 [N, context].
-            folder: where embeddings are kept in files, by CLIP's weights and the prompts' tokens; None: nowhere.
+            folder: where embeddings are kept in files, by the text encoder's weights and the prompts' tokens; None:
+                nowhere.
             remember: vocabularies that are held in memory.
             normalize_prompts: whether each prompt's embedding is normalized before the mean over templates (SCLIP and
                 its successors), which the official TCL does not do.
@@ -63,7 +64,7 @@ class TextEmbedder:
             ValueError: see check_words and check_templates.
         """
         names, templates = check_words(names), check_templates(templates)
-        device = self.clip.visual.proj.device
+        device = self.clip.device
         key = (names, templates, self.normalize_prompts)
         if key not in self._cache or self._cache[key].device != device:
             while len(self._cache) >= self.remember:
@@ -97,11 +98,10 @@ class TextEmbedder:
         digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
         if self.normalize_prompts:
             digest.update(b"normalized")
-        for name, weight in self.clip.model.state_dict().items():
-            if not name.startswith("visual."):
-                digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+        for weight in self.clip.text_weights().values():
+            digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def forget(self) -> None:
-        """Empty the cache; to be called when CLIP's weights change."""
+        """Empty the cache; to be called when the text encoder's weights change."""
         self._cache.clear()

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from ..utils.tensors import digest_weights, read_tensors
 from .clip import RESIZED_TO_GRID, PositionRule, tokens_to_map
+from .clip_loading import compare_shapes
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -93,33 +94,52 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
         OSError: the weights cannot be read.
     """
-    # Build it
+    # Look at its architecture, before its weights are downloaded
     if not timm.is_model(name):
-        raise ValueError(f"{key}.NAME is '{name}', which timm {timm.__version__} does not have.")
-    model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+        raise ValueError(
+            f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
+            "as vit_base_patch8_224.dino."
+        )
+    with torch.device("meta"):
+        model = timm.create_model(name)
     if not isinstance(model, VisionTransformer) or model.pos_embed is None:
         raise ValueError(
             f"{key}.NAME is '{name}', a {type(model).__name__}; expected a VisionTransformer of timm with position "
             "embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
 
+    # Build it
+    try:
+        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+    except OSError as error:
+        raise OSError(
+            f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
+            f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
+            f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
+        ) from None
+
     # Any window is taken, with position embeddings as they are given
     model.dynamic_img_size = model.patch_embed.strict_img_size = False
     model.patch_embed.flatten = True
 
-    # Read its weights
     if pretrained not in ("", "timm"):
-        missing, unexpected = model.load_state_dict(_read_weights(pretrained), strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                f"{pretrained} does not hold the weights of '{name}': {len(missing)} missing, {len(unexpected)} "
-                f"unexpected, such as {(missing + unexpected)[0]}."
-            )
+        _load_weights(model, key, name, pretrained)
     return model
 
 
-def _read_weights(path: str) -> dict[str, Tensor]:
-    """Read the weights of a vision model, from a training's checkpoint too, without its classifier."""
-    content = read_tensors(PathManager.get_local_path(path))
-    weights = content.get("model", content)
-    return {name: value for name, value in weights.items() if not name.startswith(("head.", "head_dist."))}
+def _load_weights(model: nn.Module, key: str, name: str, path: str) -> None:
+    """Load a file of weights, a training's checkpoint too, without its classifier; errors as build_vision_model's."""
+    try:
+        content = read_tensors(PathManager.get_local_path(path))
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{key}.PRETRAINED: {error}") from None
+
+    state = content if isinstance(content, dict) else {}
+    state = state.get("model", state)
+    state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
+    if differences := compare_shapes(state, model.state_dict()):
+        raise ValueError(
+            f"{key}.PRETRAINED: '{path}' does not fit {key}.NAME '{name}' ({len(differences)} weights differ; "
+            f"{'; '.join(differences[:3])})."
+        )
+    model.load_state_dict(state)

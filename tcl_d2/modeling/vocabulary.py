@@ -83,6 +83,8 @@ def make_vocabulary(
             check_words(background_words)
         words_by_class.insert(0, background_words)
 
+    if filler_words:
+        check_words(filler_words)
     pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
     known = {word for word, _ in pairs}
     filler_class = 0 if has_background else len(words_by_class)

@@ -11,6 +11,7 @@ from PIL import Image
 from tcl_d2 import __version__
 from tcl_d2.commands import COMMANDS, DATASETS
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.predictor import TCLPredictor
 from tests import running
 from tests.conftest import ROOT
 from tests.running import check_error
@@ -24,6 +25,13 @@ from tcl_d2.data.benchmarks import datasets_root
 
 register_benchmark_folder(str(datasets_root() / "shapes/val"), "my_val")
 register_webdataset("my_pairs", "shapes/train/*.tar")
+"""
+MY_HEAD = """
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY
+
+@DENSE_HEAD_REGISTRY.register()
+def my_head(cfg):
+    return DENSE_HEAD_REGISTRY.get("sclip")(cfg)
 """
 LAUNCHER = """
 import my_data
@@ -108,6 +116,84 @@ def test_a_model_is_named(tmp_path, name):
     Image.fromarray(draw_scene(7, 1).image).save(tmp_path / "a.png")
     done = run(tmp_path, "segment", "a.png", "--classes", "brick, grass", "--model", name)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.fromarray(draw_scene(7, 5, size=96).image).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def areas(picture, *options: object) -> dict[str, float]:
+    """Return the areas of the classes that `tcl-d2 segment a.png OPTIONS` writes."""
+    done = run(picture.parent, "segment", picture.name, *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads((picture.parent / "output/demo/a.json").read_text())["areas"]
+
+
+def test_background_of_words(picture):
+    """On the command line, in a file of words, and of a benchmark: the areas are those of the predictor."""
+    predictor = TCLPredictor("shapes/trained.yaml")
+    classes, words = ["brick", ["wood", "marble"], "lava"], ["soil", "sand"]
+    plain, expected = (predictor(picture, classes, background).areas() for background in (True, words))
+    assert plain != pytest.approx(expected, abs=1e-5)
+
+    # On the command line
+    text = ["--classes", "brick, wood | marble, lava"]
+    assert areas(picture, *text, "--background") == pytest.approx(plain, abs=1e-5)
+    assert areas(picture, *text, "--background", "soil, sand") == pytest.approx(expected, abs=1e-5)
+
+    # In a file, under words of the command line or alone
+    file = picture.parent / "words.txt"
+    file.write_text("background, soil, sand\nbrick\nwood, marble\nlava\n")
+    assert areas(picture, "--classes", file.name) == pytest.approx(expected, abs=1e-5)
+    file.write_text("background\nbrick\nwood, marble\nlava\n")
+    assert areas(picture, "--classes", file.name) == pytest.approx(plain, abs=1e-5)
+    assert areas(picture, "--classes", file.name, "--background=soil | sand") == pytest.approx(expected, abs=1e-5)
+
+    # Of a benchmark
+    (picture.parent / "set").mkdir()
+    (picture.parent / "set/classes.txt").write_text("background, soil, sand\nbrick\nwood, marble\nlava\n")
+    code = "from tcl_d2.data import register_benchmark_folder as register\nregister('set', 'my_set')"
+    (picture.parent / "my_set.py").write_text(code)
+    options = ["--classes", "my_set", "--import", "my_set.py", "--background"]
+    assert areas(picture, *options) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.fault("an input after --background, where words may stand; no words there", "an error says what to do")
+@pytest.mark.parametrize("text", ["a.png", "b.JPG", "photos/b", "*.png", "-", "folder"])
+def test_inputs_are_no_words_of_the_background(picture, text):
+    (picture.parent / "folder").mkdir()
+    done = run(picture.parent, "segment", "--classes", "brick", "--background", text, "a.png")
+    assert done.returncode == 2 and f"--background: '{text}' looks like an input" in done.stderr
+
+
+@pytest.mark.fault("--background without a word in its words", "an error says what to do")
+@pytest.mark.parametrize("text", ["", " , | "])
+def test_a_background_of_no_words_is_refused(picture, text):
+    done = run(picture.parent, "segment", "a.png", "--classes", "brick", "--background", text)
+    assert done.returncode == 2 and "--background: no words" in done.stderr
+
+
+def test_a_method_is_chosen(picture):
+    """The CLIP of any model by a dense head, also one of the user's."""
+    words = "wood, lava, soil, sand, snow, grass"
+    configs = {head: ["shapes/dense_clip.yaml", "MODEL.DENSE_CLIP.HEAD", head] for head in ("sclip", "naclip")}
+    configs["tcl"] = ["shapes/trained.yaml"]
+    expected = {method: TCLPredictor(*config)(picture, words).areas() for method, config in configs.items()}
+    for method, values in expected.items():
+        assert areas(picture, "--classes", words, "--method", method) == pytest.approx(values, abs=1e-5)
+    assert expected["sclip"] != expected["naclip"] != expected["tcl"]
+
+    (picture.parent / "my_head.py").write_text(MY_HEAD)
+    mine = areas(picture, "--classes", words, "--method", "my_head", "--import", "my_head.py")
+    assert mine == pytest.approx(expected["sclip"], abs=1e-5)
+
+
+@pytest.mark.fault("a method that there is not", "an error lists those that there are, before a model is built")
+def test_unknown_methods_are_named(picture):
+    done = run(picture.parent, "segment", "a.png", "--classes", "brick", "--method", "nclip", "--model", "none.yaml")
+    check_error(done, "--method: there is no 'nclip'", "tcl, clearclip, clip, maskclip, naclip, proxyclip, sclip")
 
 
 def test_inputs_are_needed(tmp_path):

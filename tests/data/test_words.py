@@ -165,6 +165,21 @@ def test_releases_have_their_own_words():
     assert ["bed"] in sclip[OBJECT] and "bed" in sclip[OBJECT][0]  # a class's word, and the background's
 
 
+def test_groupvit_has_three_words_of_its_own():
+    """On the three benchmarks of its release; the background has no words."""
+    class_words = released_words("groupvit")
+    assert class_words.keys() == {VOC, "zeroshot_context_val", OBJECT}
+    changed = {
+        VOC: {"diningtable": "table", "pottedplant": "plant", "tvmonitor": "monitor"},
+        "zeroshot_context_val": {"aeroplane": "airplane", "pottedplant": "plant", "tvmonitor": "monitor"},
+        OBJECT: {},
+    }
+    for name, words in class_words.items():
+        names = MetadataCatalog.get(name).stuff_classes[1:]
+        assert set(changed[name]) <= set(names)
+        assert words == [[changed[name].get(word, word)] for word in names]
+
+
 def test_methods_without_lists_are_named():
-    with pytest.raises(ValueError, match="'TCL'; there are for sclip, naclip, clearclip, proxyclip"):
+    with pytest.raises(ValueError, match="'TCL'; there are for sclip, naclip, clearclip, proxyclip, groupvit"):
         released_words("TCL")

@@ -107,10 +107,10 @@ def test_published_settings():
     expected = {
         ("sclip", "voc"): (336, 224, 112, 65, 0.1, 56),
         ("sclip", "coco_stuff"): (448, 224, 112, 40, 0.1, 171),
-        ("clearclip", "cityscapes"): (448, 224, 224, 50, 0.4, 19),
+        ("clearclip", "cityscapes"): (448, 224, 224, 50, 0.3, 19),
         ("clearclip", "coco_object"): (448, 448, 224, 50, 0.4, 81),
         ("naclip", "voc20"): (336, 0, 112, 40, 0.1, 30),
-        ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.4, 150),
+        ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.3, 150),
         ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 97),
     }
     for (method, benchmark), values in expected.items():
@@ -130,12 +130,35 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE"], "BY_DATASET.shapes_val: .*no value"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE", "wide"], "BY_DATASET.shapes_val: .*CROP_SIZE"),
         ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "not registered: shapes_vall"),
+        ("shapes_val", ["MODEL.CLIP.NAME", "ViT-B-32"], "shapes_val: MODEL.CLIP.NAME is the same for all datasets"),
+        ("shapes_val", ["TEST.ZERO_SHOT.KP_WEIGHT", 0.0], "KP_WEIGHT is the same for all datasets"),
+        ("shapes_val", ["TEST.ZERO_SHOT.STRIDE", 0], "'shapes_val': TEST.ZERO_SHOT.STRIDE must be in"),
+        ("shapes_val", ["TEST.ZERO_SHOT.BACKGROUND_SCORE", 2.0], "'shapes_val': .*BACKGROUND_SCORE must be in"),
+        ("shapes_val", ["TEST.ZERO_SHOT.TEMPLATES", "tlc"], "'shapes_val': TEST.ZERO_SHOT.TEMPLATES: 'tlc' is neither"),
+        ("shapes_val", ["TEST.ZERO_SHOT.FILLER_WORDS", " "], "'shapes_val': .*not blank"),
+        ("shapes_val", ["TEST.ZERO_SHOT.MAX_IMAGES", -3], "'shapes_val': .*MAX_IMAGES is -3"),
+        ("shapes_val", ["INPUT.MIN_SIZE_TEST", -3], "'shapes_val': INPUT.MIN_SIZE_TEST is -3"),
     ],
 )
 def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
     set_by_dataset(cfg, name, *options)
     with pytest.raises(ValueError, match=message):
         check_dataset_settings(cfg, ["shapes_val"])
+
+
+@pytest.mark.fault("settings of a dataset that are no list", "they are named, with an example")
+@pytest.mark.parametrize("value", [3, "INPUT.MIN_SIZE_TEST", {"INPUT.MIN_SIZE_TEST": 96}])
+def test_settings_that_are_no_list_are_named(cfg, value):
+    cfg.TEST.ZERO_SHOT.BY_DATASET["shapes_val"] = value
+    with pytest.raises(ValueError, match="BY_DATASET.shapes_val is .*; expected a list of KEY, VALUE pairs"):
+        check_dataset_settings(cfg, ["shapes_val"])
+
+
+def test_values_of_one_dataset_that_are_lists(cfg):
+    """Datasets are grouped by their settings, also where a setting has several values."""
+    set_by_dataset(cfg, "shapes_objects_val", "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
+    groups = group_by_images(cfg, ["shapes_val", "shapes_objects_val", "shapes_stuff_val"])
+    assert groups == [["shapes_val", "shapes_stuff_val"], ["shapes_objects_val"]]
 
 
 @pytest.mark.fault(
@@ -146,7 +169,7 @@ def test_unfit_words_are_named_at_the_start(in_world, tmp_path):
     check_error(
         run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "sclip"), "no words for 'shapes_val'", "zeroshot_voc_val"
     )
-    check_error(run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "nowhere.txt"), "nowhere.txt")
+    check_error(run(in_world, *command, "TEST.ZERO_SHOT.WORDS", "nowhere.txt"), "nowhere.txt", "sclip, naclip")
 
 
 def test_filler_words_make_pixels_of_no_class(cfg):

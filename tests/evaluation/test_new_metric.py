@@ -67,7 +67,7 @@ def test_results_name_the_settings_that_zero_shot_segmentation_reads(shapes_cfg)
     Trainer.test(shapes_cfg, Trainer.build_model(shapes_cfg).eval())
     settings = json.loads(Path(shapes_cfg.OUTPUT_DIR, "results.json").read_text())["settings"]
     assert settings["MODEL"].keys() == {
-        "META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD", "CLIP", "DENSE_CLIP", "TCL",
+        "META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD", "CLIP", "DENSE_CLIP", "GROUPVIT", "TCL",
         "MY_KEY"
     }  # fmt: skip
     assert settings["INPUT"] == {"MIN_SIZE_TEST": 96, "MAX_SIZE_TEST": 96}

@@ -54,6 +54,15 @@ def test_configurations_find_their_rows():
     assert [row.miou["zeroshot_voc_val"] for row in rows] == [38.8, 29.3]
 
 
+@pytest.mark.parametrize(
+    "config, voc",
+    [("yfcc", 49.5), ("redcaps", 50.4), ("yfcc_own_protocol", 52.3), ("redcaps_own_protocol", 50.8)],
+)
+def test_groupvits_find_the_row_of_their_weights(config, voc):
+    (row,) = published_for(load_config(ROOT / f"configs/groupvit/{config}.yaml"))
+    assert row.miou["zeroshot_voc_val"] == voc
+
+
 def test_documentation_has_the_same_figures():
     """The table in MODEL_ZOO.md: each row begins with the figures of a row here."""
     table = (ROOT / "MODEL_ZOO.md").read_text().split("## Published")[1].split("## Measured")[0]

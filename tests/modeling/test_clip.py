@@ -162,3 +162,16 @@ def test_clip_weights_that_are_not_finite_are_refused(tmp_path, value):
     torch.save(state, tmp_path / "spoiled.pt")
     with pytest.raises(ValueError, match="MODEL.CLIP.PRETRAINED: .*spoiled.pt.*visual.proj"):
         build_clip(str(config), str(tmp_path / "spoiled.pt"))
+
+
+@pytest.mark.fault("a picture as narrow as one patch, in bfloat16 on a CPU", "the features are those of fp32")
+def test_one_column_of_patches_in_bfloat16():
+    """The convolution of oneDNN gives any numbers for it, other ones each time."""
+    clip = golden.build_clip()
+    for width in (1, 2):
+        images = torch.randn(8, 3, 6 * clip.patch_size, width * clip.patch_size)
+        expected = clip.forward_blocks(images, 1)
+        for _ in range(5):
+            with torch.autocast("cpu", torch.bfloat16):
+                tokens = clip.forward_blocks(images, 1)
+            torch.testing.assert_close(tokens.float(), expected, rtol=0, atol=0.2)

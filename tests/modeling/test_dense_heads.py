@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
+from tcl_d2.config import merge_options
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
 from tcl_d2.modeling.clip import PositionRule
 from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
@@ -45,11 +46,13 @@ def test_maskclip_is_dense_clip_with_its_head(cfg):
 
 @pytest.mark.fault("a dense head that does not exist", "the heads are listed")
 def test_an_unknown_head_is_named(cfg):
-    with pytest.raises(ValueError, match="no dense head 'sclipp'.*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
+    with pytest.raises(ValueError, match="'sclipp', but .*clearclip, clip, maskclip, naclip, proxyclip, sclip"):
         build_dense_head("sclipp", cfg)
 
 
-def test_a_head_of_ones_own(cfg):
+def test_a_head_of_ones_own(cfg, monkeypatch):
+    monkeypatch.setattr(DENSE_HEAD_REGISTRY, "_obj_map", dict(DENSE_HEAD_REGISTRY._obj_map))  # for this test alone
+
     @DENSE_HEAD_REGISTRY.register()
     def head_of_a_test(cfg):
         return NACLIPHead(2.0)
@@ -61,6 +64,22 @@ def test_a_head_of_ones_own(cfg):
 def test_unknown_scores_are_named(cfg, scores):
     cfg.MODEL.DENSE_CLIP.SCORES = scores
     with pytest.raises(ValueError, match="MODEL.DENSE_CLIP.SCORES.*mask, cosine"):
+        DenseCLIP(cfg)
+
+
+@pytest.mark.fault("key smoothing of features that are not on CLIP's grid, or a threshold below 0", "named at once")
+@pytest.mark.parametrize(
+    "head, key, value, message",
+    [
+        ("proxyclip", "KEY_SMOOTHING", 1.0, "ProxyCLIPHead has a grid of its own"),
+        ("sclip", "KEY_SMOOTHING", -1.0, "a threshold, or 0 for none, not -1.0"),
+        ("sclip", "PROMPT_DENOISING", -0.5, "a threshold, or 0 for none, not -0.5"),
+    ],
+)
+def test_unfit_refinements_are_named(cfg, head, key, value, message):
+    cfg.MODEL.DENSE_CLIP.HEAD = head
+    cfg.MODEL.DENSE_CLIP[key] = value
+    with pytest.raises(ValueError, match=f"MODEL.DENSE_CLIP.{key} .*{message}"):
         DenseCLIP(cfg)
 
 
@@ -83,6 +102,24 @@ def test_tcl_with_the_masks_of_a_head(cfg, name):
     masks = mixed.predict_masks(features, text, slice(None))
     torch.testing.assert_close(masks, 0.25 * head_masks + 0.75 * own)
     assert (head_masks - own).abs().max() > 0.01
+
+
+# ------------------------------------------------------------------------------------ labels without scores
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 150), (200, 5)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_alone_are_those_of_the_scores(cfg, name, size):
+    """With classes and a background of several words, words of no class, a softmax, and images of odd sizes."""
+    options = ["MODEL.DENSE_CLIP.HEAD", name, "MODEL.DENSE_CLIP.SCORES", "cosine", "TEST.ZERO_SHOT.LOGIT_SCALE", 40.0]
+    merge_options(cfg, [*options, "TEST.ZERO_SHOT.FILLER_WORDS", ["wood", "sky"]])
+    model = DenseCLIP(cfg).eval()
+    image = torch.randint(256, (3, *size))
+    for background in (False, True, ["sky", "wall", "grass"]):
+        classes = {"vocabulary": [["brick", "red brick"], "lava", ["grass", "meadow"]], "background": background}
+        scores, labels = model([{"image": image, **classes}, {"image": image, **classes, "labels_only": True}])
+        assert scores["sem_seg"].isfinite().all() and labels["sem_seg_labels"].shape == size
+        assert torch.equal(labels["sem_seg_labels"], scores["sem_seg"].argmax(0))
 
 
 # ------------------------------------------------------------------------------------ mistakes

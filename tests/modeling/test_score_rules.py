@@ -124,6 +124,25 @@ def test_classes_of_small_area_lose_their_pixels(background):
     assert (labels[:3] == 1).all() and (labels[3:] == 2).all()
 
 
+@pytest.mark.parametrize("at_once", [1, 100])
+@pytest.mark.parametrize("name", ["background score", "background words"])
+@pytest.mark.parametrize("labels_only", [False, True])
+def test_background_may_be_a_map(name, at_once, labels_only):
+    """A pixel is background where no class is above the map there; of equal scores the background's counts."""
+    words, (subset,) = join_vocabularies([VOCABULARIES[name]])
+    generator = torch.Generator().manual_seed(0)
+    scores, background = torch.rand(len(words), 9, 11, generator=generator), torch.rand(9, 11, generator=generator)
+    background[0] = scores.amax(0)[0]
+    expected = plain_scores(scores[subset.words].numpy(), VOCABULARIES[name], 0.0, background.numpy())
+    assert 0 < (expected.argmax(0)[1:] == 0).mean() < 1 and (expected.argmax(0)[0] == 0).all()
+
+    output = feed(build_score_rule(subset, ScoreSettings(background), labels_only), scores, at_once)
+    if labels_only:
+        assert np.array_equal(output["sem_seg_labels"].numpy(), expected.argmax(0))
+    else:
+        np.testing.assert_allclose(output["sem_seg"].numpy(), expected, rtol=0, atol=0)
+
+
 def test_threshold_is_reached_by_an_equal_probability():
     """As in the releases: a pixel is background where its largest probability is less; TCL's constant wins a tie."""
     words, (subset,) = join_vocabularies([make_vocabulary(["a"], background=True)])

@@ -47,11 +47,29 @@ def test_unusable_vision_models_are_named(name, message):
         build_vision_model(KEY, name, "")
 
 
-@pytest.mark.fault("weights of another vision model", "how many do not fit, and one of them")
-def test_weights_of_another_vision_model_are_refused(tmp_path):
-    torch.save(timm.create_model("test_vit2", num_classes=0).state_dict(), tmp_path / "other.pth")
-    with pytest.raises((ValueError, RuntimeError), match="other.pth does not hold the weights of 'test_vit'"):
+@pytest.mark.fault("a vision model that is none", "it is named before its weights are downloaded")
+def test_unusable_vision_models_are_named_before_a_download(monkeypatch):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *arguments, **options: pytest.fail("download"))
+    with pytest.raises(ValueError, match=f"{KEY}.NAME is 'resnet18', a ResNet"):
+        build_vision_model(KEY, "resnet18", "timm")
+
+
+@pytest.mark.fault("weights of another vision model", "how many do not fit, and some of them")
+@pytest.mark.parametrize("name", ["test_vit2", "test_vit3", "wide"])
+def test_weights_of_another_vision_model_are_refused(tmp_path, name):
+    other = timm.create_model(VISION if name == "wide" else name, num_classes=0, mlp_ratio=4.0)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="PRETRAINED: '.*other.pth' does not fit .*NAME 'test_vit' .*the file has"):
         build_vision_model(KEY, VISION, str(tmp_path / "other.pth"))
+
+
+@pytest.mark.fault("no file, or no weights, for a vision model", "an error that names the key and the file")
+def test_unreadable_weights_of_the_vision_model_are_named(tmp_path):
+    (tmp_path / "text.pth").write_text("brick\nlava\n")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name in ("missing.pth", "text.pth", "list.pth"):
+        with pytest.raises((OSError, ValueError), match=f"{KEY}.PRETRAINED: .*{name}'"):
+            build_vision_model(KEY, VISION, str(tmp_path / name))
 
 
 def test_checkpoints_do_not_hold_the_vision_model():

@@ -56,6 +56,14 @@ def test_torchs_own_formats_are_read(tmp_path, zipped):
     assert loaded["step"] == 3
 
 
+@pytest.mark.fault("a file of text or of a few bytes is read as weights", "an error that names it, of any content")
+@pytest.mark.parametrize("content", [b"brick\nlava\n", b"\x80\x02M", b"\x80\x02X\x05", b"h\x00.", b"\x80\x02}q\x00.."])
+def test_bytes_that_are_no_weights_are_named(tmp_path, content):
+    (tmp_path / "odd.pth").write_bytes(content)
+    with pytest.raises(UnreadableFile, match="odd.pth' is .*get it again"):
+        read_tensors(tmp_path / "odd.pth")
+
+
 def test_safetensors_are_read(tmp_path):
     state = {"a": torch.randn(3, 4), "b": torch.arange(3).half()}
     save_file(state, tmp_path / "x.safetensors")

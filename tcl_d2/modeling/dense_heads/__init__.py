@@ -2,7 +2,7 @@
 
 from .clearclip import ClearCLIPHead
 from .clip import CLIPHead
-from .head import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
+from .head import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head, check_dense_head
 from .maskclip import MaskCLIPHead
 from .naclip import NACLIPHead
 from .proxyclip import ProxyCLIPHead
@@ -18,4 +18,5 @@ __all__ = [
     "ProxyCLIPHead",
     "SCLIPHead",
     "build_dense_head",
+    "check_dense_head",
 ]

@@ -20,12 +20,14 @@ class DenseHead(nn.Module):
 
     Attributes:
         position: how the position embeddings are resized. This is the rule of SCLIP's release and its successors.
+        keeps_grid: whether features are of CLIP's own patches, as key smoothing needs them.
         keeps_block: whether residual and MLP are computed; otherwise the attention's output is the block's.
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all, so
             that a rest at the right and at the bottom is not seen.
     """
 
     position = PositionRule(offset=0.1, keeps_equal_count=True)
+    keeps_grid = True
     keeps_block = False
     pad_to: int | None = 1
 
@@ -68,7 +70,12 @@ class DenseHead(nn.Module):
 
 def build_dense_head(name: str, cfg: CfgNode) -> DenseHead:
     """Build a head by its name in DENSE_HEAD_REGISTRY; ValueError lists the names."""
+    check_dense_head("MODEL.DENSE_CLIP.HEAD or MODEL.TCL.KP_HEAD", name)
+    return DENSE_HEAD_REGISTRY.get(name)(cfg)
+
+
+def check_dense_head(key: str, name: str) -> None:
+    """Check that there is a head of a name; ValueError names the configuration's `key`, and lists the heads."""
     if name not in DENSE_HEAD_REGISTRY:
         names = ", ".join(sorted(name for name, _ in DENSE_HEAD_REGISTRY))
-        raise ValueError(f"There is no dense head '{name}' (MODEL.DENSE_CLIP.HEAD, MODEL.TCL.KP_HEAD): give {names}.")
-    return DENSE_HEAD_REGISTRY.get(name)(cfg)
+        raise ValueError(f"{key} is '{name}', but there is no such dense head; expected one of {names}.")

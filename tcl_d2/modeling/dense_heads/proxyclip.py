@@ -23,6 +23,7 @@ class ProxyCLIPHead(DenseHead):
     are right for all.
     """
 
+    keeps_grid = False
     pad_to = 56
 
     def __init__(self, vision: nn.Module, beta: float = 1.2, gamma: float = 3.0):

@@ -1,7 +1,8 @@
 """The meta-architectures, a file for each system."""
 
 from .dense_clip import DenseCLIP, MaskCLIP
+from .group_vit import GroupViT
 from .reco import ReCo
 from .tcl import TCL
 
-__all__ = ["DenseCLIP", "MaskCLIP", "ReCo", "TCL"]
+__all__ = ["DenseCLIP", "GroupViT", "MaskCLIP", "ReCo", "TCL"]

@@ -7,7 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..clip import project_keys
+from ..clip import FrozenCLIP, project_keys
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
 from ..refinement import denoise_prompts, smooth_keys
@@ -63,16 +63,25 @@ class DenseCLIP(ZeroShotSegmentor):
         if scores not in SCORES:
             raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
 
+        for key, value in (("PROMPT_DENOISING", prompt_denoising), ("KEY_SMOOTHING", key_smoothing)):
+            if value < 0:
+                raise ValueError(f"MODEL.DENSE_CLIP.{key} is a threshold, or 0 for none, not {value}.")
+
         self.head = head or MaskCLIPHead()
+        if key_smoothing > 0 and not self.head.keeps_grid:
+            raise ValueError(
+                f"MODEL.DENSE_CLIP.KEY_SMOOTHING needs features of CLIP's own patches, but {type(self.head).__name__} "
+                "has a grid of its own: set it to 0, or take another head."
+            )
         self.scores = scores
         self.prompt_denoising = prompt_denoising
         self.key_smoothing = key_smoothing
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
         dense_clip = cfg.MODEL.DENSE_CLIP
         return {
-            **super().from_config(cfg),
+            **super().from_config(cfg, clip),
             "head": build_dense_head(dense_clip.HEAD, cfg),
             "scores": dense_clip.SCORES,
             "prompt_denoising": dense_clip.PROMPT_DENOISING,

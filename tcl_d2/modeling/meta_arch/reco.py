@@ -114,14 +114,15 @@ class ReCo(ZeroShotSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         reco = cfg.MODEL.RECO
-        find_index(Path(reco.INDEX).expanduser())  # before models are built
+        index_folder = Path(reco.INDEX).expanduser()
+        find_index(index_folder)  # before models are built
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
             encoder = VisionEncoder(model, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
         return {
             **super().from_config(cfg),
-            "index_folder": Path(reco.INDEX).expanduser(),
+            "index_folder": index_folder,
             "encoder": encoder,
             "head": build_dense_head(cfg.MODEL.DENSE_CLIP.HEAD, cfg),
             "num_images": reco.NUM_IMAGES,
@@ -132,6 +133,11 @@ class ReCo(ZeroShotSegmentor):
             "cache": Path(reco.CACHE).expanduser() if reco.CACHE else None,
             "cache_settings": cfg.MODEL.DENSE_CLIP.dump(),
         }
+
+    @classmethod
+    def check_encoder(cls, cfg: CfgNode) -> None:
+        super().check_encoder(cfg)
+        find_index(Path(cfg.MODEL.RECO.INDEX).expanduser())
 
     def _check_numbers(self, num_images: int, image_size: int) -> None:
         if not 1 <= self.clip_blocks < len(self.clip.blocks):

@@ -1,0 +1,41 @@
+"""Figures of the official GroupViT release (commit 13b7861) on a small random model, fp32, and the model of them."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from tcl_d2.modeling import GroupViT
+from tcl_d2.modeling.groupvit import FrozenGroupViT, build_groupvit
+
+PATH = Path(__file__).parent / "groupvit.pt"
+NUM_HEADS = 4
+WHOLE = ("square", "oblong")  # oblong: resized position embeddings
+
+
+@lru_cache(maxsize=1)
+def load() -> dict:
+    return torch.load(PATH, weights_only=True)
+
+
+def build_encoder() -> FrozenGroupViT:
+    return FrozenGroupViT(build_groupvit(str(PATH), NUM_HEADS))
+
+
+def build_model(**options) -> GroupViT:
+    """Build the golden model in eval mode. Images are given normalized, so the mean is 0 and the deviation 1."""
+    config = load()["config"]
+    protocol = {"crop_size": config["crop"], "stride": config["stride"], "background_score": 0.95, **options}
+    model = GroupViT(
+        clip=build_encoder(),
+        tokenizer=None,
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(1.0, 1.0, 1.0),
+        templates=("{}",),
+        **protocol,
+    )
+    return model.eval()
+
+
+def image(name: str) -> torch.Tensor:
+    return load()["images"][name].float()
