@@ -53,6 +53,9 @@ def test_values_for_one_dataset(cfg):
 
     set_by_dataset(cfg, "shapes_objects_val", *options)
     assert group_by_images(cfg, cfg.DATASETS.TEST) == [["shapes_val"], ["shapes_objects_val"]]
+    model = Trainer.build_model(cfg).eval()
+    Trainer.test(cfg, model)
+    assert model.crop_size == cfg.TEST.ZERO_SHOT.CROP_SIZE  # not that of the last pass
     for names in (("shapes_val", "shapes_objects_val"), ("shapes_objects_val", "shapes_val")):
         results = evaluate(cfg, *names)
         assert results["shapes_objects_val"] == expected["shapes_objects_val"] != plain["shapes_objects_val"]
