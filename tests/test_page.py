@@ -16,6 +16,7 @@ from PIL import Image
 
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
+from tests import running
 from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio")
@@ -285,3 +286,9 @@ def test_examples_fill_the_form(browser):
         webdriver.ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
         time.sleep(1)  # until the page has settled
         browser.save_screenshot(path)
+
+
+@pytest.mark.fault("a port for the page that does not exist", "one message")
+def test_a_port_that_is_none_is_refused(world):
+    done = running.run(world, "-m", "tcl_d2", "app", "--port", 99999999)
+    running.check_error(done, "port")

@@ -245,4 +245,5 @@ def main(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         blocks = build_page(page, example_scenes(Path(folder)), args.method)
         server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
-        blocks.launch(**server, max_file_size="10mb", show_error=True)
+        with one_message(OSError, OverflowError):  # a port that is taken, or that is none
+            blocks.launch(**server, max_file_size="10mb", show_error=True)

@@ -33,7 +33,7 @@ from .hooks import (
     UnfreezeHook,
 )
 from .optimizer import build_optimizer
-from .processes import wrap_ddp
+from .processes import unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
 
@@ -250,6 +250,9 @@ class Trainer(DefaultTrainer):
             group_evaluators = {name: evaluators[name] for name in group}
             group_cfg = dataset_config(cfg, group[0])
             results.update(EvaluationPass(cls, group_cfg, model, group_evaluators, resume).run())
+        if cfg.TEST.ZERO_SHOT.BY_DATASET:  # the model as it was, for whoever uses it next
+            segmentor = unwrap_ddp(model)
+            segmentor.set_protocol(**segmentor.protocol_from_config(cfg))
 
         if not results or not comm.is_main_process():
             return OrderedDict()

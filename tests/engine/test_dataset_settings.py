@@ -9,6 +9,7 @@ from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.dataset_settings import check_dataset_settings, class_words
 from tcl_d2.engine.evaluation_pass import group_by_images
+from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
@@ -52,6 +53,9 @@ def test_values_for_one_dataset(cfg):
 
     set_by_dataset(cfg, "shapes_objects_val", *options)
     assert group_by_images(cfg, cfg.DATASETS.TEST) == [["shapes_val"], ["shapes_objects_val"]]
+    model = Trainer.build_model(cfg).eval()
+    Trainer.test(cfg, model)
+    assert model.crop_size == cfg.TEST.ZERO_SHOT.CROP_SIZE  # not that of the last pass
     for names in (("shapes_val", "shapes_objects_val"), ("shapes_objects_val", "shapes_val")):
         results = evaluate(cfg, *names)
         assert results["shapes_objects_val"] == expected["shapes_objects_val"] != plain["shapes_objects_val"]
@@ -182,3 +186,32 @@ def test_filler_words_make_pixels_of_no_class(cfg):
     matrix = evaluator.statistics["confusion_matrix"]
     assert matrix[:, -1].sum() > 0 and results["shapes_objects_val"]["sem_seg"]["mIoU"] != plain
     assert results["shapes_objects_val"]["sem_seg"]["pACC"] == pytest.approx(100 * matrix.trace() / matrix.sum())
+
+
+@pytest.mark.fault("an evaluation with settings by dataset is stopped", "with --resume it gives the same figures")
+def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
+    """Stopped in the second of two passes, each with other settings."""
+    names = cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
+    set_by_dataset(cfg, "shapes_objects_val", "INPUT.MIN_SIZE_TEST", 72, "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
+    model = Trainer.build_model(cfg).eval()
+    expected = Trainer.test(cfg, model)
+
+    # Stop after the first pass and one image
+    forward, seen = model.forward, []
+
+    def stop_later(inputs: list[dict]) -> list[dict]:
+        seen.append(inputs[0]["file_name"])
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return forward(inputs)
+
+    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr(model, "forward", stop_later)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.test(cfg, model)
+
+    # Go on, with a model that has the settings of the pass that was stopped
+    resumed = Trainer.test(cfg, model, resume=True)
+    assert len(seen) == 3 + 3 + 1  # the fifth one twice
+    for name in names:
+        assert resumed[name]["sem_seg"] == pytest.approx(expected[name]["sem_seg"], nan_ok=True)

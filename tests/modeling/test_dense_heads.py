@@ -51,7 +51,7 @@ def test_an_unknown_head_is_named(cfg):
 
 
 def test_a_head_of_ones_own(cfg, monkeypatch):
-    monkeypatch.setattr(DENSE_HEAD_REGISTRY, "_obj_map", dict(DENSE_HEAD_REGISTRY._obj_map))  # for this test alone
+    monkeypatch.setattr(DENSE_HEAD_REGISTRY, "_obj_map", dict(DENSE_HEAD_REGISTRY))  # for this test alone
 
     @DENSE_HEAD_REGISTRY.register()
     def head_of_a_test(cfg):
