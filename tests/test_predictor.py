@@ -116,7 +116,8 @@ def test_a_dense_head_shares_the_clip(predictor, head):
     image, words = draw_scene(seed=7, index=1, size=96).image, ["brick", "sand", "lava"]
     before = predictor(image, words).scores
     dense = predictor.with_dense_head(head)
-    expected = TCLPredictor("shapes/dense_clip.yaml", "MODEL.DENSE_CLIP.HEAD", head)
+    options = ["MODEL.DENSE_CLIP.HEAD", head, "TEST.ZERO_SHOT.BACKGROUND_SCORE", dense.model.background_score]
+    expected = TCLPredictor("shapes/dense_clip.yaml", *options)
     assert torch.equal(dense(image, words, True).scores, expected(image, words, True).scores)
     assert dense.model.clip is predictor.model.clip and type(dense.model) is DenseCLIP
     assert torch.equal(predictor(image, words).scores, before) and predictor.cfg.MODEL.META_ARCHITECTURE == "TCL"
@@ -130,7 +131,7 @@ def test_options_stand_over_a_dense_heads_settings():
 
 
 def test_an_unknown_dense_head_is_named(predictor):
-    with pytest.raises(ValueError, match="no dense head 'nclip'.*naclip"):
+    with pytest.raises(ValueError, match="'nclip', but there is no such dense head.*naclip"):
         predictor.with_dense_head("nclip")
 
 
