@@ -144,7 +144,7 @@ def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
         lambda: page.settings("proxyclip"),
         lambda: page.segment(str(tmp_path / "scene.png"), ["brick"], **{**SETTINGS, "method": "proxyclip"}),
     ):
-        with pytest.raises(gr.Error, match="ProxyCLIP's vision model: the weights of"):
+        with pytest.raises(gr.Error, match="MODEL.DENSE_CLIP.PROXY: the weights of"):
             ask()
 
 
