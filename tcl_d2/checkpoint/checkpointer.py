@@ -5,16 +5,15 @@ import logging
 import os
 import shlex
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import open_clip
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from ..utils.downloads import local_weights
 from ..utils.files import replacing
 from ..utils.tensors import check_finite, read_metadata, read_tensors
 from .card import check_resume
@@ -58,22 +57,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def fetch_weights(path: str) -> str:
-    """Return the local path of MODEL.WEIGHTS; where it is an address, its file is downloaded once.
-
-    Args:
-        path: of the file; "" for none.
-
-    Raises:
-        OSError: there is no file, or it could not be downloaded; names the address, the cache, and what to do.
-    """
-    try:
-        local_path = PathManager.get_local_path(path)
-    except OSError as error:
-        name = PurePosixPath(urlsplit(path).path).name
-        raise OSError(f"MODEL.WEIGHTS: {error}: MODEL.WEIGHTS /path/{name}") from None
-    if path and not os.path.isfile(local_path):
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file '{path}'")
-    return local_path
+    """Return the local path of MODEL.WEIGHTS, see local_weights; "" for none."""
+    return local_weights("MODEL.WEIGHTS", path) if path else ""
 
 
 def _maps_strings_to(expected: type, value: Any) -> bool:

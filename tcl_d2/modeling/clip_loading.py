@@ -16,6 +16,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
+from ..utils.downloads import local_weights
 from ..utils.tensors import check_finite, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -93,16 +94,6 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
         return open_clip.get_tokenizer(open_clip_name, **options)
 
 
-def _local_weights(path: str) -> str:
-    try:
-        local = PathManager.get_local_path(path)
-    except OSError as error:
-        raise OSError(f"MODEL.CLIP.PRETRAINED: {error}: MODEL.CLIP.PRETRAINED /path/to/weights.pt") from None
-    if not Path(local).is_file():
-        raise FileNotFoundError(f"MODEL.CLIP.PRETRAINED: no weights file at '{path}'.")
-    return local
-
-
 def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     """Read a CLIP's state dict from a file in OpenAI's or OpenCLIP's layout, without running code from it.
 
@@ -112,7 +103,7 @@ def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
     Raises:
         FileNotFoundError, ValueError: with the file's name and what was expected.
     """
-    local = _local_weights(path)
+    local = local_weights("MODEL.CLIP.PRETRAINED", path)
     try:
         loaded = read_tensors(local)
         state = _state_dict(loaded)
@@ -237,7 +228,7 @@ def check_clip(name: str, pretrained: str) -> None:
     """Look whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
     _check_name(name)
     if is_file(pretrained):
-        _local_weights(pretrained)
+        local_weights("MODEL.CLIP.PRETRAINED", pretrained)
     elif pretrained:
         find_weights(name, pretrained)
 

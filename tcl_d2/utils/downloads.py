@@ -7,7 +7,7 @@ page that a site may send in place of a file. This one takes its place when it i
 import logging
 import os
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from detectron2.utils.file_io import PathManager
@@ -21,6 +21,26 @@ logger = logging.getLogger(__name__)
 
 PAUSES = (1, 2, 4)  # seconds before each further try: who is offline waits some seconds for the error
 _CHUNK = 1 << 20  # bytes
+
+
+def local_weights(key: str, path: str) -> str:
+    """Return the local path of a file of weights; where `path` is an address, the file is downloaded once.
+
+    Args:
+        key: the configuration's key that names it, for errors.
+        path: of the file.
+
+    Raises:
+        OSError: there is no file, or it could not be downloaded; names the key, the address, the cache, and what to do.
+    """
+    try:
+        local_path = PathManager.get_local_path(path)
+    except OSError as error:
+        name = PurePosixPath(urlsplit(path).path).name
+        raise OSError(f"{key}: {error}: {key} /path/{name}") from None
+    if not os.path.isfile(local_path):
+        raise FileNotFoundError(f"{key}: there is no file '{path}'")
+    return local_path
 
 
 class DownloadHandler(HTTPURLHandler):

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
+from ...utils.downloads import local_weights
 from ...utils.tensors import check_finite, read_tensors
 from ..clip_loading import compare_shapes
 from .official import from_official, is_official
@@ -48,7 +48,7 @@ def check_groupvit(weights: str) -> None:
     """
     transformers = _import_transformers()
     if weights and _is_file(weights):
-        _local_file(weights)
+        local_weights("MODEL.GROUPVIT.WEIGHTS", weights)
     elif weights:
         _check_folder(transformers, weights)
 
@@ -139,16 +139,6 @@ def _is_file(weights: str) -> bool:
     return "://" in weights or path.is_file() or path.suffix in (".pth", ".pt", ".bin", ".safetensors")
 
 
-def _local_file(weights: str) -> str:
-    try:
-        local = PathManager.get_local_path(weights)
-    except OSError as error:
-        raise OSError(f"MODEL.GROUPVIT.WEIGHTS: {error}: MODEL.GROUPVIT.WEIGHTS /path/to/group_vit.pth") from None
-    if not Path(local).is_file():
-        raise FileNotFoundError(f"MODEL.GROUPVIT.WEIGHTS: no weights file at '{weights}'")
-    return local
-
-
 def _build_from_file(transformers: ModuleType, path: str, num_heads: int) -> nn.Module:
     state = _read_official(path)
 
@@ -174,7 +164,7 @@ def _build_from_file(transformers: ModuleType, path: str, num_heads: int) -> nn.
 def _read_official(path: str) -> dict[str, Tensor]:
     """Read the state dict, with the official names, of a file of weights or of a training."""
     try:
-        loaded = read_tensors(_local_file(path))
+        loaded = read_tensors(local_weights("MODEL.GROUPVIT.WEIGHTS", path))
         state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
         state = state if isinstance(state, dict) else {}
         state = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}

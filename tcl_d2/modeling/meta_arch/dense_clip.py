@@ -118,12 +118,11 @@ class DenseCLIP(ZeroShotSegmentor):
             scores = self.clip_similarity(features.features, text[words])
         else:
             scores = features.cosines[:, words]
-        if self.scores == "cosine":
-            return scores if self.pamr is None else self.pamr(features.images, scores)
 
-        # Enlarged as TCL's decoder does, so that refinement works at the same resolution for both
-        masks = F.interpolate(self.to_masks(scores), scale_factor=4.0, mode="bilinear", align_corners=False)
-        return masks if self.pamr is None else self.pamr(features.images, masks)
+        # Masks are enlarged as TCL's decoder does, so that refinement works at the same resolution for both
+        if self.scores == "mask":
+            scores = F.interpolate(self.to_masks(scores), scale_factor=4.0, mode="bilinear", align_corners=False)
+        return scores if self.pamr is None else self.pamr(features.images, scores)
 
 
 @META_ARCH_REGISTRY.register()
@@ -131,5 +130,9 @@ class MaskCLIP(DenseCLIP):
     """DenseCLIP with MaskCLIP's head (Zhou et al., ECCV 2022), the baseline of TCL."""
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
-        return {**super().from_config(cfg), "head": MaskCLIPHead()}
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
+        # Before the head is built: MODEL.DENSE_CLIP.HEAD may name one that needs weights of its own
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DENSE_CLIP.HEAD = "maskclip"
+        return super().from_config(cfg, clip)
