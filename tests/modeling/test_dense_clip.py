@@ -90,6 +90,23 @@ def test_features_under_the_attention_of_a_vision_model(entry, name, target):
     assert (attention == 0).float().mean().item() == pytest.approx(expected["share_masked"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "entry, name, target",
+    [("square_9x9", "square", "forward_attended"), ("wide_11x14", "wide", "upright_attended")],
+)
+def test_values_under_the_attention_of_a_vision_model(entry, name, target):
+    """What the attention gathers, before the output projection."""
+    expected, image, clip = golden.load()["proxyclip"][entry], golden.image(name), golden.build_clip()
+    clip.blocks[-1].attn.out_proj = torch.nn.Identity()
+    gathered = []
+    clip.project = lambda tokens, grid: gathered.append(tokens)
+
+    head = ProxyCLIPHead(torch.nn.Identity())
+    tokens = clip.forward_blocks(image, len(clip.blocks) - 1, position=head.position)
+    head.gather(clip, tokens, clip.grid(image), expected["vfm"].float())
+    torch.testing.assert_close(gathered[0], expected[target], rtol=0, atol=2e-6)
+
+
 def test_another_threshold_and_scale_of_proxy_attention():
     expected = golden.load()["proxyclip"]["square_12x12"]
     features, _ = proxy_features(expected["vfm"], golden.image("square"), beta=1.0, gamma=5.0)
