@@ -18,7 +18,7 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from tcl_d2 import load_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers beside each other share the cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FAULT_TABLE = """# Faults, and what comes of them
