@@ -235,7 +235,7 @@ def test_the_reference_alone(model, cfg):
 
 def test_masks_are_refined_as_of_other_methods(model, cfg):
     """With PAMR they are made at four times CLIP's grid."""
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
+    cfg.TEST.ZERO_SHOT.REFINE = "pamr"
     refined = ReCo(cfg).eval()
     text = refined.embed_vocabulary(["brick", "wood"], refined.templates)
     features, _ = refined.encode_crops(torch.randn(1, 3, 48, 48))

@@ -6,7 +6,7 @@ image, columns of later images are taken too. Here is the paper's rule.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from ..grounder import normalize
 from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
 from ..inference import resize_scores
 from ..references import ReferenceCache, digest_texts
+from ..refiner import keep_scores
 from ..segmentor import ZeroShotSegmentor
 from ..vision import VisionEncoder, build_vision_model
 from ..vocabulary import check_words
@@ -43,12 +44,14 @@ class ReCoFeatures(NamedTuple):
         images: normalized crops [B, 3, H, W].
         clip_features: of the dense CLIP, normalized, [B, D, h, w].
         embedding: of the image encoder, not normalized, [B, C, h', w'].
+        refine: what brings masks [B, K, H, W] of the crops to their edges, see bind_refiner.
         references: reference embeddings of all words, of length 1, [W, C].
     """
 
     images: Tensor
     clip_features: Tensor
     embedding: Tensor
+    refine: Callable[[Tensor], Tensor] = keep_scores
     references: Tensor | None = None
 
 
@@ -164,9 +167,10 @@ class ReCo(ZeroShotSegmentor):
         tokens = self.clip.forward_blocks(images, self.clip_blocks, position=self.head.position)
         clip_features = normalize(self.head.continue_features(self.clip, tokens, self.clip_blocks, images), 1)
         if self.encoder is not None:
-            return ReCoFeatures(images, clip_features, self.encoder(images))
-        embedding = tokens_to_map(F.layer_norm(tokens, tokens.shape[-1:]), self.clip.grid(images))
-        return ReCoFeatures(images, clip_features, embedding)
+            embedding = self.encoder(images)
+        else:
+            embedding = tokens_to_map(F.layer_norm(tokens, tokens.shape[-1:]), self.clip.grid(images))
+        return ReCoFeatures(images, clip_features, embedding, self.bind_refiner("crop", images))
 
     def prepare(self, features: ReCoFeatures, text: Tensor) -> ReCoFeatures:
         return features._replace(references=self.references(text))
@@ -174,7 +178,7 @@ class ReCo(ZeroShotSegmentor):
     def predict_masks(self, features: ReCoFeatures, text: Tensor, words: slice) -> Tensor:
         # At the crop's size; where masks are refined at the resolution at which the other methods' are
         size = tuple(features.images.shape[-2:])
-        if self.pamr is not None:
+        if self.refines("crop"):
             size = tuple(4 * side for side in self.clip.grid(features.images))
 
         with torch.autocast(self.device.type, enabled=False):
@@ -183,7 +187,7 @@ class ReCo(ZeroShotSegmentor):
         masks = resize_scores(similarity.sigmoid(), size)
         if self.use_dense_clip:
             masks = masks * resize_scores(self.dense_clip_masks(features.clip_features, text[words]), size)
-        return masks if self.pamr is None else self.pamr(features.images, masks)
+        return features.refine(masks)
 
     # ------------------------------------------------------------------------------------ references
 
