@@ -1,18 +1,21 @@
 """DenseCRF: mean field of a fully connected CRF (Krähenbühl & Koltun, NIPS 2011), by the package pydensecrf2."""
 
+import logging
+import math
 from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
+from .inference import resize_scores
 from .refiner import REFINER_REGISTRY, Refiner
 
-# Scores of an image, classes times pixels, beyond which pydensecrf's 32-bit sizes may overflow: its lattice has up to 6
-# points a pixel.
-_MOST_SCORES = 2**31 // 6
+# Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.
+_MOST_SCORES = 2**26
 
 
 class DenseCRF(Refiner):
@@ -68,24 +71,28 @@ class DenseCRF(Refiner):
             scores: of all classes, [B, K, H, W].
 
         Returns:
-            probabilities, fp32 [B, K, H, W].
-
-        Raises:
-            ValueError: an image has too many pixels for so many classes.
+            probabilities, fp32 [B, K, H, W]. Of large images with many classes, where memory would run out, they are
+            inferred at a smaller size.
         """
+        # Bound the memory
+        size = tuple(scores.shape[-2:])
+        if scores[0].numel() > _MOST_SCORES:
+            scale = math.sqrt(_MOST_SCORES / scores[0].numel())
+            smaller = tuple(max(1, int(scale * side)) for side in size)
+            message = f"DenseCRF refines {scores.shape[1]} classes of an image of {size} at {smaller}, to save memory"
+            log_first_n(logging.WARNING, message, name=__name__)
+            images, scores = resize_scores(images, smaller), resize_scores(scores, smaller)
+
+        # Back to colors
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.pixel_mean, self.pixel_std))
         pixels = (images * std + mean).round().clamp(0, 255).byte()
-        return torch.stack([self._infer(*image_and_scores) for image_and_scores in zip(pixels, scores)])
+
+        probabilities = torch.stack([self._infer(*image_and_scores) for image_and_scores in zip(pixels, scores)])
+        return resize_scores(probabilities, size)
 
     def _infer(self, image: Tensor, scores: Tensor) -> Tensor:
         """Infer the probabilities [K, H, W] of one image, RGB uint8 [3, H, W]."""
         num_classes, height, width = scores.shape
-        if scores.numel() > _MOST_SCORES:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.REFINE densecrf: {num_classes} classes in an image of {width} x {height} pixels are "
-                f"too many; at most {_MOST_SCORES // (height * width)} classes of this size work. Take fewer classes, "
-                "smaller images, or TEST.ZERO_SHOT.REFINE pamr"
-            )
 
         # The energies: of each pixel alone, of near pixels, and of pixels that are alike
         crf = _import_pydensecrf().DenseCRF2D(width, height, num_classes)
