@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ...utils.tensors import digest_weights
 from ..clip import tokens_to_map
-from ..cosegmentation import make_reference, weigh_patches
+from ..cosegmentation import find_seeds, make_reference, weigh_patches
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
 from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
@@ -53,6 +53,18 @@ class ReCoFeatures(NamedTuple):
     embedding: Tensor
     refine: Callable[[Tensor], Tensor] = keep_scores
     references: Tensor | None = None
+
+
+class RetrievedImages(NamedTuple):
+    """Images of the archive for a word, the most similar first.
+
+    Attributes:
+        images: RGB uint8 [n, 3, S, S].
+        boxes: the seed patch of each, in pixels, int64 [n, 4] as x0, y0, x1, y1.
+    """
+
+    images: Tensor
+    boxes: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -253,8 +265,41 @@ class ReCo(ZeroShotSegmentor):
     def _cosegment(self, text: Tensor, records: list[ImageRecord], context: Tensor) -> Tensor:
         """Make the reference embedding [C] of a word [D] of its images, without the context [c, C]."""
         features = self.encode_archive(records)
+        return make_reference(features.embedding, self._weigh_patches(features, text, context))
+
+    def _weigh_patches(self, features: ReCoFeatures, text: Tensor, context: Tensor) -> Tensor:
+        """Compute how much each patch of the images of a word [D] counts, [n, h, w], without the context [c, C]."""
         attention = self.dense_clip_masks(features.clip_features, text[None])[:, 0] if self.text_attention else None
-        return make_reference(features.embedding, weigh_patches(features.embedding, attention, context))
+        return weigh_patches(features.embedding, attention, context)
+
+    @torch.no_grad()
+    def retrieve(self, text: Tensor) -> RetrievedImages:
+        """Find the images of which a word's reference embedding is made, and the seed of each.
+
+        Args:
+            text: text features of the word [D].
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            text = normalize(text, 0)
+
+            # A word of the context leaves out those before it
+            context_text, context = self._context()
+            same = (context_text @ text > _SAME_WORD).nonzero()[:1, 0].tolist()
+            context = context[: same[0]] if same else context
+
+            # Its images and their seeds
+            (records,) = self.index.search(text[None], self.num_images)
+            features = self.encode_archive(records)
+            pixels = (features.images * self.pixel_std + self.pixel_mean).round().clamp(0, 255).byte()
+            if not len(pixels):
+                return RetrievedImages(pixels, torch.empty(0, 4, dtype=torch.int64))
+            seeds = find_seeds(features.embedding, self._weigh_patches(features, text, context))
+
+        # The seeds' patches in pixels
+        width = features.embedding.shape[-1]
+        corners = torch.stack([seeds % width, seeds // width], 1)
+        boxes = torch.cat([corners, corners + 1], 1) * self.image_size // width
+        return RetrievedImages(pixels, boxes)
 
     def encode_archive(self, records: list[ImageRecord]) -> ReCoFeatures:
         """Encode images of the archive; those that cannot be read are left out, with a warning."""
