@@ -224,13 +224,14 @@ def masks(repeat: int) -> list[dict]:
     rows = []
     for num_classes in (171, 21):
         if num_classes == 21:
-            model.pamr = None
+            model.refiner = None
         text = torch.randn(num_classes, model.clip.embed_dim, device=DEVICE)
         reference = partial(plain.masks, model, image, text)
 
         for dtype in (torch.float32, *low_precisions()):
             ours = partial(_crop_masks, model, image, text, dtype)
-            part = f"masks of a 448 crop, {num_classes} classes, KP{' + PAMR' if model.pamr else ''}, {_short(dtype)}"
+            methods = "KP + PAMR" if model.refiner else "KP"
+            part = f"masks of a 448 crop, {num_classes} classes, {methods}, {_short(dtype)}"
             difference = (ours() - reference()).abs().max().item()
             rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
@@ -251,7 +252,7 @@ def heads(repeat: int) -> list[dict]:
     cfg = _vit_b16()
     cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
     cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.TEST.ZERO_SHOT.TEXT_CACHE = ""
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    cfg.TEST.ZERO_SHOT.REFINE = "none"
     model = build_model(cfg).eval()
     image = torch.randn(1, 3, 448, 448, device=DEVICE)
     text = torch.randn(21, model.clip.embed_dim, device=DEVICE)

@@ -85,8 +85,8 @@ def masks(model: TCL, images: Tensor, text: Tensor) -> Tensor:
     tokens = clip.forward_blocks(images, model.freeze)
     logits = model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
     masks = torch.sigmoid(logits)
-    if model.pamr is not None:
-        masks = pamr(images, masks, model.pamr)
+    if model.refiner is not None:
+        masks = pamr(images, masks, model.refiner)
 
     # Mix in CLIP's masks
     if model.kp_weight > 0:
