@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
 def in_new_process(function: Callable, *args: object) -> object:
     """Call a function in a new process, whose peak of memory is not that of an earlier measurement."""
     os.environ.update(_GIVE_BACK)
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # which may start loader workers itself
+        return pool.submit(function, *args).result()
 
 
 def peak_memory(function: Callable[[], object]) -> float:
