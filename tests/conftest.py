@@ -55,6 +55,7 @@ def pytest_configure(config) -> None:
         "markers", "fault(what, outcome): causes a fault, and checks that the outcome is as documented"
     )
     config.addinivalue_line("markers", "quick: a first check of a change, in a minute")
+    config.addinivalue_line("markers", "gpu: a check of a device and a precision, see make gpu")
 
 
 def pytest_collection_modifyitems(items) -> None:
