@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+from typing import IO
 
 import torch
 import yaml
@@ -10,8 +12,9 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 
-from .assets import get_config_file
+from .assets import get_config_file, list_configs
 from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
 from .modeling.refiner import build_refiner
@@ -150,7 +153,7 @@ def _read_yaml(path: str | Path) -> dict:
             "a YAML file here"
         )
     try:
-        values = CN.load_yaml_with_base(local_path)
+        values = _ConfigFile.load_yaml_with_base(local_path)
     except TypeError:
         raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
     except yaml.YAMLError as error:
@@ -158,6 +161,25 @@ def _read_yaml(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
     return values
+
+
+class _ConfigFile(CN):
+    """A config file whose _BASE_ may name a config that comes with the project, where no such file lies beside it."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            values = yaml.safe_load(file)
+        if isinstance(values, dict) and BASE_KEY in values:
+            bases = values[BASE_KEY]
+            bases = bases if isinstance(bases, list) else [bases]
+            values[BASE_KEY] = [cls._find_base(str(base), os.path.dirname(filename)) for base in bases]
+        return StringIO(yaml.safe_dump(values))
+
+    @staticmethod
+    def _find_base(name: str, folder: str) -> str:
+        is_shipped = name in list_configs() and not os.path.isfile(os.path.join(folder, name))
+        return get_config_file(name) if is_shipped else name
 
 
 def _merge(cfg: CN, values: dict) -> None:
