@@ -18,6 +18,7 @@ from ..grounder import Grounder, Sim2Mask, normalize
 from ..losses import Grounding, build_losses, gather
 from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import CropFeatures, ZeroShotSegmentor
+from ..text import batch_tokens
 
 _TEXTS_AT_ONCE = 64
 
@@ -125,7 +126,7 @@ class TCL(ZeroShotSegmentor):
             return super().forward(batched_inputs)
 
         images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
-        tokens = self._tokens(batched_inputs)
+        tokens = batch_tokens(batched_inputs, self.tokenizer, self.device)
         losses = self.compute_losses(images, tokens)
 
         if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
@@ -133,14 +134,6 @@ class TCL(ZeroShotSegmentor):
             picture = self._draw_masks(images, tokens, captions)
             get_event_storage().put_image("image, mask of its text, mask of another, caption", picture)
         return losses
-
-    def _tokens(self, batched_inputs: list[dict]) -> Tensor:
-        if all("tokens" in input_per_image for input_per_image in batched_inputs):
-            return torch.stack([input_per_image["tokens"] for input_per_image in batched_inputs]).to(self.device)
-        if all("caption" in input_per_image for input_per_image in batched_inputs):
-            captions = [input_per_image["caption"] for input_per_image in batched_inputs]
-            return self.tokenizer(captions).to(self.device)
-        raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
 
     def compute_losses(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the weighted losses by name.
