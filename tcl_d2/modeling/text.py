@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from detectron2.evaluation import inference_context
 from torch import Tensor
 
 from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
@@ -105,7 +106,8 @@ class TextEmbedder:
 
     @torch.no_grad()
     def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
-        parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
+        with inference_context(self.clip):  # an evaluation in the middle of a training sets its words before it begins
+            parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
         prompts = torch.cat(parts).unflatten(0, (count, -1))
         if self.normalize_prompts:
             prompts = normalize(prompts, 2)
