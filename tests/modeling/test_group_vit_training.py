@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
@@ -226,6 +227,22 @@ def test_texts_are_encoded_again_after_a_training():
         model([{"image": draw_batch()[0]["image"]}])
     model.set_vocabulary(["a", "b"])
     assert not torch.allclose(model._text, before)
+
+
+def test_pictures_of_groups():
+    """Every `vis_period` iterations: image, both stages, caption; the noise of the training is not in them."""
+    model = build(vis_period=2)
+    with EventStorage() as storage:
+        for storage.iter in range(3):
+            model(draw_batch())
+        pictures = [(name, picture.shape, iteration) for name, picture, iteration in storage._vis_data]
+    name, shape = "image, groups of each stage, caption", (3, 4 * 480, 3 * 480 + 260)
+    assert pictures == [(name, shape, 0), (name, shape, 2)] and model.clip.training
+
+    images = model.normalize_images([pair["image"] for pair in draw_batch()])
+    segments, groups = model.eval().predict_groups(images)
+    assert segments.shape == groups.shape == (6, 32, 32) and segments.max() < 6 and groups.max() < 3
+    assert torch.equal(groups, model.encode(images).group_of_pixel.long())
 
 
 # ------------------------------------------------------------------------------------ errors

@@ -1,16 +1,20 @@
 """GroupViT (Xu et al., CVPR 2022): segments are groups of tokens, each of the class that its feature is nearest to."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.evaluation import inference_context
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...utils.visualizer import draw_groups, draw_text, enlarge, put_picture
 from ..grounder import normalize
 from ..groupvit import GroupViTEncoder, MultiLabelLoss, build_groupvit, build_untrained_groupvit, check_groupvit
 from ..inference import resize_scores
@@ -52,17 +56,19 @@ class GroupViT(ZeroShotSegmentor):
     has_background_map = True
 
     @configurable
-    def __init__(self, *, multi_label: bool = False, micro_batch_size: int = 0, **zero_shot):
+    def __init__(self, *, multi_label: bool = False, micro_batch_size: int = 0, vis_period: int = 0, **zero_shot):
         """Build GroupViT from its parts.
 
         Args:
             multi_label: whether images are contrasted with nouns of their captions too.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
+            vis_period: iterations between pictures of groups; 0 for none.
             zero_shot: the arguments of ZeroShotSegmentor, with a GroupViTEncoder as `clip`.
         """
         super().__init__(**zero_shot)
         self.losses = nn.ModuleDict({"MultiLabelLoss": MultiLabelLoss()} if multi_label else {})
         self.micro_batch_size = micro_batch_size
+        self.vis_period = vis_period
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -70,6 +76,7 @@ class GroupViT(ZeroShotSegmentor):
             **super().from_config(cfg),
             "multi_label": cfg.MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS > 0,
             "micro_batch_size": cfg.SOLVER.IMS_PER_MICRO_BATCH,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     @classmethod
@@ -125,7 +132,12 @@ class GroupViT(ZeroShotSegmentor):
 
         images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
         tokens = batch_tokens(batched_inputs, self.tokenizer, self.device)
-        return self.compute_losses(images, torch.cat([tokens[:, None], self._noun_tokens(batched_inputs, tokens)], 1))
+        losses = self.compute_losses(images, torch.cat([tokens[:, None], self._noun_tokens(batched_inputs, tokens)], 1))
+
+        captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
+        draw = partial(self._draw_groups, images, captions)
+        put_picture("image, groups of each stage, caption", self.vis_period, draw)
+        return losses
 
     def _noun_tokens(self, batched_inputs: list[dict], tokens: Tensor) -> Tensor:
         """Return the tokens of nouns [B, K, context]; K is 0 without the multi-label loss."""
@@ -176,6 +188,20 @@ class GroupViT(ZeroShotSegmentor):
         # Each part is computed again for its gradient, with the same noise
         parts = [checkpoint(encode, part, use_reentrant=False) for part in inputs.split(self.micro_batch_size)]
         return torch.cat(parts).float()
+
+    @torch.no_grad()
+    def _draw_groups(self, images: Tensor, captions: Sequence[str], count: int = 4) -> np.ndarray:
+        """Draw images, the groups of each stage, without noise, and captions: RGB uint8 [3, count*H, ...]."""
+        images = images[:count]
+        with inference_context(self.clip):
+            stages = self.predict_groups(images)
+        pixels = (images * self.pixel_std + self.pixel_mean).clamp(0, 255).byte()
+
+        rows = []
+        for i, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+            panels = [enlarge(image), *(draw_groups(image, stage[i].cpu().numpy()) for stage in stages)]
+            rows.append(np.concatenate([*panels, draw_text(captions[i], len(panels[0]), 260)], axis=1))
+        return np.concatenate(rows).transpose(2, 0, 1)
 
     def train(self, mode: bool = True) -> "GroupViT":
         """Switch to training or inference.
