@@ -3,7 +3,7 @@
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
-from .dual_encoder import FrozenDualEncoder
+from .dual_encoder import DualEncoder, FrozenDualEncoder
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
@@ -15,6 +15,7 @@ __all__ = [
     "DenseCLIP",
     "DenseHead",
     "CropFeatures",
+    "DualEncoder",
     "FrozenCLIP",
     "FrozenDualEncoder",
     "Grounder",

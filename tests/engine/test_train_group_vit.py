@@ -8,7 +8,9 @@ from detectron2.utils.env import seed_all_rng
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.commands.convert import stripped
 from tcl_d2.engine import Trainer
+from tcl_d2.modeling import GroupViT
 from tests.conftest import ROOT
 from tests.running import run
 
@@ -96,6 +98,20 @@ def test_checkpoint_of_other_sizes_is_refused(cfg, tmp_path):
     deeper = Trainer.build_model(cfg)
     with pytest.raises(ValueError, match="small.pth' does not fit the model: it lacks 16 .*MODEL.GROUPVIT.DEPTHS"):
         TCLCheckpointer(deeper).load(str(tmp_path / "small.pth"))
+
+
+@pytest.mark.fault("released weights with the tokenizer of another CLIP", "the error names MODEL.CLIP.NAME")
+def test_tokenizer_of_other_weights_is_refused(cfg):
+    encoder = Trainer.build_model(cfg).clip
+    encoder.model.config.text_config.vocab_size = 49408
+    with pytest.raises(ValueError, match="MODEL.CLIP.NAME is 'tcl_d2://shapes_clip/model.json'.* 2,514 tokens.*49,408"):
+        GroupViT.from_config(cfg, encoder)
+
+
+@pytest.mark.fault("a GroupViT is to be stripped of its frozen CLIP", "the error says that nothing would be left")
+def test_nothing_of_it_can_be_stripped(cfg):
+    with pytest.raises(ValueError, match="--strip would leave nothing"):
+        stripped(Trainer.build_model(cfg).state_dict())
 
 
 def test_train_net(world, tmp_path):

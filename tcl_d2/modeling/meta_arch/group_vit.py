@@ -71,9 +71,11 @@ class GroupViT(ZeroShotSegmentor):
         self.vis_period = vis_period
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: GroupViTEncoder | None = None) -> dict:
+        arguments = super().from_config(cfg, clip)
+        _check_tokenizer(arguments["clip"], arguments["tokenizer"], cfg.MODEL.CLIP.NAME)
         return {
-            **super().from_config(cfg),
+            **arguments,
             "multi_label": cfg.MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS > 0,
             "micro_batch_size": cfg.SOLVER.IMS_PER_MICRO_BATCH,
             "vis_period": cfg.VIS_PERIOD,
@@ -260,6 +262,17 @@ class GroupViT(ZeroShotSegmentor):
         best = features.table.amax(1, keepdim=True)
         threshold = best.amax(2, keepdim=True).clamp(max=self.background_score)
         return _look_up((best < threshold).float(), features.group_of_pixel)
+
+
+def _check_tokenizer(clip: GroupViTEncoder, tokenizer: Callable, name: str) -> None:
+    """Check that a tokenizer has all tokens of the text encoder; ValueError names it, since others give wrong texts."""
+    vocab_size = clip.model.config.text_config.vocab_size
+    if tokenizer.vocab_size < vocab_size:
+        raise ValueError(
+            f"MODEL.CLIP.NAME is '{name}', whose tokenizer has {tokenizer.vocab_size:,} tokens, but GroupViT's text "
+            f"encoder knows {vocab_size:,}; expected a CLIP with the tokenizer that it was trained with, such as "
+            "ViT-B-16 for the released weights."
+        )
 
 
 def _look_up(table: Tensor, group_of_pixel: Tensor) -> Tensor:
