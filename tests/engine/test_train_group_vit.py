@@ -9,10 +9,10 @@ from detectron2.utils.env import seed_all_rng
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.commands.convert import stripped
+from tcl_d2.commands.train import argument_parser, main
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import GroupViT
 from tests.conftest import ROOT
-from tests.running import run
 
 pytest.importorskip("transformers")
 CONFIG = ROOT / "configs/shapes/groupvit.yaml"
@@ -114,11 +114,10 @@ def test_nothing_of_it_can_be_stripped(cfg):
         stripped(Trainer.build_model(cfg).state_dict())
 
 
-def test_train_net(world, tmp_path):
-    """Two iterations from a hub's folder, in bfloat16, with an evaluation, as a user runs it."""
+def test_train_command(in_world, tmp_path):
+    """Two iterations from a hub's folder, in bfloat16, with an evaluation."""
     Trainer.build_model(load_config(CONFIG, SMALL)).clip.model.save_pretrained(tmp_path / "weights")
     options = [*SMALL, *EVALUATION, "MODEL.GROUPVIT.WEIGHTS", tmp_path / "weights", "OUTPUT_DIR", tmp_path / "output"]
     options += ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16", "SOLVER.MAX_ITER", 2]
-    done = run(world, "train_net.py", "--config-file", CONFIG, *options)
-    assert done.returncode == 0, done.stderr
+    main(argument_parser().parse_args(["--config-file", str(CONFIG), *map(str, options)]))
     assert {"results.json", "model_best.pth", "model_final.pth"} <= set(os.listdir(tmp_path / "output"))
