@@ -311,10 +311,35 @@ def add_tcl_config(cfg: CN) -> None:
 
     cfg.MODEL.GROUPVIT = CN()
     # Weights of GroupViT: a model on the Hugging Face hub, the folder of one, a file of the official release, or "" for
-    # random ones.
+    # random ones. GroupViT's tokenizer is that of MODEL.CLIP.NAME.
     cfg.MODEL.GROUPVIT.WEIGHTS = "nvidia/groupvit-gcc-yfcc"
     # Attention heads of GroupViT's image encoder, which a file of the official release does not tell (released: 6).
     cfg.MODEL.GROUPVIT.NUM_HEADS = 6
+    # Side of the images that a GroupViT with random weights has positions for, in pixels.
+    cfg.MODEL.GROUPVIT.IMAGE_SIZE = 224
+    # Side of the patches of a GroupViT with random weights, in pixels.
+    cfg.MODEL.GROUPVIT.PATCH_SIZE = 16
+    # Width of the image encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.WIDTH = 384
+    # Blocks of each stage of the image encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.DEPTHS = [6, 3, 3]
+    # Groups that each stage but the last makes in a GroupViT with random weights; it has as many group tokens.
+    cfg.MODEL.GROUPVIT.GROUPS = [64, 8]
+    # Width of the text encoder of a GroupViT with random weights; a head has 64 of it.
+    cfg.MODEL.GROUPVIT.TEXT_WIDTH = 256
+    # Blocks of the text encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.TEXT_DEPTH = 12
+    # Hidden width of the projections into the common space in a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.PROJECTION_WIDTH = 4096
+    # Size of the common space of images and texts in a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.EMBED_DIM = 256
+    cfg.MODEL.GROUPVIT.MULTI_LABEL = CN()
+    # Nouns that are drawn from each caption for GroupViT's multi-label loss (paper: 3); 0 for no such loss.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS = 0
+    # File of the words that count as nouns, one a line.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.WORDS = ""
+    # Prompt templates of these nouns, or the name of a set (tcl, openai_imagenet, maskclip); each gets one of them.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.TEMPLATES = ["openai_imagenet"]
 
     cfg.MODEL.TCL = CN()
     # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.

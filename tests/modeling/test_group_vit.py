@@ -192,7 +192,6 @@ def test_config_reaches_the_model():
     model = build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", [*options, "MODEL.DEVICE", "cpu"])).eval()
     assert (model.crop_size, model.background_score, model.refiner) == (448, 0.95, None)
     assert list(model.templates) == ["a photo of a {}."]
-    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_predictor(folder):
