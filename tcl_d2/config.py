@@ -408,7 +408,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
     cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
     # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
-    # groupvit), or a file with a class a line; "" for the benchmarks' own.
+    # groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
     # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
     cfg.TEST.ZERO_SHOT.FILLER_WORDS = []

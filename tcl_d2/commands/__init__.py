@@ -22,9 +22,11 @@ DATASETS = {
     "shapes": "the small world, a synthetic dataset that is drawn here",
     "voc": "PASCAL VOC 2012",
     "context": "PASCAL Context",
+    "context459": "PASCAL Context, all 459 classes",
     "coco": "COCO-Object and COCO-Stuff",
     "cityscapes": "Cityscapes",
     "ade20k": "ADE20K, 150 classes",
+    "ade847": "the full ADE20K, 847 classes",
     "lvis": "LVIS v1",
 }
 

@@ -223,9 +223,10 @@ def _format_list(problems: Iterable[str]) -> str:
 
 
 def save_label(label: np.ndarray, path: Path) -> None:
-    """Write values [H, W], uint8 or uint16, as a gray PNG, whole or not at all."""
+    """Write values [H, W], uint8 or uint16, as a gray PNG, or a .tif as TIFF; whole or not at all."""
+    options = {"format": "TIFF", "compression": "tiff_deflate"} if path.suffix == ".tif" else {"format": "PNG"}
     with replacing(path) as unfinished:
-        Image.fromarray(label).save(unfinished, "PNG")
+        Image.fromarray(label).save(unfinished, **options)
 
 
 def is_whole(path: Path) -> bool:
@@ -233,6 +234,15 @@ def is_whole(path: Path) -> bool:
     try:
         read_label(str(path))
     except OSError:
+        return False
+    return True
+
+
+def is_whole_image(path: Path) -> bool:
+    """Return whether an image file is there and can be read to its end."""
+    try:
+        read_image(str(path), str(path))
+    except BrokenSample:
         return False
     return True
 
