@@ -258,7 +258,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
     cfg.MODEL.RECO = CN()
-    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes.
+    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes; "" to build the model without.
     cfg.MODEL.RECO.INDEX = "./output/index"
     # Images of the archive from which ReCo makes the reference embedding of a word (paper: 50).
     cfg.MODEL.RECO.NUM_IMAGES = 50

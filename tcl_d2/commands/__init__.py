@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train on image-caption pairs",
     "evaluate": "evaluate on benchmarks (train --eval-only)",
     "compare": "compare several configurations on several benchmarks",
+    "analyze_model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
     "prepare": "bring a dataset into place",
     "index": "make the index of an image archive, for ReCo",

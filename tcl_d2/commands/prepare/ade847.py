@@ -1,7 +1,7 @@
 """Bring the full ADE20K's validation set into $DETECTRON2_DATASETS/ADE20K_2021_17_01, for zeroshot_ade847_val.
 
 The release's colored label images become class indices of 16 bits: 0..846, and 65535 for whatever is no class. Where
-both sides of an image are longer than 512 pixels, image and label are shrunk until the short one is 512.
+both sides of an image are longer than 512 pixels, image and label are shrunk until the short one is 512, as common.
 Files that are in images_detectron2 and annotations_detectron2 already, as other projects prepare them, are used as they
 are. Can be repeated and interrupted.
 
@@ -12,7 +12,6 @@ are. Can be repeated and interrupted.
 import argparse
 import json
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from PIL import Image
 
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
+from ...data.benchmark_mapper import resize_bilinear
 from ...data.benchmarks import datasets_root
 from ...utils.files import replacing
-from ...utils.images import read_image
+from ...utils.images import as_array
 
 RELEASE = "ADE20K_2021_17_01"
 IGNORED = 65535
@@ -45,13 +45,18 @@ def decode(colors: np.ndarray, table: np.ndarray) -> np.ndarray:
     return table[red // 10 * 256 + green]
 
 
-def shrunk_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size with a short side of SHORT_SIDE, or the same where one side is not longer than that."""
-    short, long = sorted((width, height))
+def shrink(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink an image [H, W, 3] and its label [H, W] to a short side of SHORT_SIDE, unless a side is not longer."""
+    height, width = label.shape
+    short, long = sorted(label.shape)
     if short <= SHORT_SIDE:
-        return width, height
+        return image, label
+
+    # Bilinear, and the nearest pixel above and left, as OpenCV does
     long = round(long / short * SHORT_SIDE)
-    return (SHORT_SIDE, long) if width <= height else (long, SHORT_SIDE)
+    size = (SHORT_SIDE, long) if height <= width else (long, SHORT_SIDE)
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, label.shape))
+    return resize_bilinear(image, *size), label[np.ix_(rows, columns)]
 
 
 def convert(source: Path, folder: Path, table: np.ndarray) -> None:
@@ -70,19 +75,15 @@ def convert(source: Path, folder: Path, table: np.ndarray) -> None:
 
     # Read both
     original = source.with_name(f"{name}.jpg")
-    image, colors = (read_image(str(path), str(path)) for path in (original, source))
-    if image.size != colors.size:
-        raise ValueError(f"{source} is {colors.size}, but {original} is {image.size} (width, height)")
+    image, colors = as_array(original), as_array(source)
+    if image.shape != colors.shape:
+        raise ValueError(f"{source} is {colors.shape[:2]}, but {original} is {image.shape[:2]} (height, width)")
 
-    # Write both
-    size = shrunk_size(*image.size)
+    # Write both; the image with Pillow's own quality, as common
+    image, label = shrink(image, decode(colors, table))
     with replacing(image_path) as unfinished:
-        if size == image.size:
-            shutil.copyfile(original, unfinished)
-        else:
-            image.resize(size, Image.Resampling.BILINEAR).save(unfinished, "JPEG", quality=95)
-    label = Image.fromarray(decode(np.asarray(colors), table))
-    preparation.save_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), label_path)
+        Image.fromarray(image).save(unfinished, "JPEG")
+    preparation.save_label(label, label_path)
 
 
 def prepare(args: argparse.Namespace) -> None:

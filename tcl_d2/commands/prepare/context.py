@@ -97,7 +97,7 @@ def bring_release(sources: Iterable[Path], folder: Path) -> None:
     """Bring VOC 2010's images and lists, and PASCAL Context's labels, into a folder."""
     pattern = r"VOC2010/(?P<path>(JPEGImages/[^/]+\.jpg|ImageSets/(Main|SegmentationContext)/(train|val)\.txt))"
     preparation.bring(sources, pattern, folder)
-    pattern = r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|labels\.txt))"
+    pattern = r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|trainval_merged\.json|labels\.txt))"
     preparation.bring(sources, pattern, folder)
 
 

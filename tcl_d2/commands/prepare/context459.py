@@ -9,6 +9,7 @@ it is used as it is. Can be repeated and interrupted.
 """
 
 import argparse
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,24 @@ def convert(key: str, release: Path, target: Path) -> None:
         preparation.save_label(np.where(values, values - 1, IGNORED).astype(np.uint16), label_path)
 
 
+def read_split(release: Path) -> list[str]:
+    """Return the IDs of the validation split: of VOC 2010's lists, or of PASCAL Context's other distribution.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for name in ("SegmentationContext", "Main"):
+        path = release / f"ImageSets/{name}/val.txt"
+        if path.is_file():
+            return path.read_text().split()
+
+    path = release / "trainval_merged.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no list {path.parent / 'ImageSets/Main/val.txt'}, and no {path.name} beside it")
+    images = json.loads(path.read_text())["images"]
+    return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
+
+
 def prepare(args: argparse.Namespace) -> None:
     root = datasets_root()
     release, target = root / "VOC2010", root / "pcontext_full/val"
@@ -52,9 +71,8 @@ def prepare(args: argparse.Namespace) -> None:
     if not (release / "trainval").is_dir():
         return
 
-    # Convert the split of VOC 2010
-    keys = (release / "ImageSets/Main/val.txt").read_text().split()
-    keys = [key for key in keys if (release / f"trainval/{key}.mat").exists()]
+    # Convert what is labeled of the split
+    keys = [key for key in read_split(release) if (release / f"trainval/{key}.mat").exists()]
     preparation.convert(partial(convert, release=release, target=target), keys, args.processes, "converting val")
 
 
