@@ -105,7 +105,7 @@ def read_config(path: str, options: Sequence[str]) -> CfgNode:
 
 
 def run(path: str, args: argparse.Namespace) -> Analysis:
-    """Analyze a configuration's model; what is measured is, in a new process, in memory that no other model has used."""
+    """Analyze a configuration's model; to measure it, in a new process, whose memory no other model has used."""
     if not {"speed", "memory"} & set(args.tasks):
         return analyze(path, args)
     with get_context("spawn").Pool(1) as pool:
