@@ -226,6 +226,10 @@ def add_tcl_config(cfg: CN) -> None:
     # Modules or .py files to import first, in each process: code of yours that registers datasets, models or losses.
     cfg.IMPORTS = []
 
+    cfg.WANDB = CN()
+    # Project of Weights & Biases that gets metrics and pictures of a training, besides TensorBoard; "" for none.
+    cfg.WANDB.PROJECT = ""
+
     cfg.MODEL.CLIP = CN()
     # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).
     cfg.MODEL.CLIP.NAME = "ViT-B-16"

@@ -6,8 +6,10 @@ of convolutions and products, and elementwise operators count nothing.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from ..data.benchmark_mapper import model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.inference import Windows
+from ..modeling.refiner import keep_scores
 from ..modeling.vision import VisionEncoder
 
 _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
@@ -92,7 +95,6 @@ class Operations(NamedTuple):
     text: int
 
 
-@torch.no_grad()
 def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> Operations:
     """Count what a model computes for an image.
 
@@ -101,10 +103,21 @@ def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> 
         inputs: the image, see image_input.
         num_words: words that scores are made for.
     """
+
+    def bind_refiner(stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the refiner itself, as a module of which fvcore knows; a bound one would keep what it has traced."""
+        return partial(model.refiner, images) if model.refines(stage) else keep_scores
+
+    with torch.no_grad(), patch.object(model, "bind_refiner", bind_refiner):
+        return _count_operations(model, inputs, num_words)
+
+
+def _count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> Operations:
     # A window, of which all others are of the same size
     image = model.normalize_images([inputs["image"]])[0]
     windows = Windows(image, model.crop_size, model.stride)
-    crop = next(windows.batches(1))
+    rows, columns = windows.slices[0]
+    crop = image[None, :, rows, columns]
     text = torch.randn(num_words, model.clip.embed_dim, device=model.device)
     features, place = model.encode_crops(crop)
 
@@ -114,10 +127,10 @@ def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> 
         _Stage(model, "scores", lambda text: model.crop_masks(features, place, text), text),
     ]
     counts = [(stage, len(windows.slices)) for stage in stages]
-    if model.image_pamr is not None:
+    if model.refines("image") or model.refines("classes"):
         size = inputs["height"], inputs["width"]
         picture, scores = (torch.rand(1, channels, *size, device=model.device) for channels in (3, num_words))
-        counts.append((_Stage(model, "scores", model.image_pamr, picture, scores), 1))
+        counts.append((_Stage(model, "scores", model.refiner, picture, scores), 1))
 
     # Add them up
     by_part, by_operator = {}, Counter()
@@ -155,22 +168,29 @@ class _Stage(nn.Module):
 
         What is done by CLIP's own modules is the rest, too: methods call them one by one.
         """
-        flops = _quiet(FlopCountAnalysis(self, self.inputs)).set_op_handle(**FLOP_HANDLES)
-        activations = _quiet(ActivationCountAnalysis(self, self.inputs)).set_op_handle(**ACTIVATION_HANDLES)
+        analyses = {
+            "flops": FlopCountAnalysis(self, self.inputs).set_op_handle(**FLOP_HANDLES),
+            "activations": ActivationCountAnalysis(self, self.inputs).set_op_handle(**ACTIVATION_HANDLES),
+        }
+        for analysis in analyses.values():
+            _trace(analysis)
 
         parts = {name: Counter() for name, _ in self.model.named_children() if name != "clip"}
         parts[self.name] = Counter()
-        for key, analysis in (("flops", flops), ("activations", activations)):
+        for key, analysis in analyses.items():
             by_module = analysis.by_module()
             for name in parts:
                 parts[name][key] = by_module[f"model.{name}"]
             parts[self.name][key] = by_module[""] - sum(part[key] for part in parts.values())
-        return {name: part for name, part in parts.items() if part["flops"]}, flops.by_operator()
+        return {name: part for name, part in parts.items() if part["flops"]}, analyses["flops"].by_operator()
 
 
-def _quiet(analysis: JitModelAnalysis) -> JitModelAnalysis:
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return analysis.ancestor_mode("caller")
+def _trace(analysis: JitModelAnalysis) -> None:
+    """Run an analysis, whose operators count for all modules that call each other until there."""
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).ancestor_mode("caller")
+    # torch's functional_call refuses to be traced, by which vision models get their position embeddings
+    with patch.object(torch.jit, "is_tracing", return_value=False):
+        analysis.total()
 
 
 # Handles for what fvcore does not count, see fvcore.nn.jit_handles
@@ -197,5 +217,4 @@ FLOP_HANDLES: Mapping[str, Callable] = {
 }
 ACTIVATION_HANDLES: Mapping[str, Callable] = {
     "aten::scaled_dot_product_attention": generic_activation_jit("scaled_dot_product_attention"),
-    "aten::baddbmm": generic_activation_jit("baddbmm"),
 }
