@@ -354,7 +354,7 @@ def test_full_context_names_what_is_wrong(scratch, capsys):
 )
 def test_nothing_there_says_what_to_get(scratch, name, part, capsys):
     message, _ = scratch[2](name, capsys=capsys)
-    assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message
+    assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message and "http" in message
 
 
 def test_broken_archive_is_named_and_leaves_nothing_half(scratch, capsys):

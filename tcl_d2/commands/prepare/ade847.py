@@ -107,7 +107,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, (f"{RELEASE}.zip",))
+    page = "https://groups.csail.mit.edu/vision/datasets/ADE20K, after registration"
+    return preparation.arguments(__doc__, (f"{RELEASE}.zip",), page)
 
 
 def main(args: argparse.Namespace) -> None:

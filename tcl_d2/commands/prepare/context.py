@@ -22,6 +22,7 @@ from ...data import preparation
 from ...data.benchmarks import datasets_root
 from ...utils.files import replacing
 
+PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
 NUM_VALUES = 459  # classes of the release
 NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train")
 
@@ -110,7 +111,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"))
+    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt")
+    return preparation.arguments(__doc__, downloads, PAGE)
 
 
 def main(args: argparse.Namespace) -> None:

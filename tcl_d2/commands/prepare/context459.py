@@ -19,7 +19,7 @@ import numpy as np
 from ...data import preparation
 from ...data.benchmarks import datasets_root
 from ...utils.files import replacing
-from .context import bring_release, read_label_map
+from .context import PAGE, bring_release, read_label_map
 
 IGNORED = 65535
 
@@ -78,7 +78,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz"))
+    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz")
+    return preparation.arguments(__doc__, downloads, PAGE)
 
 
 def main(args: argparse.Namespace) -> None:
