@@ -78,8 +78,11 @@ def make_vocabulary(
     empty = [i for i, words in enumerate(words_by_class) if not words]
     if empty:
         raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
-    for words in words_by_class if shared_words else [sum(words_by_class, ())]:
-        check_words(words)
+    if shared_words:
+        for words in words_by_class:
+            check_words(words)
+    else:
+        check_words([word for words in words_by_class for word in words])
 
     # The background before them, the words of no class after them
     has_background = background is not False

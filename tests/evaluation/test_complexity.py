@@ -17,6 +17,7 @@ from tcl_d2.evaluation.complexity import (
 )
 from tcl_d2.modeling import PAMR
 from tests.conftest import ROOT
+from tests.golden import groupvit as golden_groupvit
 from tests.running import check_error, run
 
 SMALL = ["MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.TEXT_CACHE", ""]
@@ -93,6 +94,16 @@ def test_every_method_is_counted(config, options, parts):
     assert set(operations.by_part) == parts
     assert sum(part["flops"] for part in operations.by_part.values()) == sum(operations.by_operator.values())
     assert all(part["activations"] > 0 for part in operations.by_part.values()) and operations.text > 0
+
+
+def test_groups_are_counted():
+    """GroupViT's, on the small model of the golden figures."""
+    pytest.importorskip("transformers")
+    model = golden_groupvit.build_model()
+    model.tokenizer = lambda texts: torch.ones(len(texts), 8, dtype=torch.int64)
+    image = next(iter(golden_groupvit.load()["images"].values()))[0].float()
+    operations = count_operations(model, {"image": image, "height": image.shape[1], "width": image.shape[2]}, 5)
+    assert operations.by_part["clip"]["flops"] > operations.by_part["scores"]["flops"] > 0 and operations.text > 0
 
 
 def test_windows_and_words_multiply():
