@@ -248,6 +248,10 @@ def add_tcl_config(cfg: CN) -> None:
     # Modules or .py files to import first, in each process: code of yours that registers datasets, models or losses.
     cfg.IMPORTS = []
 
+    cfg.WANDB = CN()
+    # Project of Weights & Biases that gets metrics and pictures of a training, besides TensorBoard; "" for none.
+    cfg.WANDB.PROJECT = ""
+
     cfg.MODEL.CLIP = CN()
     # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).
     cfg.MODEL.CLIP.NAME = "ViT-B-16"
@@ -283,7 +287,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
     cfg.MODEL.RECO = CN()
-    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes.
+    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes; "" to build the model without.
     cfg.MODEL.RECO.INDEX = "./output/index"
     # Images of the archive from which ReCo makes the reference embedding of a word (paper: 50).
     cfg.MODEL.RECO.NUM_IMAGES = 50
@@ -458,7 +462,7 @@ def add_tcl_config(cfg: CN) -> None:
     # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
     cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
     # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
-    # groupvit), or a file with a class a line; "" for the benchmarks' own.
+    # groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
     # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
     cfg.TEST.ZERO_SHOT.FILLER_WORDS = []

@@ -227,6 +227,24 @@ def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, ana
     assert predictor.model.kp_weight == 0.3
 
 
+def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path, analyze):
+    """Of the background, and several words of a class: the figure is the evaluation's."""
+    for part in ("images", "labels"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / part).symlink_to(in_world / "shapes/val" / part)
+    names = [f"{name}, {name} thing" for name in (*OBJECTS, *GROUNDS)]
+    (tmp_path / "set/classes.txt").write_text("\n".join(["background, sand, sky", *names[1:]]))
+    data = register_benchmark_folder(str(tmp_path / "set"))
+    options = ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.MAX_IMAGES", 3, "DATALOADER.NUM_WORKERS", 0]
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", *options, "OUTPUT_DIR", tmp_path)
+    sweep = analyze.analyze_settings(data, predictor, tmp_path, count=3)
+
+    predictor.cfg.DATASETS.TEST = (data,)
+    expected = Trainer.test(predictor.cfg, predictor.model)[data]["sem_seg"]["mIoU"]
+    column = np.abs(np.array(sweep["background scores"]) - predictor.model.background_score).argmin()
+    assert sweep["mIoU"][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
+
+
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):
     """The class then has the best of their scores: its IoU is that of the labels that the predictor gives."""
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")

@@ -20,7 +20,7 @@ from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
-from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
+from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
 _WINDOWS_AT_ONCE = 8  # halved where memory runs out
@@ -286,8 +286,7 @@ class ZeroShotSegmentor(nn.Module):
                 dataset_classes.
         """
         class_words = class_words or {}
-        classes = [dataset_classes(name, class_words.get(name)) for name in names]
-        self._set_vocabularies([make_vocabulary(*arguments, self.filler_words) for arguments in classes])
+        self._set_vocabularies([dataset_vocabulary(name, class_words.get(name), self.filler_words) for name in names])
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""

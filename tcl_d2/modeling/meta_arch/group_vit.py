@@ -243,7 +243,7 @@ class GroupViT(ZeroShotSegmentor):
 
         # Probabilities among all words, times those among the words that fit the whole crop best
         top = image_logits.topk(min(_WORDS_PER_CROP, len(text)), 1).indices
-        is_left_out = torch.ones_like(image_logits, dtype=torch.bool).scatter_(1, top, False)
+        is_left_out = torch.ones_like(image_logits, dtype=torch.bool).scatter_(1, top, 0)
         group_logits_of_top = group_logits.masked_fill(is_left_out[:, None], -torch.inf)
         table = group_logits.softmax(2) * group_logits_of_top.softmax(2)
         return features._replace(table=table.transpose(1, 2))

@@ -130,7 +130,8 @@ class ReCo(ZeroShotSegmentor):
     def from_config(cls, cfg: CfgNode) -> dict:
         reco = cfg.MODEL.RECO
         index_folder = Path(reco.INDEX).expanduser()
-        find_index(index_folder)  # before models are built
+        if reco.INDEX:
+            find_index(index_folder)  # before models are built
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
