@@ -5,7 +5,7 @@ Each row is trained with several seeds, and evaluated without PAMR. Runs that ar
 stopped one goes on from its last checkpoint. KEY VALUE pairs at the end go over every row's config; give such runs an
 --output of their own.
 
-    python dev/shapes_ablations.py --iterations 120 --seeds 1 2 3 --jobs 2
+    python dev/shapes_ablations.py --iterations 60 --seeds 1 2 3 --jobs 2
 """
 
 import argparse
@@ -187,7 +187,7 @@ def compare_order(rows: tuple[Row, ...], results: dict[Row, list[float]]) -> Ite
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
     parser.add_argument("--output", type=Path, default=Path("output/shapes/ablations"))

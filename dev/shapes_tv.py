@@ -3,7 +3,7 @@
 
 Trainings are shared with dev/shapes_ablations.py where the output is the same.
 
-    python dev/shapes_tv.py --iterations 120 --seeds 1 2 3 --jobs 2
+    python dev/shapes_tv.py --iterations 60 --seeds 1 2 3 --jobs 2
 """
 
 import argparse
@@ -29,11 +29,11 @@ from tcl_d2.modeling.mask_statistics import pair_statistics, total_variation
 IMAGE_TV, MASK_TV = "MODEL.TCL.LOSS_WEIGHT.TV_IMAGE", "MODEL.TCL.LOSS_WEIGHT.TV_MASK"
 RECIPES = {  # folder -> config below configs/shapes, values over it
     "tcl": ("tcl.yaml", []),
-    "tv_0.3": ("tcl.yaml", [IMAGE_TV, "0.3", MASK_TV, "0.3"]),
+    "without_tv": ("ablations/without_tv.yaml", []),
     "tv_0.1": ("tcl.yaml", [IMAGE_TV, "0.1", MASK_TV, "0.1"]),
-    "tv_0": ("ablations/without_tv.yaml", []),
-    "image_tv_0": ("tcl.yaml", [IMAGE_TV, "0.0"]),
-    "mask_tv_0": ("tcl.yaml", [MASK_TV, "0.0"]),
+    "tv_0.3": ("tcl.yaml", [IMAGE_TV, "0.3", MASK_TV, "0.3"]),
+    "without_image_tv": ("tcl.yaml", [IMAGE_TV, "0.0"]),
+    "without_mask_tv": ("tcl.yaml", [MASK_TV, "0.0"]),
     "image_and_feature_level": ("ablations/image_and_feature_level.yaml", []),
 }
 BAND = 4  # pixels on each side of an edge, half a patch
@@ -71,9 +71,9 @@ def near_edges(label: torch.Tensor, distance: int) -> torch.Tensor:
 
 
 def measure_world(count: int = 1000) -> list[tuple[str, str]]:
-    """Measure the training scenes: edges at several resolutions, and the share that is named by a caption."""
+    """Measure the training scenes: edges at several resolutions, and what objects and named things cover."""
     shares = {48: [], 24: [], 6: []}
-    named = []
+    objects, named = [], []
     for index in range(count):
         scene = draw_scene(0, index)
         label = torch.from_numpy(scene.label.astype(np.float32))
@@ -81,11 +81,57 @@ def measure_world(count: int = 1000) -> list[tuple[str, str]]:
             step = 48 // side
             values.append(near_edges(label[step // 2 :: step, step // 2 :: step], 1).float().mean().item())
         words = [k for k, word in enumerate(OBJECTS + GROUNDS) if word in scene.caption]
+        objects.append((scene.label < len(OBJECTS)).mean())
         named.append(np.isin(scene.label, words).mean())
 
     places = {48: "of the image", 24: "of the masks", 6: "of the patches"}
-    rows = [(f"at an edge, {side} x {side} {places[side]}", np.mean(values)) for side, values in shares.items()]
-    return [(name, f"{100 * value:.0f} %") for name, value in [*rows, ("named by the caption", np.mean(named))]]
+    rows = [(f"at an edge, {side} x {side} {places[side]}", values) for side, values in shares.items()]
+    rows += [("of objects", objects), ("named by the caption", named)]
+    return [(name, f"{100 * np.mean(values):.0f} %") for name, values in rows]
+
+
+def read_scenes(model: TCL, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first training scenes as the model takes them: images [count, 3, 48, 48], tokens [count, context]."""
+    scenes = [draw_scene(0, index) for index in range(count)]
+    images = model.normalize_images([torch.from_numpy(scene.image).permute(2, 0, 1) for scene in scenes])
+    return images, model.tokenizer([scene.caption for scene in scenes])
+
+
+def measure_gates(count: int = 32, step: float = 0.01) -> list[tuple[str, float, float, float]]:
+    """Measure what opens the gates of the decoder, which are 0 in the untrained model.
+
+    Returns:
+        a row a gate: its name, by how much total variation rises per unit where the gate opens to the negative and to
+        the positive side, and the other losses' gradient. Their sum has its least value at a closed gate where total
+        variation rises to both sides by more than this gradient.
+    """
+    torch.manual_seed(0)
+    model = build_model(load_config(ROOT / "configs/shapes/tcl.yaml"))
+    images, tokens = read_scenes(model, count)
+    gates = {name: gate for name, gate in model.grounder.decoder.named_parameters() if name.endswith("gate")}
+
+    # The gradient of the other losses
+    losses = model.compute_losses(images, tokens)
+    others = sum(loss for name, loss in losses.items() if not name.startswith("loss_tv"))
+    gradients = torch.autograd.grad(others, list(gates.values()))
+
+    # The slopes of total variation
+    rows, closed = [], compute_tv(model, images, tokens)
+    for (name, gate), gradient in zip(gates.items(), gradients):
+        slopes = []
+        for value in (-step, step):
+            gate.data.fill_(value)
+            slopes.append((compute_tv(model, images, tokens) - closed) / step)
+        gate.data.zero_()
+        rows.append((name, *slopes, gradient.item()))
+    return rows
+
+
+@torch.no_grad()
+def compute_tv(model: TCL, images: torch.Tensor, tokens: torch.Tensor) -> float:
+    """Compute the two losses of total variation of a batch."""
+    losses = model.compute_losses(images, tokens)
+    return (losses["loss_tv_image"] + losses["loss_tv_mask"]).item()
 
 
 @torch.no_grad()
@@ -100,9 +146,8 @@ def measure_model(model: TCL, count: int = 256) -> dict[str, float]:
         area: share of the image under the soft masks of matching pairs, in percent.
         other area: the same of the pairs that do not match.
     """
-    scenes = [draw_scene(0, index) for index in range(count)]
-    images = model.normalize_images([torch.from_numpy(scene.image).permute(2, 0, 1) for scene in scenes])
-    text = model.encode_text(model.tokenizer([scene.caption for scene in scenes]))
+    images, tokens = read_scenes(model, count)
+    text = model.encode_text(tokens)
     embedding = model.pixel_embedding(images)
     area = 100 * pair_statistics(embedding, text, model.sim2mask, ("area",))["area"]
     gates = [tensor.tanh().abs().item() for name, tensor in model.named_parameters() if name.endswith("gate")]
@@ -127,7 +172,7 @@ def measure_run(config: str, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
     parser.add_argument("--output", type=Path, default=Path("output/shapes/ablations"))
@@ -135,6 +180,9 @@ def main() -> None:
     for name in ("detectron2", "tcl_d2", "fvcore"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(tabulate(measure_world(), ("share of the pixels", "training scenes"), "pipe"), flush=True)
+    titles = ("closed gate", "TV, negative side", "TV, positive side", "gradient of the others")
+    print("\nHow losses change where a gate of the untrained decoder opens:\n")
+    print(tabulate(measure_gates(), titles, "pipe", floatfmt="+.3f"), flush=True)
 
     # Train and measure
     train_all(RECIPES, args.seeds, args.iterations, args.output, args.jobs)

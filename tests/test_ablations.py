@@ -161,5 +161,14 @@ def test_edges_of_labels():
 
 
 def test_measures_of_the_world():
-    shares = [int(share.rstrip(" %")) for _, share in shapes_tv.measure_world(10)]
-    assert len(shares) == 4 and 5 < shares[0] < shares[1] < shares[2] < 100 and 10 < shares[3] < 100
+    at_image, at_masks, at_patches, of_objects, named = (
+        int(share.rstrip(" %")) for _, share in shapes_tv.measure_world(10)
+    )
+    assert 0 < at_image < at_masks < at_patches < 100 and 0 < of_objects < named < 100
+
+
+def test_total_variation_holds_gates_closed():
+    """Whichever way a gate of the untrained decoder opens, total variation rises."""
+    rows = shapes_tv.measure_gates(count=4)
+    assert len(rows) == 4 and all(min(negative, positive) > 0.01 for _, negative, positive, _ in rows)
+    assert all(gradient != 0 for *_, gradient in rows)
