@@ -153,10 +153,10 @@ def train_all(
     return {name: [run.result() for run in runs if runs[run][0] == name] for name in recipes}
 
 
-def cell(values: list[float]) -> str:
-    """Return mean ± standard deviation; the mean alone of one value."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def cell(values: list[float], digits: int = 1) -> str:
+    """Return mean ± standard deviation, with so many digits after the point; the mean alone of one value."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
 def compare_order(rows: tuple[Row, ...], results: dict[Row, list[float]]) -> Iterator[tuple[str, str, str, str]]:

@@ -36,6 +36,7 @@ RECIPES = {  # folder -> config below configs/shapes, values over it
     "without_mask_tv": ("tcl.yaml", [MASK_TV, "0.0"]),
     "image_and_feature_level": ("ablations/image_and_feature_level.yaml", []),
 }
+DIGITS = {"largest gate": 3, "image TV": 3}  # of the others 1
 BAND = 4  # pixels on each side of an edge, half a patch
 
 
@@ -97,6 +98,11 @@ def read_scenes(model: TCL, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, model.tokenizer([scene.caption for scene in scenes])
 
 
+def find_gates(model: TCL) -> dict[str, torch.Tensor]:
+    """Return the gates of the decoder by name, before the tanh; at 0 it is plain upsampling."""
+    return {name: gate for name, gate in model.grounder.decoder.named_parameters() if name.endswith("gate")}
+
+
 def measure_gates(count: int = 32, step: float = 0.01) -> list[tuple[str, float, float, float]]:
     """Measure what opens the gates of the decoder, which are 0 in the untrained model.
 
@@ -108,7 +114,7 @@ def measure_gates(count: int = 32, step: float = 0.01) -> list[tuple[str, float,
     torch.manual_seed(0)
     model = build_model(load_config(ROOT / "configs/shapes/tcl.yaml"))
     images, tokens = read_scenes(model, count)
-    gates = {name: gate for name, gate in model.grounder.decoder.named_parameters() if name.endswith("gate")}
+    gates = find_gates(model)
 
     # The gradient of the other losses
     losses = model.compute_losses(images, tokens)
@@ -150,10 +156,9 @@ def measure_model(model: TCL, count: int = 256) -> dict[str, float]:
     text = model.encode_text(tokens)
     embedding = model.pixel_embedding(images)
     area = 100 * pair_statistics(embedding, text, model.sim2mask, ("area",))["area"]
-    gates = [tensor.tanh().abs().item() for name, tensor in model.named_parameters() if name.endswith("gate")]
     positive = area.diagonal().mean().item()
     return {
-        "largest gate": max(gates),
+        "largest gate": max(gate.tanh().abs().item() for gate in find_gates(model).values()),
         "image TV": total_variation(embedding).mean().item(),
         "area": positive,
         "other area": (area.sum().item() / count - positive) / (count - 1),
@@ -161,13 +166,25 @@ def measure_model(model: TCL, count: int = 256) -> dict[str, float]:
 
 
 def measure_run(config: str, folder: Path) -> dict[str, float]:
-    """Measure a training's model: mIoU (%) over all pixels, near edges and inside, and what measure_model does."""
+    """Measure a training's model.
+
+    Returns:
+        what measure_model does, and mIoU (%) by name: of all pixels, "near edges", "inside", and of all with the gates
+        of the decoder closed, which is then plain upsampling.
+    """
     options = ["MODEL.WEIGHTS", folder / "model_final.pth", "OUTPUT_DIR", folder / "edges", *WITHOUT_PAMR]
     cfg = load_config(ROOT / "configs/shapes" / config, [*options, "DATASETS.TEST", f"('{LIKE_VOC20}',)"])
     model = build_model(cfg).eval()
     TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+
+    # As it is, and with closed gates
+    measured = measure_model(model)
     metrics = Trainer.test(cfg, model, EdgeEvaluator(cfg, LIKE_VOC20))[LIKE_VOC20]["sem_seg"]
-    return {**{name: metrics[name] for name in ("mIoU", "near edges", "inside")}, **measure_model(model)}
+    for gate in find_gates(model).values():
+        gate.data.zero_()
+    closed = Trainer.test(cfg, model)[LIKE_VOC20]["sem_seg"]["mIoU"]
+    mious = {name: metrics[name] for name in ("mIoU", "near edges", "inside")}
+    return {**mious, "gates closed": closed, **measured}
 
 
 def main() -> None:
@@ -190,7 +207,7 @@ def main() -> None:
     for name, (config, _) in RECIPES.items():
         folders = [args.output / name / f"{args.iterations}_{seed}" for seed in args.seeds]
         runs = [measure_run(config, folder) for folder in folders]
-        values = [cell([run[key] for run in runs]) for key in runs[0]]
+        values = [cell([run[key] for run in runs], DIGITS.get(key, 1)) for key in runs[0]]
         lines.append((name, *values))
     print(f"\n{LIKE_VOC20} without PAMR, and on training scenes, after {args.iterations} iterations:\n")
     print(tabulate(lines, ("", *runs[0]), "pipe"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from tcl_d2 import load_config
+from tcl_d2 import load_config, model_zoo
 from tests import golden
 from tests.conftest import ROOT
 
@@ -172,3 +172,9 @@ def test_total_variation_holds_gates_closed():
     rows = shapes_tv.measure_gates(count=4)
     assert len(rows) == 4 and all(min(negative, positive) > 0.01 for _, negative, positive, _ in rows)
     assert all(gradient != 0 for *_, gradient in rows)
+
+
+def test_measures_of_a_model():
+    measures = shapes_tv.measure_model(model_zoo.get("shapes/tcl.yaml", trained=True, device="cpu"), count=8)
+    assert 0 < measures["largest gate"] < 1 and 0 < measures["image TV"]
+    assert 0 < measures["other area"] < measures["area"] < 100
