@@ -176,5 +176,5 @@ def test_total_variation_holds_gates_closed():
 
 def test_measures_of_a_model():
     measures = shapes_tv.measure_model(model_zoo.get("shapes/tcl.yaml", trained=True, device="cpu"), count=8)
-    assert 0 < measures["largest gate"] < 1 and 0 < measures["image TV"]
+    assert 0 < measures["largest gate"] < 1 and measures["image TV"] > 0
     assert 0 < measures["other area"] < measures["area"] < 100
