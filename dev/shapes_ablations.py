@@ -204,18 +204,21 @@ def main() -> None:
 
     # Print the tables
     print(f"\nmIoU (%) after {args.iterations} iterations, without PAMR; mean ± standard deviation of {args.seeds}:")
+    titles = ("", "losses", "published, VOC20", *DATA)
     for title, table in TABLES.items():
         lines = []
         for row in table:
             ours = runs[Path(row.config).stem]
             published = " or ".join(map(str, row.published))
             lines.append((row.letter, row.name, published, *(cell([run[data] for run in ours]) for data in DATA)))
-        print(f"\n{title}\n\n{tabulate(lines, ('', 'losses', 'published, VOC20', *DATA), 'pipe')}")
+        print(f"\n{title}\n\n{tabulate(lines, titles, 'pipe', disable_numparse=True)}")
 
     # Compare their order
     results = {row: [run[LIKE_VOC20] for run in runs[Path(row.config).stem]] for row in rows}
     order = [line for table in TABLES.values() for line in compare_order(table, results)]
     print(f"\nDoes the published order hold on {LIKE_VOC20}?\n")
+    if len(args.seeds) == 1:
+        print("One seed has no spread: small differences say nothing.\n")
     print(tabulate(order, ("better > worse", "published", "here", "holds"), "pipe", disable_numparse=True))
 
 
