@@ -185,12 +185,18 @@ def compare_order(rows: tuple[Row, ...], results: dict[Row, list[float]]) -> Ite
         yield f"{better.name} > {worse.name}", published, f"{difference:+.1f} ± {spread:.1f}", outcome
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of what train_all is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
     parser.add_argument("--output", type=Path, default=Path("output/shapes/ablations"))
+    return parser
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="over every row's config")
     args = parser.parse_args()
 

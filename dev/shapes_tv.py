@@ -6,14 +6,13 @@ Trainings are shared with dev/shapes_ablations.py where the output is the same.
     python dev/shapes_tv.py --iterations 60 --seeds 1 2 3 --jobs 2
 """
 
-import argparse
 import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.modeling import build_model
-from shapes_ablations import LIKE_VOC20, ROOT, WITHOUT_PAMR, cell, train_all
+from shapes_ablations import LIKE_VOC20, ROOT, WITHOUT_PAMR, argument_parser, cell, train_all
 from tabulate import tabulate
 from torch.nn import functional as F
 
@@ -188,12 +187,7 @@ def measure_run(config: str, folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=60)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
-    parser.add_argument("--output", type=Path, default=Path("output/shapes/ablations"))
-    args = parser.parse_args()
+    args = argument_parser(__doc__).parse_args()
     for name in ("detectron2", "tcl_d2", "fvcore"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(tabulate(measure_world(), ("share of the pixels", "training scenes"), "pipe"), flush=True)
