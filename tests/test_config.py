@@ -39,7 +39,7 @@ def test_small_worlds_configs_build_a_model(path):
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     if cfg.MODEL.META_ARCHITECTURE == "TCL":
-        assert list(model.losses) == cfg.MODEL.TCL.LOSS_HEADS
+        assert list(model.losses) == [*cfg.MODEL.TCL.LOSS_HEADS, *cfg.MODEL.TCL.EXTRA_LOSS_HEADS]
 
 
 def test_official_config_has_openais_clip():
