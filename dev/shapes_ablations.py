@@ -32,7 +32,7 @@ from tcl_d2.engine import Trainer
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
 LIKE_VOC20 = "shapes_objects_val"  # no background, as the published figures
-WITHOUT_PAMR = ("TEST.ZERO_SHOT.PAMR.ENABLED", "False")
+WITHOUT_PAMR = ("TEST.ZERO_SHOT.REFINE", "none")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_ablations_of_data_and_evaluation(small_clip):
     assert type(build_model(dense_clip)).__name__ == "MaskCLIP"
     models = [build_model(cfg) for cfg in (without_kp, without_pamr, full)]
     assert [model.kp_weight > 0 for model in models] == [False, True, True]
-    assert [model.pamr is not None for model in models] == [True, False, True]
+    assert [model.refiner is not None for model in models] == [True, False, True]
 
 
 def test_rows_name_configs():
