@@ -99,13 +99,12 @@ def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = WEIGHTS
     cfg.IMPORTS = []  # code of a model's own is not downloaded with it: who uses it imports the code
-    if is_groupvit(cfg):
+    if is_groupvit(cfg):  # of the CLIP it has the tokenizer alone
         cfg.MODEL.GROUPVIT.WEIGHTS = ""
-        cfg.MODEL.CLIP = defaults.MODEL.CLIP
-    else:
-        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
-            cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
-        )
+        cfg.MODEL.CLIP.PRETRAINED = ""
+    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
+        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
+    )
     cfg.OUTPUT_DIR = defaults.OUTPUT_DIR
     cfg.TEST.ZERO_SHOT.TEXT_CACHE = defaults.TEST.ZERO_SHOT.TEXT_CACHE
     return cfg

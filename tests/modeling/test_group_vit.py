@@ -261,7 +261,8 @@ def test_card_and_configuration_of_a_folder_for_the_hub(tmp_path):
     assert card["GroupViT"] == "nvidia/groupvit-gcc-redcaps" and "CLIP" not in card
     state = golden.build_model().state_dict()
     portable = portable_config(cfg, state)
-    assert portable.MODEL.GROUPVIT.WEIGHTS == "" and portable.MODEL.CLIP == load_config().MODEL.CLIP
+    assert portable.MODEL.GROUPVIT.WEIGHTS == "" and portable.MODEL.CLIP.NAME == "ViT-B-16"
+    assert portable.MODEL.CLIP.PRETRAINED == ""
 
     write_folder(tmp_path / "model", state, portable, card)
     text = (tmp_path / "model/README.md").read_text()

@@ -319,6 +319,7 @@ class ReCo(ZeroShotSegmentor):
                 f"The archive of {self.index_folder} has {num_read} images for a word, in place of the "
                 f"{self.num_images} of MODEL.RECO.NUM_IMAGES",
                 name=__name__,
+                key="message",
             )
         if not batches:
             blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
