@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+from typing import IO
 
 import torch
 import yaml
@@ -10,10 +12,12 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 
-from .assets import get_config_file
+from .assets import get_config_file, list_configs
 from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
+from .modeling.refiner import build_refiner
 from .utils.imports import import_code
 
 # What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
@@ -149,7 +153,7 @@ def _read_yaml(path: str | Path) -> dict:
             "a YAML file here"
         )
     try:
-        values = CN.load_yaml_with_base(local_path)
+        values = _ConfigFile.load_yaml_with_base(local_path)
     except TypeError:
         raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
     except yaml.YAMLError as error:
@@ -157,6 +161,25 @@ def _read_yaml(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
     return values
+
+
+class _ConfigFile(CN):
+    """A config file whose _BASE_ may name a config that comes with the project, where no such file lies beside it."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            values = yaml.safe_load(file)
+        if isinstance(values, dict) and BASE_KEY in values:
+            bases = values[BASE_KEY]
+            bases = bases if isinstance(bases, list) else [bases]
+            values[BASE_KEY] = [cls._find_base(str(base), os.path.dirname(filename)) for base in bases]
+        return StringIO(yaml.safe_dump(values))
+
+    @staticmethod
+    def _find_base(name: str, folder: str) -> str:
+        is_shipped = name in list_configs() and not os.path.isfile(os.path.join(folder, name))
+        return get_config_file(name) if is_shipped else name
 
 
 def _merge(cfg: CN, values: dict) -> None:
@@ -184,8 +207,9 @@ def check_meta_architecture(cfg: CN) -> None:
     """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head;
-            lists what there is.
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head
+            or refiner; lists what there is.
+        RuntimeError: the refiner needs a package that is not installed.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
@@ -196,6 +220,7 @@ def check_meta_architecture(cfg: CN) -> None:
         )
     check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
     check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
+    build_refiner(cfg)
 
 
 def check_device(name: str) -> None:
@@ -222,6 +247,10 @@ def add_tcl_config(cfg: CN) -> None:
 
     # Modules or .py files to import first, in each process: code of yours that registers datasets, models or losses.
     cfg.IMPORTS = []
+
+    cfg.WANDB = CN()
+    # Project of Weights & Biases that gets metrics and pictures of a training, besides TensorBoard; "" for none.
+    cfg.WANDB.PROJECT = ""
 
     cfg.MODEL.CLIP = CN()
     # The frozen CLIP: a name that open_clip knows, or the path of an open_clip model config (JSON).
@@ -258,7 +287,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
 
     cfg.MODEL.RECO = CN()
-    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes.
+    # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes; "" to build the model without.
     cfg.MODEL.RECO.INDEX = "./output/index"
     # Images of the archive from which ReCo makes the reference embedding of a word (paper: 50).
     cfg.MODEL.RECO.NUM_IMAGES = 50
@@ -433,19 +462,36 @@ def add_tcl_config(cfg: CN) -> None:
     # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
     cfg.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
     # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
-    # groupvit), or a file with a class a line; "" for the benchmarks' own.
+    # groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
     # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
     cfg.TEST.ZERO_SHOT.FILLER_WORDS = []
     # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
     # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
     cfg.TEST.ZERO_SHOT.BY_DATASET = CN(new_allowed=True)
-    # Whether to refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
+    # What brings masks to the image's own edges: none, pamr, densecrf (which needs pydensecrf2), or a name of your own
+    # in REFINER_REGISTRY.
+    cfg.TEST.ZERO_SHOT.REFINE = "pamr"
     cfg.TEST.ZERO_SHOT.PAMR = CN()
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
     # Whether PAMR refines the scores of the whole image at the output's size (NACLIP), rather than each window's masks.
     cfg.TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE = False
     # How often PAMR averages a mask over neighboring pixels.
     cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
     # Distances of the 8 neighbors that PAMR averages over, in pixels of the mask.
     cfg.TEST.ZERO_SHOT.PAMR.DILATIONS = [1, 2, 4, 8, 12, 24]
+    cfg.register_renamed_key(
+        "TEST.ZERO_SHOT.PAMR.ENABLED", "TEST.ZERO_SHOT.REFINE", "True is now pamr, and False is none"
+    )
+    cfg.TEST.ZERO_SHOT.DENSECRF = CN()
+    # Iterations of DenseCRF's mean field (this and all of DENSECRF: ReCo's release).
+    cfg.TEST.ZERO_SHOT.DENSECRF.ITERS = 10
+    # Standard deviation of DenseCRF's Gaussian kernel, in pixels of the output.
+    cfg.TEST.ZERO_SHOT.DENSECRF.GAUSSIAN_SXY = 1.0
+    # Weight of DenseCRF's Gaussian kernel.
+    cfg.TEST.ZERO_SHOT.DENSECRF.GAUSSIAN_COMPAT = 3.0
+    # Standard deviation of the distances in DenseCRF's bilateral kernel, in pixels of the output.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SXY = 67.0
+    # Standard deviation of the colors in DenseCRF's bilateral kernel, in 0..255.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SRGB = 3.0
+    # Weight of DenseCRF's bilateral kernel.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_COMPAT = 4.0

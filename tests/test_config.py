@@ -57,7 +57,7 @@ def test_config_reaches_the_model(tmp_path):
     cfg.merge_from_list(["TEST.ZERO_SHOT.KP_WEIGHT", 0.1, "TEST.ZERO_SHOT.PAMR.ITERS", 3])
     model = build_model(cfg)
     assert len(model.grounder.blocks) == 2 and model.sim2mask.tau == 0.5 and model.kp_weight == 0.1
-    assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.pamr.iterations == 3
+    assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.refiner.iterations == 3
     assert not any(p.requires_grad for p in model.grounder.blocks.parameters())  # first stage
 
 
@@ -91,6 +91,22 @@ def test_options_are_merged_into_a_configuration_that_is_there():
         ["ImageTCLLoss"],
         "x.pth",
     )
+
+
+def test_base_may_be_a_config_of_the_project(tmp_path):
+    """By its name, from any folder; a file of this name beside the config comes first."""
+    (tmp_path / "mine.yaml").write_text('_BASE_: "shapes/tcl.yaml"\nSEED: 7')
+    expected = load_config("shapes/tcl.yaml", ["SEED", 7])
+    assert load_config(tmp_path / "mine.yaml") == expected
+    (tmp_path / "both.yaml").write_text('_BASE_: ["shapes/tcl.yaml", "mine.yaml"]')
+    assert load_config(tmp_path / "both.yaml") == expected
+
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes/tcl.yaml").write_text("SEED: 3")
+    assert load_config(tmp_path / "mine.yaml") == load_config(None, ["SEED", 7])
+    (tmp_path / "lost.yaml").write_text('_BASE_: "shapes/tlc.yaml"')
+    with pytest.raises(FileNotFoundError, match="shapes/tlc.yaml"):
+        load_config(tmp_path / "lost.yaml")
 
 
 @pytest.mark.parametrize(

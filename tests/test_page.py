@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.modeling import dense_crf
 from tcl_d2.predictor import TCLPredictor
 from tests import running
 from tests.conftest import ROOT
+from tests.golden import groupvit
 
 gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
@@ -33,7 +37,7 @@ except ImportError:
 in_browser = pytest.mark.skipif(
     webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
 )
-SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": True}
+SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": "pamr"}
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +96,27 @@ def test_methods_are_built_once_and_share_the_clip(page):
     assert page.methods[0] == ("TCL", "tcl") and ("sclip", "sclip") in page.methods and len(page.methods) >= 7
 
 
+def test_a_model_without_a_clip_is_the_only_method():
+    """The other methods change the last block of a CLIP; which refiners there are depends on what is installed."""
+    predictor = SimpleNamespace(model=groupvit.build_model(), cfg=load_config(ROOT / "configs/groupvit/yfcc.yaml"))
+    page = app.Page(predictor)
+    assert page.methods == [("GroupViT", "tcl")]
+    threshold, kp, refine = page.settings("tcl")
+    assert (threshold.value, kp.visible, refine.value) == (0.95, False, "none")
+
+
+def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    assert app.Page(page.predictor("tcl")).refiners == ["none", "pamr"]
+    monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
+    assert set(app.Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
+
+
 def test_form_has_the_settings_of_the_method(page):
     """Those of its configuration, also after a visitor has used others."""
-    for method, values in {"tcl": (0.4, 0.3, True), "sclip": (0.3, 0.3, False)}.items():
+    for method, values in {"tcl": (0.4, 0.3, "pamr"), "sclip": (0.3, 0.3, "none")}.items():
         model = page.predictor(method).model
-        model.background_score, model.pamr = 0.9, None
+        model.background_score, model.refiner = 0.9, None
         threshold, kp, refine = page.settings(method)
         assert (threshold.value, kp.value, refine.value) == values and kp.visible == (method == "tcl")
 
@@ -121,7 +141,7 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
     visits = [
         {**SETTINGS, "method": method, "threshold": threshold, "refine": refine}
         for method in ("tcl", "sclip", "naclip")
-        for threshold, refine in ((0.15, True), (0.3, False))
+        for threshold, refine in ((0.15, "pamr"), (0.3, "none"))
     ]
 
     def visit(settings: dict) -> np.ndarray:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..data.benchmarks import BACKGROUND
 from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
-from ..modeling.vocabulary import dataset_classes
+from ..modeling.vocabulary import dataset_classes, leave_to_first
 from ..predictor import TCLPredictor, class_words, split_words
 from ..segmentation import result_paths, shorten
 from ..utils.errors import one_message
@@ -140,7 +140,8 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
             raise ValueError(f"--classes: the dataset '{text}' has no class words; benchmarks such as shapes_val have")
-        return dataset_classes(text)
+        classes, background = dataset_classes(text)
+        return leave_to_first(classes), background
 
     words = split_words(text)
     for word in class_names(words):
@@ -310,7 +311,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
         "fits best. Give inputs before it, or with another option between",
     )
-    parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
+    parser.add_argument(
+        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
+    )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
     add_model_options(parser)
     return parser
@@ -332,7 +335,7 @@ def main(args: argparse.Namespace) -> None:
         paths = find_inputs(inputs, args.output) if inputs else []
         if not args.webcam:
             prepare_output(args.output, paths or [Path(args.video_input)])
-        options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
+        options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
         build_predictor = read_model(args, *options)
         words, background = read_classes(args.classes)
         if not isinstance(background, list) or isinstance(args.background, list):

@@ -13,6 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
@@ -36,6 +37,7 @@ from .optimizer import build_optimizer
 from .processes import unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
+from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +169,14 @@ class Trainer(DefaultTrainer):
         hooks.append(StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED))
         hooks.append(StopOnSignal(self.checkpointer, self._catcher))
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        writers = super().build_writers()
+        if self.cfg.WANDB.PROJECT:
+            writer = WandbWriter(self.cfg)
+            self.register_hooks([writer])
+            writers.insert(0, writer)  # TensorBoard's, the last one, clears the pictures
+        return writers
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -16,11 +16,11 @@ from .clip_loading import build_clip, build_tokenizer, check_clip
 from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .inference import Windows, pad_to_multiple, resize_scores, split_words
-from .pamr import PAMR
+from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
-from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
+from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
 _WINDOWS_AT_ONCE = 8  # halved where memory runs out
@@ -33,11 +33,13 @@ class CropFeatures(NamedTuple):
         images: normalized crops [B, 3, H, W].
         clip_features: CLIP's own of each patch, normalized, [B, D, h, w].
         embedding: the grounder's pixel embeddings, [B, D, h', w'].
+        refine: what brings masks [B, K, h, w] of the crops to their edges, see bind_refiner.
     """
 
     images: Tensor
     clip_features: Tensor | None
     embedding: Tensor | None = None
+    refine: Callable[[Tensor], Tensor] = keep_scores
 
 
 class ZeroShotSegmentor(nn.Module):
@@ -156,8 +158,7 @@ class ZeroShotSegmentor(nn.Module):
         crop_size: int,
         stride: int,
         background_score: float,
-        pamr: PAMR | None = None,
-        refine_image: bool = False,
+        refiner: Refiner | None = None,
         logit_scale: float = 0.0,
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
@@ -170,8 +171,7 @@ class ZeroShotSegmentor(nn.Module):
             crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
             stride: step between windows, in pixels.
             background_score: constant score of the background, in 0..1, where there is one.
-            pamr: refinement of masks; None for none.
-            refine_image: whether `pamr` refines an image's scores at the output's size, rather than a crop's masks.
+            refiner: what brings scores to the image's edges; None for nothing.
             logit_scale: see ScoreSettings.
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
@@ -194,8 +194,7 @@ class ZeroShotSegmentor(nn.Module):
         self.background_score = background_score
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
-        self.pamr = None if refine_image else pamr
-        self.image_pamr = pamr if refine_image else None
+        self.refiner = refiner
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
@@ -208,8 +207,7 @@ class ZeroShotSegmentor(nn.Module):
             "crop_size": test.CROP_SIZE,
             "stride": test.STRIDE,
             "background_score": test.BACKGROUND_SCORE,
-            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
-            "refine_image": test.PAMR.WHOLE_IMAGE,
+            "refiner": build_refiner(cfg),
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
@@ -288,8 +286,7 @@ class ZeroShotSegmentor(nn.Module):
                 dataset_classes.
         """
         class_words = class_words or {}
-        classes = [dataset_classes(name, class_words.get(name)) for name in names]
-        self._set_vocabularies([make_vocabulary(*arguments, self.filler_words) for arguments in classes])
+        self._set_vocabularies([dataset_vocabulary(name, class_words.get(name), self.filler_words) for name in names])
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""
@@ -427,16 +424,19 @@ class ZeroShotSegmentor(nn.Module):
             prepared = list(prepared)
 
         # Where the background is
-        settings = ScoreSettings(self.background_score, self.logit_scale, self.area_threshold)
+        refine = self._bind_refiner_to_image("image", windows.image, size)
+        background = self.background_score
         if has_map:
-            background = self._average_crops(windows, prepared, self.predict_background, size)[0]
-            settings = settings._replace(background_score=background)
+            background = refine(self._average_crops(windows, prepared, self.predict_background, size))[0]
 
         # Each dataset takes what it needs of the scores, as they come
+        settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+        if self.refines("classes"):
+            settings = settings._replace(refine=self._bind_refiner_to_image("classes", windows.image, size))
         rules = [build_score_rule(subset, settings, labels_only) for subset in subsets]
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            scores = self._average_crops(windows, prepared, predict, size)
+            scores = refine(self._average_crops(windows, prepared, predict, size))
             for rule in rules:
                 rule.update(scores)
         return [rule.output() for rule in rules]
@@ -449,10 +449,33 @@ class ZeroShotSegmentor(nn.Module):
         if self._average_on_cpu:
             batches = map(Tensor.cpu, batches)
 
-        scores = resize_scores(windows.average(batches)[None], size)
-        if self.image_pamr is not None:
-            scores = self.image_pamr(resize_scores(windows.image[None], size), scores)
-        return scores[0]
+        return resize_scores(windows.average(batches)[None], size)[0]
+
+    # ------------------------------------------------------------------------------------ refinement
+
+    def refines(self, stage: str) -> bool:
+        """Return whether there is a refiner for scores of this stage, see Refiner."""
+        return self.refiner is not None and self.refiner.stage == stage
+
+    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
+
+        Args:
+            stage: see Refiner.
+            images: normalized, [B, 3, H, W].
+
+        Returns:
+            a function of scores [B, K, h, w]. What depends on images alone is computed once.
+        """
+        return self.refiner.bind(images) if self.refines(stage) else keep_scores
+
+    def _bind_refiner_to_image(self, stage: str, image: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
+        if not self.refines(stage):
+            return keep_scores
+        image = image.cpu() if self._average_on_cpu else image
+        refine = self.bind_refiner(stage, resize_scores(image[None], size))
+        return lambda scores: refine(scores[None])[0]
 
     # ------------------------------------------------------------------------------------ crops
 

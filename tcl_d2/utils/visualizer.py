@@ -196,8 +196,14 @@ def save_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save_palette_png(labels: np.ndarray, colors: Sequence[Color], path: Path) -> None:
-    """Write class indices [H, W] as a PNG file with the classes' colors, or, beyond 256 classes, as 16-bit gray."""
-    if len(colors) > 256:
+    """Write class indices [H, W] as a PNG file with the classes' colors, or, beyond 255 classes, as 16-bit gray.
+
+    Args:
+        labels: class indices; as many as there are classes where a pixel is of none.
+        colors: RGB of each class.
+        path: the file.
+    """
+    if len(colors) > 255:
         picture = Image.fromarray(labels.astype(np.uint16))
     else:
         picture = Image.fromarray(labels.astype(np.uint8))

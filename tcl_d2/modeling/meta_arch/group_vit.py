@@ -219,9 +219,7 @@ class GroupViT(ZeroShotSegmentor):
 
     def encode(self, images: Tensor) -> GroupFeatures:
         groups = self.clip.encode_image(images)
-        maps = resize_scores(groups.maps, images.shape[-2:])
-        if self.pamr is not None:
-            maps = self.pamr(images, maps)
+        maps = self.bind_refiner("crop", images)(resize_scores(groups.maps, images.shape[-2:]))
         group_of_pixel = maps.argmax(1).to(torch.uint8)
 
         group_features = normalize(groups.group_features.float(), 2)
@@ -245,7 +243,7 @@ class GroupViT(ZeroShotSegmentor):
 
         # Probabilities among all words, times those among the words that fit the whole crop best
         top = image_logits.topk(min(_WORDS_PER_CROP, len(text)), 1).indices
-        is_left_out = torch.ones_like(image_logits, dtype=torch.bool).scatter_(1, top, False)
+        is_left_out = torch.ones_like(image_logits, dtype=torch.bool).scatter_(1, top, 0)
         group_logits_of_top = group_logits.masked_fill(is_left_out[:, None], -torch.inf)
         table = group_logits.softmax(2) * group_logits_of_top.softmax(2)
         return features._replace(table=table.transpose(1, 2))
