@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tcl_d2 import load_config
 from tcl_d2.data.benchmark_mapper import model_input
 from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.inference import pad_to_multiple
@@ -25,10 +24,8 @@ from tcl_d2.utils.visualizer import draw_groups, enlarge, save_picture
 
 
 def build_predictor(config: str, options: list[str]) -> TCLPredictor:
-    """Build the predictor of a GroupViT for which an image, with its short side as long as a window, is one window."""
-    cfg = load_config(config, options)
-    whole_image = ["INPUT.MIN_SIZE_TEST", cfg.TEST.ZERO_SHOT.CROP_SIZE, "TEST.ZERO_SHOT.CROP_SIZE", 0]
-    predictor = TCLPredictor(config, *options, *whole_image)
+    """Build the predictor of a GroupViT for which an image is one window."""
+    predictor = TCLPredictor(config, *options, "TEST.ZERO_SHOT.CROP_SIZE", 0)
     if not isinstance(predictor.model, GroupViT):
         raise ValueError(f"--config-file: '{config}' is a {type(predictor.model).__name__}, which has no groups")
     return predictor
