@@ -220,7 +220,9 @@ def test_window_average_of_sclip():
     model = golden.build_model(SCLIPHead())
     windows = Windows(figures["image"][0].float(), int(figures["crop"]), int(figures["stride"]))
     text = golden.load()["text"]
-    average = windows.average(model.crop_masks(*model.encode_crops(crops), text) for crops in batch_windows([windows], 2))
+    average = windows.average(
+        model.crop_masks(*model.encode_crops(crops), text) for crops in batch_windows([windows], 2)
+    )
     torch.testing.assert_close(average[None, :, ::3, ::3], figures["window_average_every_3rd"], rtol=0, atol=2e-6)
 
 
