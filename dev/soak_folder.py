@@ -33,7 +33,7 @@ SIDE = 16  # pixels
 IMAGES_PER_FOLDER = 1000
 FAULTS = ("empty", "cut", "no image", "a link to nothing")
 # The small world's model, at the images' own size and without PAMR
-OPTIONS = ["INPUT.MIN_SIZE_TEST", 0, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.IMS_PER_BATCH", 64]
+OPTIONS = ["INPUT.MIN_SIZE_TEST", 0, "TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.IMS_PER_BATCH", 64]
 Run = dict[str, object]
 
 

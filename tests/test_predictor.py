@@ -128,7 +128,7 @@ def test_options_stand_over_a_dense_heads_settings():
     options = ["TEST.ZERO_SHOT.LOGIT_SCALE", 20, "MODEL.DENSE_CLIP.HEAD", "sclip", "MODEL.WEIGHTS", ""]
     dense = TCLPredictor("shapes/trained.yaml", *options).with_dense_head("naclip")
     assert dense.model.logit_scale == 20 and type(dense.model.head).__name__ == "NACLIPHead"
-    assert dense.model.background_score == 0.3 and dense.model.pamr is None
+    assert dense.model.background_score == 0.3 and dense.model.refiner is None
 
 
 def test_an_unknown_dense_head_is_named(predictor):
@@ -147,8 +147,8 @@ def test_missing_weights_of_the_vision_model_are_named(predictor, tmp_path, monk
 def test_options_are_applied_over_a_configuration():
     cfg = load_config(ROOT / "configs/shapes/trained.yaml")
     cfg.freeze()
-    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125, "TEST.ZERO_SHOT.PAMR.ENABLED", False)
-    assert predictor.model.background_score == 0.125 and predictor.model.pamr is None
+    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125, "TEST.ZERO_SHOT.REFINE", "none")
+    assert predictor.model.background_score == 0.125 and predictor.model.refiner is None
     assert cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE == 0.4
 
 

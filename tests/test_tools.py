@@ -26,7 +26,7 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     for path in (folder / "a.png", folder / "more/a.png"):
         Image.fromarray(draw_scene(7, 1).image).save(path)
     (folder / "broken.jpg").write_bytes(b"no image")
-    options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "off"]
+    options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "none"]
     demo = ROOT / "demo/demo.py"
     done = run(world, demo, "--input", "-", folder, *options, folder=tmp_path, stdin=str(folder / "a.png"))
     assert done.returncode == 1 and "broken.jpg" in done.stderr and "2 of 3 images segmented" in done.stdout
@@ -35,7 +35,7 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     assert set(json.loads((tmp_path / "out/a_1.json").read_text())["areas"]) == {"background", "brick", "lava"}
 
 
-DEMO = ("demo/demo.py", "--refine", "off", "--classes", "brick, lava")
+DEMO = ("demo/demo.py", "--refine", "none", "--classes", "brick, lava")
 
 
 def draw_scenes(folder, *names: str) -> None:
@@ -109,7 +109,7 @@ def test_demo_writes_a_video_of_a_video(world, tmp_path):
     for index in range(3):
         writer.write(np.ascontiguousarray(draw_scene(7, index, size=64).image[:48, :, ::-1]))
     writer.release()
-    options = ["--output", tmp_path, "--classes", "shapes_val", "--opts", "TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+    options = ["--output", tmp_path, "--classes", "shapes_val", "--opts", "TEST.ZERO_SHOT.REFINE", "none"]
     done = run(world, "demo/demo.py", "--video-input", tmp_path / "v.mp4", *options[:1], tmp_path / "out", *options[2:])
     assert done.returncode == 0, done.stderr
     capture = cv2.VideoCapture(str(tmp_path / "out/v.mp4"))
@@ -224,14 +224,14 @@ def analyze(monkeypatch):
 
 
 def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, analyze):
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
     assert predictor.model.kp_weight == 0.3
 
 
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):
     """The class then has the best of their scores: its IoU is that of the labels that the predictor gives."""
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     words = split_words("lava, soil, lava | soil")
     ious = analyze.analyze_wording("shapes_objects_val", predictor, tmp_path, 0, words)
     assert list(ious) == ["lava", "soil", "lava | soil"] and len(set(ious.values())) == 3
@@ -262,7 +262,7 @@ def test_analysis_of_wording_keeps_the_words_of_a_benchmark(in_world, tmp_path, 
     data = register_benchmark_folder(str(tmp_path / "set"))
 
     seen = []
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     ious = analyze.analyze_wording(data, predictor, tmp_path, 0, split_words("grass | lawn, grass"))
     assert list(ious) == ["grass | lawn", "grass"]

@@ -309,7 +309,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
         "fits best. Give inputs before it, or with another option between",
     )
-    parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
+    parser.add_argument(
+        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
+    )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
 
     # How a long list is worked off
@@ -359,7 +361,7 @@ def read_request(
     args: argparse.Namespace,
 ) -> tuple[Callable[[], TCLPredictor], list[str | list[str]], bool | list[str]]:
     """Return a function that builds the model (see read_model), the class words, and whether there is a background."""
-    options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
+    options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
     build_predictor = read_model(args, *options)
     words, background = read_classes(args.classes)
     if not isinstance(background, list) or isinstance(args.background, list):

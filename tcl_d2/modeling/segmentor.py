@@ -1,5 +1,6 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
+import itertools
 import logging
 import math
 from collections import defaultdict
@@ -26,7 +27,7 @@ from .inference import (
     split_words,
     window_slices,
 )
-from .pamr import PAMR
+from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
@@ -45,11 +46,13 @@ class CropFeatures(NamedTuple):
         images: normalized crops [B, 3, H, W].
         clip_features: CLIP's own of each patch, normalized, [B, D, h, w].
         embedding: the grounder's pixel embeddings, [B, D, h', w'].
+        refine: what brings masks [B, K, h, w] of the crops to their edges, see bind_refiner.
     """
 
     images: Tensor
     clip_features: Tensor | None
     embedding: Tensor | None = None
+    refine: Callable[[Tensor], Tensor] = keep_scores
 
 
 class ZeroShotSegmentor(nn.Module):
@@ -168,8 +171,7 @@ class ZeroShotSegmentor(nn.Module):
         crop_size: int,
         stride: int,
         background_score: float,
-        pamr: PAMR | None = None,
-        refine_image: bool = False,
+        refiner: Refiner | None = None,
         logit_scale: float = 0.0,
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
@@ -182,8 +184,7 @@ class ZeroShotSegmentor(nn.Module):
             crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
             stride: step between windows, in pixels.
             background_score: constant score of the background, in 0..1, where there is one.
-            pamr: refinement of masks; None for none.
-            refine_image: whether `pamr` refines an image's scores at the output's size, rather than a crop's masks.
+            refiner: what brings scores to the image's edges; None for nothing.
             logit_scale: see ScoreSettings.
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
@@ -206,8 +207,7 @@ class ZeroShotSegmentor(nn.Module):
         self.background_score = background_score
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
-        self.pamr = None if refine_image else pamr
-        self.image_pamr = pamr if refine_image else None
+        self.refiner = refiner
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
@@ -220,8 +220,7 @@ class ZeroShotSegmentor(nn.Module):
             "crop_size": test.CROP_SIZE,
             "stride": test.STRIDE,
             "background_score": test.BACKGROUND_SCORE,
-            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
-            "refine_image": test.PAMR.WHOLE_IMAGE,
+            "refiner": build_refiner(cfg),
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
@@ -397,15 +396,16 @@ class ZeroShotSegmentor(nn.Module):
             request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
             groups[self._window_size(input_per_image), repr(request)].append(index)
 
+        is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
         for (window_size, _), members in groups.items():
-            batch, room = [], self._windows_at_once(window_size)
+            batch, num_windows = [], 0
             for index in members:
                 count = self._num_windows(batched_inputs[index])
-                if batch and count > room:
+                if batch and (is_alone or num_windows + count > self._windows_at_once(window_size)):
                     yield batch
-                    batch, room = [], self._windows_at_once(window_size)
+                    batch, num_windows = [], 0
                 batch.append(index)
-                room -= count
+                num_windows += count
             yield batch
 
     def _window_size(self, input_per_image: dict) -> tuple[int, ...]:
@@ -495,18 +495,26 @@ class ZeroShotSegmentor(nn.Module):
             prepared = list(prepared)
 
         # Where the background is
-        settings = [ScoreSettings(self.background_score, self.logit_scale, self.area_threshold) for _ in windows]
+        refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
+        backgrounds = itertools.repeat(self.background_score)
         if has_map:
-            backgrounds = self._average_crops(windows, prepared, self.predict_background, sizes)
-            settings = [each._replace(background_score=scores[0]) for each, scores in zip(settings, backgrounds)]
+            scores = self._average_crops(windows, prepared, self.predict_background, sizes)
+            backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
-        rules = [[build_score_rule(subset, each, labels_only) for subset in subsets] for each in settings]
+        rules = []
+        for image_windows, size, background in zip(windows, sizes, backgrounds):
+            settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+            if self.refines("classes"):
+                settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
+            rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            for image_rules, scores in zip(rules, self._average_crops(windows, prepared, predict, sizes)):
+            scores = self._average_crops(windows, prepared, predict, sizes)
+            for image_rules, refine, image_scores in zip(rules, refiners, scores):
+                refined = refine(image_scores)
                 for rule in image_rules:
-                    rule.update(scores)
+                    rule.update(refined)
         return [[rule.output() for rule in image_rules] for image_rules in rules]
 
     def _average_crops(
@@ -521,11 +529,34 @@ class ZeroShotSegmentor(nn.Module):
         if self._average_on_cpu:
             batches = map(Tensor.cpu, batches)
 
-        for image_windows, size, average in zip(windows, sizes, average_windows(windows, batches)):
-            scores = resize_scores(average[None], size)
-            if self.image_pamr is not None:
-                scores = self.image_pamr(resize_scores(image_windows.image[None], size), scores)
-            yield scores[0]
+        for size, average in zip(sizes, average_windows(windows, batches)):
+            yield resize_scores(average[None], size)[0]
+
+    # ------------------------------------------------------------------------------------ refinement
+
+    def refines(self, stage: str) -> bool:
+        """Return whether there is a refiner for scores of this stage, see Refiner."""
+        return self.refiner is not None and self.refiner.stage == stage
+
+    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
+
+        Args:
+            stage: see Refiner.
+            images: normalized, [B, 3, H, W].
+
+        Returns:
+            a function of scores [B, K, h, w]. What depends on images alone is computed once.
+        """
+        return self.refiner.bind(images) if self.refines(stage) else keep_scores
+
+    def _bind_refiner_to_image(self, stage: str, image: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
+        if not self.refines(stage):
+            return keep_scores
+        image = image.cpu() if self._average_on_cpu else image
+        refine = self.bind_refiner(stage, resize_scores(image[None], size))
+        return lambda scores: refine(scores[None])[0]
 
     # ------------------------------------------------------------------------------------ crops
 

@@ -235,8 +235,7 @@ def test_segmentation_of_naclip(refined):
         crop_size=0,
         logit_scale=float(figures["logit_scale"]),
         background_score=float(figures["prob_thd"]),
-        pamr=PAMR(10, (8, 16)) if refined else None,
-        refine_image=True,
+        refiner=PAMR(10, (8, 16), whole_image=True) if refined else None,
     )
     golden.set_words(model, sclip["word_class"], background=True)
     labels = segment(model, sclip["image"][0].float(), sclip["original_size"])["sem_seg_labels"]
