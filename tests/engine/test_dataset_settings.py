@@ -192,6 +192,7 @@ def test_filler_words_make_pixels_of_no_class(cfg):
 def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
     """Stopped in the second of two passes, each with other settings."""
     names = cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 1
     set_by_dataset(cfg, "shapes_objects_val", "INPUT.MIN_SIZE_TEST", 72, "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
     model = Trainer.build_model(cfg).eval()
     expected = Trainer.test(cfg, model)
