@@ -79,7 +79,8 @@ class NanSafeAMPTrainer(AMPTrainer):
 
     def _bad_names(self, losses: dict[str, Tensor]) -> list[str]:
         """Return the names of losses that are NaN or Inf, or "the gradient" where it is."""
-        bad_losses = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        are_finite = torch.stack(list(losses.values())).isfinite().tolist()  # in one wait for a GPU
+        bad_losses = [name for name, is_finite in zip(losses, are_finite) if not is_finite]
         if bad_losses:
             return bad_losses
         if self.grad_scaler.is_enabled():  # it looks itself for gradients that overflow
