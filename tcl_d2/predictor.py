@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -37,10 +36,12 @@ class _Reading(NamedTuple):
     """An image that was read.
 
     Attributes:
+        image: what it was read from.
         pixels: at the result's size, RGB uint8 [H, W, 3].
         inputs: what the model takes of it, see model_input.
     """
 
+    image: ImageLike
     pixels: np.ndarray
     inputs: dict
 
@@ -186,7 +187,8 @@ class TCLPredictor:
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
             num_workers: number of threads that read images, 0 to read them in turn with the model; None for
                 DATALOADER.NUM_WORKERS.
-            return_exceptions: whether to yield the error of an image that cannot be read, rather than to raise it.
+            return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
+                for, rather than to raise it.
 
         Returns:
             an iterator over the segmentations.
@@ -210,14 +212,13 @@ class TCLPredictor:
             try:
                 return self._read(image, longest_side)
             except (OSError, ValueError) as error:
-                if not return_exceptions:
-                    raise
                 return error
 
         readings = map_ahead(read, images, num_workers)
         bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
         batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
-        return chain.from_iterable(map(partial(self._segment, request=request), batches))
+        results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
+        return results if return_exceptions else map(_raise_error, results)
 
     def _read(self, image: ImageLike, longest_side: int | None) -> _Reading:
         """Read an image, and resize it for the model and for the result."""
@@ -226,7 +227,25 @@ class TCLPredictor:
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
-        return _Reading(pixels, inputs)
+        return _Reading(image, pixels, inputs)
+
+    def _segment_in_memory(
+        self, batch: Sequence[_Reading | Exception], request: dict
+    ) -> list[Segmentation | Exception]:
+        """Segment a batch; where memory runs out, image by image, with an error for one that is too large."""
+        try:
+            return list(self._segment(batch, request))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+
+        # Once the error, which holds memory, is gone
+        if len(batch) > 1:
+            return [self._segment_in_memory([each], request)[0] for each in batch]
+        height, width = batch[0].pixels.shape[:2]
+        name = batch[0].image if isinstance(batch[0].image, (str, Path)) else "an image"
+        message = f"memory ran out for {name} of {width} x {height} pixels: shrink it, or ask for a longest_side"
+        return [ValueError(message)]
 
     def _segment(self, batch: Sequence[_Reading | Exception], request: dict) -> Iterator[Segmentation | Exception]:
         """Segment the images of a batch, and yield the results, with errors in their places.
@@ -270,6 +289,18 @@ def _batch_readings(
             batch, num_pixels = [], 0
     if batch:
         yield batch
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # For the memory of the CPU, torch has no type of error
+    is_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_type or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _raise_error(result: Segmentation | Exception) -> Segmentation:
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _pretrained_config(name: str) -> CfgNode:

@@ -258,6 +258,31 @@ def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypat
         hook.remove()
 
 
+@pytest.mark.fault("an image of a list that memory is too small for", "named and left out; the others are segmented")
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_an_image_that_memory_is_too_small_for_is_named(predictor, monkeypatch, error):
+    forward = predictor.model.forward
+
+    def run_in_little_memory(inputs):
+        if any(input_per_image["width"] == 30 for input_per_image in inputs):
+            raise error
+        return forward(inputs)
+
+    monkeypatch.setattr(predictor.model, "forward", run_in_little_memory)
+    images = [np.zeros((20, width, 3), np.uint8) for width in (20, 30, 40)]
+    results = list(predictor.stream(images, "brick", return_exceptions=True))
+    assert [results[0].labels.shape, results[2].labels.shape] == [(20, 20), (20, 40)]
+    assert "memory ran out for an image of 30 x 20 pixels" in str(results[1])
+    with pytest.raises(ValueError, match="memory ran out"):
+        predictor(images, "brick")
+    error.args = ("a bug",)
+    if type(error) is RuntimeError:
+        with pytest.raises(RuntimeError, match="a bug"):
+            predictor(images, "brick")
+
+
 @pytest.mark.parametrize(
     "options", [{"batch_size": 0}, {"num_workers": -1}, {"longest_side": 0}, {"classes": ["a", "a"]}]
 )

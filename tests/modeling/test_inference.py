@@ -1,5 +1,7 @@
 """Inference over one image: windows, padding, labels, memory, precision."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -149,3 +151,21 @@ def test_a_batch_holds_no_more_windows_than_memory_has_room_for(model, monkeypat
     for output, expected_scores in zip(model(inputs), expected, strict=True):
         torch.testing.assert_close(output["sem_seg"], expected_scores, rtol=0, atol=1e-6)
     assert batch_sizes == [4, 2, 4, 4, 1]
+
+
+@pytest.mark.fault("an image with very many windows", "no more of them are held than are encoded at once")
+@torch.no_grad()
+def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch):
+    model.set_vocabulary(["brick"])
+    encode, features, num_alive = model.encode, [], []
+
+    def encode_and_watch(images: torch.Tensor):
+        num_alive.append(sum(each() is not None for each in features))
+        encoded = encode(images)
+        features.append(weakref.ref(encoded.features))
+        return encoded
+
+    monkeypatch.setattr(model, "encode", encode_and_watch)
+    monkeypatch.setattr(model, "_pixels_at_once", 2 * 48 * 48)
+    model([{"image": torch.zeros(3, 48, 48 * 6)}])
+    assert len(num_alive) == 6 and max(num_alive) <= 1
