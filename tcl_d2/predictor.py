@@ -196,6 +196,7 @@ class TCLPredictor:
         Raises:
             ValueError: unusable words, or a number out of its range, at once; an image that cannot be read, in turn.
         """
+        # Check the request
         batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
         num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:
@@ -208,6 +209,7 @@ class TCLPredictor:
         make_vocabulary(vocabulary, background, self.model.filler_words)  # says at once what does not work
         request = {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
 
+        # Read, batch and segment, as results are taken
         def read(image: ImageLike) -> _Reading | OSError | ValueError:
             try:
                 return self._read(image, longest_side)

@@ -70,7 +70,7 @@ class ResultFolder:
         """Write the record of a run, and return the files that are left to do.
 
         Args:
-            inputs: the files; one that is named twice is done once.
+            inputs: the files, each once.
             settings: what results depend on, by name; JSON.
             heat_maps: class words that heat maps are drawn of.
             resume: whether to leave out the files that are done, and have not changed since.
@@ -78,6 +78,7 @@ class ResultFolder:
         Raises:
             ValueError: the results that are there were made with other settings; names them.
         """
+        # Go on from a record with the same settings
         settings = json.loads(json.dumps(settings, default=str))
         can_resume = resume and (self.folder / RECORD).exists()
         record = self._read() if can_resume else {"settings": settings, "files": {}}
@@ -107,7 +108,7 @@ class ResultFolder:
     def num_done(self, inputs: Iterable[Path]) -> int:
         """Return how many of the files of the record have their results."""
         files = self._read()["files"]
-        return sum(self._is_done(files[key]) for key in {os.path.abspath(path) for path in inputs})
+        return sum(self._is_done(files[key]) for key in map(os.path.abspath, inputs))
 
     def _read(self) -> dict:
         """Return the record of a run; ValueError where the file is no record."""
@@ -133,6 +134,7 @@ def result_names(paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_nam
         heat_maps: class words that heat maps are drawn of.
         taken_names: names that other files' results have.
     """
+    # What there is to choose from
     stems = [shorten(path.stem) for path in paths]
     counts = Counter(stems)
     candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}

@@ -41,7 +41,7 @@ TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".n
 
 
 def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment.
+    """List the files to segment, each once.
 
     Args:
         inputs: files, globs, folders (all images below them), or - for a list on the standard input.
@@ -70,7 +70,7 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
             empty.append(line)
     if empty:
         raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
-    return paths
+    return list({os.path.abspath(path): path for path in paths}.values())
 
 
 def _images_below(path: Path, output: Path) -> list[Path]:
@@ -337,7 +337,7 @@ def main(args: argparse.Namespace) -> None:
     with one_message():
         # Check what the user gave before the model is built
         inputs = args.inputs or args.input
-        paths = list(dict.fromkeys(find_inputs(inputs, args.output))) if inputs else []
+        paths = find_inputs(inputs, args.output) if inputs else []
         if not args.webcam:
             folder = ResultFolder(args.output)
             folder.check_inputs(paths or [Path(args.video_input)])

@@ -109,7 +109,7 @@ def test_a_stopped_run_of_two_processes_is_gone_on_from(world, tmp_path):
     for index in range(40):
         Image.fromarray(draw_scene(7, index, size=40).image).save(folder / f"{'more/' * (index % 2)}{index // 2}.png")
     (folder / "broken.jpg").write_bytes(b"no image")
-    options = ["--input", folder, folder / "0.png", "--no-overlay", "--resume", "--output"]
+    options = ["--input", folder, f"{folder}/more/../0.png", "--no-overlay", "--resume", "--output"]
 
     # Stop the two when each has begun
     command = [sys.executable, *COMMAND, *options, output, "--num-processes", 2, *OPTIONS]
