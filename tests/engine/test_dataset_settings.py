@@ -141,6 +141,7 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.TEMPLATES", "tlc"], "'shapes_val': TEST.ZERO_SHOT.TEMPLATES: 'tlc' is neither"),
         ("shapes_val", ["TEST.ZERO_SHOT.FILLER_WORDS", " "], "'shapes_val': .*not blank"),
         ("shapes_val", ["TEST.ZERO_SHOT.MAX_IMAGES", -3], "'shapes_val': .*MAX_IMAGES is -3"),
+        ("shapes_val", ["TEST.ZERO_SHOT.IMS_PER_BATCH", 0], "'shapes_val': .*IMS_PER_BATCH is 0"),
         ("shapes_val", ["INPUT.MIN_SIZE_TEST", -3], "'shapes_val': INPUT.MIN_SIZE_TEST is -3"),
     ],
 )
