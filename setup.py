@@ -68,6 +68,7 @@ setup(
     extras_require={
         "demo": ["gradio>=6"],
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
+        "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
@@ -80,6 +81,7 @@ setup(
             "opencv-python",
             "setuptools>=70.1",
             "transformers>=4.57",
+            "wandb",
         ],
     },
 )

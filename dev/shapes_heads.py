@@ -11,27 +11,13 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from shapes_ablations import DATA, ROOT, cell
+from shapes_ablations import DATA, ROOT, cell, evaluate
 from tabulate import tabulate
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer
-from tcl_d2.engine import Trainer
 
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip")
 BACKGROUND_SCORES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-
-
-def evaluate(cfg: CfgNode, seed: int) -> dict[str, float]:
-    """Return the mIoU (%) on each of DATASETS.TEST."""
-    torch.manual_seed(seed)
-    model = build_model(cfg).eval()
-    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    results = Trainer.test(cfg, model)
-    return {data: results[data]["sem_seg"]["mIoU"] for data in cfg.DATASETS.TEST}
 
 
 def evaluate_head(head: str, seed: int, output: Path) -> tuple[dict[str, float], float]:

@@ -13,8 +13,8 @@ import random
 from pathlib import Path
 
 from detectron2.modeling import build_model
-from shapes_ablations import ROOT
-from shapes_heads import evaluate, print_table
+from shapes_ablations import ROOT, evaluate
+from shapes_heads import print_table
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive

@@ -21,6 +21,8 @@ _TRAINED = {
     "eval/official.yaml": "eval/official.yaml",
     "eval/pamr.yaml": "eval/official.yaml",
     "eval/no_pamr.yaml": "eval/official.yaml",
+    "ablations/without_kp.yaml": "eval/official.yaml",
+    "ablations/without_pamr.yaml": "eval/official.yaml",
 }
 
 

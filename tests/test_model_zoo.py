@@ -49,7 +49,7 @@ def test_a_file_goes_before_a_config_of_its_name(tmp_path, monkeypatch):
         ("shapes/traind.yaml", "nearest names: shapes/trained.yaml"),
         ("configs/shapes/tcl.yaml", "shapes/tcl.yaml"),
         ("eval/oficial", "nearest names: eval/official.yaml"),
-        ("qqq", "; names: backbones/vit_b16_datacomp.yaml, .*, tcl.yaml"),
+        ("qqq", "; names: ablations/cc3m.yaml, .*, tcl.yaml"),
     ],
 )
 def test_nearest_names_are_said(name, nearest, tmp_path, monkeypatch):

@@ -167,12 +167,12 @@ def test_demo_of_the_small_world_compares_methods_without_training(in_world, tmp
     shapes_demo = importlib.import_module("shapes_demo")
     names = [name for name, _, _ in shapes_demo.METHODS]
     assert names[:4] == ["dense CLIP", "dense CLIP + PAMR", "TCL", "TCL + PAMR"]
-    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip", "ReCo"]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[-3:])
-    results = shapes_demo.evaluate(tmp_path / "none.pth")
-    assert list(results) == names[-3:] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
+    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[6:9])
+    results = shapes_demo.evaluate(tmp_path / "none.pth", tmp_path / "index")
+    assert list(results) == names[6:9] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
 
     options = ["MODEL.DENSE_CLIP.HEAD", "sclip", "OUTPUT_DIR", tmp_path]
     cfg = load_config("shapes/dense_clip.yaml", options)
@@ -227,6 +227,24 @@ def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, ana
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
     assert predictor.model.kp_weight == 0.3
+
+
+def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path, analyze):
+    """Of the background, and several words of a class: the figure is the evaluation's."""
+    for part in ("images", "labels"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / part).symlink_to(in_world / "shapes/val" / part)
+    names = [f"{name}, {name} thing" for name in (*OBJECTS, *GROUNDS)]
+    (tmp_path / "set/classes.txt").write_text("\n".join(["background, sand, sky", *names[1:]]))
+    data = register_benchmark_folder(str(tmp_path / "set"))
+    options = ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.MAX_IMAGES", 3, "DATALOADER.NUM_WORKERS", 0]
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", *options, "OUTPUT_DIR", tmp_path)
+    sweep = analyze.analyze_settings(data, predictor, tmp_path, count=3)
+
+    predictor.cfg.DATASETS.TEST = (data,)
+    expected = Trainer.test(predictor.cfg, predictor.model)[data]["sem_seg"]["mIoU"]
+    column = np.abs(np.array(sweep["background scores"]) - predictor.model.background_score).argmin()
+    assert sweep["mIoU"][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
 
 
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):

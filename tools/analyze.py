@@ -24,9 +24,11 @@ from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.data.words import as_lists, class_names
+from tcl_d2.engine.dataset_settings import class_words
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
 from tcl_d2.modeling import TCL
-from tcl_d2.modeling.vocabulary import dataset_classes
+from tcl_d2.modeling.score_rules import AllScores, ScoreSettings
+from tcl_d2.modeling.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
 from tcl_d2.predictor import TCLPredictor, split_words
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
@@ -146,7 +148,7 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
 
 
 def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scores [K, H, W] of TCL's own masks and of CLIP's; a mixture's scores are the mixture of these."""
+    """Return scores [words, H, W] by TCL's own masks and by CLIP's, of which those of a mixture are the mixture."""
     model, scores = predictor.model, []
     kp_weight = model.kp_weight
     try:
@@ -177,25 +179,34 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     """
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
-    mapper, classes = BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
-    words, background = dataset_classes(data)
-    predictor.model.set_vocabulary(words)
-    thresholds = THRESHOLDS if background else [0.0]
+    model, mapper, classes = predictor.model, BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
+
+    # Each word is a class of its own, so that the scores of words can be mixed
+    vocabulary = dataset_vocabulary(data, class_words(predictor.cfg, data), model.filler_words)
+    words, (subset,) = join_vocabularies([vocabulary])
+    model.set_text_embeddings(model.embed_vocabulary(words, model.templates))
+    first = int(vocabulary.background)
+    thresholds = THRESHOLDS if vocabulary.background else [0.0]
 
     # Count pixels for each pair of settings
     totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
     for dataset_dict, label in read_labels(data, count):
         tcl, clip = scores_with_and_without_clip(predictor, mapper(dataset_dict))
         for i, weight in enumerate(KP_WEIGHTS):
-            scores, winner = (weight * clip + (1 - weight) * tcl).max(0)
+            rule = AllScores(subset, ScoreSettings(background_score=0.0))
+            rule.update(weight * clip + (1 - weight) * tcl)
+            scores = rule.output()["sem_seg"]
+            best, winner = scores[first:].max(0)
             for j, threshold in enumerate(thresholds):
-                prediction = torch.where(scores > threshold, winner + 1, 0) if background else winner
+                prediction = winner
+                if vocabulary.background:
+                    prediction = torch.where(best > scores[0].clamp(min=threshold), winner + 1, 0)
                 totals[i, j] += count_pixels(prediction.numpy(), label, len(classes))
     mious = [[compute_metrics(matrix, classes)["mIoU"] for matrix in row] for row in totals]
 
     # Draw lines over the background's score, or, without a background, over CLIP's share
     figure, axis = plt.subplots(figsize=(6.5, 4))
-    if background:
+    if vocabulary.background:
         for weight, row in zip(KP_WEIGHTS, mious):
             axis.plot(thresholds, row, label=f"CLIP's share {weight}")
         axis.set_xlabel("score of the background")
@@ -209,7 +220,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     # Find the best pair
     i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
     best = {"mIoU": mious[i][j], "share of CLIP's masks": KP_WEIGHTS[i]}
-    if background:
+    if vocabulary.background:
         best["score of the background"] = float(thresholds[j])
     print(f"best on these images: {best}. Results are reported on them: do not choose settings by them.")
     return {"best": best, "shares": KP_WEIGHTS, "background scores": list(thresholds), "mIoU": mious}

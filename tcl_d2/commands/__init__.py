@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train on image-caption pairs",
     "evaluate": "evaluate on benchmarks (train --eval-only)",
     "compare": "compare several configurations on several benchmarks",
+    "analyze_model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
     "prepare": "bring a dataset into place",
     "index": "make the index of an image archive, for ReCo",
@@ -22,9 +23,11 @@ DATASETS = {
     "shapes": "the small world, a synthetic dataset that is drawn here",
     "voc": "PASCAL VOC 2012",
     "context": "PASCAL Context",
+    "context459": "PASCAL Context, all 459 classes",
     "coco": "COCO-Object and COCO-Stuff",
     "cityscapes": "Cityscapes",
     "ade20k": "ADE20K, 150 classes",
+    "ade847": "the full ADE20K, 847 classes",
     "lvis": "LVIS v1",
 }
 

@@ -27,7 +27,7 @@ from ..data.benchmarks import BACKGROUND
 from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
-from ..modeling.vocabulary import dataset_classes
+from ..modeling.vocabulary import dataset_classes, leave_to_first
 from ..predictor import TCLPredictor, class_words, split_words
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
@@ -125,7 +125,8 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     if text in DatasetCatalog.list():
         if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
             raise ValueError(f"--classes: the dataset '{text}' has no class words; benchmarks such as shapes_val have")
-        return dataset_classes(text)
+        classes, background = dataset_classes(text)
+        return leave_to_first(classes), background
 
     words = split_words(text)
     for word in class_names(words):

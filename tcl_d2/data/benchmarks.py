@@ -13,7 +13,7 @@ from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
 from . import shapes
 from .labels import parse_rule
-from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words
+from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words, unique_names
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 BACKGROUND = "background"
@@ -144,6 +144,7 @@ def register_benchmark(
     title: str | None = None,
     num_images: Sequence[int] = (),
     class_words: Sequence[str | Sequence[str]] | None = None,
+    shared_words: bool = False,
 ) -> None:
     """Register a folder of images and a folder of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
@@ -163,6 +164,7 @@ def register_benchmark(
         num_images: how many images there should be; several where more than one count is in use.
         class_words: the words to look for in place of the names, a word or a list for each class; the background's,
             which are the first, may be left out.
+        shared_words: whether a word may stand for several classes, of which the first then has it.
 
     Raises:
         ValueError: a name or a word stands for two labels, or there are words for more or fewer classes.
@@ -171,7 +173,7 @@ def register_benchmark(
     check_class_words([[word] for word in classes], source)
     if class_words is not None:
         class_words = as_lists(class_words)
-        _check_words(class_words, classes, background, source)
+        _check_words(class_words, classes, background, shared_words, source)
     label_patterns = [labels] if isinstance(labels, str) else list(labels)
 
     def load() -> list[dict]:
@@ -195,18 +197,19 @@ def register_benchmark(
         evaluator_type=EVALUATOR_TYPE,
         title=title or name,
         num_images=tuple(num_images),
+        shared_words=shared_words,
     )
     if class_words is not None:
         MetadataCatalog.get(name).class_words = class_words
 
 
 def _check_words(
-    class_words: Sequence[Sequence[str]], classes: Sequence[str], background: bool, source: Source
+    class_words: Sequence[Sequence[str]], classes: Sequence[str], background: bool, shared_words: bool, source: Source
 ) -> None:
     if background and len(class_words) == len(classes) - 1:  # without the background's
         classes, background, source = classes[1:], False, source._replace(first=1)
-    check_class_words(class_words, source, background)
-    check_fits_classes(class_words, classes, source, background)
+    check_class_words(class_words, source, background, shared_words)
+    check_fits_classes(class_words, classes, source, background, shared_words)
 
 
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:
@@ -269,25 +272,32 @@ def _read_json(path: str) -> dict:
 
 
 def _register_table() -> None:
-    """Register the eight benchmarks of the unified protocol and the train splits for model selection."""
+    """Register the eight benchmarks of the unified protocol, two large ones, and train splits for model selection."""
     for name, entry in _read_json("benchmarks.json").items():
-        # Read the class words and their colors
+        # Read the classes: names with colors, or a list of words
         colors = {BACKGROUND: entry["background"]} if "background" in entry else {}
-        for file in entry["classes"]:
+        for file in entry.get("classes", ()):
             colors |= _read_json(f"classes/{file}.json")
+        class_words = None
+        if "words" in entry:
+            class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
 
+        ignore_label = entry.get("ignore_label", 255)
         register_benchmark(
             name,
             entry["images"],
             entry["labels"],
-            list(colors),
+            list(colors) if class_words is None else unique_names(class_words),
             BACKGROUND in colors,
             ids=entry.get("ids"),
-            label_map=parse_rule(entry["rule"], ignore_label=255) if "rule" in entry else None,
+            label_map=parse_rule(entry["rule"], ignore_label) if "rule" in entry else None,
+            ignore_label=ignore_label,
             colors=list(colors.values()),
             prepare=f"tcl-d2 prepare {entry['prepare']}",
             title=entry["title"],
             num_images=entry["num_images"],
+            class_words=class_words,
+            shared_words=class_words is not None,
         )
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def read_label(path: str) -> np.ndarray:
-    """Read the values of a label file (palette, gray or 16-bit PNG), [H, W].
+    """Read the values of a label file (palette, gray or 16-bit PNG, or TIFF), [H, W].
 
     Raises:
         OSError: the file cannot be read, or has several values a pixel; names it.
@@ -75,6 +75,7 @@ class LabelMapper:
 
         # 65536 entries serve every 8 and 16-bit file without a check of its largest value; int32 is fast to look up.
         self.num_classes = num_classes
+        self._is_beyond_8_bits = any(value > 255 for value, target in rule.items() if target != ignore_label)
         self._table = np.full(1 << 16, -1, np.int32)
         for value, target in rule.items():
             self._table[value] = num_classes if target == ignore_label else target
@@ -105,8 +106,13 @@ class LabelMapper:
             class indices int32 [H, W], `num_classes` where ignored.
 
         Raises:
-            ValueError: a value stands for no class; names it and the file.
+            ValueError: a value stands for no class, or the file has too few bits for the classes; names the file.
         """
+        if self._is_beyond_8_bits and label.dtype.itemsize == 1:
+            raise ValueError(
+                f"Label {path} has 8 bits a pixel, too few for the {self.num_classes} classes of this dataset. "
+                "Prepare the dataset anew: 16 bits are expected."
+            )
         if label.dtype.itemsize > 2 and not 0 <= label.min(initial=0) <= label.max(initial=0) < len(self._table):
             raise ValueError(f"Label {path} has values beyond 16 bits: {label.min()} to {label.max()}.")
         mapped = self._table[label]

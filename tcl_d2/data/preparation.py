@@ -28,12 +28,13 @@ from .labels import LabelMapper, read_label
 _SHOWN = 20  # problems printed in full; the rest are counted
 
 
-def arguments(description: str, downloads: Sequence[str]) -> argparse.ArgumentParser:
+def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
     """Build a parser of the options that every preparation has.
 
     Args:
         description: text of the help page.
         downloads: names of archives or folders as their owners distribute them; looked for in DETECTRON2_DATASETS.
+        page: where they are to be had, for errors.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -45,7 +46,7 @@ def arguments(description: str, downloads: Sequence[str]) -> argparse.ArgumentPa
     )
     parser.add_argument("--processes", type=_positive, default=os.cpu_count())
     parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
-    parser.set_defaults(downloads=downloads)
+    parser.set_defaults(downloads=downloads, page=page)
     return parser
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None],
     except FileNotFoundError as error:
         sys.exit(
             f"error: {error}\nPut {' and '.join(args.downloads)} into {datasets_root()} (DETECTRON2_DATASETS), or name "
-            "them with --source. Where to get them: datasets/README.md"
+            f"them with --source. They are to be had at {args.page}"
         )
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
@@ -223,9 +224,10 @@ def _format_list(problems: Iterable[str]) -> str:
 
 
 def save_label(label: np.ndarray, path: Path) -> None:
-    """Write values [H, W], uint8 or uint16, as a gray PNG, whole or not at all."""
+    """Write values [H, W], uint8 or uint16, as a gray PNG, or a .tif as TIFF; whole or not at all."""
+    options = {"format": "TIFF", "compression": "tiff_deflate"} if path.suffix == ".tif" else {"format": "PNG"}
     with replacing(path) as unfinished:
-        Image.fromarray(label).save(unfinished, "PNG")
+        Image.fromarray(label).save(unfinished, **options)
 
 
 def is_whole(path: Path) -> bool:
@@ -233,6 +235,15 @@ def is_whole(path: Path) -> bool:
     try:
         read_label(str(path))
     except OSError:
+        return False
+    return True
+
+
+def is_whole_image(path: Path) -> bool:
+    """Return whether an image file is there and can be read to its end."""
+    try:
+        read_image(str(path), str(path))
+    except BrokenSample:
         return False
     return True
 

@@ -5,6 +5,7 @@ In a vocabulary, a class is its word (str), or the list of its words. The first 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,12 @@ def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
     return [words[0] for words in as_lists(vocabulary)]
 
 
+def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
+    """Return names of classes of which several may have the same first word: "bag", "bag (handbag)"."""
+    count = Counter(words[0] for words in class_words)
+    return [f"{words[0]} ({words[1]})" if count[words[0]] > 1 and len(words) > 1 else words[0] for words in class_words]
+
+
 class Source(NamedTuple):
     """Where class words come from, for errors.
 
@@ -70,7 +77,7 @@ class Source(NamedTuple):
 # ------------------------------------------------------------------------------------------------- files
 
 
-def read_class_words(path: str | Path, background: bool = False) -> list[list[str]]:
+def read_class_words(path: str | Path, background: bool = False, shared_words: bool = False) -> list[list[str]]:
     """Read a file with a class a line, its words separated by commas or semicolons.
 
     The file is UTF-8, with or without a byte-order mark. Blank lines at its end are left out.
@@ -78,6 +85,7 @@ def read_class_words(path: str | Path, background: bool = False) -> list[list[st
     Args:
         path: the file, or a path that Detectron2's PathManager knows.
         background: see check_class_words.
+        shared_words: see check_class_words.
 
     Returns:
         the words of each class.
@@ -96,7 +104,7 @@ def read_class_words(path: str | Path, background: bool = False) -> list[list[st
     if not text:
         raise ValueError(f"{path} names no class: it needs a class a line.")
     class_words = [_strip_all(re.split("[,;]", line)) for line in text.split("\n")]
-    check_class_words(class_words, Source(str(path), "line", first=1), background)
+    check_class_words(class_words, Source(str(path), "line", first=1), background, shared_words)
     return class_words
 
 
@@ -108,18 +116,20 @@ def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
         ValueError: it is not fit to be read, or see check_fits_classes; names the file and the line.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    background = metadata.get("background", False)
-    class_words = read_class_words(path, background)
+    background, shared_words = metadata.get("background", False), metadata.get("shared_words", False)
+    class_words = read_class_words(path, background, shared_words)
 
     source = Source(f"Words of '{dataset_name}' in {path}", "line", first=1)
-    check_fits_classes(class_words, metadata.stuff_classes, source, background)
+    check_fits_classes(class_words, metadata.stuff_classes, source, background, shared_words)
     return class_words
 
 
 # ------------------------------------------------------------------------------------------------- checks
 
 
-def check_class_words(class_words: Sequence[Sequence[str]], source: Source, background: bool = False) -> None:
+def check_class_words(
+    class_words: Sequence[Sequence[str]], source: Source, background: bool = False, shared_words: bool = False
+) -> None:
     """Check that every class has words, and that no word stands twice.
 
     Args:
@@ -127,6 +137,7 @@ def check_class_words(class_words: Sequence[Sequence[str]], source: Source, back
         source: what they come from.
         background: whether the first class is the background. Its words stand for whatever is no other class, and may
             be words of classes too: the published lists have "bed" as both.
+        shared_words: whether a word may stand for several classes.
 
     Raises:
         ValueError: a class without words, a blank word, or a word that stands twice.
@@ -141,7 +152,7 @@ def check_class_words(class_words: Sequence[Sequence[str]], source: Source, back
             if words.count(word) > 1:
                 raise ValueError(f"{place}: the word '{word}' stands there twice. Take one out.")
             other = index_by_word.get(word)
-            if other is not None and not (background and other == 0):
+            if other is not None and not shared_words and not (background and other == 0):
                 raise ValueError(
                     f"{place}: the word '{word}' also stands for {source.place(other)}. Give the classes different "
                     "words, such as 'crane (bird)' and 'crane (machine)'."
@@ -150,7 +161,11 @@ def check_class_words(class_words: Sequence[Sequence[str]], source: Source, back
 
 
 def check_fits_classes(
-    class_words: Sequence[Sequence[str]], names: Sequence[str], source: Source, background: bool = False
+    class_words: Sequence[Sequence[str]],
+    names: Sequence[str],
+    source: Source,
+    background: bool = False,
+    shared_words: bool = False,
 ) -> None:
     """Check that words are for the classes of a dataset, in their order.
 
@@ -159,6 +174,7 @@ def check_fits_classes(
         names: the names of the dataset's classes.
         source: what the words come from.
         background: whether the first class is the background, whose words may be names of classes.
+        shared_words: whether a word may stand for several classes; then their order cannot be checked.
 
     Raises:
         ValueError: more or fewer classes than names, or a class has the name of another one among its words.
@@ -174,6 +190,8 @@ def check_fits_classes(
         )
 
     # In their order
+    if shared_words:
+        return
     indices = {_without_spaces(name): index for index, name in enumerate(names)}
     for index in range(int(background), len(names)):
         for word in class_words[index]:

@@ -8,8 +8,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
 from ..data.benchmark_mapper import check_sizes
-from ..data.words import RELEASES, read_dataset_words, released_words
-from ..modeling.vocabulary import dataset_classes, make_vocabulary
+from ..data.words import RELEASES, class_names, read_dataset_words, released_words
+from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
+
+FIRST_WORDS = "first"  # in TEST.ZERO_SHOT.WORDS: the first word of each class alone
 
 
 def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
@@ -21,13 +23,15 @@ def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
     words = cfg.TEST.ZERO_SHOT.WORDS
     if not words:
         return None
+    if words == FIRST_WORDS:
+        return [[name] for name in class_names(dataset_classes(dataset_name)[0])]
     if words not in RELEASES:
         try:
             return read_dataset_words(words, dataset_name)
         except OSError as error:
             raise type(error)(
-                f"TEST.ZERO_SHOT.WORDS is '{words}', which is no release ({', '.join(RELEASES)}) and no file that can "
-                f"be read: {error.strerror or error}"
+                f"TEST.ZERO_SHOT.WORDS is '{words}', which is not '{FIRST_WORDS}', no release ({', '.join(RELEASES)}) "
+                f"and no file that can be read: {error.strerror or error}"
             ) from None
 
     lists = released_words(words)
@@ -60,7 +64,6 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
         if (count := cfg.TEST.ZERO_SHOT.IMS_PER_BATCH) < 1:
             raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        classes, background = dataset_classes(dataset_name, class_words(cfg, dataset_name))
-        make_vocabulary(classes, background, cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
     except (OSError, ValueError) as error:
         raise type(error)(f"Dataset '{dataset_name}': {error}") from None

@@ -62,6 +62,7 @@ class NanSafeAMPTrainer(AMPTrainer):
         data_time = time.perf_counter() - start
 
         # Losses and gradients
+        buffers = [buffer.clone() for buffer in self.model.buffers()]  # such as a batch norm's running statistics
         with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
             losses = self.model(batched_inputs)
         self.optimizer.zero_grad()
@@ -72,6 +73,8 @@ class NanSafeAMPTrainer(AMPTrainer):
         bad_names = self._bad_names(losses)
         if all_reduce_max(len(bad_names), next(iter(losses.values())).device):
             self._skip(bad_names, batched_inputs)
+            for buffer, previous in zip(self.model.buffers(), buffers):
+                buffer.copy_(previous)
             return
         self.skipped_in_a_row = 0
         self._write_metrics(losses, data_time)

@@ -1,4 +1,4 @@
-"""The Trainer: Detectron2's DefaultTrainer with TCL's data, optimizer, precision, stages and zero-shot evaluation."""
+"""The Trainer: Detectron2's DefaultTrainer with image-text data, AdamW, precision, stages and zero-shot evaluation."""
 
 import logging
 import sys
@@ -13,6 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
@@ -36,6 +37,7 @@ from .optimizer import build_optimizer
 from .processes import unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
+from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def check_schedule(cfg: CfgNode) -> None:
 
 
 class Trainer(DefaultTrainer):
-    """Trains TCL and evaluates any zero-shot segmentor; see DefaultTrainer."""
+    """Trains models that give losses, such as TCL, and evaluates any zero-shot segmentor; see DefaultTrainer."""
 
     def __init__(self, cfg: CfgNode):
         """Build all parts of a training.
@@ -157,19 +159,24 @@ class Trainer(DefaultTrainer):
         writer = [detectron2_hooks.pop()] if is_main else []  # it writes after the hooks that have something to write
 
         # In the order in which they run
-        hooks = [
-            SeedHook(),
-            RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD),
-            UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER),
-            *detectron2_hooks,
-            LearnedScalars(),
-        ]
+        hooks = [SeedHook(), RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        if hasattr(unwrap_ddp(self._trainer.model), "train_last_blocks"):  # a model with a second stage
+            hooks.append(UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER))
+        hooks += [*detectron2_hooks, LearnedScalars()]
         if is_main and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
             hooks.append(BestAverageCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         hooks += writer
         hooks.append(StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED))
         hooks.append(StopOnSignal(self.checkpointer, self._catcher))
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        writers = super().build_writers()
+        if self.cfg.WANDB.PROJECT:
+            writer = WandbWriter(self.cfg)
+            self.register_hooks([writer])
+            writers.insert(0, writer)  # TensorBoard's, the last one, clears the pictures
+        return writers
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -54,7 +54,7 @@ class PositionRule(NamedTuple):
             return position
 
         first, patches = position[:-count], position[-count:].unflatten(0, size).permute(2, 0, 1)[None]
-        scale = [(side + self.offset) / old for side, old in zip(grid, size)]
+        scale = [(int(side) + self.offset) / old for side, old in zip(grid, size)]  # a trace has tensors
         where = {"scale_factor": scale} if self.offset else {"size": grid}
         patches = F.interpolate(patches, **where, mode="bicubic", align_corners=False)
         return torch.cat([first, patches[0].permute(1, 2, 0).flatten(0, 1)])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
-from .dual_encoder import FrozenDualEncoder
+from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .inference import (
     Windows,
@@ -31,7 +31,7 @@ from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
-from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
+from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
 # Bounds of the windows that are encoded at once, of one image or several; halved where memory runs out.
@@ -77,7 +77,7 @@ class ZeroShotSegmentor(nn.Module):
     def __init__(
         self,
         *,
-        clip: FrozenDualEncoder,
+        clip: DualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -129,7 +129,7 @@ class ZeroShotSegmentor(nn.Module):
         self._average_on_cpu = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, clip: FrozenDualEncoder | None = None) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
         return {
             # Words and images
@@ -148,7 +148,7 @@ class ZeroShotSegmentor(nn.Module):
         }
 
     @classmethod
-    def build_encoder(cls, cfg: CfgNode) -> FrozenDualEncoder:
+    def build_encoder(cls, cfg: CfgNode) -> DualEncoder:
         """Build the model of images and texts that a configuration names; by default a CLIP."""
         return FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
 
@@ -299,8 +299,7 @@ class ZeroShotSegmentor(nn.Module):
                 dataset_classes.
         """
         class_words = class_words or {}
-        classes = [dataset_classes(name, class_words.get(name)) for name in names]
-        self._set_vocabularies([make_vocabulary(*arguments, self.filler_words) for arguments in classes])
+        self._set_vocabularies([dataset_vocabulary(name, class_words.get(name), self.filler_words) for name in names])
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import timm
 import torch
 from detectron2.utils.file_io import PathManager
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -110,13 +111,17 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
 
     # Build it
     try:
-        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, global_pool="")
+        pooling = {} if isinstance(model, VisionTransformerDistilled) else {"global_pool": ""}  # it takes no other one
+        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, **pooling)
     except OSError as error:
         raise OSError(
             f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
             f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
             f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
         ) from None
+
+    # All tokens are returned
+    model.forward_head = _keep_tokens
 
     # Any window is taken, with position embeddings as they are given
     model.dynamic_img_size = model.patch_embed.strict_img_size = False
@@ -125,6 +130,10 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     if pretrained not in ("", "timm"):
         _load_weights(model, key, name, pretrained)
     return model
+
+
+def _keep_tokens(tokens: Tensor) -> Tensor:
+    return tokens
 
 
 def _load_weights(model: nn.Module, key: str, name: str, path: str) -> None:

@@ -52,7 +52,10 @@ class WordSubset(NamedTuple):
 
 
 def make_vocabulary(
-    classes: Sequence[ClassWords], background: bool | Sequence[str] = False, filler_words: Sequence[str] = ()
+    classes: Sequence[ClassWords],
+    background: bool | Sequence[str] = False,
+    filler_words: Sequence[str] = (),
+    shared_words: bool = False,
 ) -> Vocabulary:
     """Make a vocabulary.
 
@@ -61,6 +64,8 @@ def make_vocabulary(
         background: whether there is one, as class 0; or its words.
         filler_words: words that belong to no class: the pixels that they fit best become background, or, where there
             is none, are of no class. Those that are words of a class are left to it.
+        shared_words: whether a word may stand for several classes. Their scores are the same; labels then are those of
+            the first.
 
     Raises:
         ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes.
@@ -73,7 +78,11 @@ def make_vocabulary(
     empty = [i for i, words in enumerate(words_by_class) if not words]
     if empty:
         raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
-    check_words([word for words in words_by_class for word in words])
+    if shared_words:
+        for words in words_by_class:
+            check_words(words)
+    else:
+        check_words([word for words in words_by_class for word in words])
 
     # The background before them, the words of no class after them
     has_background = background is not False
@@ -121,6 +130,30 @@ def dataset_classes(
             "for each class; that of the background may be left out."
         )
     return class_words, background
+
+
+def dataset_vocabulary(
+    dataset_name: str, class_words: Sequence[ClassWords] | None = None, filler_words: Sequence[str] = ()
+) -> Vocabulary:
+    """Make the vocabulary of a registered dataset; arguments and errors as dataset_classes and make_vocabulary."""
+    classes, background = dataset_classes(dataset_name, class_words)
+    shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
+    return make_vocabulary(classes, background, filler_words, shared_words)
+
+
+def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
+    """Leave each word to the first class that has it, and leave out classes that have none then; labels stay the same.
+
+    Args:
+        classes: the word or the words of each class, see make_vocabulary's `shared_words`.
+    """
+    taken, remaining = set(), []
+    for entry in classes:
+        words = [word for word in ([entry] if isinstance(entry, str) else entry) if word not in taken]
+        taken.update(words)
+        if words:
+            remaining.append(words[0] if len(words) == 1 else words)
+    return remaining
 
 
 def check_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The nine benchmarks in miniature, as their owners distribute them, and their ground truth computed by other means."""
+"""The benchmarks in miniature, as their owners distribute them, and their ground truth computed by other means."""
 
 import io
 import json
@@ -10,6 +10,8 @@ import numpy as np
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from PIL import Image
 from scipy.io import savemat
+
+from tcl_d2.assets import FOLDER as ASSETS
 
 SIZE = (24, 32)  # of every image, height and width
 IGNORED = -1
@@ -90,7 +92,8 @@ def context(folder: Path, words: list[str]) -> dict[str, Truth]:
 
     # Images and MATLAB files
     images, mats = {}, {}
-    truths = {"zeroshot_context_val": {}, "zeroshot_context59_val": {}, "zeroshot_context59_train": {}}
+    benchmarks = ("context_val", "context59_val", "context59_train", "context459_val")
+    truths = {f"zeroshot_{name}": {} for name in benchmarks}
     for split, keys in {"train": ["2008_000009"], "val": ["2008_000001", "2008_000002"]}.items():
         listed = [*keys, f"2008_{split}"]  # one that nobody annotated
         images[f"VOCdevkit/VOC2010/ImageSets/Main/{split}.txt"] = "\n".join(listed).encode()
@@ -98,6 +101,7 @@ def context(folder: Path, words: list[str]) -> dict[str, Truth]:
             images[f"VOCdevkit/VOC2010/JPEGImages/{key}.jpg"] = picture(i)
         for key in keys:
             values = rng.integers(1, 460, SIZE).astype(np.uint16)
+            values[0, :3] = 0  # not annotated
             buffer = io.BytesIO()
             savemat(buffer, {"LabelMap": values})
             mats[f"trainval/{key}.mat"] = buffer.getvalue()
@@ -105,6 +109,7 @@ def context(folder: Path, words: list[str]) -> dict[str, Truth]:
             truths[f"zeroshot_context59_{split}"][key] = without_background(whole)
             if split == "val":
                 truths["zeroshot_context_val"][key] = whole
+                truths["zeroshot_context459_val"][key] = without_background(values.astype(int))
 
     write_tar(folder / "VOCtrainval_03-May-2010.tar", images)
     write_tar(folder / "trainval.tar.gz", mats)
@@ -223,6 +228,33 @@ def ade20k(folder: Path) -> dict[str, Truth]:
         truth[key] = without_background(values.astype(int))
     write_zip(folder / "ADEChallengeData2016.zip", files)
     return {"zeroshot_ade20k_val": truth}
+
+
+def ade847(folder: Path, large: tuple[int, int] = SIZE) -> dict[str, Truth]:
+    """Label images whose colors are indices of objects, instances in blue; some indices are of no class.
+
+    Args:
+        folder: for the archive.
+        large: height and width of the second image.
+    """
+    rng = np.random.default_rng(4)
+    indices = json.loads((ASSETS / "classes/ade847_indices.json").read_text())
+    files, truth, top = {"ADE20K_2021_17_01/index_ade20k.pkl": b"never read"}, {}, "ADE20K_2021_17_01/images/ADE"
+    for i, (scene, size) in enumerate((("urban/street", SIZE), ("unsorted", large))):
+        key = f"ADE_val_0000000{i + 1}"
+        classes = rng.integers(-1, 847, size)
+        values = np.where(classes < 0, 5, np.take(indices, classes.clip(0)))  # 5 is no index of a class
+        colors = np.stack([values // 256 * 10 + rng.integers(0, 10, size), values % 256, rng.integers(0, 256, size)], 2)
+        image = rng.integers(0, 256, (*size, 3))
+        for suffix, pixels, format in ((".jpg", image, "JPEG"), ("_seg.png", colors, "PNG")):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(buffer, format)
+            files[f"{top}/validation/{scene}/{key}{suffix}"] = buffer.getvalue()
+        files[f"{top}/validation/{scene}/{key}_parts_1.png"] = b"never read"
+        files[f"{top}/training/{scene}/ADE_train_0000000{i + 1}_seg.png"] = b"never read"
+        truth[key] = classes
+    write_zip(folder / "ADE20K_2021_17_01.zip", files)
+    return {"zeroshot_ade847_val": truth}
 
 
 def lvis(folder: Path) -> dict[str, Truth]:

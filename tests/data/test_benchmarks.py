@@ -48,6 +48,17 @@ def test_lvis_has_1203_words_and_its_own_ignored_value():
     assert rule(values, "x").tolist() == [[1203, 0, 254, 255, 1202]]
 
 
+@pytest.mark.parametrize("name, classes, images", [("ade847", 847, [2000]), ("context459", 459, [5104, 5105])])
+def test_large_benchmarks_are_registered(name, classes, images):
+    metadata = MetadataCatalog.get(f"zeroshot_{name}_val")
+    assert len(set(metadata.stuff_classes)) == len(set(metadata.stuff_colors)) == classes
+    assert list(metadata.num_images) == images and (metadata.ignore_label, metadata.background) == (65535, False)
+    mapped = LabelMapper.of(metadata.name)(np.array([[0, 255, classes - 1, 65535]], np.uint16), "x")
+    assert mapped.tolist() == [[0, 255, classes - 1, classes]]
+    with pytest.raises(ValueError, match=f"has the value {classes}, which stands for no class"):
+        LabelMapper.of(metadata.name)(np.array([[classes]], np.uint16), "x")
+
+
 def test_rules_as_data():
     assert parse_rule({"0": "ignore", "1..3": "0..2", "7..8": 2}, 255) == {0: 255, 1: 0, 2: 1, 3: 2, 7: 2, 8: 2}
     with pytest.raises(ValueError):

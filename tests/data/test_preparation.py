@@ -3,30 +3,34 @@
 Expected figures are computed from the raw files by other means (distributed.py).
 """
 
+import importlib
 import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from matplotlib import pyplot as plt
 from PIL import Image
+from scipy.io import savemat
 
 from tcl_d2 import load_config
 from tcl_d2.data import preparation
+from tcl_d2.data.labels import read_label
 from tcl_d2.engine import Trainer
 from tests.conftest import ROOT
 from tests.data import distributed
+from tests.running import run
 
-NINE = [
+BENCHMARKS = [
     *("zeroshot_voc_val", "zeroshot_context_val", "zeroshot_coco_object_val", "zeroshot_voc20_val"),
     *("zeroshot_context59_val", "zeroshot_coco_stuff_val", "zeroshot_cityscapes_val", "zeroshot_ade20k_val"),
-    "zeroshot_lvis_val",
+    *("zeroshot_lvis_val", "zeroshot_ade847_val", "zeroshot_context459_val"),
 ]
 COMMANDS = {
     "voc": ["VOCtrainval_11-May-2012.tar"],
@@ -34,14 +38,10 @@ COMMANDS = {
     "coco": ["val2017.zip", "stuffthingmaps_trainval2017.zip"],
     "cityscapes": ["leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"],
     "ade20k": ["ADEChallengeData2016.zip"],
+    "ade847": ["ADE20K_2021_17_01.zip"],
+    "context459": ["VOCtrainval_03-May-2010.tar", "trainval.tar.gz"],
     "lvis": ["lvis_v1_val.json.zip", "train2017.zip", "lvis_val2017.zip"],
 }
-
-
-def run(name: str, *options: object, root) -> subprocess.CompletedProcess:
-    command = [sys.executable, f"datasets/prepare_{name}.py", *map(str, options)]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(root), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,11 @@ def prepared(tmp_path_factory):
     words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
     truths = distributed.voc(downloads) | distributed.context(downloads, words) | distributed.coco(downloads)
     truths |= distributed.cityscapes(downloads) | distributed.ade20k(downloads) | distributed.lvis(downloads)
-    with ThreadPoolExecutor(2) as pool:
-
-        def prepare(name: str) -> subprocess.CompletedProcess:
-            return run(name, "--source", *(downloads / file for file in COMMANDS[name]), "--processes", 2, root=root)
-
-        outputs = dict(zip(COMMANDS, pool.map(prepare, COMMANDS)))
+    truths |= distributed.ade847(downloads)
+    outputs = {}
+    for name, files in COMMANDS.items():
+        sources = [downloads / file for file in files]
+        outputs[name] = run(root, f"datasets/prepare_{name}.py", "--source", *sources, "--processes", 2)
     return root, truths, outputs, downloads
 
 
@@ -97,8 +96,9 @@ class Oracle(torch.nn.Module):
         ]
 
 
-def evaluate(name: str, labels, folder) -> dict:
-    cfg = load_config(None, ["DATASETS.TEST", (name,), "OUTPUT_DIR", folder, "DATALOADER.NUM_WORKERS", 0])
+def evaluate(name: str, labels, folder, *options: object) -> dict:
+    options = ["DATASETS.TEST", (name,), "OUTPUT_DIR", folder, "DATALOADER.NUM_WORKERS", 0, *options]
+    cfg = load_config(None, options)
     return Trainer.test(cfg, Oracle(labels))[name]["sem_seg"]
 
 
@@ -126,7 +126,7 @@ def test_commands_find_nothing_wrong_but_the_count(data, name):
     assert problems and all("images; expected" in line for line in problems), done.stdout
 
 
-@pytest.mark.parametrize("name", [*NINE, "zeroshot_voc20_train", "zeroshot_context59_train"])
+@pytest.mark.parametrize("name", [*BENCHMARKS, "zeroshot_voc20_train", "zeroshot_context59_train"])
 def test_images_and_labels_are_the_distributed_ones(data, name):
     _, truths, *_ = data
     assert [row["image_id"] for row in DatasetCatalog.get(name)] == sorted(truths[name])
@@ -141,7 +141,7 @@ def test_only_what_is_needed_is_brought(data):
     )
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_ground_truth_scores_100_whatever_ignored_pixels_get(data, name, tmp_path):
     truth = data[1][name]
     results = [
@@ -151,7 +151,7 @@ def test_ground_truth_scores_100_whatever_ignored_pixels_get(data, name, tmp_pat
     assert results[0]["mIoU"] == results[0]["pACC"] == 100 and results[1] == pytest.approx(results[0], nan_ok=True)
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_constant_model_scores_what_a_hand_computation_says(data, name, tmp_path):
     """Its class has the share of its pixels; all other classes that are there have 0."""
     truth = data[1][name]
@@ -163,13 +163,30 @@ def test_constant_model_scores_what_a_hand_computation_says(data, name, tmp_path
     assert result["mIoU"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", NINE)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_random_model_scores_what_the_raw_files_say(data, name, tmp_path):
     truth, classes = data[1][name], len(MetadataCatalog.get(name).stuff_classes)
     guesses = {key: np.random.default_rng(i).integers(0, classes, distributed.SIZE) for i, key in enumerate(truth)}
     labels = {key: np.where(guesses[key] % 3, guesses[key], truth[key].clip(0)) for key in truth}  # a third is right
     result = evaluate(name, labels.get, tmp_path)
     assert result["mIoU"] == pytest.approx(mean_iou(name, truth, labels.get)) and 0 < result["mIoU"] < 100
+
+
+def test_predictions_of_847_classes_are_kept_and_read_back(data, tmp_path, monkeypatch):
+    """In 16 bits, which the analysis reads; classes that no file can hold in 8 bits are among them."""
+    name, truth = "zeroshot_ade847_val", data[1]["zeroshot_ade847_val"]
+    labels = {key: np.where(np.indices(label.shape)[0] % 3, label.clip(0), 846) for key, label in truth.items()}
+    result = evaluate(name, labels.get, tmp_path, "TEST.ZERO_SHOT.SAVE_PREDICTIONS", True)
+    folder = tmp_path / f"inference/{name}/predictions"
+    for key, label in labels.items():
+        assert np.array_equal(read_label(str(folder / f"{key}.png")), label)
+
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    analyze = importlib.import_module("analyze")
+    monkeypatch.setattr(analyze, "save_figure", lambda figure, path: plt.close(figure))
+    assert analyze.analyze_predictions(name, folder, tmp_path, 0)["mIoU"] == pytest.approx(result["mIoU"])
+    classes = json.loads((tmp_path / "results.json").read_text())["IoU of each class"][name]
+    assert list(classes) == MetadataCatalog.get(name).stuff_classes
 
 
 # ------------------------------------------------------------------------------ other sources, repeating, and faults
@@ -239,12 +256,105 @@ def test_object_from_instances(scratch, capsys):
     assert "stuffthingmaps" in DatasetCatalog.get(name)[0]["sem_seg_file_name"]
 
 
+def test_full_ade20k_is_shrunk_as_elsewhere(scratch, capsys):
+    """Where both sides are longer than 512."""
+    root, _, run_here = scratch
+    truth = distributed.ade847(root, large=(520, 1040))["zeroshot_ade847_val"]
+    options = ("--processes", 1)
+    assert "zeroshot_ade847_val: 2 images" in run_here("ade847", *options, capsys=capsys)[1]
+    small, large = DatasetCatalog.get("zeroshot_ade847_val")
+    with Image.open(small["file_name"]) as image, Image.open(small["sem_seg_file_name"]) as label:
+        assert image.size == label.size == distributed.SIZE[::-1]
+    with Image.open(large["file_name"]) as image, Image.open(large["sem_seg_file_name"]) as label:
+        assert image.size == label.size == (1024, 512) and label.mode == "I;16"
+        shrunk = np.asarray(label)
+
+    # As OpenCV's nearest
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    whole = truth["ADE_val_00000002"].astype(np.float32)
+    expected = cv2.resize(whole, (1024, 512), interpolation=cv2.INTER_NEAREST)
+    assert np.array_equal(shrunk, np.where(expected < 0, 65535, expected))
+
+    # What is whole is kept, what is broken is made again
+    before = Path(small["sem_seg_file_name"]).stat().st_mtime_ns
+    Path(large["file_name"]).write_bytes(b"cut")
+    assert "could not be read" not in run_here("ade847", *options, capsys=capsys)[1]
+    assert Path(small["sem_seg_file_name"]).stat().st_mtime_ns == before
+
+
+def test_full_context_of_other_projects_is_used(scratch, data, tmp_path_factory, capsys):
+    root, _, run_here = scratch
+    other = tmp_path_factory.mktemp("other") / "pcontext_full"
+    shutil.copytree(data[0] / "pcontext_full", other)
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    _, out = run_here("context459", "--source", other, capsys=capsys)
+    assert "zeroshot_context459_val: 2 images" in out
+    shutil.rmtree(root / "pcontext_full")
+    shutil.copytree(other, root / "pcontext_full")
+    assert "zeroshot_context459_val: 2 images" in run_here("context459", "--check", capsys=capsys)[1]
+
+
+def test_split_of_full_context_may_be_of_its_other_distribution(scratch, data, capsys):
+    root, _, run_here = scratch
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    for part in ("JPEGImages", "trainval"):
+        shutil.copytree(data[0] / "VOC2010" / part, root / "VOC2010" / part)
+    message, _ = run_here("context459", "--processes", 1, capsys=capsys)
+    assert "ImageSets/Main/val.txt, and no trainval_merged.json" in message
+
+    phases = {"2008_000001.jpg": "val", "2008_000002.jpg": "train", "2008_000009.jpg": "train"}
+    images = [{"file_name": name, "phase": phase} for name, phase in phases.items()]
+    (root / "VOC2010/trainval_merged.json").write_text(json.dumps({"images": images}))
+    assert "zeroshot_context459_val: 1 images" in run_here("context459", "--processes", 1, capsys=capsys)[1]
+
+
+@pytest.mark.fault("another release of ADE20K in place of the full one of 2021", "one error says what is expected")
+def test_other_release_of_ade20k_is_told(scratch, capsys):
+    root, downloads, run_here = scratch
+    challenge = downloads / "ADEChallengeData2016.zip"
+    message, _ = run_here("ade847", "--source", challenge, capsys=capsys)
+    assert "ADEChallengeData2016.zip: no images/ADE" in message and "ADE20K_2021_17_01.zip" in message
+    shutil.unpack_archive(challenge, root)
+    (root / "ADEChallengeData2016").rename(root / "ADE20K_2021_17_01")
+    message, _ = run_here("ade847", capsys=capsys)
+    assert "no folder" in message and "ADE20K_2021_17_01.zip" in message
+
+
+@pytest.mark.fault("labels of 8 bits, or values of no class, in a benchmark of hundreds of classes", "each is named")
+def test_labels_of_too_few_bits_are_told(scratch, capsys):
+    root, downloads, run_here = scratch
+    run_here("ade847", "--source", downloads / "ADE20K_2021_17_01.zip", "--processes", 1, capsys=capsys)
+    first, second = sorted((root / "ADE20K_2021_17_01/annotations_detectron2/validation").iterdir())
+    Image.fromarray(np.full(distributed.SIZE, 255, np.uint8)).save(first)
+    Image.fromarray(np.full(distributed.SIZE, 847, np.uint16)).save(second)
+    status, out = run_here("ade847", "--check", capsys=capsys)
+    assert status == 1 and f"{first} has 8 bits a pixel" in out and f"{second} has the value 847" in out
+
+
+@pytest.mark.fault("a MATLAB file without its labels; a folder that cannot be written", "one error names it")
+def test_full_context_names_what_is_wrong(scratch, capsys):
+    root, downloads, run_here = scratch
+    options = ["--source", *(downloads / file for file in COMMANDS["context459"]), "--processes", 1]
+    run_here("context459", *options, capsys=capsys)
+    label = sorted((root / "pcontext_full/val/label").iterdir())[0]
+    label.unlink()
+    source = root / f"VOC2010/trainval/{label.stem}.mat"
+    savemat(source, {"Labels": np.ones((2, 2))})
+    message, _ = run_here("context459", "--processes", 1, capsys=capsys)
+    assert f"{source} has no LabelMap" in message
+
+    shutil.rmtree(root / "pcontext_full")
+    (root / "pcontext_full").write_text("")
+    message, _ = run_here("context459", "--processes", 1, capsys=capsys)
+    assert message.startswith("error: ") and str(root / "pcontext_full") in message
+
+
 @pytest.mark.parametrize(
     "name, part", [("voc", "no list"), ("cityscapes", "no folder"), ("lvis", "lvis_v1_val.json"), ("coco", "val2017")]
 )
 def test_nothing_there_says_what_to_get(scratch, name, part, capsys):
     message, _ = scratch[2](name, capsys=capsys)
-    assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message
+    assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message and "http" in message
 
 
 def test_broken_archive_is_named_and_leaves_nothing_half(scratch, capsys):
@@ -301,11 +411,9 @@ def test_all_eight_in_one_run(prepared, tmp_path):
     options += ["MODEL.CLIP.PRETRAINED", "tcl_d2://shapes_clip/weights.safetensors", "INPUT.MIN_SIZE_TEST", 24]
     options += ["TEST.ZERO_SHOT.CROP_SIZE", 24, "TEST.ZERO_SHOT.STRIDE", 16, "TEST.ZERO_SHOT.PAMR.DILATIONS", "[1, 2]"]
     options += ["OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", 0]
-    command = [sys.executable, "train_net.py", "--config-file", "configs/tcl.yaml", "--eval-only", *map(str, options)]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(prepared[0])}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = run(prepared[0], "train_net.py", "--config-file", "configs/tcl.yaml", "--eval-only", *options)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [row["dataset"] for row in results["datasets"]] == NINE[:8]
+    assert [row["dataset"] for row in results["datasets"]] == BENCHMARKS[:8]
     assert results["average"]["mIoU"] == pytest.approx(np.mean([row["mIoU"] for row in results["datasets"]]))
     assert "| published [1] |" in done.stdout and "zeroshot_voc_val: 3 of 1449 images" in done.stdout

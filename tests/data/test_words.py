@@ -3,6 +3,7 @@
 import pytest
 from detectron2.data import MetadataCatalog
 
+from tcl_d2.assets import FOLDER as ASSETS
 from tcl_d2.data.words import (
     as_vocabulary,
     class_names,
@@ -10,6 +11,7 @@ from tcl_d2.data.words import (
     read_dataset_words,
     released_words,
     split_words,
+    unique_names,
 )
 from tests.data.test_benchmarks import EIGHT
 
@@ -183,3 +185,24 @@ def test_groupvit_has_three_words_of_its_own():
 def test_methods_without_lists_are_named():
     with pytest.raises(ValueError, match="'TCL'; there are for sclip, naclip, clearclip, proxyclip, groupvit"):
         released_words("TCL")
+
+
+# ------------------------------------------------------------------------------------------------- shared words
+
+
+def test_classes_of_one_first_word_have_names_of_their_own():
+    class_words = [["bag"], ["bag", "handbag"], ["toilet", "can"], ["can", "tin"], ["pot", "flowerpot"], ["pot"]]
+    assert unique_names(class_words) == ["bag", "bag (handbag)", "toilet", "can", "pot (flowerpot)", "pot"]
+
+
+def test_published_words_of_several_classes_can_be_edited(tmp_path):
+    """Of a benchmark whose words are shared, and of no other."""
+    lines = (ASSETS / "words/ade847.txt").read_text().splitlines()
+    path = write(tmp_path, "\n".join(["wall, brick wall", *lines[1:]]))
+    class_words = read_dataset_words(path, "zeroshot_ade847_val")
+    assert class_words[0] == ["wall", "brick wall"]
+    assert class_words[1:] == MetadataCatalog.get("zeroshot_ade847_val").class_words[1:]
+    with pytest.raises(ValueError, match="the word 'screen' also stands for"):
+        read_class_words(path)
+    with pytest.raises(ValueError, match="words for 846 classes, but the dataset has 847"):
+        read_dataset_words(write(tmp_path, "\n".join(lines[1:])), "zeroshot_ade847_val")

@@ -79,6 +79,15 @@ def test_words_of_a_file(cfg, tmp_path):
     assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
 
 
+def test_first_words_alone(cfg):
+    """Of a benchmark with synonyms, whose first words are not all different."""
+    cfg.TEST.ZERO_SHOT.WORDS = "first"
+    words = class_words(cfg, "zeroshot_ade847_val")
+    assert words[11] == ["person"] and len(words) == 847
+    check_dataset_settings(cfg, ["zeroshot_ade847_val", "shapes_val"])
+    assert class_words(cfg, "shapes_val") == [[name] for name in dataset_classes("shapes_val")[0]]
+
+
 @pytest.mark.fault("another file of words under the same name when an evaluation is resumed", "it begins anew")
 def test_other_words_begin_an_evaluation_anew(cfg, tmp_path):
     names, _ = dataset_classes("shapes_stuff_val")

@@ -25,6 +25,15 @@ def test_vision_model_sees_the_window_in_its_normalization():
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
 
 
+def test_distilled_model_gives_the_tokens_of_patches():
+    """Without the two tokens before them: of the class and of the distillation."""
+    vision = build_vision_model(KEY, "deit_tiny_distilled_patch16_224", "")
+    images = torch.rand(1, 3, 224, 224)
+    encoder = VisionEncoder(vision)
+    expected = vision.forward_features(images)[:, 2:]
+    torch.testing.assert_close(encoder(images).flatten(2).transpose(1, 2), expected, rtol=0, atol=1e-4)
+
+
 def test_vision_model_takes_windows_of_any_shape():
     encoder = VisionEncoder(build_vision_model(KEY, VISION, ""))
     assert encoder(torch.rand(2, 3, 112, 168)).shape[2:] == (7, 10)

@@ -1,9 +1,18 @@
 """Vocabularies: several words a class, backgrounds of words, words of no class, datasets' words, bad input."""
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tcl_d2.modeling.vocabulary import Vocabulary, dataset_classes, join_vocabularies, make_vocabulary
+from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
+from tcl_d2.modeling.vocabulary import (
+    Vocabulary,
+    dataset_classes,
+    dataset_vocabulary,
+    join_vocabularies,
+    leave_to_first,
+    make_vocabulary,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +76,36 @@ def test_words_of_several_vocabularies_are_looked_for_once():
     assert words == ["a", "b", "c"]
     assert first.words.tolist() == [0, 1] and first.classes.tolist() == [0, 1]
     assert second.words.tolist() == [2, 1] and second.classes.tolist() == [1, 1]
+
+
+def test_words_of_several_classes():
+    """Each class keeps them; labels are those of the first, so that without them they are the same."""
+    classes = [["toilet", "stool", "can"], "stool", ["can", "tin"], ["tin", "can"], "cat"]
+    vocabulary = make_vocabulary(classes, shared_words=True)
+    words, (subset,) = join_vocabularies([vocabulary])
+    assert words == ["toilet", "stool", "can", "tin", "cat"] and subset.words.tolist() == [0, 1, 2, 1, 2, 3, 3, 2, 4]
+    assert subset.classes.tolist() == [0, 0, 0, 1, 2, 2, 3, 3, 4]
+
+    scores = torch.rand(5, 6, 7)
+    rule = build_score_rule(subset, ScoreSettings(0.0), labels_only=True)
+    rule.update(scores)
+    remaining = leave_to_first(classes)
+    assert remaining == [["toilet", "stool", "can"], "tin", "cat"]
+    _, (other,) = join_vocabularies([make_vocabulary(remaining)])
+    other_rule = build_score_rule(other, ScoreSettings(0.0), labels_only=True)
+    other_rule.update(scores)
+    expected = torch.tensor([0, 2, 4])[other_rule.output()["sem_seg_labels"]]
+    assert torch.equal(rule.output()["sem_seg_labels"], expected)
+    with pytest.raises(ValueError, match="twice: stool"):
+        make_vocabulary([["toilet", "stool"], ["stool", "stool"]], shared_words=True)
+
+
+def test_large_benchmarks_as_vocabularies():
+    """ADE-847 has all its published synonyms, which 41 times stand for several classes."""
+    vocabulary = dataset_vocabulary("zeroshot_ade847_val")
+    assert (vocabulary.num_classes, len(vocabulary.words), len(set(vocabulary.words))) == (847, 1281, 1235)
+    person = [word for word, index in zip(vocabulary.words, vocabulary.classes) if index == 11]
+    assert person == ["person", "individual", "someone", "somebody", "mortal", "soul"]
+    assert make_vocabulary(leave_to_first(dataset_classes("zeroshot_ade847_val")[0])).num_classes == 826
+    vocabulary = dataset_vocabulary("zeroshot_context459_val")
+    assert vocabulary.words == tuple(MetadataCatalog.get("zeroshot_context459_val").stuff_classes)

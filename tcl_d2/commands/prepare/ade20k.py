@@ -19,7 +19,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("ADEChallengeData2016.zip",))
+    downloads = ("ADEChallengeData2016.zip",)
+    return preparation.arguments(__doc__, downloads, "http://sceneparsing.csail.mit.edu")
 
 
 def main(args: argparse.Namespace) -> None:

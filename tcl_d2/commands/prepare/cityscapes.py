@@ -43,7 +43,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"))
+    downloads = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
+    return preparation.arguments(__doc__, downloads, "https://www.cityscapes-dataset.com/downloads, after registration")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -96,7 +96,8 @@ def prepare(args: argparse.Namespace) -> None:
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     downloads = ("val2017.zip", "stuffthingmaps_trainval2017.zip", "annotations_trainval2017.zip")
-    parser = preparation.arguments(__doc__, downloads)
+    page = "https://cocodataset.org/#download and https://github.com/nightrome/cocostuff"
+    parser = preparation.arguments(__doc__, downloads, page)
     parser.add_argument("--from-instances", action="store_true", help="draw COCO-Object from instances_val2017.json")
     return parser
 

@@ -10,6 +10,7 @@ Can be repeated and interrupted.
 
 import argparse
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from ...data import preparation
 from ...data.benchmarks import datasets_root
 from ...utils.files import replacing
 
+PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
+NUM_VALUES = 459  # classes of the release
 NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train")
 
 
@@ -47,10 +50,27 @@ def read_table(path: Path, words: list[str]) -> np.ndarray:
     if missing:
         raise ValueError(f"{path} does not name {', '.join(missing)}; expected the 459 lines 'number: name'")
 
-    table = np.zeros(max(values.values()) + 1, np.uint8)
+    table = np.zeros(max(NUM_VALUES, *values.values()) + 1, np.uint8)
     for k, word in enumerate(words, start=1):
         table[values[word]] = k
     return table
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Read the values of a MATLAB file of the release, integers [H, W] in 0..459; 0 is of no class.
+
+    Raises:
+        ValueError: it has no such values; names it.
+    """
+    try:
+        label = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+    except KeyError:
+        raise ValueError(f"{path} has no LabelMap; expected a file of the release's trainval.tar.gz") from None
+    except Exception as error:  # scipy raises many types
+        raise ValueError(f"{path} has no LabelMap that can be read: {type(error).__name__}: {error}") from None
+    if label.ndim != 2 or label.max(initial=0) > NUM_VALUES:
+        raise ValueError(f"{path}: LabelMap {label.shape} with values up to {label.max()}; expected [H, W], 1..459")
+    return label
 
 
 def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
@@ -59,14 +79,7 @@ def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
     if preparation.is_whole(target):
         return
 
-    try:
-        label = loadmat(source, variable_names=["LabelMap"])["LabelMap"]
-    except Exception as error:  # scipy raises many types
-        raise ValueError(f"{source} has no LabelMap that can be read: {type(error).__name__}: {error}") from None
-    if label.ndim != 2 or label.max() >= len(table):
-        raise ValueError(f"{source}: LabelMap {label.shape} with values up to {label.max()}; expected [H, W], 1..459")
-
-    preparation.save_label(table[label], target)
+    preparation.save_label(table[read_label_map(source)], target)
 
 
 def convert_all(folder: Path, processes: int) -> None:
@@ -81,20 +94,25 @@ def convert_all(folder: Path, processes: int) -> None:
             unfinished.write_text("".join(f"{key}\n" for key in keys))
 
 
+def bring_release(sources: Iterable[Path], folder: Path) -> None:
+    """Bring VOC 2010's images and lists, and PASCAL Context's labels, into a folder."""
+    pattern = r"VOC2010/(?P<path>(JPEGImages/[^/]+\.jpg|ImageSets/(Main|SegmentationContext)/(train|val)\.txt))"
+    preparation.bring(sources, pattern, folder)
+    pattern = r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|trainval_merged\.json|labels\.txt))"
+    preparation.bring(sources, pattern, folder)
+
+
 def prepare(args: argparse.Namespace) -> None:
     folder = datasets_root() / "VOC2010"
-    pattern = r"VOC2010/(?P<path>(JPEGImages/[^/]+\.jpg|ImageSets/(Main|SegmentationContext)/(train|val)\.txt))"
-    preparation.bring(args.source, pattern, folder)
-    preparation.bring(
-        args.source, r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|labels\.txt))", folder
-    )
+    bring_release(args.source, folder)
     if (folder / "trainval").is_dir():
         convert_all(folder, args.processes)
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"))
+    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt")
+    return preparation.arguments(__doc__, downloads, PAGE)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -74,7 +74,10 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip"))
+    downloads = ("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip")
+    return preparation.arguments(
+        __doc__, downloads, "https://www.lvisdataset.org/dataset and https://cocodataset.org/#download"
+    )
 
 
 def main(args: argparse.Namespace) -> None:

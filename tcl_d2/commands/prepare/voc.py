@@ -25,7 +25,8 @@ def prepare(args: argparse.Namespace) -> None:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    return preparation.arguments(__doc__, ("VOCtrainval_11-May-2012.tar", "VOCdevkit"))
+    downloads = ("VOCtrainval_11-May-2012.tar", "VOCdevkit")
+    return preparation.arguments(__doc__, downloads, "http://host.robots.ox.ac.uk/pascal/VOC/voc2012")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -130,7 +130,8 @@ class ReCo(ZeroShotSegmentor):
     def from_config(cls, cfg: CfgNode) -> dict:
         reco = cfg.MODEL.RECO
         index_folder = Path(reco.INDEX).expanduser()
-        find_index(index_folder)  # before models are built
+        if reco.INDEX:
+            find_index(index_folder)  # before models are built
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
@@ -318,6 +319,7 @@ class ReCo(ZeroShotSegmentor):
                 f"The archive of {self.index_folder} has {num_read} images for a word, in place of the "
                 f"{self.num_images} of MODEL.RECO.NUM_IMAGES",
                 name=__name__,
+                key="message",
             )
         if not batches:
             blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)

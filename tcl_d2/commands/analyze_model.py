@@ -1,0 +1,174 @@
+"""Count what models cost: parameters, FLOPs and activations; and measure their speed and memory.
+
+python tools/analyze_model.py --config-file configs/tcl.yaml
+python tools/analyze_model.py --config-file configs/tcl.yaml configs/unified/naclip.yaml     # a table in Markdown
+python tools/analyze_model.py --config-file configs/tcl.yaml --tasks speed memory
+
+Weights are random, since they cost the same; nothing is downloaded. All figures are of one image. A FLOP is a
+multiplication with its addition, as Detectron2 counts. Each model is measured in a process of its own; the memory is
+the GPU's, or on a CPU all that the process holds.
+"""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+from ..config import check_device, check_meta_architecture, load_config
+from ..evaluation.complexity import build_without_weights, count_operations, count_parameters, image_input
+from ..evaluation.cost import CostMeter
+from ..modeling import ZeroShotSegmentor
+from ..utils.errors import one_message
+
+TASKS = ("parameter", "flop", "activation", "structure", "speed", "memory")
+_MEGA, _GIGA = 1e6, 1e9
+Row = dict[str, object]  # cells by column
+
+
+class Analysis(NamedTuple):
+    """What was found out about a model.
+
+    Attributes:
+        summary: its row among other models.
+        parts: a row for each of its parts.
+        operators: FLOPs by operator.
+        structure: its modules, as text.
+    """
+
+    summary: Row
+    parts: list[Row]
+    operators: Mapping[str, int]
+    structure: str
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", nargs="+", required=True, help="configs; of several, one table")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3], help="default: %(default)s")
+    parser.add_argument("--image-size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--words", type=int, default=20, help="words that are looked for; default: %(default)s")
+    parser.add_argument("-n", "--num-inputs", type=int, default=5, help="images to measure; default: %(default)s")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over each config's, last")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print what each configuration's model costs.
+
+    Args:
+        args: of argument_parser.
+    """
+    if min(*args.image_size, args.words, args.num_inputs) < 1:
+        raise SystemExit("error: --image-size, --words and --num-inputs are at least 1")
+
+    with one_message():
+        for path in args.config_file:
+            read_config(path, args.opts)  # all errors of configurations before the first analysis
+        analyses = [run(path, args) for path in args.config_file]
+
+    # Details of a single model
+    if "structure" in args.tasks:
+        print(*(analysis.structure for analysis in analyses), sep="\n")
+    if len(analyses) == 1 and analyses[0].parts:
+        print(as_table(analyses[0].parts), end="\n\n")
+    if len(analyses) == 1 and "flop" in args.tasks:
+        operators = sorted(analyses[0].operators.items(), key=lambda item: -item[1])
+        print(as_table([{"operator": name, "GFLOPs": count / _GIGA} for name, count in operators]), end="\n\n")
+
+    print(as_table([analysis.summary for analysis in analyses]))
+    if {"speed", "memory"} & set(args.tasks):
+        device = (
+            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        )
+        print(f"Measured on {device}, torch {torch.__version__}")
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Return rows as a table in Markdown."""
+    return tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f")
+
+
+def read_config(path: str, options: Sequence[str]) -> CfgNode:
+    """Return a configuration whose model can be built here; errors as load_config, check_device."""
+    cfg = load_config(path, options)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg.MODEL.DEVICE)
+    check_meta_architecture(cfg)
+    return cfg
+
+
+def run(path: str, args: argparse.Namespace) -> Analysis:
+    """Analyze a configuration's model; to measure it, in a new process, whose memory no other model has used."""
+    if not {"speed", "memory"} & set(args.tasks):
+        return analyze(path, args)
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(analyze, (path, args))
+
+
+def analyze(path: str, args: argparse.Namespace) -> Analysis:
+    """Build a configuration's model, and count and measure what is asked for."""
+    logging.getLogger("tcl_d2").setLevel(logging.ERROR)  # that weights are random is wanted here
+    cfg = read_config(path, args.opts)
+    model = build_without_weights(cfg)
+    inputs = image_input(cfg, *args.image_size)
+    summary: Row = {"config": path}
+    parts, operators = {}, {}
+
+    # Count
+    if "parameter" in args.tasks:
+        for name, count in count_parameters(model).items():
+            parts[name] = {f"{key} parameters, M": count[key] / _MEGA for key in ("frozen", "trained")}
+        summary |= {column: sum(row[column] for row in parts.values()) for column in next(iter(parts.values()))}
+    if {"flop", "activation"} & set(args.tasks):
+        operations = count_operations(model, inputs, args.words)
+        operators = operations.by_operator
+        summary["windows"] = "{} of {} x {}".format(operations.windows, *operations.window_size)
+    if "flop" in args.tasks:
+        add_counts("GFLOPs", operations.by_part, "flops", _GIGA, parts, summary)
+        shares = sorted(operations.by_part.items(), key=lambda item: -item[1]["flops"])
+        summary["GFLOPs by part"] = ", ".join(f"{name} {count['flops'] / _GIGA:.1f}" for name, count in shares)
+        summary["GFLOPs of a prompt"] = operations.text / _GIGA
+    if "activation" in args.tasks:
+        add_counts("activations, M", operations.by_part, "activations", _MEGA, parts, summary)
+
+    # Measure
+    if {"speed", "memory"} & set(args.tasks):
+        cost = measure(model, inputs, args.words, args.num_inputs)
+        measured = {"speed": ("images a second", cost["images"] / cost["seconds"])}
+        measured["memory"] = ("peak memory, MB", cost["peak_memory"])
+        summary.update(measured[task] for task in ("speed", "memory") if task in args.tasks)
+    return Analysis(summary, [{"part": name, **row} for name, row in parts.items()], operators, str(model))
+
+
+def add_counts(
+    column: str, counts: Mapping[str, Mapping], key: str, unit: float, parts: dict[str, Row], summary: Row
+) -> None:
+    """Add a column of counts to the rows of parts, and their sum to the summary.
+
+    Args:
+        column: its name.
+        counts: {part: {key: count}}.
+        key: of the counts.
+        unit: of the column.
+        parts: rows, changed in place.
+        summary: row, changed in place.
+    """
+    for name, count in counts.items():
+        parts.setdefault(name, {})[column] = count[key] / unit
+    summary[column] = sum(count[key] for count in counts.values()) / unit
+
+
+def measure(model: ZeroShotSegmentor, inputs: dict, num_words: int, count: int) -> dict[str, float]:
+    """Segment an image `count` times, after a first time that does not count; return the state of CostMeter."""
+    model.set_text_embeddings(torch.randn(num_words, model.clip.embed_dim))
+    meter = CostMeter(model, {})
+    for _ in range(1 + count):
+        model([inputs])
+    return meter.state()

@@ -1,0 +1,91 @@
+"""Bring PASCAL Context's validation set with all 459 classes into $DETECTRON2_DATASETS/pcontext_full.
+
+For zeroshot_context459_val. The release's MATLAB files become class indices of 16 bits, 0..458; 65535 is ignored.
+Images are VOC 2010's, as for zeroshot_context59_val, and are linked. A folder pcontext_full as other projects prepare
+it is used as it is. Can be repeated and interrupted.
+
+    tcl-d2 prepare context459 --source ~/VOCtrainval_03-May-2010.tar ~/trainval.tar.gz
+    tcl-d2 prepare context459 --check
+"""
+
+import argparse
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...data import preparation
+from ...data.benchmarks import datasets_root
+from ...utils.files import replacing
+from .context import PAGE, bring_release, read_label_map
+
+IGNORED = 65535
+
+
+def convert(key: str, release: Path, target: Path) -> None:
+    """Write the label and link the image of an ID, unless they are there.
+
+    Args:
+        key: the ID.
+        release: folder of VOC 2010 with the MATLAB files.
+        target: folder of the benchmark.
+    """
+    image_path = target / f"image/{key}.jpg"
+    if not image_path.exists():
+        with replacing(image_path) as unfinished:
+            os.symlink(os.path.relpath(release / f"JPEGImages/{key}.jpg", image_path.parent), unfinished)
+
+    label_path = target / f"label/{key}.tif"
+    if not preparation.is_whole(label_path):
+        values = read_label_map(release / f"trainval/{key}.mat")
+        preparation.save_label(np.where(values, values - 1, IGNORED).astype(np.uint16), label_path)
+
+
+def read_split(release: Path) -> list[str]:
+    """Return the IDs of the validation split: of VOC 2010's lists, or of PASCAL Context's other distribution.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    for name in ("SegmentationContext", "Main"):
+        path = release / f"ImageSets/{name}/val.txt"
+        if path.is_file():
+            return path.read_text().split()
+
+    path = release / "trainval_merged.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no list {path.parent / 'ImageSets/Main/val.txt'}, and no {path.name} beside it")
+    images = json.loads(path.read_text())["images"]
+    return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
+
+
+def prepare(args: argparse.Namespace) -> None:
+    root = datasets_root()
+    release, target = root / "VOC2010", root / "pcontext_full/val"
+
+    # Bring what is ready, and what the release has
+    preparation.bring(args.source, r"pcontext_full/val/(?P<path>(image/[^/]+\.jpg|label/[^/]+\.tif))", target)
+    bring_release(args.source, release)
+    if not (release / "trainval").is_dir():
+        return
+
+    # Convert what is labeled of the split
+    keys = [key for key in read_split(release) if (release / f"trainval/{key}.mat").exists()]
+    preparation.convert(partial(convert, release=release, target=target), keys, args.processes, "converting val")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz")
+    return preparation.arguments(__doc__, downloads, PAGE)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    preparation.run(args, prepare, ("zeroshot_context459_val",))

@@ -1,0 +1,91 @@
+"""Metrics and pictures of a training in Weights & Biases."""
+
+import sys
+import uuid
+from collections import defaultdict
+from types import ModuleType
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils.events import EventWriter, get_event_storage
+
+
+def import_wandb() -> ModuleType:
+    """Import the package, which is optional; RuntimeError says how to get it."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise RuntimeError(
+            f"WANDB.PROJECT needs the package wandb, which cannot be imported ({error}): pip install wandb, or leave "
+            "the key empty"
+        ) from None
+    return wandb
+
+
+class WandbWriter(EventWriter, HookBase):
+    """Writes what Detectron2's writers write to a run of a project; as a hook, it starts the run with the training.
+
+    Checkpoints have the run's ID, so that a resumed training goes on with its run. All else, such as WANDB_MODE=offline
+    and WANDB_NAME, is left to wandb's own environment variables.
+    """
+
+    def __init__(self, cfg: CfgNode, window_size: int = 20):
+        """Choose a new run; RuntimeError where wandb is missing.
+
+        Args:
+            cfg: the configuration, which is kept with the run.
+            window_size: iterations over which losses are smoothed, as in Detectron2's writers.
+        """
+        self._wandb = import_wandb()
+        self._cfg = cfg
+        self._window_size = window_size
+        self._run_id = uuid.uuid4().hex
+        self._last_write = -1
+        self._run = None
+
+    # ------------------------------------------------------------------------------------ as a hook
+
+    def before_train(self) -> None:
+        try:
+            self._run = self._wandb.init(
+                project=self._cfg.WANDB.PROJECT,
+                dir=self._cfg.OUTPUT_DIR,
+                config=yaml.safe_load(self._cfg.dump()),
+                id=self._run_id,
+                resume="allow",
+            )
+        except self._wandb.Error as error:
+            raise OSError(
+                f"WANDB.PROJECT '{self._cfg.WANDB.PROJECT}': the run could not be started ({error}). Log in with wandb "
+                "login, or set WANDB_MODE=offline"
+            ) from None
+        # By iteration, not by wandb's own step, which may not go back to that of an earlier checkpoint
+        self._run.define_metric("iteration")
+        self._run.define_metric("*", step_metric="iteration")
+
+    def state_dict(self) -> dict:
+        return {"run_id": self._run_id}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self._run_id = state_dict["run_id"]
+
+    # ------------------------------------------------------------------------------------ as a writer
+
+    def write(self) -> None:
+        # Gather what is new, by iteration
+        storage = get_event_storage()
+        values = defaultdict(dict)
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
+            if iteration > self._last_write:
+                values[iteration][name] = value
+        for name, picture, iteration in storage._vis_data:  # TensorBoard's writer, which comes later, clears it
+            values[iteration][name] = self._wandb.Image(picture.transpose(1, 2, 0))
+
+        for iteration, row in sorted(values.items()):
+            self._run.log({"iteration": iteration, **row})
+        self._last_write = max(values, default=self._last_write)
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
