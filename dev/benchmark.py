@@ -10,8 +10,11 @@ import copy
 import io
 import json
 import logging
+import os
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +32,17 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
+from tcl_d2.commands.result_folder import Source
+from tcl_d2.commands.segment import segment_files
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
+from tcl_d2.data.shapes import OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.optimizer import FullModelClippedAdamW
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
 from tcl_d2.modeling.image_index import ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.modeling.mask_statistics import pair_statistics
+from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
 
@@ -365,6 +372,44 @@ def one_pass(repeat: int) -> list[dict]:
         return [compare("two benchmarks of the same images", "s", *calls, 3, difference)]
 
 
+def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray], repeat: int) -> dict:
+    """Time files that are read, segmented in batches and written with overlays, against the same one at a time.
+
+    The difference is the largest share of an image's pixels that have other labels.
+    """
+    with TemporaryDirectory() as temporary:
+        sources = [Source(Path(temporary, f"{index}.png"), str(index)) for index in range(len(scenes))]
+        for source, scene in zip(sources, scenes):
+            Image.fromarray(scene).save(source.path)
+        folders = Path(temporary, "ours"), Path(temporary, "reference")
+        args = Namespace(output=folders[0], heat_maps=False, no_overlay=False)
+
+        def segment_in_batches() -> None:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+                segment_files(predictor, args, sources, OBJECTS, True)
+
+        def segment_in_turn() -> None:
+            for path, name in sources:
+                predictor(path, OBJECTS, True, labels_only=True).save(folders[1], name)
+
+        segment_in_batches()
+        segment_in_turn()
+        labels = [[np.asarray(Image.open(folder / f"{name}_labels.png")) for _, name in sources] for folder in folders]
+        difference = max(float((ours != expected).mean()) for ours, expected in zip(*labels))
+        return compare(part, "s", segment_in_batches, segment_in_turn, min(repeat, 5), difference)
+
+
+def throughput(repeat: int) -> list[dict]:
+    """Measure files that are segmented in batches, read and written in threads, against one at a time."""
+    scenes = [draw_scene(seed=7, index=index, size=96).image for index in range(56)]
+    small_world = TCLPredictor("shapes/trained.yaml", "MODEL.DEVICE", DEVICE)
+    rows = [_time_files("56 files, small world", small_world, scenes, repeat)]
+
+    photos = [scene.repeat(5, 0).repeat(5, 1)[:, :400] for scene in scenes[:4]]
+    large = TCLPredictor(_vit_b16(), "TEST.ZERO_SHOT.TEXT_CACHE", "")
+    return [*rows, _time_files("4 files of 480 x 400, ViT-B/16", large, photos, repeat)]
+
+
 def loader(repeat: int) -> list[dict]:
     """Measure the training mapper on one core: JPEG images of 512 pixels a side, full augmentation of the recipe."""
     # Make a sample
@@ -433,6 +478,7 @@ BENCHMARKS = {
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
+    "throughput": throughput,
     "loader": loader,
     "scoring": scoring,
     "large_vocabulary": large_vocabulary,

@@ -447,6 +447,9 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.AREA_THRESHOLD = 0.0
     # Weight of frozen CLIP's own masks in the mixture (knowledge preservation); 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
+    # Images of a batch in evaluation and in segmenting files; their windows are encoded together. Results are those of
+    # one image at a time.
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 8
     # Number of evenly spaced images of each benchmark to evaluate, for a quick look; 0 for all.
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.

@@ -2,8 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +21,29 @@ from .data.benchmark_mapper import check_sizes, model_input
 from .data.benchmarks import BACKGROUND
 from .data.words import as_lists, class_names, split_background_words, split_words
 from .modeling import DenseCLIP, FrozenCLIP
+from .modeling.inference import SCORE_BYTES_AT_ONCE
+from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
+from .utils.threads import map_ahead
 
 logger = logging.getLogger(__name__)
 NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
+
+
+class _Reading(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        image: what it was read from.
+        pixels: at the result's size, RGB uint8 [H, W, 3].
+        inputs: what the model takes of it, see model_input.
+    """
+
+    image: ImageLike
+    pixels: np.ndarray
+    inputs: dict
 
 
 class TCLPredictor:
@@ -119,7 +138,7 @@ class TCLPredictor:
         """Segment an image, or each of a list of images.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array; or a list of them.
+            image: path, PIL image, or array, see utils.images.as_array; or a list of them, see `stream`.
             classes: class words, without the background: a word or a list of words for each class, named by its first
                 word; or one text, see split_words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
@@ -134,35 +153,156 @@ class TCLPredictor:
         Raises:
             ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
+        is_list = isinstance(image, (list, tuple))
+        images = image if is_list else [image]
+        options = {"labels_only": labels_only, "longest_side": longest_side}
+        num_workers = None if is_list else 0
+        segmentations = list(self.stream(images, classes, background, **options, num_workers=num_workers))
+        return segmentations if is_list else segmentations[0]
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        classes: str | Sequence[str | Sequence[str]],
+        background: bool | str | Sequence[str] = False,
+        *,
+        labels_only: bool = False,
+        longest_side: int | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[Segmentation | OSError | ValueError]:
+        """Segment images of any sizes in batches, while the next ones are read in threads; yield results in order.
+
+        Few images are held at once, so that there may be any number of them. Labels are those of one image at a time;
+        scores differ in the last bit, for a matrix product of several images may be summed up in another order.
+
+        Args:
+            images: paths, PIL images or arrays; may be a generator.
+            classes: see __call__.
+            background: see __call__.
+            labels_only: see __call__.
+            longest_side: see __call__.
+            batch_size: greatest number of images in a batch, as large images make smaller ones; None for
+                TEST.ZERO_SHOT.IMS_PER_BATCH.
+            num_workers: number of threads that read images, 0 to read them in turn with the model; None for
+                DATALOADER.NUM_WORKERS.
+            return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
+                for, rather than to raise it.
+
+        Returns:
+            an iterator over the segmentations.
+
+        Raises:
+            ValueError: unusable words, or a number out of its range, at once; an image that cannot be read, in turn.
+        """
+        # Check the request
+        batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
+        num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0.")
+        if longest_side is not None and longest_side < 1:
+            raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
         if isinstance(background, str):
             background = split_background_words(background) or False
-        has_background = background is not False
-        vocabulary = class_words(classes, has_background)
-        if isinstance(image, (list, tuple)):
-            options = {"labels_only": labels_only, "longest_side": longest_side}
-            return [self(picture, vocabulary, background, **options) for picture in image]
+        vocabulary = class_words(classes, background is not False)
+        make_vocabulary(vocabulary, background, self.model.filler_words)  # says at once what does not work
+        request = {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
 
-        # Resize the image, for the model and for the result
+        # Read, batch and segment, as results are taken
+        def read(image: ImageLike) -> _Reading | OSError | ValueError:
+            try:
+                return self._read(image, longest_side)
+            except (OSError, ValueError) as error:
+                return error
+
+        readings = map_ahead(read, images, num_workers)
+        bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
+        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
+        results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
+        return results if return_exceptions else map(_raise_error, results)
+
+    def _read(self, image: ImageLike, longest_side: int | None) -> _Reading:
+        """Read an image, and resize it for the model and for the result."""
         pixels = as_array(image)
         inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
+        return _Reading(image, pixels, inputs)
 
+    def _segment_in_memory(
+        self, batch: Sequence[_Reading | Exception], request: dict
+    ) -> list[Segmentation | Exception]:
+        """Segment a batch; where memory runs out, image by image, with an error for one that is too large."""
+        try:
+            return list(self._segment(batch, request))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+
+        # Once the error, which holds memory, is gone
+        if len(batch) > 1:
+            return [self._segment_in_memory([each], request)[0] for each in batch]
+        height, width = batch[0].pixels.shape[:2]
+        name = batch[0].image if isinstance(batch[0].image, (str, Path)) else "an image"
+        message = f"memory ran out for {name} of {width} x {height} pixels: shrink it, or ask for a longest_side"
+        return [ValueError(message)]
+
+    def _segment(self, batch: Sequence[_Reading | Exception], request: dict) -> Iterator[Segmentation | Exception]:
+        """Segment the images of a batch, and yield the results, with errors in their places.
+
+        Args:
+            batch: the images.
+            request: what the model is asked for, with each image.
+        """
         # Run the model
-        inputs |= {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
         with torch.no_grad():
-            output = self.model([inputs])[0]
-
-        # Bring labels and scores to the CPU
-        scores = None if labels_only else output["sem_seg"].float().cpu()
-        labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
-        names = class_names(vocabulary)
+            outputs = iter(self.model([each.inputs | request for each in batch if isinstance(each, _Reading)]))
+        names = class_names(request["vocabulary"])
+        has_background = request["background"] is not False
         if has_background:
             names = [BACKGROUND, *names]
         elif self.model.filler_words:
             names = [*names, NO_CLASS]
-        return Segmentation(pixels, names, labels.numpy(), has_background, scores)
+
+        # Bring labels and scores to the CPU
+        for each in batch:
+            if not isinstance(each, _Reading):
+                yield each
+                continue
+            output = next(outputs)
+            scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
+            labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
+            yield Segmentation(each.pixels, names, labels.numpy(), has_background, scores)
+
+
+def _batch_readings(
+    readings: Iterable[_Reading | Exception], batch_size: int, max_pixels: int
+) -> Iterator[list[_Reading | Exception]]:
+    """Group images in their order: so many, or fewer where their results have `max_pixels` together."""
+    batch, num_pixels = [], 0
+    for reading in readings:
+        batch.append(reading)
+        if isinstance(reading, _Reading):
+            num_pixels += reading.pixels.shape[0] * reading.pixels.shape[1]
+        if len(batch) == batch_size or num_pixels >= max_pixels:
+            yield batch
+            batch, num_pixels = [], 0
+    if batch:
+        yield batch
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # For the memory of the CPU, torch has no type of error
+    is_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_type or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _raise_error(result: Segmentation | Exception) -> Segmentation:
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _pretrained_config(name: str) -> CfgNode:
@@ -200,8 +340,6 @@ def class_words(classes: str | Sequence[str | Sequence[str]], background: bool =
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
     """Shrink [H, W, 3] until no side is longer than `longest_side`; leave a smaller image as it is."""
-    if longest_side < 1:
-        raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
     picture = Image.fromarray(image)
     picture.thumbnail((longest_side, longest_side))
     return np.asarray(picture)

@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's backgr
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FAULT_TABLE = """# Faults, and what comes of them
 Made by `python -m pytest tests -m fault --fault-table=docs/faults.md`: each row is a test that did this and
-saw the outcome. The long run is `python dev/soak.py`: see below.
+saw the outcome. The long runs are `python dev/soak.py` and `python dev/soak_folder.py`: see below.
 
 | fault | outcome | tests |
 |---|---|---|

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tcl_d2.predictor as predictor_module
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
@@ -209,3 +210,82 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
 def test_a_device_that_torch_does_not_know_is_refused():
     with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', which torch does not know"):
         TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
+
+
+def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path):
+    """Of images of several sizes, in order, in batches; an image that cannot be read gives its error in its place."""
+    images = [draw_scene(seed=7, index=index, size=96).image[: 96 - 7 * index] for index in range(4)]
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path, image in zip(paths, images):
+        Image.fromarray(image).save(path)
+    request = (["brick", "sand", "lava"], True)
+
+    for num_workers, batch_size in ((0, 1), (2, 4)):
+        options = {"num_workers": num_workers, "batch_size": batch_size, "return_exceptions": True}
+        results = list(predictor.stream([paths[4], *paths], *request, **options))
+        for error in (results[0], results[5]):
+            assert isinstance(error, ValueError) and "4.png" in str(error)
+        for segmentation, image in zip(results[1:], images):
+            expected = predictor(image, *request)
+            assert np.array_equal(segmentation.image, image) and np.array_equal(segmentation.labels, expected.labels)
+            torch.testing.assert_close(segmentation.scores, expected.scores, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="4.png"):
+        list(predictor.stream(paths, *request))
+
+
+def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypatch):
+    """A generator may be endless, and large images make small batches."""
+    taken, batch_sizes = [], []
+
+    def scenes():
+        for index in range(1000):
+            taken.append(index)
+            yield np.zeros((8, 8, 3), np.uint8)
+
+    hook = predictor.model.register_forward_pre_hook(lambda _, inputs: batch_sizes.append(len(inputs[0])))
+    try:
+        stream = predictor.stream(scenes(), "brick", labels_only=True, batch_size=3)
+        for _ in range(4):
+            next(stream)
+        stream = None
+        assert 6 <= len(taken) <= 6 + 5 and batch_sizes == [3, 3]
+
+        batch_sizes.clear()
+        monkeypatch.setattr(predictor_module, "SCORE_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
+        images = [np.zeros((60, 60, 3), np.uint8)] * 4
+        assert len(list(predictor.stream(images, "brick", labels_only=True))) == 4 and batch_sizes == [3, 1]
+    finally:
+        hook.remove()
+
+
+@pytest.mark.fault("an image of a list that memory is too small for", "named and left out; the others are segmented")
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_an_image_that_memory_is_too_small_for_is_named(predictor, monkeypatch, error):
+    forward = predictor.model.forward
+
+    def run_in_little_memory(inputs):
+        if any(input_per_image["width"] == 30 for input_per_image in inputs):
+            raise error
+        return forward(inputs)
+
+    monkeypatch.setattr(predictor.model, "forward", run_in_little_memory)
+    images = [np.zeros((20, width, 3), np.uint8) for width in (20, 30, 40)]
+    results = list(predictor.stream(images, "brick", return_exceptions=True))
+    assert [results[0].labels.shape, results[2].labels.shape] == [(20, 20), (20, 40)]
+    assert "memory ran out for an image of 30 x 20 pixels" in str(results[1])
+    with pytest.raises(ValueError, match="memory ran out"):
+        predictor(images, "brick")
+    error.args = ("a bug",)
+    if type(error) is RuntimeError:
+        with pytest.raises(RuntimeError, match="a bug"):
+            predictor(images, "brick")
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"num_workers": -1}, {"longest_side": 0}, {"classes": ["a", "a"]}]
+)
+def test_a_stream_refuses_bad_requests_at_once(predictor, options):
+    with pytest.raises(ValueError, match="batch_size is|longest_side is|twice"):
+        predictor.stream([], **{"classes": "brick", **options})

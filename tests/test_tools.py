@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2 import load_config
+from tcl_d2.commands.result_folder import RECORD
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.data.words import split_words
@@ -28,9 +29,9 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "none"]
     demo = ROOT / "demo/demo.py"
     done = run(world, demo, "--input", "-", folder, *options, folder=tmp_path, stdin=str(folder / "a.png"))
-    assert done.returncode == 1 and "broken.jpg" in done.stderr and "3 of 4 images segmented" in done.stdout
+    assert done.returncode == 1 and "broken.jpg" in done.stderr and "2 of 3 images segmented" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"a_1.png", "a_2.json", "a_3_labels.png", "a_1_1_brick.png"} <= names
+    assert {"a_1.png", "a_2.json", "a_2_labels.png", "a_1_1_brick.png"} <= names
     assert set(json.loads((tmp_path / "out/a_1.json").read_text())["areas"]) == {"background", "brick", "lava"}
 
 
@@ -50,7 +51,7 @@ def test_demo_gives_each_result_a_name(world, tmp_path):
     done = run(world, *DEMO, "--input", tmp_path / "in", "--output", tmp_path / "out", "--heat-maps")
     assert done.returncode == 0, done.stderr
     names = {path.name.lower() for path in (tmp_path / "out").iterdir()}
-    assert len(names) == 5 * len(inputs)  # overlay, labels, areas, and a heat map for each of two words
+    assert len(names) == 5 * len(inputs) + 1  # overlay, labels, areas, and a heat map for each of two words; the record
     assert {"a_1.png", "b.png"} <= names and done.stdout.count(" -> ") == len(inputs)
 
 
@@ -76,7 +77,8 @@ def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
     for _ in range(2):
         done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / "out")
         assert done.returncode == 0 and "1 of 1 images" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.png", "a_labels.png"]
+    names = ["a.json", "a.png", "a_labels.png", RECORD]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 @pytest.mark.fault("demo: extreme pictures, an empty file, a long and a strange name", "the folder goes on")
@@ -87,7 +89,7 @@ def test_demo_goes_on_with_odd_files(world, tmp_path):
     (tmp_path / "empty.png").touch()
     options = ["--input", "-", tmp_path, "--output", tmp_path / "out"]
     done = run(world, *DEMO, *options, stdin=str(tmp_path / "a[1].png"))
-    assert done.returncode == 1 and "6 of 7 images segmented" in done.stdout, done.stderr
+    assert done.returncode == 1 and "5 of 6 images segmented" in done.stdout, done.stderr
     assert done.stderr.count("left out") == 1 and "empty.png" in done.stderr
 
 
@@ -98,7 +100,7 @@ def test_demo_bears_many_words(world, tmp_path):
     options = ["--input", tmp_path / "a.png", "--output", tmp_path / "out", "--heat-maps"]
     done = run(world, *DEMO[:-1], ", ".join(words), *options)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 3 + len(words)
+    assert len(list((tmp_path / "out").iterdir())) == 4 + len(words)
 
 
 def test_demo_writes_a_video_of_a_video(world, tmp_path):

@@ -4,37 +4,44 @@ tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --o
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
+tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
 """
 
 import argparse
 import glob
-import itertools
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.benchmarks import BACKGROUND
 from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
+from ..engine import launch
+from ..engine.evaluation_pass import evaluation_settings
 from ..modeling.vocabulary import dataset_classes, leave_to_first
 from ..predictor import TCLPredictor, class_words, split_words
-from ..segmentation import result_paths, shorten
+from ..segmentation import Segmentation
 from ..utils.errors import one_message
-from ..utils.files import remove_unfinished
+from ..utils.tensors import digest_weights
+from ..utils.threads import map_ahead
 from .model_options import add_model_options, read_model, with_method
+from .result_folder import ResultFolder, Source
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
 
 
 def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment.
+    """List the files to segment, each once.
 
     Args:
         inputs: files, globs, folders (all images below them), or - for a list on the standard input.
@@ -63,40 +70,18 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
             empty.append(line)
     if empty:
         raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
-    return paths
+    return list({os.path.abspath(path): path for path in paths}.values())
 
 
 def _images_below(path: Path, output: Path) -> list[Path]:
     """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
     if not os.path.isdir(path):
         return [path]
-    images = sorted(image for image in path.rglob("*") if image.suffix.lower() in SUFFIXES)
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
     if path.resolve() in output.resolve().parents:
         images = [image for image in images if output.resolve() not in image.resolve().parents]
     return images
-
-
-def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
-    """Make the folder for the results, and remove the unfinished files of a run that was killed.
-
-    Args:
-        output: the folder.
-        inputs: files that are going to be read.
-
-    Raises:
-        OSError: the folder cannot be made, or there is a file of that name.
-        ValueError: an input lies in the folder, where a result might replace it.
-    """
-    folder = output.resolve()
-    for path in inputs:
-        if folder in (path.parent.resolve(), path.resolve().parent):
-            raise ValueError(f"{path} lies in --output {output}, where results might replace it: give another folder")
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output {output} cannot be the folder of the results: {error.strerror}") from None
-    remove_unfinished(output)
 
 
 def read_background(text: str) -> list[str]:
@@ -152,65 +137,79 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     return words, False
 
 
-def result_names(paths: list[Path], heat_maps: Sequence[str]) -> list[str]:
-    """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
+# ------------------------------------------------------------------------------------------- files
+
+
+def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+    """Segment the files that are left of a run, or this process's share of them; the work of one process.
 
     Args:
-        paths: the files.
-        heat_maps: class words that heat maps are drawn of.
+        args: of `argument_parser`.
+        paths: all files of the run.
     """
-    stems = [shorten(path.stem) for path in paths]
-    counts = Counter(stems)
-    candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
-    names, taken = [""] * len(paths), set()
+    sys.stdout.reconfigure(errors="backslashreplace")
+    with one_message():
+        build_predictor, words, background = read_request(args)
+        predictor = with_method(build_predictor(), args.method)
+        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
 
-    # Name files with unique stems first, so that they keep their stems
-    for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
-        for name in candidates[stems[index]]:
-            files = {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
-            if taken.isdisjoint(files):
-                names[index] = name
-                taken |= files
-                break
-    return names
+        # Every n-th of the files that are left
+        sources = None
+        if comm.is_main_process():
+            heat_maps = [BACKGROUND, *class_names(words)] if background else class_names(words)
+            settings = result_settings(predictor, args, words, background)
+            folder = ResultFolder(args.output)
+            sources = folder.begin(paths, settings, heat_maps if args.heat_maps else (), args.resume)
+            if len(sources) < len(paths):
+                print(f"{len(paths) - len(sources)} of {len(paths)} images were done before")
+        sources = comm.all_gather(sources)[0]
+        segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words, background)
 
 
-def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
-    """Yield names to try for files of a stem: the stem itself if it is unique, then with numbers."""
-    if is_unique:
-        yield stem
-    for number in itertools.count(1):
-        yield f"{stem}_{number}"
+def result_settings(
+    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
+) -> dict:
+    """Return what results depend on, by name: the model, the words, and what is written."""
+    settings = evaluation_settings(predictor.cfg.clone())
+    for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
+        for name in names:  # results do not depend on these, but on the weights themselves
+            settings[key].pop(name)
+    weights = digest_weights(predictor.model)
+    request = {"weights": weights, "classes": words, "background": background}
+    return {**settings, **request, "--heat-maps": args.heat_maps, "--no-overlay": args.no_overlay}
 
 
 def segment_files(
     predictor: TCLPredictor,
     args: argparse.Namespace,
-    paths: list[Path],
+    sources: Sequence[Source],
     words: list[str | list[str]],
     background: bool | list[str],
-) -> int:
-    """Segment every file and write its results; return the number of files that could not be read."""
-    num_broken = 0
-    classes = [BACKGROUND, *class_names(words)] if background else class_names(words)
-    names = result_names(paths, classes if args.heat_maps else ())
+) -> None:
+    """Segment files in batches, while threads read the next ones and write the results of the last ones."""
 
-    for path, name in zip(tqdm(paths, unit="image"), names):
-        try:
-            segmentation = predictor(path, words, background, labels_only=not args.heat_maps)
-        except (OSError, ValueError) as error:
-            num_broken += 1
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-            continue
+    def write(item: tuple[Source, Segmentation | Exception]) -> tuple[str, TextIO]:
+        source, segmentation = item
+        if isinstance(segmentation, Exception):
+            return f"left out: {segmentation}", sys.stderr
 
         # Write the results, and say the largest areas
-        overlay, *_ = segmentation.save(args.output, name, args.heat_maps)
+        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay=not args.no_overlay)
         largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
         shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
-        tqdm.write(f"{path} -> {overlay}: {shares}")
+        return f"{source.path} -> {path}: {shares}", sys.stdout
 
-    print(f"{len(paths) - num_broken} of {len(paths)} images segmented, in {args.output}")
-    return num_broken
+    # The bar is that of the first process
+    paths = (source.path for source in sources)
+    options = {"labels_only": not args.heat_maps, "return_exceptions": True}
+    segmentations = predictor.stream(paths, words, background, **options)
+    lines = map_ahead(write, zip(sources, segmentations), predictor.cfg.DATALOADER.NUM_WORKERS)
+    bar = {"total": len(sources), "unit": "image", "smoothing": 0, "disable": not comm.is_main_process()}
+    for line, file in tqdm(lines, **bar):
+        tqdm.write(line, file)
+
+
+# ------------------------------------------------------------------------------------------- videos
 
 
 def read_frames(capture) -> Iterator[np.ndarray]:
@@ -315,6 +314,13 @@ def argument_parser() -> argparse.ArgumentParser:
         "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
     )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
+
+    # How a long list is worked off
+    parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
+    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     add_model_options(parser)
     return parser
 
@@ -334,19 +340,41 @@ def main(args: argparse.Namespace) -> None:
         inputs = args.inputs or args.input
         paths = find_inputs(inputs, args.output) if inputs else []
         if not args.webcam:
-            prepare_output(args.output, paths or [Path(args.video_input)])
-        options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
-        build_predictor = read_model(args, *options)
-        words, background = read_classes(args.classes)
-        if not isinstance(background, list) or isinstance(args.background, list):
-            background = args.background or background
-        words = class_words(words, bool(background))
+            folder = ResultFolder(args.output)
+            folder.check_inputs(paths or [Path(args.video_input)])
+        check_processes(args)
+        build_predictor, words, background = read_request(args)
 
-        # Build the model
-        predictor = with_method(build_predictor(), args.method)
-        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
+        if not inputs:
+            predictor = with_method(build_predictor(), args.method)
+            segment_video(predictor, args, words, background)
+            return
 
-        # Segment
-        if inputs:
-            sys.exit(1 if segment_files(predictor, args, paths, words, background) else 0)
-        segment_video(predictor, args, words, background)
+    # Segment the files, in this process or several
+    launch(partial(segment_share, paths=paths), args)
+    with one_message():
+        num_done = folder.num_done(paths)
+        print(f"{num_done} of {len(paths)} images segmented, in {args.output}")
+    sys.exit(1 if num_done < len(paths) else 0)
+
+
+def read_request(
+    args: argparse.Namespace,
+) -> tuple[Callable[[], TCLPredictor], list[str | list[str]], bool | list[str]]:
+    """Return a function that builds the model (see read_model), the class words, and whether there is a background."""
+    options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
+    build_predictor = read_model(args, *options)
+    words, background = read_classes(args.classes)
+    if not isinstance(background, list) or isinstance(args.background, list):
+        background = args.background or background
+    return build_predictor, class_words(words, bool(background)), background
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Raise a ValueError for GPUs that are not there, and for several processes where there is one to do."""
+    if min(args.num_gpus, args.num_processes) < 1:
+        raise ValueError("--num-gpus and --num-processes are at least 1")
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
+    if max(args.num_gpus, args.num_processes) > 1 and (args.webcam or args.video_input):
+        raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")

@@ -12,7 +12,7 @@ class CostMeter:
     """Measures a model while it segments, over several runs if need be.
 
     Attributes:
-        seconds: time in the model, of all images but the first of each run.
+        seconds: time in the model, of all images but the first batch of each run.
         images: number of these images.
         peak_memory: the largest peak of a run in MB: of the GPU's memory, or on a CPU of all that the process holds.
     """
@@ -28,26 +28,31 @@ class CostMeter:
         self.images = earlier.get("images", 0)
         self.peak_memory = earlier.get("peak_memory", 0.0)
         self._device = model.device
-        self._is_first = True  # it takes longer, while libraries choose their ways
+        self._first: tuple[float, int] | None = None  # it takes longer, while libraries choose their ways
         model.register_forward_pre_hook(self._start)
         model.register_forward_hook(self._stop)
 
     def state(self) -> dict[str, float]:
-        """Return what was measured so far, by attribute."""
+        """Return what was measured so far, by attribute; of a single batch, where there was no other."""
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device) / 2**20
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # kB on Linux
-        return {"seconds": self.seconds, "images": self.images, "peak_memory": max(peak, self.peak_memory)}
+        seconds, images = self.seconds, self.images
+        if not images and self._first:
+            seconds, images = self._first
+        return {"seconds": seconds, "images": images, "peak_memory": max(peak, self.peak_memory)}
 
     def _start(self, *_: object) -> None:
         self._started = self._now()
 
     def _stop(self, _: nn.Module, inputs: tuple, outputs: list) -> None:
-        if not self._is_first:
-            self.seconds += self._now() - self._started
-            self.images += len(outputs)
-        self._is_first = False
+        seconds, images = self._now() - self._started, len(outputs)
+        if self._first is None:
+            self._first = seconds, images
+        else:
+            self.seconds += seconds
+            self.images += images
 
     def _now(self) -> float:
         if self._device.type == "cuda":

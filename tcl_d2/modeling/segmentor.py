@@ -1,7 +1,10 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +18,15 @@ from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .dual_encoder import DualEncoder
 from .grounder import normalize
-from .inference import Windows, pad_to_multiple, resize_scores, split_words
+from .inference import (
+    Windows,
+    average_windows,
+    batch_windows,
+    pad_to_multiple,
+    resize_scores,
+    split_words,
+    window_slices,
+)
 from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
@@ -23,7 +34,9 @@ from .text import TextEmbedder, check_templates
 from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
-_WINDOWS_AT_ONCE = 8  # halved where memory runs out
+# Bounds of the windows that are encoded at once, of one image or several; halved where memory runs out.
+_WINDOWS_AT_ONCE = 64
+_WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 
 
 class CropFeatures(NamedTuple):
@@ -112,7 +125,7 @@ class ZeroShotSegmentor(nn.Module):
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
-        self._windows_at_once = _WINDOWS_AT_ONCE
+        self._pixels_at_once = _WINDOW_PIXELS_AT_ONCE
         self._average_on_cpu = False
 
     @classmethod
@@ -349,44 +362,101 @@ class ZeroShotSegmentor(nn.Module):
                 "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return [self._segment_in_memory(input_per_image) for input_per_image in batched_inputs]
+            return self._segment_in_memory(batched_inputs)
 
-    def _segment_in_memory(self, input_per_image: dict) -> dict:
-        """Segment an image; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
-        while True:
+    def _segment_in_memory(self, batched_inputs: Sequence[dict]) -> list[dict]:
+        """Segment images; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
+        outputs: list[dict] = [{} for _ in batched_inputs]
+        for indices in self._batch_images(batched_inputs):
+            inputs = [batched_inputs[index] for index in indices]
+            results = None
             try:
-                return self._segment_image(input_per_image)
+                results = self._segment_images(inputs)
             except torch.OutOfMemoryError:
                 if self._average_on_cpu:
                     raise
 
-            torch.cuda.empty_cache()
-            self._average_on_cpu = self._windows_at_once == 1
-            self._windows_at_once = max(1, self._windows_at_once // 2)
-            logger.warning(
-                "Memory ran out for an image of %s; from now on %s: slower, same masks",
-                [*input_per_image["image"].shape[1:]],
-                "averages on the CPU" if self._average_on_cpu else f"{self._windows_at_once} windows at once",
-            )
+            # Once the error, which holds memory, is gone
+            if results is None:
+                self._take_less_memory(inputs)
+                results = self._segment_in_memory(inputs)
+            for index, result in zip(indices, results):
+                outputs[index] = result
+        return outputs
+
+    def _batch_images(self, batched_inputs: Sequence[dict]) -> Iterator[list[int]]:
+        """Yield the indices of images whose windows are encoded together: of one size, and of the same words.
+
+        Images are taken together as long as a batch has room for all of their windows, so that no more is held of
+        several than of one.
+        """
+        groups = defaultdict(list)
+        for index, input_per_image in enumerate(batched_inputs):
+            request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
+            groups[self._window_size(input_per_image), repr(request)].append(index)
+
+        is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
+        for (window_size, _), members in groups.items():
+            batch, num_windows = [], 0
+            for index in members:
+                count = self._num_windows(batched_inputs[index])
+                if batch and (is_alone or num_windows + count > self._windows_at_once(window_size)):
+                    yield batch
+                    batch, num_windows = [], 0
+                batch.append(index)
+                num_windows += count
+            yield batch
+
+    def _window_size(self, input_per_image: dict) -> tuple[int, ...]:
+        """Return height and width of an image's windows, in pixels."""
+        size = input_per_image["image"].shape[-2:]
+        return tuple(min(side, self.crop_size) if self.crop_size else side for side in size)
+
+    def _num_windows(self, input_per_image: dict) -> int:
+        return len(window_slices(*input_per_image["image"].shape[-2:], self.crop_size, self.stride))
+
+    def _windows_at_once(self, window_size: Sequence[int]) -> int:
+        """Return how many windows of a size are encoded at once."""
+        return max(1, min(_WINDOWS_AT_ONCE, self._pixels_at_once // math.prod(window_size)))
+
+    def _take_less_memory(self, batched_inputs: Sequence[dict]) -> None:
+        """From now on, encode half as many windows at once as these images, for which memory ran out."""
+        torch.cuda.empty_cache()
+        window_size = self._window_size(batched_inputs[0])
+        count = min(self._windows_at_once(window_size), sum(map(self._num_windows, batched_inputs)))
+        self._average_on_cpu = count == 1
+        count = max(1, count // 2)
+        self._pixels_at_once = count * math.prod(window_size)
+        logger.warning(
+            "Memory ran out for images of %s; from now on %s: slower, same masks",
+            [[*input_per_image["image"].shape[1:]] for input_per_image in batched_inputs],
+            "averages on the CPU" if self._average_on_cpu else f"{count} windows at once",
+        )
 
     @torch.no_grad()
-    def _segment_image(self, input_per_image: dict) -> dict:
-        text, subsets = self._classes(input_per_image)
-        image = self.normalize_images([input_per_image["image"]])[0]
-        size = (input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2]))
+    def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
+        """Segment images whose windows have one size, and whose words are the same."""
+        text, subsets = self._classes(batched_inputs[0])
+        windows, sizes = [], []
+        for input_per_image in batched_inputs:
+            image = self.normalize_images([input_per_image["image"]])[0]
+            windows.append(Windows(image, self.crop_size, self.stride))
+            sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
 
         # Crops are encoded once; what that gives is held only where it is used again
-        windows = Windows(image, self.crop_size, self.stride)
-        crops = map(self.encode_crops, windows.batches(self._windows_at_once))
+        batch_size = self._windows_at_once(self._window_size(batched_inputs[0]))
+        crops = map(self.encode_crops, batch_windows(windows, batch_size))
         groups = self._word_groups(text, subsets)
         if len(groups) > 1:
             crops = list(crops)
 
-        labels_only = input_per_image.get("labels_only", False)
-        outputs = []
+        labels_only = batched_inputs[0].get("labels_only", False)
+        outputs = [[] for _ in windows]
         for group_text, group in groups:
-            outputs += self._segment_words(windows, crops, group_text, group, size, labels_only)
-        return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
+            results = self._segment_words(windows, crops, group_text, group, sizes, labels_only)
+            for image_outputs, image_results in zip(outputs, results):
+                image_outputs += image_results
+        return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
 
     def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
         """Group datasets that can share scores: the text features of their words, and the words of each."""
@@ -396,60 +466,70 @@ class ZeroShotSegmentor(nn.Module):
 
     def _segment_words(
         self,
-        windows: Windows,
+        windows: Sequence[Windows],
         crops: Iterable[tuple],
         text: Tensor,
         subsets: list[WordSubset],
-        size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
         labels_only: bool,
-    ) -> list[dict]:
-        """Segment an image into the classes of datasets that share the scores of their words.
+    ) -> list[list[dict]]:
+        """Segment images into the classes of datasets that share the scores of their words.
 
         Args:
-            windows: of the image.
+            windows: of each image.
             crops: of each batch of windows the features and their place, see encode_crops.
             text: text features of all words [W, D].
             subsets: the words of each dataset.
-            size: height and width of the results.
+            sizes: height and width of each image's results.
             labels_only: whether to give labels in place of scores.
 
         Returns:
-            the result of each dataset.
+            for each image, the result of each dataset.
         """
         # What depends on all words is held only where it is used again
-        parts = split_words(len(text), size, tuple(windows.image.shape[-2:]))
+        parts = split_words(len(text), *sizes, *(tuple(each.image.shape[-2:]) for each in windows))
         has_map = self.has_background_map and any(subset.background for subset in subsets)
         prepared = ((self.prepare(features, text), place) for features, place in crops)
         if has_map or len(parts) > 1:
             prepared = list(prepared)
 
         # Where the background is
-        refine = self._bind_refiner_to_image("image", windows.image, size)
-        background = self.background_score
+        refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
+        backgrounds = itertools.repeat(self.background_score)
         if has_map:
-            background = refine(self._average_crops(windows, prepared, self.predict_background, size))[0]
+            scores = self._average_crops(windows, prepared, self.predict_background, sizes)
+            backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
-        settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
-        if self.refines("classes"):
-            settings = settings._replace(refine=self._bind_refiner_to_image("classes", windows.image, size))
-        rules = [build_score_rule(subset, settings, labels_only) for subset in subsets]
+        rules = []
+        for image_windows, size, background in zip(windows, sizes, backgrounds):
+            settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+            if self.refines("classes"):
+                settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
+            rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            scores = refine(self._average_crops(windows, prepared, predict, size))
-            for rule in rules:
-                rule.update(scores)
-        return [rule.output() for rule in rules]
+            scores = self._average_crops(windows, prepared, predict, sizes)
+            for image_rules, refine, image_scores in zip(rules, refiners, scores):
+                refined = refine(image_scores)
+                for rule in image_rules:
+                    rule.update(refined)
+        return [[rule.output() for rule in image_rules] for image_rules in rules]
 
     def _average_crops(
-        self, windows: Windows, crops: Iterable[tuple], predict: Callable[..., Tensor], size: tuple[int, int]
-    ) -> Tensor:
-        """Average over windows what `predict` makes of the features of crops, and enlarge it to fp32 [k, *size]."""
+        self,
+        windows: Sequence[Windows],
+        crops: Iterable[tuple],
+        predict: Callable[..., Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> Iterator[Tensor]:
+        """Average over windows what `predict` makes of the features of crops; yield it, enlarged to fp32 [k, *size]."""
         batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
         if self._average_on_cpu:
             batches = map(Tensor.cpu, batches)
 
-        return resize_scores(windows.average(batches)[None], size)[0]
+        for size, average in zip(sizes, average_windows(windows, batches)):
+            yield resize_scores(average[None], size)[0]
 
     # ------------------------------------------------------------------------------------ refinement
 

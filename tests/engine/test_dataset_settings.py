@@ -150,6 +150,7 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.TEMPLATES", "tlc"], "'shapes_val': TEST.ZERO_SHOT.TEMPLATES: 'tlc' is neither"),
         ("shapes_val", ["TEST.ZERO_SHOT.FILLER_WORDS", " "], "'shapes_val': .*not blank"),
         ("shapes_val", ["TEST.ZERO_SHOT.MAX_IMAGES", -3], "'shapes_val': .*MAX_IMAGES is -3"),
+        ("shapes_val", ["TEST.ZERO_SHOT.IMS_PER_BATCH", 0], "'shapes_val': .*IMS_PER_BATCH is 0"),
         ("shapes_val", ["INPUT.MIN_SIZE_TEST", -3], "'shapes_val': INPUT.MIN_SIZE_TEST is -3"),
     ],
 )
@@ -201,6 +202,7 @@ def test_filler_words_make_pixels_of_no_class(cfg):
 def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
     """Stopped in the second of two passes, each with other settings."""
     names = cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val", "shapes_stuff_val")
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 1
     set_by_dataset(cfg, "shapes_objects_val", "INPUT.MIN_SIZE_TEST", 72, "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
     model = Trainer.build_model(cfg).eval()
     expected = Trainer.test(cfg, model)

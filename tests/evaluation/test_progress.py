@@ -10,7 +10,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2.engine import Trainer
+from tcl_d2.engine import Trainer, evaluation_pass
+from tcl_d2.engine.evaluation_pass import RemainingImages
 from tcl_d2.evaluation.progress import EvaluationProgress, fingerprint
 from tcl_d2.utils.tensors import digest_weights
 
@@ -95,21 +96,29 @@ class Stopped(Exception):
 def cfg(shapes_cfg):
     shapes_cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     shapes_cfg.TEST.ZERO_SHOT.REFINE = "none"
+    shapes_cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 2
     return shapes_cfg
 
 
 def test_datasets_of_the_same_images_are_evaluated_in_one_pass(cfg, monkeypatch):
-    """The same figures as each alone, and each image is seen once."""
+    """The same figures as each alone and image by image, and each image is seen once."""
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 1
     model = Trainer.build_model(cfg).eval()
     alone = {}
     for name in ("shapes_val", "shapes_objects_val", "shapes_stuff_val"):
         cfg.DATASETS.TEST = (name,)
         alone[name] = Trainer.test(cfg, model)[name]
-    seen, forward = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda inputs: seen.append(inputs[0]["image_id"]) or forward(inputs))
-    cfg.DATASETS.TEST = tuple(alone)
+    seen, batch_sizes, forward = [], [], model.forward
+
+    def run(inputs):
+        seen.extend(input_per_image["image_id"] for input_per_image in inputs)
+        batch_sizes.append(len(inputs))
+        return forward(inputs)
+
+    monkeypatch.setattr(model, "forward", run)
+    cfg.DATASETS.TEST, cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = tuple(alone), 5
     together = Trainer.test(cfg, model)
-    assert len(seen) == len(set(seen)) == 12
+    assert len(seen) == len(set(seen)) == 12 and batch_sizes == [5, 5, 2]
     for name in alone:
         assert together[name]["sem_seg"] == pytest.approx(alone[name]["sem_seg"], nan_ok=True)
 
@@ -131,11 +140,11 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(model, "forward", stop_at(5))
+    monkeypatch.setattr(model, "forward", stop_at(6))
     save = EvaluationProgress.save
 
     def save_of_the_first_alone_at_last(self, statistics, done):
-        if len(seen) < 5 or "objects" not in str(self.folder):
+        if len(seen) < 6 or "objects" not in str(self.folder):
             save(self, statistics, done)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -152,14 +161,14 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
 @pytest.mark.fault("Ctrl-C or SIGTERM in an evaluation", "progress is saved, one line says how to go on")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_what_is_done(cfg, monkeypatch, caplog, number):
-    """The image that is being worked on is finished; then the other ones alone are left."""
+    """The batch that is being worked on is finished; then the other images alone are left."""
     model = Trainer.build_model(cfg).eval()
     whole = Trainer.test(cfg, model)
     seen, forward = [], model.forward
 
     def run(inputs):
-        seen.append(inputs[0]["image_id"])
-        if len(seen) == 5:
+        seen.extend(input_per_image["image_id"] for input_per_image in inputs)
+        if len(seen) == 6:
             os.kill(os.getpid(), number)
         return forward(inputs)
 
@@ -189,3 +198,14 @@ def test_limit_and_saved_predictions(cfg, tmp_path):
             assert image.mode == "P"
             assert image.getpalette()[3:6] == list(MetadataCatalog.get(name).stuff_colors[1])
             assert np.array(image).max() < len(MetadataCatalog.get(name).stuff_classes)
+
+
+def test_the_log_counts_images(monkeypatch):
+    """Of batches, as Detectron2's own log does, nobody knows how many images they have."""
+    messages = []
+    monkeypatch.setattr(evaluation_pass, "log_every_n_seconds", lambda _, message, **options: messages.append(message))
+    loader = [[{"file_name": str(4 * batch + index)} for index in range(4)] for batch in range(3)]
+    remaining = RemainingImages(loader, {str(number) for number in range(1, 11)}, {})
+    assert [len(batch) for batch in remaining] == [3, 4, 3] and remaining.num_images == 10
+    assert [message.partition(" done, ")[0] for message in messages] == [f"{n} of 10 images" for n in (3, 7, 10)]
+    assert messages[-1].endswith("a second; 0:00:00 left")
