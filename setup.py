@@ -37,7 +37,7 @@ setup(
     package_dir={"tcl_d2.assets.configs": "configs"},
     package_data={
         "tcl_d2": ["py.typed"],
-        "tcl_d2.assets": ["*.json", "*/*"],
+        "tcl_d2.assets": ["*.json", "*.png", "*/*"],
         "tcl_d2.assets.configs": ["**/*.yaml", "**/*.py"],
     },
     entry_points={"console_scripts": ["tcl-d2 = tcl_d2.commands:main"]},

@@ -4,6 +4,7 @@ tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --o
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
+tcl-d2 segment photos --onnx model.onnx        # an exported model, see tools/deploy/export_model.py
 """
 
 import argparse
@@ -12,24 +13,21 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
 
-from ..data.benchmarks import BACKGROUND
-from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
-from ..modeling.vocabulary import dataset_classes
-from ..predictor import TCLPredictor, class_words, split_words
-from ..segmentation import result_paths, shorten
+from ..segmentation import Segmentation, result_paths, shorten
 from ..utils.errors import one_message
 from ..utils.files import remove_unfinished
+from ..utils.progress import tqdm
+from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
 from .model_options import add_model_options, read_model, with_method
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+Predictor = Callable[..., Segmentation]  # a TCLPredictor, or an OnnxSegmentor
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
 
 
@@ -131,6 +129,11 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
         FileNotFoundError: a word looks like the name of a file, and there is none.
         ValueError: a dataset without class words, or a file that cannot be used.
     """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from ..data.words import read_class_words
+    from ..modeling.vocabulary import dataset_classes
+
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
         class_words = read_class_words(text)
         if class_words[0][0] != BACKGROUND:
@@ -183,7 +186,7 @@ def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
 
 
 def segment_files(
-    predictor: TCLPredictor,
+    predictor: Predictor,
     args: argparse.Namespace,
     paths: list[Path],
     words: list[str | list[str]],
@@ -222,7 +225,7 @@ def read_frames(capture) -> Iterator[np.ndarray]:
 
 
 def segment_video(
-    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
+    predictor: Predictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
 ) -> None:
     """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
     try:
@@ -297,8 +300,7 @@ def argument_parser() -> argparse.ArgumentParser:
     # Classes and settings
     parser.add_argument(
         "--classes",
-        required=True,
-        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name',
+        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name; an exported model has its own',
     )
     parser.add_argument(
         "--background",
@@ -312,8 +314,47 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="an exported model, with its classes and settings")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="its text embeddings, if they are its input")
     add_model_options(parser)
     return parser
+
+
+def load_model(args: argparse.Namespace) -> tuple[Predictor, list[str | list[str]], bool | list[str]]:
+    """Build the predictor; return it with its class words, and whether there is a background besides, or its words.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    if args.onnx is not None:
+        return load_exported(args)
+    if args.classes is None or args.embeddings is not None:
+        raise ValueError("give --classes WORDS, without --embeddings; or give an exported model, --onnx FILE")
+    from ..predictor import class_words
+
+    # Check what the user gave before the model is built
+    options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
+    build_predictor = read_model(args, *options)
+    words, background = read_classes(args.classes)
+    if not isinstance(background, list) or isinstance(args.background, list):
+        background = args.background or background
+    words = class_words(words, bool(background))
+
+    # Build the model
+    predictor = with_method(build_predictor(), args.method)
+    predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
+    return predictor, words, background
+
+
+def load_exported(args: argparse.Namespace) -> tuple[Predictor, list[str | list[str]], bool | list[str]]:
+    """Do what `load_model` does for an exported model, whose file holds all settings."""
+    given = [f"--{name}" for name in ("classes", "background", "refine", "opts") if getattr(args, name)]
+    if given:
+        raise ValueError(f"{given[0]}: an exported model has its classes and settings in its file: export another one")
+    from ..deploy import OnnxSegmentor
+
+    segmentor = OnnxSegmentor(args.onnx, args.embeddings)
+    return segmentor, segmentor.words, segmentor.background
 
 
 def main(args: argparse.Namespace) -> None:
@@ -332,16 +373,7 @@ def main(args: argparse.Namespace) -> None:
         paths = find_inputs(inputs, args.output) if inputs else []
         if not args.webcam:
             prepare_output(args.output, paths or [Path(args.video_input)])
-        options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
-        build_predictor = read_model(args, *options)
-        words, background = read_classes(args.classes)
-        if not isinstance(background, list) or isinstance(args.background, list):
-            background = args.background or background
-        words = class_words(words, bool(background))
-
-        # Build the model
-        predictor = with_method(build_predictor(), args.method)
-        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
+        predictor, words, background = load_model(args)
 
         # Segment
         if inputs:

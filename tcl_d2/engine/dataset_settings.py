@@ -7,9 +7,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
-from ..data.benchmark_mapper import check_sizes
 from ..data.words import RELEASES, read_dataset_words, released_words
 from ..modeling.vocabulary import dataset_classes, make_vocabulary
+from ..utils.resize import check_sizes
 
 
 def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
