@@ -3,12 +3,13 @@ PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
 SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
 
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint bench gpu
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, check the style"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
+	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
 
 setup:
@@ -18,7 +19,7 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -26,3 +27,6 @@ lint: setup
 
 bench: setup
 	$(RUN) dev/benchmark.py
+
+gpu: setup
+	$(RUN) dev/gpu_report.py

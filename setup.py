@@ -67,9 +67,23 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6"],
+        "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
         "groupvit": ["transformers>=4.57"],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
-        "dev": ["pytest", "hypothesis", "ruff", "selenium", "opencv-python", "setuptools>=70.1", "transformers>=4.57"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "selenium",
+            "opencv-python",
+            "setuptools>=70.1",
+            "transformers>=4.57",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+        ],
     },
 )

@@ -6,15 +6,13 @@ python dev/benchmark.py scoring --repeat 50      # one part
 """
 
 import argparse
+import copy
 import io
 import json
 import logging
-import os
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +22,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from measure import DEVICE, in_new_process, low_precisions, machine, peak_memory, seconds
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
@@ -32,6 +31,7 @@ from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.engine import Trainer
+from tcl_d2.engine.optimizer import FullModelClippedAdamW
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
 from tcl_d2.modeling.image_index import ImageIndex, ImageRecord, part_path, save_part
@@ -40,66 +40,13 @@ from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _UNITS = {"s": 1.0, "ms": 1e3}
-# glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-
-def low_precisions() -> list[torch.dtype]:
-    """Return the low precisions in which this machine computes faster."""
-    if DEVICE == "cuda":
-        return [torch.bfloat16, torch.float16]
-    flags = Path("/proc/cpuinfo").read_text().split()
-    return [torch.bfloat16] if {"amx_bf16", "avx512_bf16"} & set(flags) else []
-
-
-def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
-    """Return the median time of a call of each function; they are called in turn, after a round that does not count."""
-    rounds = []
-    for _ in range(1 + repeat):
-        times = []
-        for function in functions:
-            start = time.perf_counter()
-            function()
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        rounds.append(times)
-    return [statistics.median(column) for column in zip(*rounds[1:])]
 
 
 def compare(part: str, unit: str, ours: Callable, reference: Callable, repeat: int, difference: float) -> dict:
     """Return a row of the table: the times of ours and of the reference."""
     ours, reference = (value * _UNITS[unit] for value in seconds(ours, reference, repeat=repeat))
     return {"part": part, "unit": unit, "ours": ours, "reference": reference, "difference": difference}
-
-
-def in_new_process(function: Callable, *args: object) -> object:
-    """Call a function in a new process, whose peak of memory is not that of an earlier measurement."""
-    os.environ.update(_GIVE_BACK)
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
-
-
-def peak_memory(function: Callable[[], object]) -> float:
-    """Return the peak of a call's memory in MB, beyond what was held before: of the GPU, or the process (Linux)."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _process_memory("VmRSS")
-    function()
-    return _process_memory("VmHWM") - before
-
-
-def _process_memory(key: str) -> float:
-    """Return a figure of this process in MB: VmRSS, the memory it holds, or VmHWM, the peak of it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def scoring(repeat: int) -> list[dict]:
@@ -224,13 +171,14 @@ def masks(repeat: int) -> list[dict]:
     rows = []
     for num_classes in (171, 21):
         if num_classes == 21:
-            model.pamr = None
+            model.refiner = None
         text = torch.randn(num_classes, model.clip.embed_dim, device=DEVICE)
         reference = partial(plain.masks, model, image, text)
 
         for dtype in (torch.float32, *low_precisions()):
             ours = partial(_crop_masks, model, image, text, dtype)
-            part = f"masks of a 448 crop, {num_classes} classes, KP{' + PAMR' if model.pamr else ''}, {_short(dtype)}"
+            methods = "KP + PAMR" if model.refiner else "KP"
+            part = f"masks of a 448 crop, {num_classes} classes, {methods}, {_short(dtype)}"
             difference = (ours() - reference()).abs().max().item()
             rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
     return rows
@@ -251,7 +199,7 @@ def heads(repeat: int) -> list[dict]:
     cfg = _vit_b16()
     cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
     cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.TEST.ZERO_SHOT.TEXT_CACHE = ""
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    cfg.TEST.ZERO_SHOT.REFINE = "none"
     model = build_model(cfg).eval()
     image = torch.randn(1, 3, 448, 448, device=DEVICE)
     text = torch.randn(21, model.clip.embed_dim, device=DEVICE)
@@ -294,6 +242,55 @@ def training(repeat: int) -> list[dict]:
         difference = max(abs(losses[name] - expected[name]).item() for name in expected)
         part = f"training step, 8 pairs, {_short(dtype)}"
         rows.append(compare(part, "s", ours, reference, min(repeat, 3), difference))
+    return rows
+
+
+def _peak_and_result(function: Callable[[], object]) -> tuple[float, object]:
+    """Return the peak of memory in MB of a call, after one that does not count, and what it gave."""
+    function()
+    results = []
+    peak = peak_memory(lambda: results.append(function()))
+    return peak, results[0]
+
+
+def settings(repeat: int) -> list[dict]:
+    """Measure what torch offers besides, ViT-B/16: channels_last, torch.compile, the fused AdamW; time and memory.
+
+    The reference is the same without it. What helps here does not by itself help on another machine.
+    """
+    torch.manual_seed(0)
+    crop, text = torch.randn(1, 3, 448, 448, device=DEVICE), torch.randn(21, 512, device=DEVICE)
+    precision = low_precisions()[0] if low_precisions() else torch.float32
+    plain_model = _trained_like(build_model(_vit_b16()).eval())
+    channels_last = copy.deepcopy(plain_model).to(memory_format=torch.channels_last)
+    compiled = copy.deepcopy(plain_model)
+    compiled.encode = torch.compile(compiled.encode)
+
+    # The masks of a crop
+    rows = []
+    with torch.no_grad():
+        reference = partial(_crop_masks, plain_model, crop, text, precision)
+        peak, expected = _peak_and_result(reference)
+        for name, model in (("channels_last", channels_last), ("torch.compile", compiled)):
+            ours = partial(_crop_masks, model, crop, text, precision)
+            peak_of_setting, result = _peak_and_result(ours)
+            difference = (result - expected).abs().max().item()
+            part = f"{name}: masks of a 448 crop, {_short(precision)}"
+            rows.append(compare(part, "s", ours, reference, min(repeat, 5), difference))
+            rows.append({"part": "  peak memory", "unit": "MB", "ours": peak_of_setting, "reference": peak})
+
+    # The optimizer's step
+    trained = plain_model.train().grounder.parameters()
+    weights = [torch.randn_like(p) for p in trained]
+
+    def stepper(fused: bool) -> Callable[[], object]:
+        parameters = [torch.nn.Parameter(weight.clone()) for weight in weights]
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        return FullModelClippedAdamW(parameters, max_norm=5.0, fused=fused).step
+
+    calls = stepper(True), stepper(False)
+    rows.append(compare("fused AdamW: a step", "ms", *calls, min(repeat, 5), float("nan")))
     return rows
 
 
@@ -432,6 +429,7 @@ BENCHMARKS = {
     "masks": masks,
     "heads": heads,
     "training": training,
+    "settings": settings,
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
@@ -465,8 +463,7 @@ def main() -> None:
     header = ("part", "unit", "ours", "reference", "ratio", "difference")
     print(tabulate([[row.get(key) for key in header] for row in rows], header, "pipe", floatfmt=".3g"))
     with replacing(args.output) as unfinished:
-        machine = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine, "rows": rows}))
+        unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine(), "rows": rows}))
 
 
 if __name__ == "__main__":

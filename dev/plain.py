@@ -1,7 +1,7 @@
 """Plain references for dev/benchmark.py: TCL as in the paper's formulas, with the weights of our model.
 
 Everything is dense and in fp32: attention matrices under a mask, norms and convolutions at full resolution, the masks
-of all pairs held at once, PAMR by unfolding.
+of all pairs held at once, PAMR by shifted copies of the masks.
 """
 
 import torch
@@ -13,7 +13,7 @@ from tcl_d2.modeling.grounder import GatedConv, Grounder
 
 
 def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:
-    """Refine masks: each iteration unfolds them, and adds the weighted neighbors of each pixel.
+    """Refine masks: each iteration makes shifted copies of them, and adds the weighted neighbors of each pixel.
 
     Args:
         images: normalized RGB, [1, 3, H, W].
@@ -25,25 +25,28 @@ def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:
     """
     size = masks.shape[-2:]
     image = F.interpolate(images, size=size, mode="bilinear", align_corners=True)
+    shifts = torch.eye(9, device=masks.device).view(9, 1, 3, 3)  # a kernel for each place of a 3 x 3 window
 
-    def windows(x: Tensor) -> Tensor:
-        """Return the 3 x 3 windows of [1, C, h, w] for all dilations, [1, C, dilations * 9, h, w]."""
+    def windows(x: Tensor, kernels: Tensor) -> Tensor:
+        """Return the places of [1, C, h, w] that the kernels take, for all dilations: [1, C, dilations * places, h, w].
+
+        They are shifted copies, by a dilated convolution with fixed weights.
+        """
         parts = []
         for dilation in settings.dilations:
             padded = F.pad(x, (dilation,) * 4, mode="replicate")
-            parts.append(F.unfold(padded, 3, dilation=dilation).view(1, x.shape[1], 9, *size))
-        return torch.cat(parts, 2)
+            parts.append(F.conv2d(padded.transpose(0, 1), kernels, dilation=dilation))
+        return torch.cat(parts, 1)[None]
 
-    # Weigh the neighbors by their colors
-    image_windows = windows(image)
-    neighbors = [index for index in range(image_windows.shape[2]) if index % 9 != 4]
-    distance = (image[:, :, None] - image_windows[:, :, neighbors]).abs()
-    deviation = image_windows.std(2, keepdim=True)
+    # Weigh the neighbors by their colors; the spread counts a window's center too
+    neighbors = shifts[[0, 1, 2, 3, 5, 6, 7, 8]]
+    distance = (image[:, :, None] - windows(image, neighbors)).abs()
+    deviation = windows(image, shifts).std(2, keepdim=True)
     weights = (-distance / (1e-8 + 0.1 * deviation)).mean(1, keepdim=True).softmax(2)
 
     # Average the masks
     for _ in range(settings.iterations):
-        masks = (windows(masks)[:, :, neighbors] * weights).sum(2)
+        masks = (windows(masks, neighbors) * weights).sum(2)
     return masks
 
 
@@ -85,8 +88,8 @@ def masks(model: TCL, images: Tensor, text: Tensor) -> Tensor:
     tokens = clip.forward_blocks(images, model.freeze)
     logits = model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
     masks = torch.sigmoid(logits)
-    if model.pamr is not None:
-        masks = pamr(images, masks, model.pamr)
+    if model.refiner is not None:
+        masks = pamr(images, masks, model.refiner)
 
     # Mix in CLIP's masks
     if model.kp_weight > 0:

@@ -59,7 +59,7 @@ def main() -> None:
     indices = [make_index(seed, args.shards, args.output) for seed in range(args.seeds)]
 
     # The dense CLIP
-    options = ["TEST.ZERO_SHOT.PAMR.ENABLED", False, "OUTPUT_DIR", args.output / "evaluation"]
+    options = ["TEST.ZERO_SHOT.REFINE", "none", "OUTPUT_DIR", args.output / "evaluation"]
     results = {"dense CLIP": [evaluate(load_config(ROOT / "configs/shapes/maskclip.yaml", options), 0)]}
 
     # ReCo and its parts; references are kept for all of them

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from .assets import get_config_file
 from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
+from .modeling.refiner import build_refiner
 from .utils.imports import import_code
 
 # What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
@@ -184,8 +185,9 @@ def check_meta_architecture(cfg: CN) -> None:
     """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head;
-            lists what there is.
+        ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head
+            or refiner; lists what there is.
+        RuntimeError: the refiner needs a package that is not installed.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
     if cfg.MODEL.META_ARCHITECTURE not in segmentors:
@@ -196,6 +198,7 @@ def check_meta_architecture(cfg: CN) -> None:
         )
     check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
     check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
+    build_refiner(cfg)
 
 
 def check_device(name: str) -> None:
@@ -393,6 +396,9 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.AREA_THRESHOLD = 0.0
     # Weight of frozen CLIP's own masks in the mixture (knowledge preservation); 0 for none.
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
+    # Images of a batch in evaluation and in segmenting files; their windows are encoded together. Results are those of
+    # one image at a time.
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 16
     # Number of evenly spaced images of each benchmark to evaluate, for a quick look; 0 for all.
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
@@ -415,12 +421,29 @@ def add_tcl_config(cfg: CN) -> None:
     # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
     # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
     cfg.TEST.ZERO_SHOT.BY_DATASET = CN(new_allowed=True)
-    # Whether to refine masks by the image's own edges (PAMR, Araslanov & Roth, CVPR 2020).
+    # What brings masks to the image's own edges: none, pamr, densecrf (which needs pydensecrf2), or a name of your own
+    # in REFINER_REGISTRY.
+    cfg.TEST.ZERO_SHOT.REFINE = "pamr"
     cfg.TEST.ZERO_SHOT.PAMR = CN()
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
     # Whether PAMR refines the scores of the whole image at the output's size (NACLIP), rather than each window's masks.
     cfg.TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE = False
     # How often PAMR averages a mask over neighboring pixels.
     cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
     # Distances of the 8 neighbors that PAMR averages over, in pixels of the mask.
     cfg.TEST.ZERO_SHOT.PAMR.DILATIONS = [1, 2, 4, 8, 12, 24]
+    cfg.register_renamed_key(
+        "TEST.ZERO_SHOT.PAMR.ENABLED", "TEST.ZERO_SHOT.REFINE", "True is now pamr, and False is none"
+    )
+    cfg.TEST.ZERO_SHOT.DENSECRF = CN()
+    # Iterations of DenseCRF's mean field (this and all of DENSECRF: ReCo's release).
+    cfg.TEST.ZERO_SHOT.DENSECRF.ITERS = 10
+    # Standard deviation of DenseCRF's Gaussian kernel, in pixels of the output.
+    cfg.TEST.ZERO_SHOT.DENSECRF.GAUSSIAN_SXY = 1.0
+    # Weight of DenseCRF's Gaussian kernel.
+    cfg.TEST.ZERO_SHOT.DENSECRF.GAUSSIAN_COMPAT = 3.0
+    # Standard deviation of the distances in DenseCRF's bilateral kernel, in pixels of the output.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SXY = 67.0
+    # Standard deviation of the colors in DenseCRF's bilateral kernel, in 0..255.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SRGB = 3.0
+    # Weight of DenseCRF's bilateral kernel.
+    cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_COMPAT = 4.0

@@ -2,8 +2,11 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +20,28 @@ from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import model_input
 from .modeling import DenseCLIP, FrozenCLIP
+from .modeling.inference import SCORE_BYTES_AT_ONCE
+from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
 from .utils.resize import check_sizes
+from .utils.threads import map_ahead
 from .utils.words import BACKGROUND, NO_CLASS, as_lists, class_names, split_background_words, split_words
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
+
+
+class _Reading(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        pixels: at the result's size, RGB uint8 [H, W, 3].
+        inputs: what the model takes of it, see model_input.
+    """
+
+    pixels: np.ndarray
+    inputs: dict
 
 
 class TCLPredictor:
@@ -118,7 +136,7 @@ class TCLPredictor:
         """Segment an image, or each of a list of images.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array; or a list of them.
+            image: path, PIL image, or array, see utils.images.as_array; or a list of them, see `stream`.
             classes: class words, without the background: a word or a list of words for each class, named by its first
                 word; or one text, see split_words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
@@ -133,35 +151,124 @@ class TCLPredictor:
         Raises:
             ValueError: no image, an array of another shape or type, or unusable words; names it.
         """
+        is_list = isinstance(image, (list, tuple))
+        images = image if is_list else [image]
+        options = {"labels_only": labels_only, "longest_side": longest_side}
+        num_workers = None if is_list else 0
+        segmentations = list(self.stream(images, classes, background, **options, num_workers=num_workers))
+        return segmentations if is_list else segmentations[0]
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        classes: str | Sequence[str | Sequence[str]],
+        background: bool | str | Sequence[str] = False,
+        *,
+        labels_only: bool = False,
+        longest_side: int | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[Segmentation | OSError | ValueError]:
+        """Segment images of any sizes in batches, while the next ones are read in threads; yield results in order.
+
+        Few images are held at once, so that there may be any number of them. Labels are those of one image at a time;
+        scores differ in the last bit, for a matrix product of several images may be summed up in another order.
+
+        Args:
+            images: paths, PIL images or arrays; may be a generator.
+            classes: see __call__.
+            background: see __call__.
+            labels_only: see __call__.
+            longest_side: see __call__.
+            batch_size: greatest number of images in a batch, as large images make smaller ones; None for
+                TEST.ZERO_SHOT.IMS_PER_BATCH.
+            num_workers: number of threads that read images, 0 to read them in turn with the model; None for
+                DATALOADER.NUM_WORKERS.
+            return_exceptions: whether to yield the error of an image that cannot be read, rather than to raise it.
+
+        Returns:
+            an iterator over the segmentations.
+
+        Raises:
+            ValueError: unusable words, or a number out of its range, at once; an image that cannot be read, in turn.
+        """
+        batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
+        num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0.")
+        if longest_side is not None and longest_side < 1:
+            raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
         if isinstance(background, str):
             background = split_background_words(background) or False
-        has_background = background is not False
-        vocabulary = class_words(classes, has_background)
-        if isinstance(image, (list, tuple)):
-            options = {"labels_only": labels_only, "longest_side": longest_side}
-            return [self(picture, vocabulary, background, **options) for picture in image]
+        vocabulary = class_words(classes, background is not False)
+        make_vocabulary(vocabulary, background, self.model.filler_words)  # says at once what does not work
+        request = {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
 
-        # Resize the image, for the model and for the result
+        def read(image: ImageLike) -> _Reading | OSError | ValueError:
+            try:
+                return self._read(image, longest_side)
+            except (OSError, ValueError) as error:
+                if not return_exceptions:
+                    raise
+                return error
+
+        readings = map_ahead(read, images, num_workers)
+        bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
+        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
+        return chain.from_iterable(map(partial(self._segment, request=request), batches))
+
+    def _read(self, image: ImageLike, longest_side: int | None) -> _Reading:
+        """Read an image, and resize it for the model and for the result."""
         pixels = as_array(image)
         inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
+        return _Reading(pixels, inputs)
 
+    def _segment(self, batch: Sequence[_Reading | Exception], request: dict) -> Iterator[Segmentation | Exception]:
+        """Segment the images of a batch, and yield the results, with errors in their places.
+
+        Args:
+            batch: the images.
+            request: what the model is asked for, with each image.
+        """
         # Run the model
-        inputs |= {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
         with torch.no_grad():
-            output = self.model([inputs])[0]
-
-        # Bring labels and scores to the CPU
-        scores = None if labels_only else output["sem_seg"].float().cpu()
-        labels = output["sem_seg_labels"].cpu() if labels_only else scores.argmax(0)
-        names = class_names(vocabulary)
+            outputs = iter(self.model([each.inputs | request for each in batch if isinstance(each, _Reading)]))
+        names = class_names(request["vocabulary"])
+        has_background = request["background"] is not False
         if has_background:
             names = [BACKGROUND, *names]
         elif self.model.filler_words:
             names = [*names, NO_CLASS]
-        return Segmentation(pixels, names, labels.numpy(), has_background, scores)
+
+        # Bring labels and scores to the CPU
+        for each in batch:
+            if not isinstance(each, _Reading):
+                yield each
+                continue
+            output = next(outputs)
+            scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
+            labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
+            yield Segmentation(each.pixels, names, labels.numpy(), has_background, scores)
+
+
+def _batch_readings(
+    readings: Iterable[_Reading | Exception], batch_size: int, max_pixels: int
+) -> Iterator[list[_Reading | Exception]]:
+    """Group images in their order: so many, or fewer where their results have `max_pixels` together."""
+    batch, num_pixels = [], 0
+    for reading in readings:
+        batch.append(reading)
+        if isinstance(reading, _Reading):
+            num_pixels += reading.pixels.shape[0] * reading.pixels.shape[1]
+        if len(batch) == batch_size or num_pixels >= max_pixels:
+            yield batch
+            batch, num_pixels = [], 0
+    if batch:
+        yield batch
 
 
 def _pretrained_config(name: str) -> CfgNode:
@@ -199,8 +306,6 @@ def class_words(classes: str | Sequence[str | Sequence[str]], background: bool =
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
     """Shrink [H, W, 3] until no side is longer than `longest_side`; leave a smaller image as it is."""
-    if longest_side < 1:
-        raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
     picture = Image.fromarray(image)
     picture.thumbnail((longest_side, longest_side))
     return np.asarray(picture)

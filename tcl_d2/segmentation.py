@@ -89,13 +89,14 @@ class Segmentation:
 
     # ------------------------------------------------------------------------------------------------- files
 
-    def save(self, folder: str | Path, name: str, heat_maps: bool = False) -> list[Path]:
-        """Write NAME.png (overlay), NAME_labels.png (palette), NAME.json (areas of the classes), and heat maps.
+    def save(self, folder: str | Path, name: str, heat_maps: bool = False, overlay: bool = True) -> list[Path]:
+        """Write NAME.png (overlay), NAME_labels.png (palette), heat maps, and, last, NAME.json (areas of the classes).
 
         Args:
             folder: is made where it is missing.
             name: how the names of the files begin.
             heat_maps: whether to write NAME_K_CLASS.png for each class.
+            overlay: whether to write the overlay, which takes longer than all else.
 
         Returns:
             the paths of the files, in the order of `result_paths`.
@@ -110,7 +111,8 @@ class Segmentation:
             visualizer.save_picture(visualizer.enlarge(self.draw_heat_map(word)), path)
 
         # Write overlay and labels
-        visualizer.save_picture(self.draw_overlay(), overlay_path)
+        if overlay:
+            visualizer.save_picture(self.draw_overlay(), overlay_path)
         visualizer.save_palette_png(self.labels, self.colors(), labels_path)
 
         # Write the areas
@@ -118,7 +120,7 @@ class Segmentation:
         areas = {word: round(area, 6) for word, area in self.areas().items()}
         with replacing(areas_path) as unfinished:
             unfinished.write_text(json.dumps({"height": height, "width": width, "areas": areas}, indent=1))
-        return paths
+        return paths if overlay else paths[1:]
 
 
 def shorten(text: str) -> str:

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from tcl_d2 import load_config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers beside each other share the cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FAULT_TABLE = """# Faults, and what comes of them
@@ -55,6 +55,7 @@ def pytest_configure(config) -> None:
         "markers", "fault(what, outcome): causes a fault, and checks that the outcome is as documented"
     )
     config.addinivalue_line("markers", "quick: a first check of a change, in a minute")
+    config.addinivalue_line("markers", "gpu: a check of a device and a precision, see make gpu")
 
 
 def pytest_collection_modifyitems(items) -> None:

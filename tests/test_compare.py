@@ -19,7 +19,7 @@ from tests import running
 from tests.conftest import ROOT
 
 CONFIGS = [str(ROOT / f"configs/shapes/{name}.yaml") for name in ("maskclip", "trained")]
-FEW = ["TEST.ZERO_SHOT.MAX_IMAGES", "4", "DATALOADER.NUM_WORKERS", "0", "TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+FEW = ["TEST.ZERO_SHOT.MAX_IMAGES", "4", "DATALOADER.NUM_WORKERS", "0", "TEST.ZERO_SHOT.REFINE", "none"]
 
 
 def compare(output, *arguments: str, options: list[str] = FEW) -> None:

@@ -57,7 +57,7 @@ def test_config_reaches_the_model(tmp_path):
     cfg.merge_from_list(["TEST.ZERO_SHOT.KP_WEIGHT", 0.1, "TEST.ZERO_SHOT.PAMR.ITERS", 3])
     model = build_model(cfg)
     assert len(model.grounder.blocks) == 2 and model.sim2mask.tau == 0.5 and model.kp_weight == 0.1
-    assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.pamr.iterations == 3
+    assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.refiner.iterations == 3
     assert not any(p.requires_grad for p in model.grounder.blocks.parameters())  # first stage
 
 

@@ -196,7 +196,7 @@ def copied_set(world, tmp_path, shapes_cfg):
     (folder / "classes.txt").write_text("\n".join(words))
     name = register_benchmark_folder(str(folder))
     shapes_cfg.DATASETS.TEST = (name,)
-    shapes_cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    shapes_cfg.TEST.ZERO_SHOT.REFINE = "none"
     yield folder, shapes_cfg
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
@@ -249,7 +249,7 @@ def test_evaluation_names_a_broken_file_in_one_line(copied_set, world, tmp_path,
     """Whether the main process meets it or a loader's."""
     folder, _ = copied_set
     spoil(folder)
-    arguments = ["--eval-only", "DATASETS.TEST", f"('{folder}',)", "TEST.ZERO_SHOT.PAMR.ENABLED", False]
+    arguments = ["--eval-only", "DATASETS.TEST", f"('{folder}',)", "TEST.ZERO_SHOT.REFINE", "none"]
     command = ["train_net.py", "--config-file", "configs/shapes/tcl.yaml", *arguments, "OUTPUT_DIR", tmp_path / "out"]
     done = running.run(world, *command)
     running.check_error(done, str(folder), message)

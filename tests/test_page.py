@@ -33,7 +33,7 @@ except ImportError:
 in_browser = pytest.mark.skipif(
     webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
 )
-SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": True}
+SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": "pamr"}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,9 @@ def test_methods_are_built_once_and_share_the_clip(page):
 
 def test_form_has_the_settings_of_the_method(page):
     """Those of its configuration, also after a visitor has used others."""
-    for method, values in {"tcl": (0.4, 0.3, True), "sclip": (0.3, 0.3, False)}.items():
+    for method, values in {"tcl": (0.4, 0.3, "pamr"), "sclip": (0.3, 0.3, "none")}.items():
         model = page.predictor(method).model
-        model.background_score, model.pamr = 0.9, None
+        model.background_score, model.refiner = 0.9, None
         threshold, kp, refine = page.settings(method)
         assert (threshold.value, kp.value, refine.value) == values and kp.visible == (method == "tcl")
 
@@ -121,7 +121,7 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
     visits = [
         {**SETTINGS, "method": method, "threshold": threshold, "refine": refine}
         for method in ("tcl", "sclip", "naclip")
-        for threshold, refine in ((0.15, True), (0.3, False))
+        for threshold, refine in ((0.15, "pamr"), (0.3, "none"))
     ]
 
     def visit(settings: dict) -> np.ndarray:

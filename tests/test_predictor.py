@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tcl_d2.predictor as predictor_module
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
@@ -127,7 +128,7 @@ def test_options_stand_over_a_dense_heads_settings():
     options = ["TEST.ZERO_SHOT.LOGIT_SCALE", 20, "MODEL.DENSE_CLIP.HEAD", "sclip", "MODEL.WEIGHTS", ""]
     dense = TCLPredictor("shapes/trained.yaml", *options).with_dense_head("naclip")
     assert dense.model.logit_scale == 20 and type(dense.model.head).__name__ == "NACLIPHead"
-    assert dense.model.background_score == 0.3 and dense.model.pamr is None
+    assert dense.model.background_score == 0.3 and dense.model.refiner is None
 
 
 def test_an_unknown_dense_head_is_named(predictor):
@@ -146,8 +147,8 @@ def test_missing_weights_of_the_vision_model_are_named(predictor, tmp_path, monk
 def test_options_are_applied_over_a_configuration():
     cfg = load_config(ROOT / "configs/shapes/trained.yaml")
     cfg.freeze()
-    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125, "TEST.ZERO_SHOT.PAMR.ENABLED", False)
-    assert predictor.model.background_score == 0.125 and predictor.model.pamr is None
+    predictor = TCLPredictor(cfg, "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.125, "TEST.ZERO_SHOT.REFINE", "none")
+    assert predictor.model.background_score == 0.125 and predictor.model.refiner is None
     assert cfg.TEST.ZERO_SHOT.BACKGROUND_SCORE == 0.4
 
 
@@ -209,3 +210,57 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
 def test_a_device_that_torch_does_not_know_is_refused():
     with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', which torch does not know"):
         TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
+
+
+def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path):
+    """Of images of several sizes, in order, in batches; an image that cannot be read gives its error in its place."""
+    images = [draw_scene(seed=7, index=index, size=96).image[: 96 - 7 * index] for index in range(4)]
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path, image in zip(paths, images):
+        Image.fromarray(image).save(path)
+    request = (["brick", "sand", "lava"], True)
+
+    for num_workers, batch_size in ((0, 1), (2, 4)):
+        options = {"num_workers": num_workers, "batch_size": batch_size, "return_exceptions": True}
+        results = list(predictor.stream([paths[4], *paths], *request, **options))
+        for error in (results[0], results[5]):
+            assert isinstance(error, ValueError) and "4.png" in str(error)
+        for segmentation, image in zip(results[1:], images):
+            expected = predictor(image, *request)
+            assert np.array_equal(segmentation.image, image) and np.array_equal(segmentation.labels, expected.labels)
+            torch.testing.assert_close(segmentation.scores, expected.scores, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="4.png"):
+        list(predictor.stream(paths, *request))
+
+
+def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypatch):
+    """A generator may be endless, and large images make small batches."""
+    taken, batch_sizes = [], []
+
+    def scenes():
+        for index in range(1000):
+            taken.append(index)
+            yield np.zeros((8, 8, 3), np.uint8)
+
+    hook = predictor.model.register_forward_pre_hook(lambda _, inputs: batch_sizes.append(len(inputs[0])))
+    try:
+        stream = predictor.stream(scenes(), "brick", labels_only=True, batch_size=3)
+        for _ in range(4):
+            next(stream)
+        stream = None
+        assert 6 <= len(taken) <= 6 + 5 and batch_sizes == [3, 3]
+
+        batch_sizes.clear()
+        monkeypatch.setattr(predictor_module, "SCORE_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
+        images = [np.zeros((60, 60, 3), np.uint8)] * 4
+        assert len(list(predictor.stream(images, "brick", labels_only=True))) == 4 and batch_sizes == [3, 1]
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"num_workers": -1}, {"longest_side": 0}, {"classes": ["a", "a"]}]
+)
+def test_a_stream_refuses_bad_requests_at_once(predictor, options):
+    with pytest.raises(ValueError, match="batch_size is|longest_side is|twice"):
+        predictor.stream([], **{"classes": "brick", **options})

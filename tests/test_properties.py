@@ -13,7 +13,7 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
 from tcl_d2.engine.trainer import check_schedule
 from tcl_d2.modeling import MaskCLIP
-from tcl_d2.modeling.inference import Windows, pad_to_multiple
+from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
 from tcl_d2.modeling.text import TextEmbedder, check_templates
 from tcl_d2.modeling.vocabulary import check_words
 from tcl_d2.utils.resize import segmentation_size
@@ -35,7 +35,7 @@ def test_windows_cover_each_pixel_and_average_to_what_they_show(height, width, c
     stride = max(1, round(crop * share))
     image = random_image(height, width)
     windows = Windows(image, crop, stride)
-    torch.testing.assert_close(windows.average(windows.batches(5)), image)
+    torch.testing.assert_close(windows.average(batch_windows([windows], 5)), image)
     for rows, columns in windows.slices:
         shape = image[:, rows, columns].shape
         assert shape == (3, min(crop, height), min(crop, width))

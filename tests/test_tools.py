@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2 import load_config
+from tcl_d2.commands.result_folder import RECORD
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
@@ -25,16 +26,16 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     for path in (folder / "a.png", folder / "more/a.png"):
         Image.fromarray(draw_scene(7, 1).image).save(path)
     (folder / "broken.jpg").write_bytes(b"no image")
-    options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "off"]
+    options = ["--output", "out", "--classes", "brick, lava", "--background", "--heat-maps", "--refine", "none"]
     demo = ROOT / "demo/demo.py"
     done = run(world, demo, "--input", "-", folder, *options, folder=tmp_path, stdin=str(folder / "a.png"))
-    assert done.returncode == 1 and "broken.jpg" in done.stderr and "3 of 4 images segmented" in done.stdout
+    assert done.returncode == 1 and "broken.jpg" in done.stderr and "2 of 3 images segmented" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"a_1.png", "a_2.json", "a_3_labels.png", "a_1_1_brick.png"} <= names
+    assert {"a_1.png", "a_2.json", "a_2_labels.png", "a_1_1_brick.png"} <= names
     assert set(json.loads((tmp_path / "out/a_1.json").read_text())["areas"]) == {"background", "brick", "lava"}
 
 
-DEMO = ("demo/demo.py", "--refine", "off", "--classes", "brick, lava")
+DEMO = ("demo/demo.py", "--refine", "none", "--classes", "brick, lava")
 
 
 def draw_scenes(folder, *names: str) -> None:
@@ -50,7 +51,7 @@ def test_demo_gives_each_result_a_name(world, tmp_path):
     done = run(world, *DEMO, "--input", tmp_path / "in", "--output", tmp_path / "out", "--heat-maps")
     assert done.returncode == 0, done.stderr
     names = {path.name.lower() for path in (tmp_path / "out").iterdir()}
-    assert len(names) == 5 * len(inputs)  # overlay, labels, areas, and a heat map for each of two words
+    assert len(names) == 5 * len(inputs) + 1  # overlay, labels, areas, and a heat map for each of two words; the record
     assert {"a_1.png", "b.png"} <= names and done.stdout.count(" -> ") == len(inputs)
 
 
@@ -76,7 +77,8 @@ def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
     for _ in range(2):
         done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / "out")
         assert done.returncode == 0 and "1 of 1 images" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.png", "a_labels.png"]
+    names = ["a.json", "a.png", "a_labels.png", RECORD]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 @pytest.mark.fault("demo: extreme pictures, an empty file, a long and a strange name", "the folder goes on")
@@ -98,7 +100,7 @@ def test_demo_bears_many_words(world, tmp_path):
     options = ["--input", tmp_path / "a.png", "--output", tmp_path / "out", "--heat-maps"]
     done = run(world, *DEMO[:-1], ", ".join(words), *options)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 3 + len(words)
+    assert len(list((tmp_path / "out").iterdir())) == 4 + len(words)
 
 
 def test_demo_writes_a_video_of_a_video(world, tmp_path):
@@ -107,7 +109,7 @@ def test_demo_writes_a_video_of_a_video(world, tmp_path):
     for index in range(3):
         writer.write(np.ascontiguousarray(draw_scene(7, index, size=64).image[:48, :, ::-1]))
     writer.release()
-    options = ["--output", tmp_path, "--classes", "shapes_val", "--opts", "TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+    options = ["--output", tmp_path, "--classes", "shapes_val", "--opts", "TEST.ZERO_SHOT.REFINE", "none"]
     done = run(world, "demo/demo.py", "--video-input", tmp_path / "v.mp4", *options[:1], tmp_path / "out", *options[2:])
     assert done.returncode == 0, done.stderr
     capture = cv2.VideoCapture(str(tmp_path / "out/v.mp4"))
@@ -222,14 +224,14 @@ def analyze(monkeypatch):
 
 
 def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, analyze):
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
     assert predictor.model.kp_weight == 0.3
 
 
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):
     """The class then has the best of their scores: its IoU is that of the labels that the predictor gives."""
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     words = split_words("lava, soil, lava | soil")
     ious = analyze.analyze_wording("shapes_objects_val", predictor, tmp_path, 0, words)
     assert list(ious) == ["lava", "soil", "lava | soil"] and len(set(ious.values())) == 3
@@ -260,7 +262,7 @@ def test_analysis_of_wording_keeps_the_words_of_a_benchmark(in_world, tmp_path, 
     data = register_benchmark_folder(str(tmp_path / "set"))
 
     seen = []
-    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.PAMR.ENABLED", False)
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
     predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     ious = analyze.analyze_wording(data, predictor, tmp_path, 0, split_words("grass | lawn, grass"))
     assert list(ious) == ["grass | lawn", "grass"]

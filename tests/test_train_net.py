@@ -24,7 +24,7 @@ from tests.engine.test_output import holder
 from tests.running import check_error
 
 SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
-ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.PAMR.ENABLED", False]
+ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.REFINE", "none"]
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -142,7 +142,7 @@ def test_a_folder_is_evaluated_by_its_path(world, tmp_path):
     words = MetadataCatalog.get("shapes_stuff_val").stuff_classes
     (folder / "classes.txt").write_text("\n".join(words))
     names = f"('{folder}', 'shapes_stuff_val')"
-    options = ["DATASETS.TEST", names, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.MAX_IMAGES", 3]
+    options = ["DATASETS.TEST", names, "TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.MAX_IMAGES", 3]
     done = run(world, "--eval-only", *options, "OUTPUT_DIR", tmp_path)
     assert done.returncode == 0, done.stderr
     folder_row, catalog_row = results(tmp_path)["datasets"]

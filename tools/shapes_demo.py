@@ -32,7 +32,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backe
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs/shapes/tcl.yaml"
-PAMR_OFF = ["TEST.ZERO_SHOT.PAMR.ENABLED", "False"]
+PAMR_OFF = ["TEST.ZERO_SHOT.REFINE", "none"]
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")  # ProxyCLIP has no vision model for such scenes
 METHODS = (  # name, config, overrides
     ("dense CLIP", "maskclip.yaml", [*PAMR_OFF, "TEST.ZERO_SHOT.BACKGROUND_SCORE", "0.3"]),

@@ -38,7 +38,7 @@ model = L(TCL)(
     crop_size=48,
     stride=24,
     background_score=0.4,
-    pamr=L(PAMR)(iterations=10, dilations=[1, 2, 4]),
+    refiner=L(PAMR)(iterations=10, dilations=[1, 2, 4]),
     kp_weight=0.3,
 )
 

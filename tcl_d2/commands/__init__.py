@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         name, words = "train", ["--eval-only", *words]
 
     # An exported model runs without Detectron2
-    if not any(word.startswith("--onnx") for word in words):
+    if name == "segment" and any(word.startswith("--onnx") for word in words):
+        name = "segment_exported"
+    else:
         with one_message(ModuleNotFoundError):
             require_detectron2()
 

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
+from detectron2.config import CfgNode
 from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
-from ..modeling import PAMR
+from ..modeling.refiner import Refiner, build_refiner, refiner_names
 from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
 from ..utils import visualizer
@@ -45,6 +46,7 @@ class Page:
 
     Attributes:
         methods: (label, name) of each method, see method_names.
+        refiners: values of TEST.ZERO_SHOT.REFINE that can be used here.
     """
 
     def __init__(self, predictor: TCLPredictor):
@@ -53,7 +55,7 @@ class Page:
         Args:
             predictor: of the configuration.
         """
-        self.refine = predictor.model.pamr or PAMR()
+        self.refiners = [name for name in refiner_names() if _has_refiner(predictor.cfg, name)]
         labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
         self.methods = [(labels.get(name, name), name) for name in method_names()]
         self._predictors = {TCL: predictor}
@@ -65,7 +67,7 @@ class Page:
             self._predictors[method] = with_method(self._predictors[TCL], method)
         return self._predictors[method]
 
-    def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Checkbox]:
+    def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
         """Return the fields threshold, kp and refine of the form, see `segment`, with the values of a method."""
         try:
             predictor = self.predictor(method)
@@ -76,7 +78,7 @@ class Page:
         return (
             gr.Slider(0, 1, test.BACKGROUND_SCORE, step=0.01, label="Score of the background", elem_id="threshold"),
             gr.Slider(0, 1, test.KP_WEIGHT, step=0.05, label="Share of CLIP's own masks", visible=has_kp),
-            gr.Checkbox(test.PAMR.ENABLED, label="Refine by the picture's edges (PAMR)"),
+            gr.Dropdown(self.refiners, value=test.REFINE, label="Refine by the picture's edges"),
         )
 
     def segment(
@@ -88,7 +90,7 @@ class Page:
         method: str,
         threshold: float,
         kp: float,
-        refine: bool,
+        refine: str,
     ) -> tuple[tuple[np.ndarray, list], Segmentation, dict, str]:
         """Look for the words in the picture.
 
@@ -100,7 +102,7 @@ class Page:
             method: one of method_names.
             threshold: score of the background.
             kp: share of CLIP's own masks, where the method has them.
-            refine: whether to refine the masks with PAMR.
+            refine: one of `refiners`.
 
         Returns:
             - the image and a mask of each class in it, as gr.AnnotatedImage takes them;
@@ -131,7 +133,7 @@ class Page:
             predictor = self.predictor(method)
             with self._lock:
                 model = predictor.model
-                model.background_score, model.pamr = threshold, self.refine if refine else None
+                model.background_score, model.refiner = threshold, _build_refiner(predictor.cfg, refine)
                 if hasattr(model, "kp_weight"):
                     model.kp_weight = kp
                 segmentation = predictor(path, words, background_words or background, longest_side=LONGEST_SIDE)
@@ -154,6 +156,21 @@ class Page:
             raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
         picture = visualizer.enlarge(segmentation.draw_heat_map(event.value))
         return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
+
+
+def _build_refiner(cfg: CfgNode, name: str) -> Refiner | None:
+    cfg = cfg.clone()
+    cfg.TEST.ZERO_SHOT.REFINE = name
+    return build_refiner(cfg)
+
+
+def _has_refiner(cfg: CfgNode, name: str) -> bool:
+    """Return whether a refiner can be built: DenseCRF needs a package that is optional."""
+    try:
+        _build_refiner(cfg, name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def example_scenes(folder: Path) -> list[list]:

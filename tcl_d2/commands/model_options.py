@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
+from ..config import load_config
+from ..modeling import DENSE_HEAD_REGISTRY
+from ..predictor import TCLPredictor
 from ..utils.imports import add_import_argument, import_code
-
-if TYPE_CHECKING:  # the options can be read without Detectron2, for exported models
-    from ..predictor import TCLPredictor
 
 SMALL_WORLD = "shapes/trained.yaml"  # the config of the model that comes with the project
 TCL = "tcl"  # the method that is the model of the configuration
@@ -29,7 +28,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
 
 
-def read_model(args: argparse.Namespace, *options: object) -> "Callable[[], TCLPredictor]":
+def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPredictor]:
     """Import the user's code, and read the configuration where there is one; names that they register can be used then.
 
     Args:
@@ -42,9 +41,6 @@ def read_model(args: argparse.Namespace, *options: object) -> "Callable[[], TCLP
     Raises:
         ValueError: there is no such method, or the configuration cannot be used.
     """
-    from ..config import load_config
-    from ..predictor import TCLPredictor
-
     for name in args.imports:
         import_code(name)
     if args.method not in method_names():
@@ -58,12 +54,10 @@ def read_model(args: argparse.Namespace, *options: object) -> "Callable[[], TCLP
 
 def method_names() -> list[str]:
     """List the methods: the model of the configuration, and the dense heads that its CLIP can have."""
-    from ..modeling import DENSE_HEAD_REGISTRY
-
     return [TCL, *sorted(name for name, _ in DENSE_HEAD_REGISTRY)]
 
 
-def with_method(predictor: "TCLPredictor", method: str) -> "TCLPredictor":
+def with_method(predictor: TCLPredictor, method: str) -> TCLPredictor:
     """Return the predictor of a method, see TCLPredictor.with_dense_head for errors.
 
     Args:

@@ -4,97 +4,41 @@ tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --o
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
-tcl-d2 segment photos --onnx model.onnx        # an exported model, see tools/deploy/export_model.py
+tcl-d2 segment photos --onnx model.onnx        # an exported model, with options of its own: --onnx --help
+tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
 """
 
 import argparse
 import glob
-import itertools
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from tqdm import tqdm
 
-from ..segmentation import Segmentation, result_paths, shorten
+from ..data.words import read_class_words
+from ..engine import launch
+from ..engine.evaluation_pass import evaluation_settings
+from ..modeling.vocabulary import dataset_classes
+from ..predictor import TCLPredictor, class_words
+from ..segmentation import Segmentation
 from ..utils.errors import one_message
-from ..utils.files import remove_unfinished
-from ..utils.progress import tqdm
+from ..utils.tensors import digest_weights
+from ..utils.threads import map_ahead
 from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
+from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
+from .result_folder import ResultFolder, Source
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-Predictor = Callable[..., Segmentation]  # a TCLPredictor, or an OnnxSegmentor
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
-
-
-def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment.
-
-    Args:
-        inputs: files, globs, folders (all images below them), or - for a list on the standard input.
-        output: folder of the results, whose images are left out.
-
-    Raises:
-        FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
-    """
-    # Read the list on the standard input
-    lines = []
-    for entry in inputs:
-        lines += sys.stdin.read().splitlines() if entry == "-" else [entry]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise FileNotFoundError("- found no names of files on the standard input")
-
-    # Expand globs and folders
-    paths, empty = [], []
-    for line in lines:
-        # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
-        is_plain = os.path.lexists(line) or not glob.has_magic(line)
-        matches = [line] if is_plain else sorted(glob.glob(line, recursive=True))
-        files = [path for match in matches for path in _images_below(Path(match), output)]
-        paths += files
-        if not files:
-            empty.append(line)
-    if empty:
-        raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
-    return paths
-
-
-def _images_below(path: Path, output: Path) -> list[Path]:
-    """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
-    if not os.path.isdir(path):
-        return [path]
-    images = sorted(image for image in path.rglob("*") if image.suffix.lower() in SUFFIXES)
-    if path.resolve() in output.resolve().parents:
-        images = [image for image in images if output.resolve() not in image.resolve().parents]
-    return images
-
-
-def prepare_output(output: Path, inputs: Iterable[Path]) -> None:
-    """Make the folder for the results, and remove the unfinished files of a run that was killed.
-
-    Args:
-        output: the folder.
-        inputs: files that are going to be read.
-
-    Raises:
-        OSError: the folder cannot be made, or there is a file of that name.
-        ValueError: an input lies in the folder, where a result might replace it.
-    """
-    folder = output.resolve()
-    for path in inputs:
-        if folder in (path.parent.resolve(), path.resolve().parent):
-            raise ValueError(f"{path} lies in --output {output}, where results might replace it: give another folder")
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"--output {output} cannot be the folder of the results: {error.strerror}") from None
-    remove_unfinished(output)
 
 
 def read_background(text: str) -> list[str]:
@@ -129,11 +73,6 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
         FileNotFoundError: a word looks like the name of a file, and there is none.
         ValueError: a dataset without class words, or a file that cannot be used.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from ..data.words import read_class_words
-    from ..modeling.vocabulary import dataset_classes
-
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
         class_words = read_class_words(text)
         if class_words[0][0] != BACKGROUND:
@@ -154,65 +93,79 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     return words, False
 
 
-def result_names(paths: list[Path], heat_maps: Sequence[str]) -> list[str]:
-    """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
+# ------------------------------------------------------------------------------------------- files
+
+
+def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+    """Segment the files that are left of a run, or this process's share of them; the work of one process.
 
     Args:
-        paths: the files.
-        heat_maps: class words that heat maps are drawn of.
+        args: of `argument_parser`.
+        paths: all files of the run.
     """
-    stems = [shorten(path.stem) for path in paths]
-    counts = Counter(stems)
-    candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
-    names, taken = [""] * len(paths), set()
+    sys.stdout.reconfigure(errors="backslashreplace")
+    with one_message():
+        build_predictor, words, background = read_request(args)
+        predictor = with_method(build_predictor(), args.method)
+        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
 
-    # Name files with unique stems first, so that they keep their stems
-    for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
-        for name in candidates[stems[index]]:
-            files = {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
-            if taken.isdisjoint(files):
-                names[index] = name
-                taken |= files
-                break
-    return names
+        # Every n-th of the files that are left
+        sources = None
+        if comm.is_main_process():
+            heat_maps = [BACKGROUND, *class_names(words)] if background else class_names(words)
+            settings = result_settings(predictor, args, words, background)
+            folder = ResultFolder(args.output)
+            sources = folder.begin(paths, settings, heat_maps if args.heat_maps else (), args.resume)
+            if len(sources) < len(paths):
+                print(f"{len(paths) - len(sources)} of {len(paths)} images were done before")
+        sources = comm.all_gather(sources)[0]
+        segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words, background)
 
 
-def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
-    """Yield names to try for files of a stem: the stem itself if it is unique, then with numbers."""
-    if is_unique:
-        yield stem
-    for number in itertools.count(1):
-        yield f"{stem}_{number}"
+def result_settings(
+    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
+) -> dict:
+    """Return what results depend on, by name: the model, the words, and what is written."""
+    settings = evaluation_settings(predictor.cfg.clone())
+    for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
+        for name in names:  # results do not depend on these, but on the weights themselves
+            settings[key].pop(name)
+    weights = digest_weights(predictor.model)
+    request = {"weights": weights, "classes": words, "background": background}
+    return {**settings, **request, "--heat-maps": args.heat_maps, "--no-overlay": args.no_overlay}
 
 
 def segment_files(
-    predictor: Predictor,
+    predictor: TCLPredictor,
     args: argparse.Namespace,
-    paths: list[Path],
+    sources: Sequence[Source],
     words: list[str | list[str]],
     background: bool | list[str],
-) -> int:
-    """Segment every file and write its results; return the number of files that could not be read."""
-    num_broken = 0
-    classes = [BACKGROUND, *class_names(words)] if background else class_names(words)
-    names = result_names(paths, classes if args.heat_maps else ())
+) -> None:
+    """Segment files in batches, while threads read the next ones and write the results of the last ones."""
 
-    for path, name in zip(tqdm(paths, unit="image"), names):
-        try:
-            segmentation = predictor(path, words, background, labels_only=not args.heat_maps)
-        except (OSError, ValueError) as error:
-            num_broken += 1
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-            continue
+    def write(item: tuple[Source, Segmentation | Exception]) -> tuple[str, TextIO]:
+        source, segmentation = item
+        if isinstance(segmentation, Exception):
+            return f"left out: {segmentation}", sys.stderr
 
         # Write the results, and say the largest areas
-        overlay, *_ = segmentation.save(args.output, name, args.heat_maps)
+        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay=not args.no_overlay)
         largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
         shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
-        tqdm.write(f"{path} -> {overlay}: {shares}")
+        return f"{source.path} -> {path}: {shares}", sys.stdout
 
-    print(f"{len(paths) - num_broken} of {len(paths)} images segmented, in {args.output}")
-    return num_broken
+    # The bar is that of the first process
+    paths = (source.path for source in sources)
+    options = {"labels_only": not args.heat_maps, "return_exceptions": True}
+    segmentations = predictor.stream(paths, words, background, **options)
+    lines = map_ahead(write, zip(sources, segmentations), predictor.cfg.DATALOADER.NUM_WORKERS)
+    bar = {"total": len(sources), "unit": "image", "smoothing": 0, "disable": not comm.is_main_process()}
+    for line, file in tqdm(lines, **bar):
+        tqdm.write(line, file)
+
+
+# ------------------------------------------------------------------------------------------- videos
 
 
 def read_frames(capture) -> Iterator[np.ndarray]:
@@ -225,7 +178,7 @@ def read_frames(capture) -> Iterator[np.ndarray]:
 
 
 def segment_video(
-    predictor: Predictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
+    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
 ) -> None:
     """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
     try:
@@ -300,7 +253,8 @@ def argument_parser() -> argparse.ArgumentParser:
     # Classes and settings
     parser.add_argument(
         "--classes",
-        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name; an exported model has its own',
+        required=True,
+        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name',
     )
     parser.add_argument(
         "--background",
@@ -312,49 +266,19 @@ def argument_parser() -> argparse.ArgumentParser:
         help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
         "fits best. Give inputs before it, or with another option between",
     )
-    parser.add_argument("--refine", choices=("on", "off"), help="PAMR; default: as the config says")
+    parser.add_argument(
+        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
+    )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="an exported model, with its classes and settings")
-    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="its text embeddings, if they are its input")
+
+    # How a long list is worked off
+    parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
+    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     add_model_options(parser)
     return parser
-
-
-def load_model(args: argparse.Namespace) -> tuple[Predictor, list[str | list[str]], bool | list[str]]:
-    """Build the predictor; return it with its class words, and whether there is a background besides, or its words.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    if args.onnx is not None:
-        return load_exported(args)
-    if args.classes is None or args.embeddings is not None:
-        raise ValueError("give --classes WORDS, without --embeddings; or give an exported model, --onnx FILE")
-    from ..predictor import class_words
-
-    # Check what the user gave before the model is built
-    options = ["TEST.ZERO_SHOT.PAMR.ENABLED", args.refine == "on"] if args.refine else []
-    build_predictor = read_model(args, *options)
-    words, background = read_classes(args.classes)
-    if not isinstance(background, list) or isinstance(args.background, list):
-        background = args.background or background
-    words = class_words(words, bool(background))
-
-    # Build the model
-    predictor = with_method(build_predictor(), args.method)
-    predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
-    return predictor, words, background
-
-
-def load_exported(args: argparse.Namespace) -> tuple[Predictor, list[str | list[str]], bool | list[str]]:
-    """Do what `load_model` does for an exported model, whose file holds all settings."""
-    given = [f"--{name}" for name in ("classes", "background", "refine", "opts") if getattr(args, name)]
-    if given:
-        raise ValueError(f"{given[0]}: an exported model has its classes and settings in its file: export another one")
-    from ..deploy import OnnxSegmentor
-
-    segmentor = OnnxSegmentor(args.onnx, args.embeddings)
-    return segmentor, segmentor.words, segmentor.background
 
 
 def main(args: argparse.Namespace) -> None:
@@ -370,12 +294,43 @@ def main(args: argparse.Namespace) -> None:
     with one_message():
         # Check what the user gave before the model is built
         inputs = args.inputs or args.input
-        paths = find_inputs(inputs, args.output) if inputs else []
+        paths = list(dict.fromkeys(find_inputs(inputs, args.output))) if inputs else []
         if not args.webcam:
-            prepare_output(args.output, paths or [Path(args.video_input)])
-        predictor, words, background = load_model(args)
+            folder = ResultFolder(args.output)
+            folder.check_inputs(paths or [Path(args.video_input)])
+        check_processes(args)
+        build_predictor, words, background = read_request(args)
 
-        # Segment
-        if inputs:
-            sys.exit(1 if segment_files(predictor, args, paths, words, background) else 0)
-        segment_video(predictor, args, words, background)
+        if not inputs:
+            predictor = with_method(build_predictor(), args.method)
+            segment_video(predictor, args, words, background)
+            return
+
+    # Segment the files, in this process or several
+    launch(partial(segment_share, paths=paths), args)
+    with one_message():
+        num_done = folder.num_done(paths)
+        print(f"{num_done} of {len(paths)} images segmented, in {args.output}")
+    sys.exit(1 if num_done < len(paths) else 0)
+
+
+def read_request(
+    args: argparse.Namespace,
+) -> tuple[Callable[[], TCLPredictor], list[str | list[str]], bool | list[str]]:
+    """Return a function that builds the model (see read_model), the class words, and whether there is a background."""
+    options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
+    build_predictor = read_model(args, *options)
+    words, background = read_classes(args.classes)
+    if not isinstance(background, list) or isinstance(args.background, list):
+        background = args.background or background
+    return build_predictor, class_words(words, bool(background)), background
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Raise a ValueError for GPUs that are not there, and for several processes where there is one to do."""
+    if min(args.num_gpus, args.num_processes) < 1:
+        raise ValueError("--num-gpus and --num-processes are at least 1")
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
+    if max(args.num_gpus, args.num_processes) > 1 and (args.webcam or args.video_input):
+        raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")

@@ -57,6 +57,8 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
         check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
             raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {count}; expected a number of images, or 0 for all")
+        if (count := cfg.TEST.ZERO_SHOT.IMS_PER_BATCH) < 1:
+            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         classes, background = dataset_classes(dataset_name, class_words(cfg, dataset_name))
         make_vocabulary(classes, background, cfg.TEST.ZERO_SHOT.FILLER_WORDS)

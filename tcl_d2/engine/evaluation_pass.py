@@ -1,6 +1,9 @@
 """One pass over the images of an evaluation, for all datasets that have them."""
 
+import datetime
 import logging
+import math
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
@@ -9,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.logger import log_first_n
+from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
 from ..data.benchmarks import subsample
@@ -32,7 +35,7 @@ class RemainingImages:
     """A test loader's batches of the images that are left to do, with what the model is asked for.
 
     Attributes:
-        num_images: how many images this process has given.
+        num_images: how many images this process has given, and are done.
     """
 
     def __init__(self, loader: Iterable[list[dict]], file_names: Collection[str], options: Mapping[str, object]):
@@ -52,13 +55,23 @@ class RemainingImages:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
+        start = time.perf_counter()
         for batch in self.loader:
             remaining = [
                 input_per_image for input_per_image in batch if input_per_image["file_name"] in self.file_names
             ]
-            self.num_images += len(remaining)
             if remaining:
                 yield [{**input_per_image, **self.options} for input_per_image in remaining]
+                self.num_images += len(remaining)
+                self._log_progress(time.perf_counter() - start)
+
+    def _log_progress(self, seconds: float) -> None:
+        """Say how far this process is; Detectron2's own log counts batches."""
+        total = math.ceil(len(self.file_names) / comm.get_world_size())
+        left = datetime.timedelta(seconds=round(seconds / self.num_images * max(0, total - self.num_images)))
+        speed = self.num_images / seconds
+        message = f"{self.num_images} of {total} images done, {speed:.1f} a second; {left} left"
+        log_every_n_seconds(logging.INFO, message, n=5, name=__name__)
 
 
 class EvaluationPass:

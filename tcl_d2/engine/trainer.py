@@ -197,6 +197,7 @@ class Trainer(DefaultTrainer):
             load_test_dicts(cfg, dataset_name),
             mapper=BenchmarkMapper(cfg, is_train=False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+            batch_size=cfg.TEST.ZERO_SHOT.IMS_PER_BATCH,
         )
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.utils import comm
 
-from ..utils.files import replacing
+from ..utils.files import replacing, stat_file
 
 Statistics = Mapping[str, np.ndarray]
 _PREFIX = "statistics."
@@ -121,15 +120,7 @@ def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] 
     """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone."""
     keys = ("file_name", "sem_seg_file_name")
     paths = (dataset_dict[key] for dataset_dict in dataset_dicts for key in keys if key in dataset_dict)
-    return [_stat(path) for path in paths]
-
-
-def _stat(path: str) -> list[int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+    return [stat_file(path) for path in paths]
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:

@@ -71,4 +71,4 @@ def published_for(cfg: CfgNode) -> list[PublishedRow]:
         backbone = cfg.MODEL.GROUPVIT.WEIGHTS
     is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
     protocol = "unified" if is_unified else "own"
-    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.PAMR.ENABLED, protocol)
+    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", protocol)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..modeling import TCL, DenseCLIP, ZeroShotSegmentor
+from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
 from ..modeling.inference import resize_scores
 from ..modeling.score_rules import ScoreSettings
 from ..modeling.vocabulary import WordSubset
@@ -19,10 +19,10 @@ def check_exportable(model: nn.Module) -> None:
             f"a {type(model).__name__} cannot be exported: what it makes of a vocabulary is more than text embeddings. "
             "TCL and the dense CLIPs can be"
         )
-    if model.image_pamr is not None:
+    if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):
         raise ValueError(
-            "TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE cannot be exported: the graph sees crops. Give --opts "
-            "TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE False, or TEST.ZERO_SHOT.PAMR.ENABLED False"
+            f"{type(model.refiner).__name__} on whole images cannot be exported, for the graph sees crops: give --opts "
+            " TEST.ZERO_SHOT.REFINE none, or pamr with TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE False"
         )
 
 
@@ -100,6 +100,6 @@ def _graph_parts(model: ZeroShotSegmentor) -> ZeroShotSegmentor:
     image_tower = nn.Module()
     image_tower.visual = model.clip.visual
     model.clip.model = image_tower
-    if model.pamr is not None:
-        model.pamr = ExportablePAMR(model.pamr.iterations, model.pamr.dilations)
+    if model.refiner is not None:
+        model.refiner = ExportablePAMR(model.refiner.iterations, model.refiner.dilations)
     return model

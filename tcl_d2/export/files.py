@@ -1,7 +1,6 @@
 """Writing exported models: ONNX, torch.export's own format, and files of text embeddings; whole or not at all."""
 
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -61,16 +60,11 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
         external_data=False,
         verbose=False,
     )
-    _name_sides(exported.model.graph, card)
     exported.model.metadata_props[KEY] = write_card(card)
     with replacing(path) as unfinished:
         exported.save(unfinished)
         if int8:
             _quantize(unfinished)
-
-
-def _name_sides(graph, card: ModelCard) -> None:
-    """Name the sides that may change, which the exporter calls s27 and the like."""
 
 
 def _quantize(path: Path) -> None:
@@ -82,9 +76,5 @@ def _quantize(path: Path) -> None:
 
 def save_embeddings(path: Path, text: Tensor, card: EmbeddingsCard) -> None:
     """Write text embeddings [W, D] as an .npz file, with their card."""
-
-    def write(file: BinaryIO) -> None:
-        np.savez(file, text=text.float().cpu().numpy(), card=write_card(card))
-
     with replacing(path) as unfinished, unfinished.open("wb") as file:
-        write(file)
+        np.savez(file, text=text.float().cpu().numpy(), card=write_card(card))

@@ -2,17 +2,20 @@
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
+from .dense_crf import DenseCRF
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
 from .dual_encoder import FrozenDualEncoder
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
 from .pamr import PAMR
+from .refiner import REFINER_REGISTRY, Refiner, build_refiner
 from .segmentor import CropFeatures, ZeroShotSegmentor
 
 __all__ = [
     "DENSE_HEAD_REGISTRY",
     "DenseCLIP",
+    "DenseCRF",
     "DenseHead",
     "CropFeatures",
     "FrozenCLIP",
@@ -22,7 +25,9 @@ __all__ = [
     "GroupViT",
     "MaskCLIP",
     "PAMR",
+    "REFINER_REGISTRY",
     "ReCo",
+    "Refiner",
     "Sim2Mask",
     "TCL",
     "TCL_LOSS_REGISTRY",
@@ -30,5 +35,6 @@ __all__ = [
     "build_clip",
     "build_dense_head",
     "build_losses",
+    "build_refiner",
     "build_tokenizer",
 ]

@@ -1,7 +1,7 @@
-"""Inference over one image: sliding windows, padding to whole patches, and words in parts of bounded memory."""
+"""Inference over images: sliding windows, padding to whole patches, and words in parts of bounded memory."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -27,6 +27,13 @@ def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice,
     return padded, (slice(top, top + height), slice(left, left + width))
 
 
+def window_slices(height: int, width: int, crop_size: int, stride: int) -> list[tuple[slice, slice]]:
+    """List the sliding windows of an image as slices (rows, columns); for the arguments see Windows."""
+    crop_size = crop_size or max(height, width)
+    rows, columns = (window_starts(length, crop_size, stride) for length in (height, width))
+    return [(slice(y, y + crop_size), slice(x, x + crop_size)) for y in rows for x in columns]
+
+
 class Windows:
     """The sliding windows of one image, and the average of their scores where they overlap.
 
@@ -42,20 +49,13 @@ class Windows:
             stride: step between windows in pixels, 1 <= stride <= crop_size.
         """
         self.image = image
-        crop_size = crop_size or max(image.shape[-2:])
-        rows, columns = (window_starts(length, crop_size, stride) for length in image.shape[-2:])
-        self.slices = [(slice(y, y + crop_size), slice(x, x + crop_size)) for y in rows for x in columns]
-
-    def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield the crops, at most `batch_size` at once: [n, 3, h, w]."""
-        for start in range(0, len(self.slices), batch_size):
-            yield torch.stack([self.image[:, y, x] for y, x in self.slices[start : start + batch_size]])
+        self.slices = window_slices(*image.shape[-2:], crop_size, stride)
 
     def average(self, score_batches: Iterable[Tensor]) -> Tensor:
         """Average the scores of the windows.
 
         Args:
-            score_batches: scores [n, K, h, w] of the crops, in the order of `batches`; consumed once.
+            score_batches: scores [n, K, h, w] of the crops, in the order of `slices`; consumed once.
 
         Returns:
             fp32 [K, H, W].
@@ -72,6 +72,25 @@ class Windows:
             total[:, y, x] += scores.float()
             count[y, x] += 1
         return total.div_(count)
+
+
+def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tensor]:
+    """Yield the crops of images whose windows have one size, at most `batch_size` at once: [n, 3, h, w]."""
+    crops = (each.image[:, y, x] for each in windows for y, x in each.slices)
+    while batch := list(islice(crops, batch_size)):
+        yield torch.stack(batch)
+
+
+def average_windows(windows: Iterable[Windows], score_batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the averages fp32 [K, H, W] of images, each as soon as the scores of its windows are there.
+
+    Args:
+        windows: of each image.
+        score_batches: scores [n, K, h, w] of the crops, in the order of `batch_windows`; consumed once.
+    """
+    scores = chain.from_iterable(score_batches)
+    for image_windows in windows:
+        yield image_windows.average([islice(scores, len(image_windows.slices))])
 
 
 def split_words(count: int, *sizes: tuple[int, int]) -> list[slice]:

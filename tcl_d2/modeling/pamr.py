@@ -1,26 +1,37 @@
 """PAMR: pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), as a sparse matrix product."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
-from torch import Tensor, nn
+from detectron2.config import CfgNode
+from torch import Tensor
 from torch.nn import functional as F
 
+from .refiner import REFINER_REGISTRY, Refiner
 
-class PAMR(nn.Module):
+
+class PAMR(Refiner):
     """Averages each mask, again and again, over neighbors that look alike in the image.
 
     The affinities of an image are the same for all its masks: a sparse [H*W, H*W] matrix with 8 entries a dilation in
     each row, built once and multiplied with the masks `iterations` times.
     """
 
-    def __init__(self, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)):
+    def __init__(
+        self,
+        iterations: int = 10,
+        dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
+        whole_image: bool = False,
+    ):
         """Choose how often to average, and over which neighbors.
 
         Args:
             iterations: how often a mask is averaged, at least 1.
             dilations: distances of the 8 neighbors in pixels of the mask, each at least 1; ValueError for others.
+            whole_image: whether the scores of the whole image are refined at the output's size, rather than the masks
+                of each window.
         """
         super().__init__()
         if not dilations or min(dilations) < 1 or iterations < 1:
@@ -28,34 +39,40 @@ class PAMR(nn.Module):
 
         self.iterations = iterations
         self.dilations = tuple(dilations)
+        self.stage = "image" if whole_image else "crop"
 
-    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+    def forward(self, images: Tensor, scores: Tensor) -> Tensor:
         """Refine masks by the edges of their images.
 
         Args:
             images: float [B, 3, H', W'], of any size: resized to the masks' (bilinear, align_corners=True).
-            masks: float [B, K, H, W].
+            scores: the masks, float [B, K, H, W].
 
         Returns:
             the refined masks, fp32 [B, K, H, W].
         """
-        height, width = masks.shape[-2:]
-        with torch.autocast(masks.device.type, enabled=False):
-            images = F.interpolate(images.float(), size=(height, width), mode="bilinear", align_corners=True)
-            neighbors = neighbor_indices(height, width, self.dilations, masks.device)
-            refined = [
-                self._refine_image(image, image_masks, neighbors)
-                for image, image_masks in zip(images.flatten(2), masks.float().flatten(2))
-            ]
-        return torch.stack(refined).unflatten(2, (height, width))
+        return self.bind(images)(scores)
 
-    def _refine_image(self, image: Tensor, masks: Tensor, neighbors: Tensor) -> Tensor:
-        """Refine the masks [K, H*W] of one image [3, H*W]; `neighbors` as of neighbor_indices."""
-        affinity = _sparse_matrix(neighbors, self.affinity(image[None], neighbors)[0])
-        columns = masks.T.contiguous()
-        for _ in range(self.iterations):
-            columns = affinity @ columns
-        return columns.T
+    def bind(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return `forward` for these images, whose affinities it builds once for each size of masks."""
+        return partial(self._average, cache(partial(self._affinities, images)))
+
+    def _average(self, affinities: Callable[[int, int], list[Tensor]], masks: Tensor) -> Tensor:
+        """Average masks [B, K, H, W] with the affinities of their images, a function of (H, W)."""
+        with torch.autocast(masks.device.type, enabled=False):
+            refined = []
+            for affinity, image_masks in zip(affinities(*masks.shape[-2:]), masks.float().flatten(2)):
+                columns = image_masks.T.contiguous()
+                for _ in range(self.iterations):
+                    columns = affinity @ columns
+                refined.append(columns.T)
+        return torch.stack(refined).unflatten(2, masks.shape[-2:])
+
+    def _affinities(self, images: Tensor, height: int, width: int) -> list[Tensor]:
+        """Build the affinities [H*W, H*W] of each of images [B, 3, H', W'] at the size of masks, sparse."""
+        images = F.interpolate(images.float(), size=(height, width), mode="bilinear", align_corners=True)
+        neighbors = neighbor_indices(height, width, self.dilations, images.device)
+        return [_sparse_matrix(neighbors, self.affinity(image[None], neighbors)[0]) for image in images.flatten(2)]
 
     def affinity(self, images: Tensor, neighbors: Tensor) -> Tensor:
         """Compute weights [B, 48, H*W] that add up to 1 over the neighbors of a pixel of images [B, 3, H*W]."""
@@ -93,3 +110,9 @@ def _sparse_matrix(neighbors: Tensor, weights: Tensor) -> Tensor:
             size=(pixels, pixels),
             check_invariants=False,  # a replicated border names the same neighbor twice: the product adds them up
         )
+
+
+@REFINER_REGISTRY.register()
+def pamr(cfg: CfgNode) -> PAMR:
+    settings = cfg.TEST.ZERO_SHOT.PAMR
+    return PAMR(settings.ITERS, settings.DILATIONS, settings.WHOLE_IMAGE)

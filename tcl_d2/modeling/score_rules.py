@@ -7,6 +7,7 @@ probability is below a threshold.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,12 +24,19 @@ class ScoreSettings(NamedTuple):
             a map fp32 [H, W]. A pixel is background where no class is above it; with a softmax, where none reaches it.
         logit_scale: scale of a softmax over words; 0 for none.
         area_threshold: classes that win not more than this share of the pixels of all classes but the background lose
-            them (SCLIP's rule); 0 for none. It needs the scores of all classes at once.
+            them (SCLIP's rule); 0 for none.
+        refine: what is done with the scores of all classes at last, fp32 [K, H, W] -> [K, H, W]; None for nothing.
     """
 
     background_score: float | Tensor
     logit_scale: float = 0.0
     area_threshold: float = 0.0
+    refine: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def needs_all_scores(self) -> bool:
+        """Whether labels need the scores of all classes at once."""
+        return self.area_threshold > 0 or self.refine is not None
 
     @property
     def highest_background(self) -> float | Tensor:
@@ -144,6 +152,8 @@ class AllScores(ScoreRule):
             self._drop_small_classes(scores)
         if self.subset.background:
             scores[0].clamp_(min=self.settings.highest_background)
+        if self.settings.refine is not None:
+            scores = self.settings.refine(scores)
         return {"sem_seg": scores}
 
     def _drop_small_classes(self, scores: Tensor) -> None:
@@ -155,7 +165,7 @@ class AllScores(ScoreRule):
 
 
 class ArgmaxOfAllScores(AllScores):
-    """Keeps the scores of all classes, which SCLIP's area rule needs, and gives the best class of each pixel.
+    """Keeps the scores of all classes, where the settings need them, and gives the best class of each pixel.
 
     Output:
         sem_seg_labels: see RunningArgmax.
@@ -175,4 +185,4 @@ def build_score_rule(subset: WordSubset, settings: ScoreSettings, labels_only: b
     """
     if not labels_only:
         return AllScores(subset, settings)
-    return (ArgmaxOfAllScores if settings.area_threshold else RunningArgmax)(subset, settings)
+    return (ArgmaxOfAllScores if settings.needs_all_scores else RunningArgmax)(subset, settings)

@@ -1,7 +1,10 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +18,25 @@ from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .dual_encoder import FrozenDualEncoder
 from .grounder import normalize
-from .inference import Windows, pad_to_multiple, resize_scores, split_words
-from .pamr import PAMR
+from .inference import (
+    Windows,
+    average_windows,
+    batch_windows,
+    pad_to_multiple,
+    resize_scores,
+    split_words,
+    window_slices,
+)
+from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_classes, join_vocabularies, make_vocabulary
 
 logger = logging.getLogger(__name__)
-_WINDOWS_AT_ONCE = 8  # halved where memory runs out
+# Bounds of the windows that are encoded at once, of one image or several; halved where memory runs out.
+_WINDOWS_AT_ONCE = 64
+_WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 
 
 class CropFeatures(NamedTuple):
@@ -33,11 +46,13 @@ class CropFeatures(NamedTuple):
         images: normalized crops [B, 3, H, W].
         clip_features: CLIP's own of each patch, normalized, [B, D, h, w].
         embedding: the grounder's pixel embeddings, [B, D, h', w'].
+        refine: what brings masks [B, K, h, w] of the crops to their edges, see bind_refiner.
     """
 
     images: Tensor
     clip_features: Tensor | None
     embedding: Tensor | None = None
+    refine: Callable[[Tensor], Tensor] = keep_scores
 
 
 class ZeroShotSegmentor(nn.Module):
@@ -110,7 +125,7 @@ class ZeroShotSegmentor(nn.Module):
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
-        self._windows_at_once = _WINDOWS_AT_ONCE
+        self._pixels_at_once = _WINDOW_PIXELS_AT_ONCE
         self._average_on_cpu = False
 
     @classmethod
@@ -156,8 +171,7 @@ class ZeroShotSegmentor(nn.Module):
         crop_size: int,
         stride: int,
         background_score: float,
-        pamr: PAMR | None = None,
-        refine_image: bool = False,
+        refiner: Refiner | None = None,
         logit_scale: float = 0.0,
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
@@ -170,8 +184,7 @@ class ZeroShotSegmentor(nn.Module):
             crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
             stride: step between windows, in pixels.
             background_score: constant score of the background, in 0..1, where there is one.
-            pamr: refinement of masks; None for none.
-            refine_image: whether `pamr` refines an image's scores at the output's size, rather than a crop's masks.
+            refiner: what brings scores to the image's edges; None for nothing.
             logit_scale: see ScoreSettings.
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
@@ -194,8 +207,7 @@ class ZeroShotSegmentor(nn.Module):
         self.background_score = background_score
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
-        self.pamr = None if refine_image else pamr
-        self.image_pamr = pamr if refine_image else None
+        self.refiner = refiner
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
@@ -208,8 +220,7 @@ class ZeroShotSegmentor(nn.Module):
             "crop_size": test.CROP_SIZE,
             "stride": test.STRIDE,
             "background_score": test.BACKGROUND_SCORE,
-            "pamr": PAMR(test.PAMR.ITERS, test.PAMR.DILATIONS) if test.PAMR.ENABLED else None,
-            "refine_image": test.PAMR.WHOLE_IMAGE,
+            "refiner": build_refiner(cfg),
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
@@ -352,44 +363,101 @@ class ZeroShotSegmentor(nn.Module):
                 "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return [self._segment_in_memory(input_per_image) for input_per_image in batched_inputs]
+            return self._segment_in_memory(batched_inputs)
 
-    def _segment_in_memory(self, input_per_image: dict) -> dict:
-        """Segment an image; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
-        while True:
+    def _segment_in_memory(self, batched_inputs: Sequence[dict]) -> list[dict]:
+        """Segment images; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
+        outputs: list[dict] = [{} for _ in batched_inputs]
+        for indices in self._batch_images(batched_inputs):
+            inputs = [batched_inputs[index] for index in indices]
+            results = None
             try:
-                return self._segment_image(input_per_image)
+                results = self._segment_images(inputs)
             except torch.OutOfMemoryError:
                 if self._average_on_cpu:
                     raise
 
-            torch.cuda.empty_cache()
-            self._average_on_cpu = self._windows_at_once == 1
-            self._windows_at_once = max(1, self._windows_at_once // 2)
-            logger.warning(
-                "Memory ran out for an image of %s; from now on %s: slower, same masks",
-                [*input_per_image["image"].shape[1:]],
-                "averages on the CPU" if self._average_on_cpu else f"{self._windows_at_once} windows at once",
-            )
+            # Once the error, which holds memory, is gone
+            if results is None:
+                self._take_less_memory(inputs)
+                results = self._segment_in_memory(inputs)
+            for index, result in zip(indices, results):
+                outputs[index] = result
+        return outputs
+
+    def _batch_images(self, batched_inputs: Sequence[dict]) -> Iterator[list[int]]:
+        """Yield the indices of images whose windows are encoded together: of one size, and of the same words.
+
+        Images are taken together as long as a batch has room for all of their windows, so that no more is held of
+        several than of one.
+        """
+        groups = defaultdict(list)
+        for index, input_per_image in enumerate(batched_inputs):
+            request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
+            groups[self._window_size(input_per_image), repr(request)].append(index)
+
+        is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
+        for (window_size, _), members in groups.items():
+            batch, num_windows = [], 0
+            for index in members:
+                count = self._num_windows(batched_inputs[index])
+                if batch and (is_alone or num_windows + count > self._windows_at_once(window_size)):
+                    yield batch
+                    batch, num_windows = [], 0
+                batch.append(index)
+                num_windows += count
+            yield batch
+
+    def _window_size(self, input_per_image: dict) -> tuple[int, ...]:
+        """Return height and width of an image's windows, in pixels."""
+        size = input_per_image["image"].shape[-2:]
+        return tuple(min(side, self.crop_size) if self.crop_size else side for side in size)
+
+    def _num_windows(self, input_per_image: dict) -> int:
+        return len(window_slices(*input_per_image["image"].shape[-2:], self.crop_size, self.stride))
+
+    def _windows_at_once(self, window_size: Sequence[int]) -> int:
+        """Return how many windows of a size are encoded at once."""
+        return max(1, min(_WINDOWS_AT_ONCE, self._pixels_at_once // math.prod(window_size)))
+
+    def _take_less_memory(self, batched_inputs: Sequence[dict]) -> None:
+        """From now on, encode half as many windows at once as these images, for which memory ran out."""
+        torch.cuda.empty_cache()
+        window_size = self._window_size(batched_inputs[0])
+        count = min(self._windows_at_once(window_size), sum(map(self._num_windows, batched_inputs)))
+        self._average_on_cpu = count == 1
+        count = max(1, count // 2)
+        self._pixels_at_once = count * math.prod(window_size)
+        logger.warning(
+            "Memory ran out for images of %s; from now on %s: slower, same masks",
+            [[*input_per_image["image"].shape[1:]] for input_per_image in batched_inputs],
+            "averages on the CPU" if self._average_on_cpu else f"{count} windows at once",
+        )
 
     @torch.no_grad()
-    def _segment_image(self, input_per_image: dict) -> dict:
-        text, subsets = self._classes(input_per_image)
-        image = self.normalize_images([input_per_image["image"]])[0]
-        size = (input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2]))
+    def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
+        """Segment images whose windows have one size, and whose words are the same."""
+        text, subsets = self._classes(batched_inputs[0])
+        windows, sizes = [], []
+        for input_per_image in batched_inputs:
+            image = self.normalize_images([input_per_image["image"]])[0]
+            windows.append(Windows(image, self.crop_size, self.stride))
+            sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
 
         # Crops are encoded once; what that gives is held only where it is used again
-        windows = Windows(image, self.crop_size, self.stride)
-        crops = map(self.encode_crops, windows.batches(self._windows_at_once))
+        batch_size = self._windows_at_once(self._window_size(batched_inputs[0]))
+        crops = map(self.encode_crops, batch_windows(windows, batch_size))
         groups = self._word_groups(text, subsets)
         if len(groups) > 1:
             crops = list(crops)
 
-        labels_only = input_per_image.get("labels_only", False)
-        outputs = []
+        labels_only = batched_inputs[0].get("labels_only", False)
+        outputs = [[] for _ in windows]
         for group_text, group in groups:
-            outputs += self._segment_words(windows, crops, group_text, group, size, labels_only)
-        return outputs[0] if len(outputs) == 1 else {"by_dataset": outputs}
+            results = self._segment_words(windows, crops, group_text, group, sizes, labels_only)
+            for image_outputs, image_results in zip(outputs, results):
+                image_outputs += image_results
+        return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
 
     def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
         """Group datasets that can share scores: the text features of their words, and the words of each."""
@@ -399,60 +467,96 @@ class ZeroShotSegmentor(nn.Module):
 
     def _segment_words(
         self,
-        windows: Windows,
+        windows: Sequence[Windows],
         crops: Iterable[tuple],
         text: Tensor,
         subsets: list[WordSubset],
-        size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
         labels_only: bool,
-    ) -> list[dict]:
-        """Segment an image into the classes of datasets that share the scores of their words.
+    ) -> list[list[dict]]:
+        """Segment images into the classes of datasets that share the scores of their words.
 
         Args:
-            windows: of the image.
+            windows: of each image.
             crops: of each batch of windows the features and their place, see encode_crops.
             text: text features of all words [W, D].
             subsets: the words of each dataset.
-            size: height and width of the results.
+            sizes: height and width of each image's results.
             labels_only: whether to give labels in place of scores.
 
         Returns:
-            the result of each dataset.
+            for each image, the result of each dataset.
         """
         # What depends on all words is held only where it is used again
-        parts = split_words(len(text), size, tuple(windows.image.shape[-2:]))
+        parts = split_words(len(text), *sizes, *(tuple(each.image.shape[-2:]) for each in windows))
         has_map = self.has_background_map and any(subset.background for subset in subsets)
         prepared = ((self.prepare(features, text), place) for features, place in crops)
         if has_map or len(parts) > 1:
             prepared = list(prepared)
 
         # Where the background is
-        settings = ScoreSettings(self.background_score, self.logit_scale, self.area_threshold)
+        refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
+        backgrounds = itertools.repeat(self.background_score)
         if has_map:
-            background = self._average_crops(windows, prepared, self.predict_background, size)[0]
-            settings = settings._replace(background_score=background)
+            scores = self._average_crops(windows, prepared, self.predict_background, sizes)
+            backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
-        rules = [build_score_rule(subset, settings, labels_only) for subset in subsets]
+        rules = []
+        for image_windows, size, background in zip(windows, sizes, backgrounds):
+            settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+            if self.refines("classes"):
+                settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
+            rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            scores = self._average_crops(windows, prepared, predict, size)
-            for rule in rules:
-                rule.update(scores)
-        return [rule.output() for rule in rules]
+            scores = self._average_crops(windows, prepared, predict, sizes)
+            for image_rules, refine, image_scores in zip(rules, refiners, scores):
+                refined = refine(image_scores)
+                for rule in image_rules:
+                    rule.update(refined)
+        return [[rule.output() for rule in image_rules] for image_rules in rules]
 
     def _average_crops(
-        self, windows: Windows, crops: Iterable[tuple], predict: Callable[..., Tensor], size: tuple[int, int]
-    ) -> Tensor:
-        """Average over windows what `predict` makes of the features of crops, and enlarge it to fp32 [k, *size]."""
+        self,
+        windows: Sequence[Windows],
+        crops: Iterable[tuple],
+        predict: Callable[..., Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> Iterator[Tensor]:
+        """Average over windows what `predict` makes of the features of crops; yield it, enlarged to fp32 [k, *size]."""
         batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
         if self._average_on_cpu:
             batches = map(Tensor.cpu, batches)
 
-        scores = resize_scores(windows.average(batches)[None], size)
-        if self.image_pamr is not None:
-            scores = self.image_pamr(resize_scores(windows.image[None], size), scores)
-        return scores[0]
+        for size, average in zip(sizes, average_windows(windows, batches)):
+            yield resize_scores(average[None], size)[0]
+
+    # ------------------------------------------------------------------------------------ refinement
+
+    def refines(self, stage: str) -> bool:
+        """Return whether there is a refiner for scores of this stage, see Refiner."""
+        return self.refiner is not None and self.refiner.stage == stage
+
+    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
+
+        Args:
+            stage: see Refiner.
+            images: normalized, [B, 3, H, W].
+
+        Returns:
+            a function of scores [B, K, h, w]. What depends on images alone is computed once.
+        """
+        return self.refiner.bind(images) if self.refines(stage) else keep_scores
+
+    def _bind_refiner_to_image(self, stage: str, image: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
+        if not self.refines(stage):
+            return keep_scores
+        image = image.cpu() if self._average_on_cpu else image
+        refine = self.bind_refiner(stage, resize_scores(image[None], size))
+        return lambda scores: refine(scores[None])[0]
 
     # ------------------------------------------------------------------------------------ crops
 

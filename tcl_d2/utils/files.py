@@ -49,6 +49,15 @@ def remove_unfinished(folder: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def stat_file(path: str | Path) -> list[int] | None:
+    """Return the size in bytes and the time of change in ns of a file; None for one that is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 def is_web_page(file: BinaryIO) -> bool:
     """Return whether a file that was just opened begins as HTML or XML does: sites send pages in place of files."""
     return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))

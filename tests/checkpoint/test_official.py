@@ -59,7 +59,7 @@ def test_golden_masks_through_the_python_interface(cfg, tmp_path, content):
     model = build_model(cfg).eval()
     TCLCheckpointer(model).load(str(path))
     figures = golden.load()["inference"]
-    model.kp_weight, model.pamr.iterations = 0.3, 10
+    model.kp_weight, model.refiner.iterations = 0.3, 10
     masks = model.crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
     torch.testing.assert_close(masks, figures["pamr_kp"], rtol=0, atol=1e-5)
 

@@ -18,7 +18,7 @@ from tests.running import check_error
 
 NAMES = [(name,) for name in COMMANDS if name != "prepare"] + [("prepare", dataset) for dataset in DATASETS]
 FEW = ["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0]
-FEW += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "TEST.ZERO_SHOT.PAMR.ENABLED", False, "OUTPUT_DIR", "out"]
+FEW += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "TEST.ZERO_SHOT.REFINE", "none", "OUTPUT_DIR", "out"]
 MY_DATA = """
 from tcl_d2.data import register_benchmark_folder, register_webdataset
 from tcl_d2.data.benchmarks import datasets_root

@@ -39,7 +39,7 @@ from tests.conftest import ROOT
 @pytest.fixture
 def cfg(shapes_cfg):
     os.makedirs(shapes_cfg.OUTPUT_DIR, exist_ok=True)
-    shapes_cfg.merge_from_list(["VIS_PERIOD", 0, "TEST.ZERO_SHOT.PAMR.ENABLED", False])
+    shapes_cfg.merge_from_list(["VIS_PERIOD", 0, "TEST.ZERO_SHOT.REFINE", "none"])
     shapes_cfg.TEST.ZERO_SHOT.MAX_IMAGES = 4
     return shapes_cfg
 
@@ -408,7 +408,7 @@ def image(in_world):
 
 def test_default_predictor_segments_into_the_classes_of_the_first_test_dataset(in_world, image):
     """As TCLPredictor does, and Detectron2's Visualizer draws it."""
-    cfg = load_config(ROOT / "configs/shapes/trained.yaml", ["TEST.ZERO_SHOT.PAMR.ENABLED", False])
+    cfg = load_config(ROOT / "configs/shapes/trained.yaml", ["TEST.ZERO_SHOT.REFINE", "none"])
     ours = TCLPredictor(cfg)
     torch.save({"model": ours.model.state_dict()}, path := in_world / "trained.pth")
     cfg.MODEL.WEIGHTS = str(path)

@@ -237,7 +237,7 @@ def test_training_on_the_small_world_improves_masks(cfg):
     """End to end: a short training more than doubles the mIoU of dense CLIP's own start, without PAMR and KP."""
     cfg.merge_from_list(
         ["SOLVER.MAX_ITER", 30, "SOLVER.WARMUP_ITERS", 5, "MODEL.TCL.UNFREEZE_ITER", 25, "SOLVER.IMS_PER_BATCH", 16]
-        + ["TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.KP_WEIGHT", 0.0]
+        + ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.KP_WEIGHT", 0.0]
         + ["DATASETS.TEST", '("shapes_objects_val",)']
     )
     before = Trainer.test(cfg, Trainer.build_model(cfg).eval())["average"]["mIoU"]

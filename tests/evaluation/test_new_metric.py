@@ -37,7 +37,7 @@ class ClassCountTrainer(Trainer):
 def test_a_new_metric_comes_into_the_files_and_the_table(shapes_cfg, caplog):
     """Also where the evaluation goes on from statistics that an earlier one has saved."""
     shapes_cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
-    shapes_cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    shapes_cfg.TEST.ZERO_SHOT.REFINE = "none"
     model, folder = Trainer.build_model(shapes_cfg).eval(), Path(shapes_cfg.OUTPUT_DIR)
     logging.getLogger("tcl_d2").propagate = True
     with caplog.at_level(logging.INFO):
@@ -62,7 +62,7 @@ def test_a_new_metric_comes_into_the_files_and_the_table(shapes_cfg, caplog):
 def test_results_name_the_settings_that_zero_shot_segmentation_reads(shapes_cfg):
     """Without those of Detectron2's detectors, but with what another plugin adds to MODEL."""
     shapes_cfg.DATASETS.TEST = ("shapes_objects_val",)
-    shapes_cfg.merge_from_list(["TEST.ZERO_SHOT.PAMR.ENABLED", False, "TEST.ZERO_SHOT.MAX_IMAGES", 1])
+    shapes_cfg.merge_from_list(["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.MAX_IMAGES", 1])
     shapes_cfg.MODEL.MY_KEY = 3
     Trainer.test(shapes_cfg, Trainer.build_model(shapes_cfg).eval())
     settings = json.loads(Path(shapes_cfg.OUTPUT_DIR, "results.json").read_text())["settings"]

@@ -94,7 +94,7 @@ class Stopped(Exception):
 @pytest.fixture
 def cfg(shapes_cfg):
     shapes_cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
-    shapes_cfg.TEST.ZERO_SHOT.PAMR.ENABLED = False
+    shapes_cfg.TEST.ZERO_SHOT.REFINE = "none"
     return shapes_cfg
 
 

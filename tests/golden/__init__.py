@@ -83,7 +83,7 @@ def build_model(pamr: bool = False, kp_weight: float = 0.0, heads: Sequence[Loss
         crop_size=48,
         stride=24,
         background_score=0.4,
-        pamr=PAMR() if pamr else None,
+        refiner=PAMR() if pamr else None,
         freeze=2,
         losses=heads or build_heads(),
         kp_weight=kp_weight,

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tcl_d2.modeling import PAMR
 from tcl_d2.modeling.dense_heads import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
 from tcl_d2.modeling.grounder import normalize
-from tcl_d2.modeling.inference import Windows, pad_to_multiple
+from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
 from tcl_d2.modeling.refinement import denoise_prompts, smooth_keys
 from tcl_d2.modeling.text import TextEmbedder
 from tests.golden import dense_clip as golden
@@ -220,7 +220,9 @@ def test_window_average_of_sclip():
     model = golden.build_model(SCLIPHead())
     windows = Windows(figures["image"][0].float(), int(figures["crop"]), int(figures["stride"]))
     text = golden.load()["text"]
-    average = windows.average(model.crop_masks(*model.encode_crops(crops), text) for crops in windows.batches(2))
+    average = windows.average(
+        model.crop_masks(*model.encode_crops(crops), text) for crops in batch_windows([windows], 2)
+    )
     torch.testing.assert_close(average[None, :, ::3, ::3], figures["window_average_every_3rd"], rtol=0, atol=2e-6)
 
 
@@ -233,8 +235,7 @@ def test_segmentation_of_naclip(refined):
         crop_size=0,
         logit_scale=float(figures["logit_scale"]),
         background_score=float(figures["prob_thd"]),
-        pamr=PAMR(10, (8, 16)) if refined else None,
-        refine_image=True,
+        refiner=PAMR(10, (8, 16), whole_image=True) if refined else None,
     )
     golden.set_words(model, sclip["word_class"], background=True)
     labels = segment(model, sclip["image"][0].float(), sclip["original_size"])["sem_seg_labels"]

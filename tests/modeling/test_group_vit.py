@@ -19,7 +19,7 @@ from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.dataset_settings import class_words
-from tcl_d2.modeling import GroupViT, inference
+from tcl_d2.modeling import GroupViT, Refiner, inference
 from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.vocabulary import WordSubset
@@ -167,7 +167,8 @@ def test_images_are_encoded_once_for_large_vocabularies(monkeypatch):
 def test_refinement_is_of_the_groups_maps():
     model = golden.build_model()
     plain = model.encode(golden.image("square")).group_of_pixel
-    model.pamr = lambda images, maps: maps.flip(1)
+    model.refiner = Refiner()
+    model.refiner.forward = lambda images, maps: maps.flip(1)
     refined = model.encode(golden.image("square")).group_of_pixel
     assert torch.equal(refined, 3 - plain) and len(plain.unique()) > 1
 
@@ -187,7 +188,7 @@ def test_one_word_is_everywhere(caplog):
 def test_config_reaches_the_model():
     options = ["MODEL.GROUPVIT.WEIGHTS", golden.PATH, "MODEL.GROUPVIT.NUM_HEADS", golden.NUM_HEADS]
     model = build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", [*options, "MODEL.DEVICE", "cpu"])).eval()
-    assert (model.crop_size, model.background_score, model.pamr) == (448, 0.95, None)
+    assert (model.crop_size, model.background_score, model.refiner) == (448, 0.95, None)
     assert list(model.templates) == ["a photo of a {}."]
     assert not any(parameter.requires_grad for parameter in model.parameters())
 

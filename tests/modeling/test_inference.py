@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tcl_d2.modeling import inference, segmentor
-from tcl_d2.modeling.inference import Windows, pad_to_multiple
+from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
 from tcl_d2.utils.windows import window_starts
 from tests import golden
 
@@ -27,7 +27,7 @@ def test_overlapping_windows_are_averaged(batch):
             count[y : y + 4, x : x + 4] += 1
     windows = Windows(image, 4, 2)
     scores = windows.average(
-        crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4) for crops in windows.batches(batch)
+        crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4) for crops in batch_windows([windows], batch)
     )
     torch.testing.assert_close(scores, (total / count).expand(2, -1, -1))
 
@@ -67,7 +67,7 @@ def test_running_out_of_memory_falls_back_to_less_at_once(monkeypatch, caplog):
     model = golden.build_model()
     model.set_text_embeddings(figures["text_embedding"])
     input_per_image = {"image": figures["slide_image"][0].float()}
-    expected, encode, room = model([input_per_image])[0]["sem_seg"], model.encode, 2
+    expected, encode, room = model([input_per_image])[0]["sem_seg"], model.encode, 3
 
     def encode_in_little_memory(images: torch.Tensor):
         if len(images) > room:
@@ -76,9 +76,11 @@ def test_running_out_of_memory_falls_back_to_less_at_once(monkeypatch, caplog):
 
     monkeypatch.setattr(model, "encode", encode_in_little_memory)
     torch.testing.assert_close(model([input_per_image])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
-    assert "from now on 2 windows at once" in caplog.text
+    assert "from now on 3 windows at once" in caplog.text
     caplog.clear()
-    assert model([input_per_image]) and not caplog.text
+    for output in model([input_per_image] * 2):
+        torch.testing.assert_close(output["sem_seg"], expected, rtol=0, atol=1e-6)
+    assert not caplog.text
     room = 0
     with pytest.raises(torch.OutOfMemoryError):
         model([input_per_image])
@@ -102,3 +104,49 @@ def test_bfloat16_agrees_on_the_labels():
 def test_precision_that_does_not_work_is_refused(precision, device):
     with pytest.raises(ValueError, match="TEST.ZERO_SHOT.PRECISION must be"):
         segmentor._autocast_dtype(precision, device)
+
+
+@pytest.mark.parametrize("num_words", [2, 70])
+@torch.no_grad()
+def test_images_of_a_batch_are_segmented_as_one_at_a_time(model, monkeypatch, num_words):
+    """Of several sizes, words and results, in a batch whose windows are encoded together."""
+    words = [f"word {number}" for number in range(num_words)]
+    inputs = [
+        {"image": torch.randint(0, 256, (3, *size)), "height": 50 + index, "vocabulary": words, **options}
+        for index, (size, options) in enumerate(
+            [
+                ((60, 90), {}),
+                ((96, 48), {"labels_only": True}),
+                ((30, 90), {}),
+                ((70, 55), {"background": True}),
+                ((50, 61), {"labels_only": True}),
+                ((48, 48), {"background": ["sky"]}),
+                ((30, 48), {"vocabulary": ["brick"]}),
+                ((90, 60), {}),
+            ]
+        )
+    ]
+    expected = [model([input_per_image])[0] for input_per_image in inputs]
+
+    batch_sizes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda images: batch_sizes.append(len(images)) or encode(images))
+    for output, expected_output in zip(model(inputs), expected, strict=True):
+        assert output.keys() == expected_output.keys()
+        for key, value in output.items():
+            torch.testing.assert_close(value, expected_output[key], rtol=0, atol=1e-6)
+    assert batch_sizes == [12, 7, 3, 4, 1, 1]  # windows of 48 x 48: of two images of 6, then of two of 3 and 4
+
+
+@torch.no_grad()
+def test_a_batch_holds_no_more_windows_than_memory_has_room_for(model, monkeypatch):
+    """Images are taken together while their windows have room; an image that has more is taken alone, in parts."""
+    model.set_vocabulary(["brick", "wood"])
+    inputs = [{"image": torch.randint(0, 256, (3, 48, width))} for width in (48, 96, 48, 48, 200, 48)]
+    expected = [model([input_per_image])[0]["sem_seg"] for input_per_image in inputs]
+
+    batch_sizes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda images: batch_sizes.append(len(images)) or encode(images))
+    monkeypatch.setattr(model, "_pixels_at_once", 4 * 48 * 48)
+    for output, expected_scores in zip(model(inputs), expected, strict=True):
+        torch.testing.assert_close(output["sem_seg"], expected_scores, rtol=0, atol=1e-6)
+    assert batch_sizes == [4, 2, 4, 4, 1]

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +18,7 @@ from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
 from tcl_d2.modeling.references import ReferenceCache
 from tests.conftest import ROOT
 from tests.golden import reco as golden
+from tests.running import check_error, run
 
 CONFIG = ROOT / "configs/shapes/reco.yaml"
 SWITCHES = [(True, True), (True, False), (False, True), (False, False)]
@@ -233,9 +236,39 @@ def test_the_reference_alone(model, cfg):
     torch.testing.assert_close(masks * dense, model.crop_masks(features, place, text))
 
 
+@pytest.mark.parametrize("word", ["brick", "grass", "water"])  # grass is the context's first word, water its third
+@torch.no_grad()
+def test_the_images_of_a_word_and_their_seeds(model, word):
+    """The reference is the mean of the features of the seeds' patches."""
+    (text,) = model.embed_vocabulary([word], model.templates)
+    images, boxes = model.retrieve(text)
+    assert images.shape == (10, 3, 48, 48) and images.dtype == torch.uint8 and len(boxes) == 10
+    assert (boxes[:, 2:] - boxes[:, :2] == model.clip.patch_size).all() and boxes.min() >= 0 and boxes.max() <= 48
+
+    embedding = model.encode(model.normalize_images(list(images))).embedding
+    columns, rows = (boxes[:, :2] // model.clip.patch_size).T
+    seeds = embedding[torch.arange(10), :, rows, columns]
+    torch.testing.assert_close(F.normalize(seeds.mean(0), dim=0), model.references(text[None])[0], rtol=0, atol=1e-5)
+
+
+def test_picture_of_images_and_seeds(world, index, tmp_path):
+    """A row a word, blank where there are fewer images; a model that is no ReCo has none."""
+    command = ["tools/visualize_references.py", "brick, grass", "--output", tmp_path / "picture.png"]
+    options = ["--opts", "MODEL.RECO.INDEX", index, "MODEL.RECO.NUM_IMAGES", 3]
+    done = run(world, *command, "--count", 4, *options)
+    assert done.returncode == 0, done.stderr
+    picture = np.asarray(Image.open(tmp_path / "picture.png"))
+    assert picture.shape == (2 * 100, 120 + 4 * 100, 3)
+    is_blank = [(picture[:96, x : x + 96] == 255).all() for x in range(120, 520, 100)]
+    assert is_blank == [False, False, False, True]  # of three images that were asked for
+
+    check_error(run(world, *command, "--config-file", "shapes/tcl.yaml"), "is of a TCL, which retrieves no images")
+    check_error(run(world, *command, "--count", 0, *options), "--count is 0")
+
+
 def test_masks_are_refined_as_of_other_methods(model, cfg):
     """With PAMR they are made at four times CLIP's grid."""
-    cfg.TEST.ZERO_SHOT.PAMR.ENABLED = True
+    cfg.TEST.ZERO_SHOT.REFINE = "pamr"
     refined = ReCo(cfg).eval()
     text = refined.embed_vocabulary(["brick", "wood"], refined.templates)
     features, _ = refined.encode_crops(torch.randn(1, 3, 48, 48))

@@ -1,5 +1,6 @@
 """DenseCLIP: CLIP's own dense features as a segmentor. Nothing is trained; a dense head says how they are made."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from detectron2.config import CfgNode, configurable
@@ -22,12 +23,14 @@ class DenseFeatures(NamedTuple):
     Attributes:
         images: normalized crops [B, 3, H, W].
         features: of each patch, normalized, [B, D, h, w].
+        refine: what brings scores [B, K, h, w] of the crops to their edges, see bind_refiner.
         keys: of each patch, for key smoothing, [B, h*w, C].
         cosines: refined, of all words, [B, W, h, w].
     """
 
     images: Tensor
     features: Tensor
+    refine: Callable[[Tensor], Tensor]
     keys: Tensor | None = None
     cosines: Tensor | None = None
 
@@ -100,7 +103,7 @@ class DenseCLIP(ZeroShotSegmentor):
         tokens = self.clip.forward_blocks(images, len(self.clip.blocks) - 1, position=self.head.position)
         features = normalize(self.head(self.clip, tokens, images), 1)
         keys = project_keys(self.clip.blocks[-1], tokens) if self.key_smoothing > 0 else None
-        return DenseFeatures(images, features, keys)
+        return DenseFeatures(images, features, self.bind_refiner("crop", images), keys)
 
     def prepare(self, features: DenseFeatures, text: Tensor) -> DenseFeatures:
         if not self.scores_depend_on_vocabulary:
@@ -122,7 +125,7 @@ class DenseCLIP(ZeroShotSegmentor):
         # Masks are enlarged as TCL's decoder does, so that refinement works at the same resolution for both
         if self.scores == "mask":
             scores = F.interpolate(self.to_masks(scores), scale_factor=4.0, mode="bilinear", align_corners=False)
-        return scores if self.pamr is None else self.pamr(features.images, scores)
+        return features.refine(scores)
 
 
 @META_ARCH_REGISTRY.register()

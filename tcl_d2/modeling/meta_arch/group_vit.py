@@ -62,9 +62,7 @@ class GroupViT(ZeroShotSegmentor):
 
     def encode(self, images: Tensor) -> GroupFeatures:
         groups = self.clip.encode_image(images)
-        maps = resize_scores(groups.maps, images.shape[-2:])
-        if self.pamr is not None:
-            maps = self.pamr(images, maps)
+        maps = self.bind_refiner("crop", images)(resize_scores(groups.maps, images.shape[-2:]))
         group_of_pixel = maps.argmax(1).to(torch.uint8)
 
         group_features = normalize(groups.group_features.float(), 2)

@@ -6,7 +6,7 @@ image, columns of later images are taken too. Here is the paper's rule.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,13 @@ from tqdm import tqdm
 
 from ...utils.tensors import digest_weights
 from ..clip import tokens_to_map
-from ..cosegmentation import make_reference, weigh_patches
+from ..cosegmentation import find_seeds, make_reference, weigh_patches
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
 from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
 from ..inference import resize_scores
 from ..references import ReferenceCache, digest_texts
+from ..refiner import keep_scores
 from ..segmentor import ZeroShotSegmentor
 from ..vision import VisionEncoder, build_vision_model
 from ..vocabulary import check_words
@@ -43,13 +44,27 @@ class ReCoFeatures(NamedTuple):
         images: normalized crops [B, 3, H, W].
         clip_features: of the dense CLIP, normalized, [B, D, h, w].
         embedding: of the image encoder, not normalized, [B, C, h', w'].
+        refine: what brings masks [B, K, H, W] of the crops to their edges, see bind_refiner.
         references: reference embeddings of all words, of length 1, [W, C].
     """
 
     images: Tensor
     clip_features: Tensor
     embedding: Tensor
+    refine: Callable[[Tensor], Tensor] = keep_scores
     references: Tensor | None = None
+
+
+class RetrievedImages(NamedTuple):
+    """Images of the archive for a word, the most similar first.
+
+    Attributes:
+        images: RGB uint8 [n, 3, S, S].
+        boxes: the seed patch of each, in pixels, int64 [n, 4] as x0, y0, x1, y1.
+    """
+
+    images: Tensor
+    boxes: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -164,9 +179,10 @@ class ReCo(ZeroShotSegmentor):
         tokens = self.clip.forward_blocks(images, self.clip_blocks, position=self.head.position)
         clip_features = normalize(self.head.continue_features(self.clip, tokens, self.clip_blocks, images), 1)
         if self.encoder is not None:
-            return ReCoFeatures(images, clip_features, self.encoder(images))
-        embedding = tokens_to_map(F.layer_norm(tokens, tokens.shape[-1:]), self.clip.grid(images))
-        return ReCoFeatures(images, clip_features, embedding)
+            embedding = self.encoder(images)
+        else:
+            embedding = tokens_to_map(F.layer_norm(tokens, tokens.shape[-1:]), self.clip.grid(images))
+        return ReCoFeatures(images, clip_features, embedding, self.bind_refiner("crop", images))
 
     def prepare(self, features: ReCoFeatures, text: Tensor) -> ReCoFeatures:
         return features._replace(references=self.references(text))
@@ -174,7 +190,7 @@ class ReCo(ZeroShotSegmentor):
     def predict_masks(self, features: ReCoFeatures, text: Tensor, words: slice) -> Tensor:
         # At the crop's size; where masks are refined at the resolution at which the other methods' are
         size = tuple(features.images.shape[-2:])
-        if self.pamr is not None:
+        if self.refines("crop"):
             size = tuple(4 * side for side in self.clip.grid(features.images))
 
         with torch.autocast(self.device.type, enabled=False):
@@ -183,7 +199,7 @@ class ReCo(ZeroShotSegmentor):
         masks = resize_scores(similarity.sigmoid(), size)
         if self.use_dense_clip:
             masks = masks * resize_scores(self.dense_clip_masks(features.clip_features, text[words]), size)
-        return masks if self.pamr is None else self.pamr(features.images, masks)
+        return features.refine(masks)
 
     # ------------------------------------------------------------------------------------ references
 
@@ -249,8 +265,41 @@ class ReCo(ZeroShotSegmentor):
     def _cosegment(self, text: Tensor, records: list[ImageRecord], context: Tensor) -> Tensor:
         """Make the reference embedding [C] of a word [D] of its images, without the context [c, C]."""
         features = self.encode_archive(records)
+        return make_reference(features.embedding, self._weigh_patches(features, text, context))
+
+    def _weigh_patches(self, features: ReCoFeatures, text: Tensor, context: Tensor) -> Tensor:
+        """Compute how much each patch of the images of a word [D] counts, [n, h, w], without the context [c, C]."""
         attention = self.dense_clip_masks(features.clip_features, text[None])[:, 0] if self.text_attention else None
-        return make_reference(features.embedding, weigh_patches(features.embedding, attention, context))
+        return weigh_patches(features.embedding, attention, context)
+
+    @torch.no_grad()
+    def retrieve(self, text: Tensor) -> RetrievedImages:
+        """Find the images of which a word's reference embedding is made, and the seed of each.
+
+        Args:
+            text: text features of the word [D].
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            text = normalize(text, 0)
+
+            # A word of the context leaves out those before it
+            context_text, context = self._context()
+            same = (context_text @ text > _SAME_WORD).nonzero()[:1, 0].tolist()
+            context = context[: same[0]] if same else context
+
+            # Its images and their seeds
+            (records,) = self.index.search(text[None], self.num_images)
+            features = self.encode_archive(records)
+            pixels = (features.images * self.pixel_std + self.pixel_mean).round().clamp(0, 255).byte()
+            if not len(pixels):
+                return RetrievedImages(pixels, torch.empty(0, 4, dtype=torch.int64))
+            seeds = find_seeds(features.embedding, self._weigh_patches(features, text, context))
+
+        # The seeds' patches in pixels
+        width = features.embedding.shape[-1]
+        corners = torch.stack([seeds % width, seeds // width], 1)
+        boxes = torch.cat([corners, corners + 1], 1) * self.image_size // width
+        return RetrievedImages(pixels, boxes)
 
     def encode_archive(self, records: list[ImageRecord]) -> ReCoFeatures:
         """Encode images of the archive; those that cannot be read are left out, with a warning."""

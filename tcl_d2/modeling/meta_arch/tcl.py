@@ -220,17 +220,16 @@ class TCL(ZeroShotSegmentor):
     def encode(self, images: Tensor) -> CropFeatures:
         tokens = self.clip.forward_blocks(images, self.freeze)
         embedding = self.grounder(tokens, self.clip.grid(images))
+        features = CropFeatures(images, None, embedding, self.bind_refiner("crop", images))
         if self.kp_weight == 0:
-            return CropFeatures(images, None, embedding)
+            return features
 
         clip_features = self.kp_head.continue_features(self.clip, tokens, self.freeze, images)
-        return CropFeatures(images, normalize(clip_features, 1), embedding)
+        return features._replace(clip_features=normalize(clip_features, 1))
 
     def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
         text = text[words]
-        masks = torch.sigmoid(self.sim2mask(features.embedding, text))
-        if self.pamr is not None:
-            masks = self.pamr(features.images, masks)
+        masks = features.refine(torch.sigmoid(self.sim2mask(features.embedding, text)))
 
         # Knowledge preservation
         if self.kp_weight > 0:

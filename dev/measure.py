@@ -1,0 +1,75 @@
+"""Times and peaks of memory, of the GPU where there is one: what dev/benchmark.py and dev/growth.py measure with."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def low_precisions() -> list[torch.dtype]:
+    """Return the low precisions in which this machine computes faster."""
+    if DEVICE == "cuda":
+        return [torch.bfloat16, torch.float16]
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return [torch.bfloat16] if {"amx_bf16", "avx512_bf16"} & set(flags) else []
+
+
+def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
+    """Return the median time of a call of each function; they are called in turn, after a round that does not count."""
+    rounds = []
+    for _ in range(1 + repeat):
+        times = []
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        rounds.append(times)
+    return [statistics.median(column) for column in zip(*rounds[1:])]
+
+
+def in_new_process(function: Callable, *args: object) -> object:
+    """Call a function in a new process, whose peak of memory is not that of an earlier measurement."""
+    os.environ.update(_GIVE_BACK)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # which may start loader workers itself
+        return pool.submit(function, *args).result()
+
+
+def peak_memory(function: Callable[[], object]) -> float:
+    """Return the peak of a call's memory in MB, beyond what was held before: of the GPU, or the process (Linux)."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _process_memory("VmRSS")
+    function()
+    return _process_memory("VmHWM") - before
+
+
+def _process_memory(key: str) -> float:
+    """Return a figure of this process in MB: VmRSS, the memory it holds, or VmHWM, the peak of it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def machine() -> str:
+    """Return the name of the GPU, or of the processor with what it has for low precisions and the threads used."""
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    flags = {"amx_bf16", "avx512_bf16"} & set(next(line for line in lines if line.startswith("flags")).split())
+    return ", ".join([name, *sorted(flags), f"{torch.get_num_threads()} threads"])

@@ -1,0 +1,165 @@
+"""The folder of results: a name for each file's results, and a record of what they are of, to go on from."""
+
+import itertools
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..segmentation import result_paths, shorten
+from ..utils.files import remove_unfinished, replacing, stat_file
+
+RECORD = "record_of_results.json"
+
+
+class Source(NamedTuple):
+    """A file and the name of its results.
+
+    Attributes:
+        path: of the file.
+        name: how the names of its results begin.
+    """
+
+    path: Path
+    name: str
+
+
+class ResultFolder:
+    """A folder of results, whose record says which files they are of, and with which settings they were made.
+
+    A file is done when its areas are there, which are written last.
+    """
+
+    def __init__(self, folder: Path):
+        """Make the folder, and remove the unfinished files of a run that was killed.
+
+        Raises:
+            OSError: the folder cannot be made, or nothing can be written in it.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(f"--output {folder} cannot be the folder of the results: {error.strerror}") from None
+        remove_unfinished(folder)
+
+    def check_inputs(self, inputs: Iterable[Path]) -> None:
+        """Raise a ValueError if an input lies in the folder, where a result might replace it."""
+        folder = self.folder.resolve()
+        in_folder = {parent for parent in {path.parent for path in inputs} if parent.resolve() == folder}
+        for path in inputs:
+            if path.parent in in_folder or (path.is_symlink() and path.resolve().parent == folder):
+                raise ValueError(
+                    f"{path} lies in --output {self.folder}, where results might replace it: give another folder"
+                )
+
+    # ------------------------------------------------------------------------------------ the record
+
+    def begin(
+        self,
+        inputs: Sequence[Path],
+        settings: Mapping[str, object],
+        heat_maps: Sequence[str] = (),
+        resume: bool = False,
+    ) -> list[Source]:
+        """Write the record of a run, and return the files that are left to do.
+
+        Args:
+            inputs: the files; one that is named twice is done once.
+            settings: what results depend on, by name; JSON.
+            heat_maps: class words that heat maps are drawn of.
+            resume: whether to leave out the files that are done, and have not changed since.
+
+        Raises:
+            ValueError: the results that are there were made with other settings; names them.
+        """
+        settings = json.loads(json.dumps(settings, default=str))
+        can_resume = resume and (self.folder / RECORD).exists()
+        record = self._read() if can_resume else {"settings": settings, "files": {}}
+        differing = [key for key in settings if settings[key] != record["settings"].get(key)]
+        if differing:
+            raise ValueError(
+                f"--resume: the results in {self.folder} were made with other settings ({', '.join(differing)}): give "
+                "another folder, or go without --resume to make them again"
+            )
+
+        # Name the files, those of the record as before
+        path_by_key = {os.path.abspath(path): path for path in inputs}
+        known = record["files"]
+        new = {key: path for key, path in path_by_key.items() if key not in known}
+        new_names = result_names(list(new.values()), heat_maps, [file["name"] for file in known.values()])
+        names = {key: file["name"] for key, file in known.items()} | dict(zip(new, new_names))
+
+        # What is left; a result of an earlier run must not be taken for a file's that is not done yet
+        files = {key: {"name": names[key], "state": stat_file(key)} for key in path_by_key}
+        left = [key for key, file in files.items() if known.get(key) != file or not self._is_done(file)]
+        for key in left:
+            self._areas_path(files[key]).unlink(missing_ok=True)
+        with replacing(self.folder / RECORD) as unfinished:
+            unfinished.write_text(json.dumps({"settings": settings, "files": known | files}, indent=0))
+        return [Source(path_by_key[key], names[key]) for key in left]
+
+    def num_done(self, inputs: Iterable[Path]) -> int:
+        """Return how many of the files of the record have their results."""
+        files = self._read()["files"]
+        return sum(self._is_done(files[key]) for key in {os.path.abspath(path) for path in inputs})
+
+    def _read(self) -> dict:
+        """Return the record of a run; ValueError where the file is no record."""
+        path = self.folder / RECORD
+        try:
+            record = json.loads(path.read_text())
+            return {"settings": dict(record["settings"]), "files": dict(record["files"])}
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{path} is no record of results: give another folder, or go without --resume") from None
+
+    def _is_done(self, file: Mapping[str, object]) -> bool:
+        return self._areas_path(file).exists()
+
+    def _areas_path(self, file: Mapping[str, object]) -> Path:
+        return result_paths(self.folder, file["name"])[2]
+
+
+def result_names(paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_names: Iterable[str] = ()) -> list[str]:
+    """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
+
+    Args:
+        paths: the files.
+        heat_maps: class words that heat maps are drawn of.
+        taken_names: names that other files' results have.
+    """
+    stems = [shorten(path.stem) for path in paths]
+    counts = Counter(stems)
+    candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
+    taken = {RECORD}
+    for name in taken_names:
+        taken |= _file_names(name, heat_maps)
+
+    # Name files with unique stems first, so that they keep their stems
+    names = [""] * len(paths)
+    for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
+        for name in candidates[stems[index]]:
+            files = _file_names(name, heat_maps)
+            if taken.isdisjoint(files):
+                names[index] = name
+                taken |= files
+                break
+    return names
+
+
+def _file_names(name: str, heat_maps: Sequence[str]) -> set[str]:
+    """Return the names of a file's results as a disk compares them that takes no heed of case."""
+    return {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
+
+
+def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
+    """Yield names to try for files of a stem: the stem itself if it is unique, then with numbers."""
+    if is_unique:
+        yield stem
+    for number in itertools.count(1):
+        yield f"{stem}_{number}"

@@ -1,0 +1,147 @@
+"""DenseCRF: mean field of a fully connected CRF (Krähenbühl & Koltun, NIPS 2011), by the package pydensecrf2."""
+
+import logging
+import math
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
+from torch import Tensor
+
+from .inference import resize_scores
+from .refiner import REFINER_REGISTRY, Refiner
+
+# Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.
+_MOST_SCORES = 2**26
+
+
+class DenseCRF(Refiner):
+    """Makes probabilities of the scores of classes, alike at pixels that are near each other and have like colors.
+
+    Scores are taken as logits, as ReCo's release does. It runs on the CPU.
+    """
+
+    stage = "classes"
+
+    def __init__(
+        self,
+        iterations: int = 10,
+        gaussian_sxy: float = 1.0,
+        gaussian_compat: float = 3.0,
+        bilateral_sxy: float = 67.0,
+        bilateral_srgb: float = 3.0,
+        bilateral_compat: float = 4.0,
+        pixel_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+    ):
+        """Choose both kernels; the defaults are those of ReCo's release.
+
+        Args:
+            iterations: of mean field, at least 1.
+            gaussian_sxy: standard deviation of the first kernel, which sees distances alone, in pixels.
+            gaussian_compat: weight of the first kernel.
+            bilateral_sxy: standard deviation of the second kernel's distances, in pixels.
+            bilateral_srgb: standard deviation of the second kernel's colors, in 0..255.
+            bilateral_compat: weight of the second kernel.
+            pixel_mean: with which images were normalized, RGB; by default they are in 0..255.
+            pixel_std: see pixel_mean.
+
+        Raises:
+            ValueError: a number out of its range; names the config key.
+            RuntimeError: pydensecrf2 is not installed.
+        """
+        super().__init__()
+        _check_numbers(iterations, (gaussian_sxy, bilateral_sxy, bilateral_srgb), (gaussian_compat, bilateral_compat))
+        _import_pydensecrf()
+
+        self.iterations = iterations
+        self.gaussian = {"sxy": gaussian_sxy, "compat": gaussian_compat}
+        self.bilateral = {"sxy": bilateral_sxy, "srgb": bilateral_srgb, "compat": bilateral_compat}
+        self.pixel_mean = tuple(pixel_mean)
+        self.pixel_std = tuple(pixel_std)
+
+    def forward(self, images: Tensor, scores: Tensor) -> Tensor:
+        """Infer the probabilities of classes.
+
+        Args:
+            images: normalized, float [B, 3, H, W].
+            scores: of all classes, [B, K, H, W].
+
+        Returns:
+            probabilities, fp32 [B, K, H, W]. Of large images with many classes, where memory would run out, they are
+            inferred at a smaller size.
+        """
+        # Bound the memory
+        size = tuple(scores.shape[-2:])
+        if scores[0].numel() > _MOST_SCORES:
+            scale = math.sqrt(_MOST_SCORES / scores[0].numel())
+            smaller = tuple(max(1, int(scale * side)) for side in size)
+            message = f"DenseCRF refines {scores.shape[1]} classes of an image of {size} at {smaller}, to save memory"
+            log_first_n(logging.WARNING, message, name=__name__)
+            images, scores = resize_scores(images, smaller), resize_scores(scores, smaller)
+
+        # Back to colors
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.pixel_mean, self.pixel_std))
+        pixels = (images * std + mean).round().clamp(0, 255).byte()
+
+        probabilities = torch.stack([self._infer(*image_and_scores) for image_and_scores in zip(pixels, scores)])
+        return resize_scores(probabilities, size)
+
+    def _infer(self, image: Tensor, scores: Tensor) -> Tensor:
+        """Infer the probabilities [K, H, W] of one image, RGB uint8 [3, H, W]."""
+        num_classes, height, width = scores.shape
+
+        # The energies: of each pixel alone, of near pixels, and of pixels that are alike
+        crf = _import_pydensecrf().DenseCRF2D(width, height, num_classes)
+        crf.setUnaryEnergy(-scores.float().log_softmax(0).flatten(1).cpu().numpy())
+        crf.addPairwiseGaussian(**self.gaussian)
+        rgb = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+        crf.addPairwiseBilateral(**self.bilateral, rgbim=rgb)
+
+        probabilities = torch.from_numpy(np.array(crf.inference(self.iterations)))
+        return probabilities.view(num_classes, height, width).to(scores.device)
+
+
+def _check_numbers(iterations: int, deviations: Sequence[float], weights: Sequence[float]) -> None:
+    if iterations < 1:
+        raise ValueError(f"TEST.ZERO_SHOT.DENSECRF.ITERS must be at least 1, not {iterations}.")
+    if min(deviations) <= 0:
+        raise ValueError(
+            "TEST.ZERO_SHOT.DENSECRF: GAUSSIAN_SXY, BILATERAL_SXY and BILATERAL_SRGB must be more than 0, not "
+            f"{', '.join(map(str, deviations))}."
+        )
+    if min(weights) < 0:
+        raise ValueError(
+            "TEST.ZERO_SHOT.DENSECRF: GAUSSIAN_COMPAT and BILATERAL_COMPAT must be at least 0, not "
+            f"{', '.join(map(str, weights))}."
+        )
+
+
+def _import_pydensecrf() -> ModuleType:
+    """Import the package, which is optional: it is compiled when it is installed."""
+    try:
+        from pydensecrf import densecrf
+    except ImportError as error:
+        raise RuntimeError(
+            f"TEST.ZERO_SHOT.REFINE densecrf needs pydensecrf2, which cannot be imported ({error}): pip install "
+            "pydensecrf2, with a C++ compiler"
+        ) from None
+    return densecrf
+
+
+@REFINER_REGISTRY.register()
+def densecrf(cfg: CfgNode) -> DenseCRF:
+    settings = cfg.TEST.ZERO_SHOT.DENSECRF
+    return DenseCRF(
+        settings.ITERS,
+        settings.GAUSSIAN_SXY,
+        settings.GAUSSIAN_COMPAT,
+        settings.BILATERAL_SXY,
+        settings.BILATERAL_SRGB,
+        settings.BILATERAL_COMPAT,
+        cfg.MODEL.PIXEL_MEAN,
+        cfg.MODEL.PIXEL_STD,
+    )

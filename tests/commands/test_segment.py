@@ -1,0 +1,175 @@
+"""Long lists of files: names, shares of processes, and going on from what is done."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcl_d2.commands.result_folder import RECORD, ResultFolder, result_names
+from tcl_d2.commands.segment import argument_parser, segment_share
+from tcl_d2.data.shapes import draw_scene
+from tests.conftest import ROOT
+from tests.running import check_error, run
+
+OPTIONS = ("--opts", "TEST.ZERO_SHOT.IMS_PER_BATCH", 2)
+COMMAND = ("demo/demo.py", "--refine", "none", "--classes", "brick, lava")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of five pictures, of two sizes, one of which is broken."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for index, name in enumerate(("a.png", "b.png", "more/a.png", "more/c.png")):
+        Image.fromarray(draw_scene(7, index, size=48).image[: 48 - index]).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def read_labels(folder) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)) for path in folder.glob("*_labels.png")}
+
+
+@pytest.mark.fault("demo --resume: pictures that were added, changed, mended or done", "what is not done is done, once")
+def test_what_is_done_is_left_out(world, tmp_path, photos):
+    output = tmp_path / "out"
+    options = ["--input", photos, "--output", output, "--resume"]
+    run(world, *COMMAND, *options)
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert {"a_1.json", "a_2.png", "b_labels.png"} < before.keys()
+
+    # Another picture of a name that there is, one that is changed, one that is mended, a result that is lost
+    Image.fromarray(draw_scene(7, 9, size=48).image).save(photos / "a.jpg")
+    Image.fromarray(draw_scene(7, 5, size=40).image).save(photos / "b.png")
+    Image.fromarray(draw_scene(7, 5, size=40).image).save(photos / "broken.jpg")
+    (output / "c.json").unlink()
+    done = run(world, *COMMAND, *options)
+    assert done.returncode == 0 and "2 of 6 images were done before" in done.stdout, done.stderr
+    assert done.stdout.count(" -> ") == 4 and "6 of 6 images segmented" in done.stdout
+
+    after = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    same = {name for name in before if before[name] == after[name]}
+    assert {name.partition(".")[0].removesuffix("_labels") for name in same} == {"a_1", "a_2"}
+    files = json.loads((output / RECORD).read_text())["files"]
+    assert files[str(photos / "a.jpg")]["name"] == "a" and files[str(photos / "a.png")]["name"] == "a_1"
+
+    # Without --resume, all are done again, by names of their own
+    assert run(world, *COMMAND, *options[:-1]).stdout.count(" -> ") == 6
+
+
+@pytest.mark.fault("demo --resume: other words, another model, or a damaged record", "refused: what differs; all stays")
+def test_results_of_other_settings_are_not_gone_on_from(world, tmp_path, photos):
+    output = tmp_path / "out"
+    options = ["--input", photos / "a.png", "--output", output]
+    run(world, *COMMAND, *options)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    done = run(world, *COMMAND[:-1], "brick, sand", *options, "--resume", "--no-overlay")
+    check_error(done, "--resume", "other settings (classes, --no-overlay)", "another folder")
+    done = run(world, *COMMAND, *options, "--resume", "--opts", "TEST.ZERO_SHOT.KP_WEIGHT", "0.5")
+    check_error(done, "other settings (TEST.ZERO_SHOT)")
+    done = run(world, *COMMAND, *options, "--resume", "--opts", "TEST.ZERO_SHOT.IMS_PER_BATCH", "2")
+    assert done.returncode == 0 and "1 of 1 images were done before" in done.stdout  # results do not depend on it
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+    (output / RECORD).write_text("{")
+    check_error(run(world, *COMMAND, *options, "--resume"), f"{RECORD} is no record of results")
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [
+        (["--output", "/proc"], ("--output /proc cannot be the folder of the results",)),
+        (["--num-gpus", "99"], ("--num-gpus is 99, but torch finds",)),
+        (["--num-processes", "0"], ("at least 1",)),
+        (["--opts", "MODEL.DEVICE", "gpu"], ("MODEL.DEVICE is 'gpu', which torch does not know",)),
+    ],
+)
+@pytest.mark.fault("demo: an output folder, GPUs or a device that cannot be used", "one message at the start")
+def test_what_is_not_there_is_said_at_the_start(world, tmp_path, photos, options, parts):
+    output = [] if "--output" in options else ["--output", tmp_path / "out"]
+    check_error(run(world, *COMMAND, "--input", photos, *output, *options), *parts)
+
+
+@pytest.mark.fault(
+    "demo: Ctrl-C while two processes segment a folder with a broken picture", "whole files alone; --resume goes on"
+)
+def test_a_stopped_run_of_two_processes_is_gone_on_from(world, tmp_path):
+    """Results do not depend on the number of processes, and a picture that is named twice is segmented once."""
+    folder, output, whole = tmp_path / "photos", tmp_path / "out", tmp_path / "whole"
+    (folder / "more").mkdir(parents=True)
+    for index in range(40):
+        Image.fromarray(draw_scene(7, index, size=40).image).save(folder / f"{'more/' * (index % 2)}{index // 2}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    options = ["--input", folder, folder / "0.png", "--no-overlay", "--resume", "--output"]
+
+    # Stop the two when each has begun
+    command = [sys.executable, *COMMAND, *options, output, "--num-processes", 2, *OPTIONS]
+    process = subprocess.Popen(
+        [*map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while process.poll() is None and not {"0_1_labels.png", "0_2_labels.png"} <= {
+        path.name for path in output.glob("*")
+    }:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in errors and "stopped by SIGINT" in errors
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    count = len(list(output.glob("*.json"))) - 1
+    assert 1 < count < 40
+
+    # Go on with one
+    done = run(world, *COMMAND, *options, output, *OPTIONS)
+    assert done.returncode == 1 and "broken.jpg" in done.stderr and done.stderr.count("left out") == 1
+    assert f"{count} of 41 images were done before" in done.stdout and done.stdout.count(" -> ") == 40 - count
+    run(world, *COMMAND, *options, whole, *OPTIONS)
+    expected = read_labels(whole)
+    assert len(expected) == 40 and "0_2_labels.png" in expected
+    for name, labels in read_labels(output).items():
+        assert np.array_equal(labels, expected.pop(name))
+    assert not expected
+
+
+@pytest.mark.fault("demo: a disk that is full in the middle of a folder", "one message, and whole files alone")
+def test_a_full_disk_ends_the_run(tmp_path, photos, monkeypatch):
+    save, output = Image.Image.save, tmp_path / "out"
+
+    def save_while_there_is_room(self, path, *args, **kwargs):
+        if "b_labels" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", save_while_there_is_room)
+    args = argument_parser().parse_args(["--classes", "brick", "--input", str(photos), "--output", str(output)])
+    with pytest.raises(SystemExit, match="error: .*No space left on device.*b_labels"):
+        segment_share(args, sorted(photos.glob("*.png")))
+    assert {path.name for path in output.iterdir()} == {RECORD, "a.png", "a_labels.png", "a.json", "b.png"}
+
+
+def test_names_of_many_files_are_chosen_in_linear_time(tmp_path):
+    """Of which many have one name, and some have taken others' numbers."""
+    paths = [tmp_path / f"{index}/{name}.png" for index in range(5000) for name in ("image", f"image_{index}")]
+    start = time.perf_counter()
+    names = result_names(paths, taken_names=["image_7"])
+    assert time.perf_counter() - start < 5
+    assert len(set(names)) == len(names) and names[1] == "image_0" and names[15] == "image_7_1"
+
+
+def test_a_folder_of_results_holds_no_input(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "out/a.png")
+    folder = ResultFolder(tmp_path / "out")
+    folder.check_inputs([tmp_path / "a.png"])
+    for path in (tmp_path / "out/a.png", tmp_path / "link.png"):
+        with pytest.raises(ValueError, match="give another folder"):
+            folder.check_inputs([path])
+    assert os.listdir(tmp_path / "out") == []
