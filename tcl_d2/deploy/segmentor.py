@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +14,8 @@ from .bands import ScoreBands
 from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, read_card
 from .labels import ScoreRule
 
-try:
-    import onnxruntime
-except ImportError:
-    raise ImportError("exported models need ONNX Runtime: pip install onnxruntime") from None
+if TYPE_CHECKING:  # imported where it is used, with a clear error
+    from onnxruntime import InferenceSession
 
 
 class OnnxSegmentor:
@@ -40,15 +39,16 @@ class OnnxSegmentor:
         Args:
             path: of the ONNX file, whose output are scores.
             embeddings: file of text embeddings (.npz), where they are an input of the model.
-            providers: ONNX Runtime's execution providers, in their order; None: all that there are.
+            providers: ONNX Runtime's execution providers, in their order; None: all that are installed.
             num_threads: threads of one run; 0: as many as cores.
 
         Raises:
             FileNotFoundError: there is no such file.
+            ImportError: ONNX Runtime is not installed.
             ValueError: a file cannot be read, is of another version, or the two do not go together; says what to do.
         """
         self.path = path
-        self.session = _open_session(path, providers or onnxruntime.get_available_providers(), num_threads)
+        self.session = _open_session(path, providers, num_threads)
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.card: ModelCard = read_card(ModelCard, metadata.get(KEY, ""), path)
         if self.card.output != "scores":
@@ -162,14 +162,20 @@ class OnnxSegmentor:
         return text, card.vocabulary
 
 
-def _open_session(path: str | Path, providers: Sequence[str], num_threads: int) -> onnxruntime.InferenceSession:
+def _open_session(path: str | Path, providers: Sequence[str] | None, num_threads: int) -> "InferenceSession":
     """Open an ONNX file; errors as OnnxSegmentor's."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ImportError("exported models need ONNX Runtime: pip install onnxruntime") from None
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no ONNX file '{path}'")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
+    providers = list(providers or onnxruntime.get_available_providers())
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its types are its own, without a common base
         version = onnxruntime.__version__
         raise ValueError(f"'{path}' is no ONNX file that onnxruntime {version} can run ({error})") from None

@@ -22,7 +22,7 @@ def check_exportable(model: nn.Module) -> None:
     if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):
         raise ValueError(
             f"{type(model.refiner).__name__} on whole images cannot be exported, for the graph sees crops: give --opts "
-            " TEST.ZERO_SHOT.REFINE none, or pamr with TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE False"
+            "TEST.ZERO_SHOT.REFINE none, or pamr with TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE False"
         )
 
 
