@@ -4,10 +4,13 @@ import json
 import shutil
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tcl_d2.assets import FOLDER
+from tcl_d2.data.shapes import draw_scene
 from tcl_d2.export import CropScores, embed_vocabulary, make_card, save_onnx
 from tcl_d2.predictor import TCLPredictor
 
@@ -28,6 +31,10 @@ CLIP = {
     },
 }
 CLASSES, BACKGROUND = ["brick", ["lava", "fire"], "grass"], ["sky", "fire"]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(draw_scene(7, 1).image).resize((width, height)))
 
 
 @pytest.fixture(scope="package")
@@ -56,7 +63,7 @@ def build(clip_config):
 def tcl(build):
     """A TCL with all that a graph may have: gates that are open, PAMR, several words of a class, and words of none."""
     pamr = ("TEST.ZERO_SHOT.PAMR.ITERS", 2, "TEST.ZERO_SHOT.PAMR.DILATIONS", "(1, 3)")
-    words = ("TEST.ZERO_SHOT.FILLER_WORDS", "('gravel',)", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.5)
+    words = ("TEST.ZERO_SHOT.FILLER_WORDS", "('gravel',)", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
     predictor = build("MODEL.TCL.FREEZE", 1, "MODEL.TCL.DECODER_BLOCKS", 1, *pamr, *words)
     with torch.no_grad():
         for block in predictor.model.grounder.decoder:

@@ -13,19 +13,14 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from tcl_d2.data.shapes import draw_scene
 from tcl_d2.deploy import OnnxSegmentor, bands
 from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, VocabularyCard
 from tcl_d2.deploy.labels import ScoreRule
 from tcl_d2.export import CropScores, digest_text_encoder, embed_vocabulary, make_card, save_embeddings, save_onnx
 from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
 from tests.conftest import ROOT
-from tests.export.conftest import BACKGROUND, CLASSES
+from tests.export.conftest import BACKGROUND, CLASSES, picture
 from tests.running import check_error, run
-
-
-def picture(height: int, width: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(draw_scene(7, 1).image).resize((width, height)))
 
 
 @pytest.fixture(scope="module")
