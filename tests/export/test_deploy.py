@@ -242,7 +242,7 @@ def test_export_says_what_does_not_go_together(world, tmp_path):
     for options, parts in (
         (("model.pth",), ("must end in .onnx, .pt2, .npz",)),
         (("words.npz",), ("need --classes",)),
-        (("file/model.onnx",), ("file",)),
+        (("file/model.onnx",), ("file/model.onnx cannot be written",)),
         (("model.pt2", "--int8"), ("without --labels and --int8",)),
     ):
         check_error(run(world, ROOT / EXPORT, *options, folder=tmp_path), *parts)

@@ -11,6 +11,7 @@ exported without classes). See docs/deploy.md.
 """
 
 import argparse
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Check that the arguments go together, and that what they need is there; ValueError says what does not."""
+    """Check that the arguments go together, and that the packages are there; ValueError says what does not."""
     suffix = args.output.suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"the output's name must end in {', '.join(SUFFIXES)}, not '{suffix}'")
@@ -62,9 +63,16 @@ def check_arguments(args: argparse.Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if suffix == ".onnx" and missing:
         raise ValueError(f"an .onnx file needs {', '.join(missing)}: pip install 'tcl_d2[export]'")
-    args.output.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model is built
-    args.output.with_name(f".{args.output.name}.tmp").touch()
-    args.output.with_name(f".{args.output.name}.tmp").unlink()
+
+
+def check_output(path: Path) -> None:
+    """Check that a file can be written, before a model is built; OSError says why not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
@@ -108,6 +116,7 @@ def main(args: argparse.Namespace) -> None:
     """
     with one_message():
         check_arguments(args)
+        check_output(args.output)
         predictor = with_method(read_model(args, "MODEL.DEVICE", "cpu")(), args.method)
         export(predictor, args)
         print(f"{args.output}: {args.output.stat().st_size / 1e6:,.1f} MB")
