@@ -53,11 +53,13 @@ class ScoreBands:
 
         for start in range(0, self.size[0], step):
             band = slice(start, min(start + step, self.size[0]))
+            if self.size == self.image.shape[:2]:
+                yield band, self._average(band)
+                continue
+
             part = rows.part(band.start, band.stop)
             scores = self._average(part.span)
-            if self.size != self.image.shape[:2]:
-                scores = part.apply(columns.apply(scores[..., columns.span], -1), -2)
-            yield band, scores
+            yield band, part.apply(columns.apply(scores[..., columns.span], -1), -2)
 
     def _average(self, rows: slice) -> np.ndarray:
         """Return scores [W, rows, W'] of rows of the image, averaged over the windows that see them."""
