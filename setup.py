@@ -37,7 +37,7 @@ setup(
     package_dir={"tcl_d2.assets.configs": "configs"},
     package_data={
         "tcl_d2": ["py.typed"],
-        "tcl_d2.assets": ["*.json", "*/*"],
+        "tcl_d2.assets": ["*.json", "*.png", "*/*"],
         "tcl_d2.assets.configs": ["**/*.yaml", "**/*.py"],
     },
     entry_points={"console_scripts": ["tcl-d2 = tcl_d2.commands:main"]},
@@ -70,6 +70,7 @@ setup(
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
         "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
         "dev": [
@@ -82,6 +83,9 @@ setup(
             "setuptools>=70.1",
             "transformers>=4.57",
             "wandb",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
         ],
     },
 )

@@ -17,18 +17,17 @@ from torch import nn
 from .checkpoint import TCLCheckpointer, fetch_weights
 from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
-from .data.benchmark_mapper import check_sizes, model_input
-from .data.benchmarks import BACKGROUND
-from .data.words import as_lists, class_names, split_background_words, split_words
+from .data.benchmark_mapper import model_input
 from .modeling import DenseCLIP, FrozenCLIP
 from .modeling.inference import SCORE_BYTES_AT_ONCE
 from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
+from .utils.resize import check_sizes
 from .utils.threads import map_ahead
+from .utils.words import BACKGROUND, NO_CLASS, as_lists, class_names, split_background_words, split_words
 
 logger = logging.getLogger(__name__)
-NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
 
 

@@ -4,13 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from .utils import visualizer
 from .utils.files import replacing
 from .utils.visualizer import Color
+
+if TYPE_CHECKING:  # a deployed model's scores are made without torch
+    from torch import Tensor
 
 _MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
 
@@ -24,15 +27,15 @@ class Segmentation:
         classes: K class words; the background comes first, if there is one.
         labels: class of each pixel, index into `classes`, int64 [H, W].
         background: whether the first class is the background.
-        scores: score of each class at each pixel, [K, H, W], fp32 in 0..1 or uint8 in 0..255; None where only labels
-            were asked for.
+        scores: score of each class at each pixel, [K, H, W], on the CPU; fp32 in 0..1 or uint8 in 0..255; None where
+            labels alone were asked for.
     """
 
     image: np.ndarray
     classes: list[str]
     labels: np.ndarray
     background: bool = False
-    scores: Tensor | None = None
+    scores: "Tensor | np.ndarray | None" = None
 
     # ------------------------------------------------------------------------------------------------- values
 
@@ -55,7 +58,7 @@ class Segmentation:
         """Return the scores of a class [H, W]; KeyError for a word that is no class, ValueError without scores."""
         if self.scores is None:
             raise ValueError("This segmentation has labels alone: ask the predictor for scores (labels_only=False).")
-        return self.scores[self.index(name)].numpy()
+        return np.asarray(self.scores[self.index(name)])
 
     # ------------------------------------------------------------------------------------------------- pictures
 

@@ -113,7 +113,7 @@ def test_commands(folder, page):
         run_line(folder, f"{command} {quick}")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "MODEL_ZOO.md", "docs/architecture.md", "docs/groupvit.md"])
+@pytest.mark.parametrize("page", [*PAGES, "MODEL_ZOO.md", "docs/architecture.md", "docs/deploy.md", "docs/groupvit.md"])
 def test_links_and_files_exist(page):
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)", text)

@@ -11,10 +11,10 @@ from tcl_d2 import load_config
 from tcl_d2.commands.result_folder import RECORD
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
-from tcl_d2.data.words import split_words
 from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import unfinished_path
+from tcl_d2.utils.words import split_words
 from tests.conftest import ROOT
 from tests.running import check_error, run
 

@@ -23,7 +23,6 @@ from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper, read_label
-from tcl_d2.data.words import as_lists, class_names
 from tcl_d2.engine.dataset_settings import class_words
 from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
 from tcl_d2.modeling import TCL
@@ -34,6 +33,7 @@ from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
 from tcl_d2.utils.visualizer import draw_overlay
+from tcl_d2.utils.words import as_lists, class_names
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
+from ..utils.errors import one_message
+from ..utils.installation import require_detectron2
 from ..version import __version__
 
 COMMANDS = {
@@ -46,6 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         name, prog = f"prepare.{dataset}", f"{prog} {dataset}"
     elif name == "evaluate":
         name, words = "train", ["--eval-only", *words]
+
+    # An exported model runs without Detectron2
+    if name == "segment" and any(word.startswith("--onnx") for word in words):
+        name = "segment_exported"
+    else:
+        with one_message(ModuleNotFoundError):
+            require_detectron2()
 
     # Run it; only its own module is imported
     command = import_module(f".{name}", __name__)

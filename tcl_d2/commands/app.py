@@ -16,13 +16,13 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
-from ..data.words import as_lists, split_background_words
 from ..modeling import FrozenCLIP
 from ..modeling.refiner import Refiner, build_refiner, refiner_names
-from ..predictor import TCLPredictor, split_words
+from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
 from ..utils import visualizer
 from ..utils.errors import one_message
+from ..utils.words import as_lists, split_background_words, split_words
 from .model_options import TCL, add_model_options, method_names, read_model, with_method
 
 try:

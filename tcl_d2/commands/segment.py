@@ -4,6 +4,7 @@ tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --o
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
+tcl-d2 segment photos --onnx model.onnx        # an exported model, with options of its own: --onnx --help
 tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
 """
 
@@ -23,65 +24,21 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..data.benchmarks import BACKGROUND
-from ..data.words import as_vocabulary, class_names, read_class_words, split_background_words
+from ..data.words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
 from ..modeling.vocabulary import dataset_classes, leave_to_first
-from ..predictor import TCLPredictor, class_words, split_words
+from ..predictor import TCLPredictor, class_words
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
+from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
+from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import ResultFolder, Source
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
-
-
-def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment, each once.
-
-    Args:
-        inputs: files, globs, folders (all images below them), or - for a list on the standard input.
-        output: folder of the results, whose images are left out.
-
-    Raises:
-        FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
-    """
-    # Read the list on the standard input
-    lines = []
-    for entry in inputs:
-        lines += sys.stdin.read().splitlines() if entry == "-" else [entry]
-    lines = [line for line in lines if line]
-    if not lines:
-        raise FileNotFoundError("- found no names of files on the standard input")
-
-    # Expand globs and folders
-    paths, empty = [], []
-    for line in lines:
-        # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
-        is_plain = os.path.lexists(line) or not glob.has_magic(line)
-        matches = [line] if is_plain else sorted(glob.glob(line, recursive=True))
-        files = [path for match in matches for path in _images_below(Path(match), output)]
-        paths += files
-        if not files:
-            empty.append(line)
-    if empty:
-        raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
-    return list({os.path.abspath(path): path for path in paths}.values())
-
-
-def _images_below(path: Path, output: Path) -> list[Path]:
-    """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
-    if not os.path.isdir(path):
-        return [path]
-    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-    if path.resolve() in output.resolve().parents:
-        images = [image for image in images if output.resolve() not in image.resolve().parents]
-    return images
 
 
 def read_background(text: str) -> list[str]:

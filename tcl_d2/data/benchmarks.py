@@ -11,12 +11,12 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from ..assets import FOLDER as ASSETS
 from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
+from ..utils.words import BACKGROUND, as_lists, class_names, unique_names
 from . import shapes
 from .labels import parse_rule
-from .words import Source, as_lists, check_class_words, check_fits_classes, class_names, read_class_words, unique_names
+from .words import Source, check_class_words, check_fits_classes, read_class_words
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
-BACKGROUND = "background"
 
 
 def datasets_root() -> Path:

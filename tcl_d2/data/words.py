@@ -1,12 +1,8 @@
-"""Words of classes: each class has one or several, given as text, in files, or as a method's release has them.
-
-In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name.
-"""
+"""Words of classes in files, or as a method's release has them: each class has one or several."""
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,46 +10,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FOLDER as ASSETS
+from ..utils.words import strip_all
 
 _FOLDER = ASSETS / "words"
 _INDEX = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
 _EVERY_METHOD = "every method"  # in the index: the lists that all releases share
 RELEASES = tuple(name for name in _INDEX if name != _EVERY_METHOD)
-
-
-def split_words(text: str) -> list[str | list[str]]:
-    """Return the classes of a text such as "person | man | woman, grass".
-
-    Commas separate classes, and bars the words of a class.
-    """
-    classes = [_strip_all(part.split("|")) for part in text.split(",")]
-    return as_vocabulary(words for words in classes if words)
-
-
-def split_background_words(text: str) -> list[str]:
-    """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
-    return _strip_all(re.split("[,|]", text))
-
-
-def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
-    """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
-    return [words[0] if len(words) == 1 else list(words) for words in class_words]
-
-
-def as_lists(vocabulary: Iterable[str | Sequence[str]]) -> list[list[str]]:
-    """Return the list of the words of each class of a vocabulary."""
-    return [[words] if isinstance(words, str) else list(words) for words in vocabulary]
-
-
-def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
-    """Return the names of a vocabulary's classes: the first word of each."""
-    return [words[0] for words in as_lists(vocabulary)]
-
-
-def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
-    """Return names of classes of which several may have the same first word: "bag", "bag (handbag)"."""
-    count = Counter(words[0] for words in class_words)
-    return [f"{words[0]} ({words[1]})" if count[words[0]] > 1 and len(words) > 1 else words[0] for words in class_words]
 
 
 class Source(NamedTuple):
@@ -103,7 +65,7 @@ def read_class_words(path: str | Path, background: bool = False, shared_words: b
     text = text.rstrip()
     if not text:
         raise ValueError(f"{path} names no class: it needs a class a line.")
-    class_words = [_strip_all(re.split("[,;]", line)) for line in text.split("\n")]
+    class_words = [strip_all(re.split("[,;]", line)) for line in text.split("\n")]
     check_class_words(class_words, Source(str(path), "line", first=1), background, shared_words)
     return class_words
 
@@ -201,11 +163,6 @@ def check_fits_classes(
                     f"{source.name}, {source.place(index)}: '{word}' is the name of another class, which has "
                     f"{source.place(other)}. The words of '{names[index]}' are expected there."
                 )
-
-
-def _strip_all(words: Iterable[str]) -> list[str]:
-    """Return words without spaces around them, and without blank ones."""
-    return [word.strip() for word in words if word.strip()]
 
 
 def _without_spaces(word: str) -> str:

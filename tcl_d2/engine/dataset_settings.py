@@ -7,9 +7,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
-from ..data.benchmark_mapper import check_sizes
-from ..data.words import RELEASES, class_names, read_dataset_words, released_words
+from ..data.words import RELEASES, read_dataset_words, released_words
 from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
+from ..utils.resize import check_sizes
+from ..utils.words import class_names
 
 FIRST_WORDS = "first"  # in TEST.ZERO_SHOT.WORDS: the first word of each class alone
 

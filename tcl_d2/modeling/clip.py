@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .dual_encoder import FrozenDualEncoder
+from .resize_matrices import cubic_matrix
 
 
 def _check_tower(visual: nn.Module) -> None:
@@ -49,6 +50,9 @@ class PositionRule(NamedTuple):
         Returns:
             [p + h*w, C].
         """
+        if torch.compiler.is_exporting():
+            return self._resize_in_graph(position, size, grid)
+
         count = size[0] * size[1]
         if grid == size or (self.keeps_equal_count and grid[0] * grid[1] == count):
             return position
@@ -58,6 +62,24 @@ class PositionRule(NamedTuple):
         where = {"scale_factor": scale} if self.offset else {"size": grid}
         patches = F.interpolate(patches, **where, mode="bicubic", align_corners=False)
         return torch.cat([first, patches[0].permute(1, 2, 0).flatten(0, 1)])
+
+    def _resize_in_graph(self, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Do what `resize` does with the same operations for all grids: a graph has no branches."""
+        count, (height, width) = size[0] * size[1], grid
+        first, patches = position[:-count], position[-count:].unflatten(0, size)
+        rows, columns = (
+            cubic_matrix(old, side, (side + self.offset) / old, position.device) for side, old in zip(grid, size)
+        )
+        resized = torch.einsum("hi,wj,ijc->hwc", rows, columns, patches).flatten(0, 1)
+        if not (self.offset or self.keeps_equal_count):  # at their own size, the matrices are ones
+            return torch.cat([first, resized])
+
+        # Keep them where the rule says so
+        is_same = torch.scalar_tensor(height * width) == count
+        if not self.keeps_equal_count:
+            is_same &= torch.scalar_tensor(height) == size[0]
+        indices = torch.arange(height * width, device=position.device).clamp(max=count - 1)
+        return torch.cat([first, torch.where(is_same, position[-count:][indices], resized)])
 
 
 RESIZED_TO_GRID = PositionRule()  # TCL's
@@ -209,7 +231,7 @@ class FrozenCLIP(FrozenDualEncoder):
 
         # Embed patches, add the class token and positions
         x = self._embed_patches(images).flatten(2).transpose(1, 2)
-        class_token = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         positions = position.resize(visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
@@ -221,8 +243,9 @@ class FrozenCLIP(FrozenDualEncoder):
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""
         # For a single column of patches, oneDNN's convolution in bfloat16 gives any numbers (torch 2.14, CPUs with AMX)
-        is_column = images.shape[-1] < 2 * self.patch_size
-        autocast = torch.autocast(images.device.type, enabled=False) if is_column else nullcontext()
+        device_type = images.device.type
+        is_column = torch.is_autocast_enabled(device_type) and images.shape[-1] < 2 * self.patch_size
+        autocast = torch.autocast(device_type, enabled=False) if is_column else nullcontext()
         with autocast:
             return self.visual.conv1(images)
 

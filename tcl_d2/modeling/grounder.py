@@ -61,7 +61,7 @@ def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
             # Put the phase into every second row and column; autocast decides the result's dtype
             if result is None:
-                size = (len(x), conv.out_channels, 2 * height, 2 * width)
+                size = (x.shape[0], conv.out_channels, 2 * height, 2 * width)
                 result = torch.empty(size, dtype=phase.dtype, device=x.device, memory_format=torch.channels_last)
             result[:, :, i::2, j::2] = phase
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..utils.windows import window_starts
+
 # Bounds of the scores that are held at once, for vocabularies of thousands of words and for large images.
 WORDS_AT_ONCE = 64
 SCORE_BYTES_AT_ONCE = 256 * 2**20
@@ -23,13 +25,6 @@ def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice,
     top, left = extra_y // 2, extra_x // 2
     padded = F.pad(images, (left, extra_x - left, top, extra_y - top))
     return padded, (slice(top, top + height), slice(left, left + width))
-
-
-def window_starts(length: int, crop_size: int, stride: int) -> list[int]:
-    """List where windows start along a side: every `stride` pixels, the last one shifted back inside."""
-    if length <= crop_size:
-        return [0]
-    return [min(start, length - crop_size) for start in range(0, length - crop_size + stride, stride)]
 
 
 def window_slices(height: int, width: int, crop_size: int, stride: int) -> list[tuple[slice, slice]]:

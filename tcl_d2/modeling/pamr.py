@@ -71,21 +71,23 @@ class PAMR(Refiner):
     def _affinities(self, images: Tensor, height: int, width: int) -> list[Tensor]:
         """Build the affinities [H*W, H*W] of each of images [B, 3, H', W'] at the size of masks, sparse."""
         images = F.interpolate(images.float(), size=(height, width), mode="bilinear", align_corners=True)
-        neighbors = _neighbors(height, width, self.dilations, images.device)
-        return [_sparse_matrix(neighbors, self._affinity(image, neighbors)) for image in images.flatten(2)]
+        neighbors = neighbor_indices(height, width, self.dilations, images.device)
+        return [_sparse_matrix(neighbors, self.affinity(image[None], neighbors)[0]) for image in images.flatten(2)]
 
-    def _affinity(self, image: Tensor, neighbors: Tensor) -> Tensor:
-        """Compute weights [48, H*W] that add up to 1 over the neighbors of a pixel of an image [3, H*W]."""
-        around = image[:, neighbors]  # [3, 48, H*W]
-        center = image[:, None]  # [3, 1, H*W]
+    def affinity(self, images: Tensor, neighbors: Tensor) -> Tensor:
+        """Compute weights [B, 48, H*W] that add up to 1 over the neighbors of a pixel of images [B, 3, H*W]."""
+        around = images[:, :, neighbors]  # [B, 3, 48, H*W]
+        center = images[:, :, None]  # [B, 3, 1, H*W]
 
         # As officially: each dilation's 3 x 3 window counts its center, so that 9 values a dilation are spread.
-        values = torch.cat([around, center.expand(-1, len(self.dilations), -1)], dim=1)
-        spread = values.std(dim=1, keepdim=True)
-        return (-(center - around).abs() / (1e-8 + 0.1 * spread)).mean(0).softmax(0)
+        values = torch.cat([around, center.expand(-1, -1, len(self.dilations), -1)], dim=2)
+        spread = values.std(dim=2, keepdim=True)
+
+        # |difference| / (1e-8 + 0.1 * spread), both times 1e7: an exported graph loses summands as small as 1e-8
+        return (-1e7 * (center - around).abs() / (0.1 + 1e6 * spread)).mean(1).softmax(1)
 
 
-def _neighbors(height: int, width: int, dilations: Sequence[int], device: torch.device) -> Tensor:
+def neighbor_indices(height: int, width: int, dilations: Sequence[int], device: torch.device) -> Tensor:
     """Return indices [48, H*W] (8 a dilation) of each pixel's neighbors in the flat image; borders are replicated."""
     steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
     offsets = torch.tensor([(d * y, d * x) for d in dilations for y, x in steps], device=device)

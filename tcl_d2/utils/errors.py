@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from detectron2.utils import comm
-
 # What the project, Detectron2 and its CfgNode raise for bad input.
 _BAD_INPUT = (OSError, ValueError, KeyError, RuntimeError, AssertionError)
 _PATIENCE = 10.0  # seconds that the other processes wait for the first one's message
@@ -26,7 +24,9 @@ def one_message(*types: type[Exception]) -> Iterator[None]:
     try:
         yield
     except expected as error:
-        if comm.get_local_rank() > 0:
+        # What runs in several processes has imported Detectron2's communication
+        comm = sys.modules.get("detectron2.utils.comm")
+        if comm is not None and comm.get_local_rank() > 0:
             time.sleep(_PATIENCE)  # if the first process has met it too, this one is ended meanwhile
         sys.exit(f"error: {_text(error)}")
     except KeyboardInterrupt:

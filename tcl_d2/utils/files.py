@@ -6,8 +6,18 @@ import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+
+def open_path(path: str) -> BinaryIO:
+    """Open a local file to read it, or any path that Detectron2's PathManager knows, where Detectron2 is installed."""
+    if find_spec("detectron2") is None:
+        return open(path, "rb")
+    from detectron2.utils.file_io import PathManager
+
+    return PathManager.open(path, "rb")
 
 
 @contextmanager

@@ -4,13 +4,22 @@ import io
 from pathlib import Path
 
 import numpy as np
-from detectron2.data.detection_utils import _apply_exif_orientation
-from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
+
+from .files import open_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 ImageLike = str | Path | Image.Image | np.ndarray
+_TURNS = {  # that make an image upright, by what its EXIF says of it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BrokenSample(ValueError):
@@ -38,7 +47,7 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
         BrokenSample: missing, truncated, no image, or too large.
     """
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else PathManager.open(source, "rb")
+        file = io.BytesIO(source) if isinstance(source, bytes) else open_path(source)
         with file, Image.open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
@@ -52,10 +61,19 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image of any mode to RGB, upright as its EXIF says, 16 bits scaled to 8."""
-    image = _apply_exif_orientation(image)  # unlike PIL's own function, it bears damaged EXIF
+    image = _turn_upright(image)
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says; unlike PIL's own function, this bears damaged EXIF."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # PIL raises many types
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def as_array(image: ImageLike) -> np.ndarray:

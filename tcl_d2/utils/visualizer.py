@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +15,19 @@ _HEAT_ALPHA = 0.6  # weight of the score colors over the image
 _FONT_SIZE = 15  # height of the legend's letters, in pixels
 _MIN_LEGEND_WIDTH = 240  # pixels; a picture that is narrower gets a white margin
 Color = tuple[int, int, int]
+_LIGHT_COLORS: list[Color] = [  # matplotlib's tab10
+    (31, 119, 180),
+    (255, 127, 14),
+    (44, 160, 44),
+    (214, 39, 40),
+    (148, 103, 189),
+    (140, 86, 75),
+    (227, 119, 194),
+    (127, 127, 127),
+    (188, 189, 34),
+    (23, 190, 207),
+]
+_HEAT_COLORS = Path(__file__).parent.parent / "assets/turbo.png"  # a picture of 256 x 1 pixels, Google's color map
 
 
 # ------------------------------------------------------------------------------------------------- colors
@@ -40,7 +52,7 @@ def class_colors(num_classes: int, background: bool = False) -> list[Color]:
         background: whether the first class is the background.
     """
     num_foreground = num_classes - 1 if background else num_classes
-    colors = [tuple(round(255 * value) for value in color) for color in matplotlib.colormaps["tab10"].colors]
+    colors = _LIGHT_COLORS
     if num_foreground > len(colors):
         colors = distinct_colors(num_foreground + 1)[1:]  # without black
     colors = colors[:num_foreground]
@@ -130,8 +142,10 @@ def draw_heat_map(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
         the picture, RGB uint8 [H, W, 3].
     """
-    # A color map of matplotlib takes floats in 0..1 and uint8 in 0..255 alike.
-    colored = matplotlib.colormaps["turbo"](scores, bytes=True)[..., :3]
+    if scores.dtype != np.uint8:
+        scores = (256 * scores).clip(0, 255).astype(np.uint8)
+    with Image.open(_HEAT_COLORS) as colors:
+        colored = np.asarray(colors)[0][scores]
     return blend(image, colored, _HEAT_ALPHA)
 
 

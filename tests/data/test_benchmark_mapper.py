@@ -7,7 +7,8 @@ from detectron2.data import build_detection_test_loader
 from detectron2.data.common import MapDataset
 from PIL import Image
 
-from tcl_d2.data.benchmark_mapper import BenchmarkMapper, resize_bilinear, segmentation_size
+from tcl_d2.data.benchmark_mapper import BenchmarkMapper
+from tcl_d2.utils.resize import resize_bilinear, segmentation_size
 
 
 def test_image_size_of_the_protocol():

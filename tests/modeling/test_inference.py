@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tcl_d2.modeling import inference, segmentor
-from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple, window_starts
+from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
+from tcl_d2.utils.windows import window_starts
 from tests import golden
 
 

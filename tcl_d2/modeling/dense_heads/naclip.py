@@ -33,7 +33,10 @@ class NACLIPHead(DenseHead):
         """Compute omega, fp32 [1 + h*w, 1 + h*w], class token first."""
         rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
         by_row, by_column = (torch.exp(-((x[:, None] - x) ** 2) / (2 * self.sigma**2)) for x in (rows, columns))
-        return F.pad(torch.kron(by_row, by_column), (1, 0, 1, 0))
+
+        # Their Kronecker product; torch.kron cannot be exported for any size
+        by_both = by_row[:, None, :, None] * by_column[None, :, None, :]
+        return F.pad(by_both.flatten(2).flatten(0, 1), (1, 0, 1, 0))
 
 
 @DENSE_HEAD_REGISTRY.register()

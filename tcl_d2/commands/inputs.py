@@ -1,0 +1,52 @@
+"""The files that a command is given: names, globs, folders, and a list on the standard input."""
+
+import glob
+import os
+import sys
+from pathlib import Path
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def find_inputs(inputs: list[str], output: Path) -> list[Path]:
+    """List the files to segment, each once.
+
+    Args:
+        inputs: files, globs, folders (all images below them), or - for a list on the standard input.
+        output: folder of the results, whose images are left out.
+
+    Raises:
+        FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
+    """
+    # Read the list on the standard input
+    lines = []
+    for entry in inputs:
+        lines += sys.stdin.read().splitlines() if entry == "-" else [entry]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise FileNotFoundError("- found no names of files on the standard input")
+
+    # Expand globs and folders
+    paths, empty = [], []
+    for line in lines:
+        # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
+        is_plain = os.path.lexists(line) or not glob.has_magic(line)
+        matches = [line] if is_plain else sorted(glob.glob(line, recursive=True))
+        files = [path for match in matches for path in _images_below(Path(match), output)]
+        paths += files
+        if not files:
+            empty.append(line)
+    if empty:
+        raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
+    return list({os.path.abspath(path): path for path in paths}.values())
+
+
+def _images_below(path: Path, output: Path) -> list[Path]:
+    """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
+    if not os.path.isdir(path):
+        return [path]
+    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    if path.resolve() in output.resolve().parents:
+        images = [image for image in images if output.resolve() not in image.resolve().parents]
+    return images

@@ -1,0 +1,74 @@
+"""Segment pictures with an exported model, on ONNX Runtime: torch and Detectron2 need not be installed.
+
+tcl-d2 segment photos/*.jpg --onnx model.onnx --output output/demo
+tcl-d2 segment photos --onnx model.onnx --embeddings words.npz    # a model that was exported without classes
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..deploy import OnnxSegmentor
+from ..utils.errors import one_message
+from .inputs import find_inputs
+from .result_folder import ResultFolder, Source
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", help="images, globs or folders; - reads a list from the standard input")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="an exported model, with its settings")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text embeddings, where they are its input")
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the results")
+    parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; default: as many as cores")
+    return parser
+
+
+def segment_files(segmentor: OnnxSegmentor, sources: Sequence[Source], output: Path, heat_maps: bool) -> None:
+    """Segment files one after another, and say what could not be read.
+
+    Args:
+        segmentor: the model.
+        sources: the files.
+        output: folder of the results.
+        heat_maps: whether to write a picture of each class's scores.
+    """
+    for number, source in enumerate(sources, 1):
+        try:
+            segmentation = segmentor(source.path, labels_only=not heat_maps)
+        except (OSError, ValueError) as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+
+        path, *_ = segmentation.save(output, source.name, heat_maps)
+        largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
+        shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
+        print(f"{number} of {len(sources)}: {source.path} -> {path}: {shares}")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Segment, and exit with 1 if a file could not be read.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    # File names need not be UTF-8
+    sys.stdin.reconfigure(errors="surrogateescape")
+    sys.stdout.reconfigure(errors="backslashreplace")
+
+    with one_message(OSError, ValueError, ImportError):
+        paths = find_inputs(args.inputs, args.output)
+        folder = ResultFolder(args.output)
+        folder.check_inputs(paths)
+        segmentor = OnnxSegmentor(args.onnx, args.embeddings, num_threads=args.threads)
+
+        names = segmentor.vocabulary.names if args.heat_maps else ()
+        sources = folder.begin(paths, {"--onnx": str(args.onnx), "--heat-maps": args.heat_maps}, names)
+        segment_files(segmentor, sources, args.output, args.heat_maps)
+        num_done = folder.num_done(paths)
+
+    print(f"{num_done} of {len(paths)} images segmented, in {args.output}")
+    sys.exit(1 if num_done < len(paths) else 0)

@@ -1,0 +1,163 @@
+"""What an exported file says of itself: how images, windows, words and scores go with its graph."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from ..utils.words import BACKGROUND, NO_CLASS, class_names
+from ..version import __version__
+
+FORMAT = 1  # to be raised where a reader of the old format would go wrong
+KEY = "tcl_d2"  # of the card among a file's metadata
+
+
+@dataclass(frozen=True)
+class VocabularyCard:
+    """The classes of a segmentation, and the word of each text embedding.
+
+    Attributes:
+        classes: the word, or the list of words, of each class, without the background.
+        background: whether a background comes before them; or its words.
+        word_indices: index of the text embedding of each word of each class.
+        class_indices: index of that class; the background is 0, if there is one. The number of classes for words of no
+            class.
+    """
+
+    classes: list[str | list[str]]
+    background: bool | list[str]
+    word_indices: list[int]
+    class_indices: list[int]
+
+    @property
+    def has_background(self) -> bool:
+        return self.background is not False
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, with the background, without what is of no class."""
+        return len(self.classes) + int(self.has_background)
+
+    @property
+    def num_embeddings(self) -> int:
+        return max(self.word_indices) + 1
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all that a pixel may be."""
+        names = [BACKGROUND] if self.has_background else []
+        names += class_names(self.classes)
+        return [*names, NO_CLASS] if max(self.class_indices) == self.num_classes else names
+
+    def check(self) -> None:
+        """Raise a ValueError if the indices do not go together."""
+        indices = self.class_indices
+        if not indices or len(indices) != len(self.word_indices) or min(*indices, *self.word_indices) < 0:
+            raise ValueError("its words do not go with its classes")
+        if not self.classes or max(indices) > self.num_classes:
+            raise ValueError("its words are of classes that it does not have")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """How an exported graph is used.
+
+    Attributes:
+        method: what the model is, for people.
+        output: "scores", or "labels".
+        text_encoder: digest of the model that text embeddings come from.
+        embed_dim: size of text embeddings.
+        min_size: short side of the images that the model sees, in pixels; 0: as they are.
+        max_size: greatest length of the long side, in pixels.
+        crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
+        stride: step between windows, in pixels.
+        windows_at_once: windows of one run.
+        patch_size: windows that are smaller are padded, in pixels.
+        pad_to: windows are padded to multiples of so many pixels; 1: not at all.
+        pixel_mean: color of the padding, RGB in 0..255.
+        background_score: a pixel whose best score is not above this is background, where there is one.
+        logit_scale: scale of a softmax over words; 0 for none.
+        area_threshold: classes that win not more than this share of the pixels lose them; 0 for none.
+        vocabulary: whose text embeddings are in the graph; None where they are an input.
+    """
+
+    method: str
+    output: str
+    text_encoder: str
+    embed_dim: int
+    min_size: int
+    max_size: int
+    crop_size: int
+    stride: int
+    windows_at_once: int
+    patch_size: int
+    pad_to: int
+    pixel_mean: list[float]
+    background_score: float
+    logit_scale: float
+    area_threshold: float
+    vocabulary: VocabularyCard | None
+
+    def check(self) -> None:
+        """Raise a ValueError if values are out of their ranges."""
+        sizes = (self.max_size, self.windows_at_once, self.patch_size, self.pad_to)
+        if min(sizes) < 1 or min(self.min_size, self.crop_size) < 0 or len(self.pixel_mean) != 3:
+            raise ValueError("its sizes are out of their ranges")
+        if self.crop_size and not 1 <= self.stride <= self.crop_size:
+            raise ValueError("its windows leave gaps")
+        if self.vocabulary is not None:
+            self.vocabulary.check()
+
+
+@dataclass(frozen=True)
+class EmbeddingsCard:
+    """What a file of text embeddings says of itself.
+
+    Attributes:
+        text_encoder: see ModelCard.
+        vocabulary: whose embeddings they are.
+    """
+
+    text_encoder: str
+    vocabulary: VocabularyCard
+
+    def check(self) -> None:
+        """Raise a ValueError if the vocabulary does not go together."""
+        self.vocabulary.check()
+
+
+def write_card(card: ModelCard | EmbeddingsCard) -> str:
+    """Return the text of a card."""
+    return json.dumps({"format": FORMAT, "version": __version__, **asdict(card)})
+
+
+def read_card(card_type: type, text: str, path: object) -> ModelCard | EmbeddingsCard:
+    """Read the text of a card.
+
+    Args:
+        card_type: ModelCard or EmbeddingsCard.
+        text: as write_card makes it.
+        path: of the file, for errors.
+
+    Raises:
+        ValueError: it is of another format, or damaged; names the file, and says what to do.
+    """
+    try:
+        values = json.loads(text)
+        file_format, version = values.pop("format"), values.pop("version")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"'{path}' does not say how it is used: expected a file that this project exported") from None
+    if file_format != FORMAT:
+        raise ValueError(
+            f"'{path}' is of format {file_format}, which tcl_d2 {version} wrote; tcl_d2 {__version__} reads format "
+            f"{FORMAT}: export it again, or use that version"
+        )
+
+    try:
+        if set(values) != {field.name for field in fields(card_type)}:
+            raise ValueError("entries are missing, or it has others")
+        if values["vocabulary"] is not None:
+            values["vocabulary"] = VocabularyCard(**values["vocabulary"])
+        card = card_type(**values)
+        card.check()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"'{path}' is damaged: {error}. Export it again") from None
+    return card

@@ -1,0 +1,65 @@
+"""From scores of words to classes: the rules of the models, on arrays."""
+
+import math
+
+import numpy as np
+
+from .card import ModelCard, VocabularyCard
+
+
+class ScoreRule:
+    """What a model makes of the scores of words."""
+
+    def __init__(self, card: ModelCard, vocabulary: VocabularyCard):
+        """Take the rule from the cards.
+
+        Args:
+            card: of the model.
+            vocabulary: of the segmentation.
+        """
+        self.logit_scale = card.logit_scale
+        self.area_threshold = card.area_threshold
+        self.vocabulary = vocabulary
+        self.words, self.classes = (np.array(x) for x in (vocabulary.word_indices, vocabulary.class_indices))
+
+        # With a softmax, a pixel whose best probability reaches the score is no background
+        self.highest_background = np.float32(card.background_score)
+        if self.logit_scale:
+            self.highest_background = np.nextafter(self.highest_background, np.float32(-math.inf))
+
+    def best_class(self, scores: np.ndarray) -> np.ndarray:
+        """Return the class of the best word of each pixel, or the background: scores [W, H, W'] -> int64 [H, W']."""
+        scores = self._word_scores(scores)
+        winner = scores.argmax(0)
+        labels = self.classes[winner]
+        if self.vocabulary.has_background:
+            labels[scores.max(0) <= self.highest_background] = 0
+        return labels
+
+    def class_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Return the best score of each class's words: scores [W, H, W'] -> fp32 [K, H, W']; see `finish`."""
+        lowest = 0.0 if self.logit_scale else -math.inf  # of a background without words
+        results = np.full((len(self.vocabulary.names), *scores.shape[1:]), lowest, np.float32)
+        for score, index in zip(self._word_scores(scores), self.classes):
+            np.maximum(results[index], score, out=results[index])
+        return results
+
+    def finish(self, scores: np.ndarray) -> None:
+        """Apply what needs a whole image to class scores [K, H, W], in place: small classes, and the background."""
+        if self.area_threshold:
+            first = int(self.vocabulary.has_background)
+            areas = np.bincount(scores.argmax(0).ravel(), minlength=len(scores))[first:]
+            is_small = areas <= np.float32(self.area_threshold) * areas.sum()
+            scores[first:][is_small] = 0
+        if self.vocabulary.has_background:
+            np.maximum(scores[0], self.highest_background, out=scores[0])
+
+    def _word_scores(self, scores: np.ndarray) -> np.ndarray:
+        """Return the scores of the words of the classes; with a softmax, their probabilities."""
+        scores = scores[self.words]
+        if self.logit_scale:
+            scores *= np.float32(self.logit_scale)
+            scores -= scores.max(0)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(0)
+        return scores

@@ -1,0 +1,21 @@
+"""Exporting models: their graphs as ONNX or by torch.export, and what tcl_d2.deploy needs to know of them."""
+
+from .cards import EmbeddedVocabulary, digest_text_encoder, embed_vocabulary, make_card
+from .crops import CropLabels, CropScores, check_exportable
+from .files import make_program, save_embeddings, save_onnx, save_program
+from .pamr import ExportablePAMR
+
+__all__ = [
+    "CropLabels",
+    "CropScores",
+    "EmbeddedVocabulary",
+    "ExportablePAMR",
+    "check_exportable",
+    "digest_text_encoder",
+    "embed_vocabulary",
+    "make_card",
+    "make_program",
+    "save_embeddings",
+    "save_onnx",
+    "save_program",
+]

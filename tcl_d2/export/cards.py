@@ -1,0 +1,82 @@
+"""What is written beside an exported graph, taken from a model and its configuration."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..deploy.card import ModelCard, VocabularyCard
+from ..modeling import ZeroShotSegmentor
+from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies, make_vocabulary
+
+
+class EmbeddedVocabulary(NamedTuple):
+    """A vocabulary as it is exported.
+
+    Attributes:
+        text: text features of all words [W, D].
+        subset: the words of each class.
+        card: what is written of it.
+    """
+
+    text: Tensor
+    subset: WordSubset
+    card: VocabularyCard
+
+
+def embed_vocabulary(
+    model: ZeroShotSegmentor, classes: Sequence[ClassWords], background: bool | Sequence[str] = False
+) -> EmbeddedVocabulary:
+    """Embed the words of classes as a model does; for the arguments and errors see ZeroShotSegmentor.set_vocabulary."""
+    words, (subset,) = join_vocabularies([make_vocabulary(classes, background, model.filler_words)])
+    text = model.embed_vocabulary(words, model.templates)
+    classes = [entry if isinstance(entry, str) else list(entry) for entry in classes]
+    background = background if isinstance(background, bool) else list(background)
+    card = VocabularyCard(classes, background, subset.words.tolist(), subset.classes.tolist())
+    return EmbeddedVocabulary(text, subset, card)
+
+
+def make_card(
+    model: ZeroShotSegmentor, cfg: CfgNode, output: str = "scores", vocabulary: VocabularyCard | None = None
+) -> ModelCard:
+    """Make the card of a model.
+
+    Args:
+        model: the model.
+        cfg: its configuration.
+        output: of the graph, "scores" or "labels".
+        vocabulary: in the graph; None where text embeddings are an input.
+    """
+    patch_size = model.clip.patch_size
+    return ModelCard(
+        # Model and words
+        method=cfg.MODEL.META_ARCHITECTURE,
+        output=output,
+        text_encoder=digest_text_encoder(model),
+        embed_dim=model.clip.embed_dim,
+        # Images and windows
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        crop_size=model.crop_size,
+        stride=model.stride,
+        windows_at_once=8,
+        patch_size=patch_size,
+        pad_to=model.pad_to or patch_size,
+        pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
+        # Scores
+        background_score=model.background_score,
+        logit_scale=model.logit_scale,
+        area_threshold=model.area_threshold,
+        vocabulary=vocabulary,
+    )
+
+
+def digest_text_encoder(model: ZeroShotSegmentor) -> str:
+    """Return a digest of all weights that text features depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in model.clip.text_weights().items():
+        digest.update(name.encode())
+        digest.update(weight.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

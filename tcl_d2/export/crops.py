@@ -1,0 +1,105 @@
+"""The modules that are exported: from crops of images to the scores of words, or to labels."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
+from ..modeling.inference import resize_scores
+from ..modeling.score_rules import ScoreSettings
+from ..modeling.vocabulary import WordSubset
+from .pamr import ExportablePAMR
+
+
+def check_exportable(model: nn.Module) -> None:
+    """Check that a model can be exported; ValueError says what is in the way."""
+    if not isinstance(model, (TCL, DenseCLIP)):
+        raise ValueError(
+            f"a {type(model).__name__} cannot be exported: what it makes of a vocabulary is more than text embeddings. "
+            "TCL and the dense CLIPs can be"
+        )
+    if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):
+        raise ValueError(
+            f"{type(model.refiner).__name__} on whole images cannot be exported, for the graph sees crops: give --opts "
+            "TEST.ZERO_SHOT.REFINE none, or pamr with TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE False"
+        )
+
+
+class CropScores(nn.Module):
+    """Scores of words, at the masks' own resolution, which what runs the graph enlarges and averages over windows."""
+
+    def __init__(self, model: ZeroShotSegmentor, text: Tensor | None = None):
+        """Copy what is exported of a model, on the CPU.
+
+        Args:
+            model: stays as it is; ValueError for one that cannot be exported.
+            text: text features of all words [W, D]; None: they are an input.
+        """
+        super().__init__()
+        check_exportable(model)
+        self.model = _graph_parts(model)
+        self.register_buffer("text", None if text is None else text.detach().cpu().clone(), persistent=text is not None)
+
+    def forward(self, images: Tensor, text: Tensor | None = None) -> Tensor:
+        """Compute scores.
+
+        Args:
+            images: crops [B, 3, H, W], RGB in 0..255, padded as the model pads them.
+            text: text features of all words [W, D], where they are an input.
+
+        Returns:
+            scores of the words, fp32 [B, W, h, w].
+        """
+        text = self.text if text is None else text
+        features = self.model.encode((images - self.model.pixel_mean) / self.model.pixel_std)
+        return self.model.predict_masks(self.model.prepare(features, text), text, slice(None))
+
+
+class CropLabels(nn.Module):
+    """Labels of crops, for programs that do without windows: the class with the largest score, or the background."""
+
+    def __init__(self, scores: CropScores, subset: WordSubset, settings: ScoreSettings):
+        """Put the rule of labels behind scores.
+
+        Args:
+            scores: of a fixed vocabulary.
+            subset: the vocabulary.
+            settings: how scores become labels.
+
+        Raises:
+            ValueError: the rule needs the scores of whole images.
+        """
+        super().__init__()
+        if settings.area_threshold:
+            raise ValueError("TEST.ZERO_SHOT.AREA_THRESHOLD needs whole images: for labels of crops, set it 0")
+        self.scores = scores
+        self.settings = settings
+        self.background = subset.background
+        self.register_buffer("words", subset.words)
+        self.register_buffer("classes", subset.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute labels int64 [B, H, W] of crops [B, 3, H, W], RGB in 0..255; see RunningArgmax."""
+        scores = resize_scores(self.scores(images), images.shape[-2:])[:, self.words]
+        best, winner = scores.max(1)
+        labels = self.classes[winner]
+        if not self.background:
+            return labels
+
+        if self.settings.logit_scale:
+            scale = self.settings.logit_scale
+            best = (scale * best - torch.logsumexp(scale * scores, 1)).exp()
+        return labels.masked_fill(best <= self.settings.highest_background, 0)
+
+
+def _graph_parts(model: ZeroShotSegmentor) -> ZeroShotSegmentor:
+    """Copy a model without what no graph needs, and with a PAMR that can be exported."""
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model.losses = nn.ModuleDict()
+    image_tower = nn.Module()
+    image_tower.visual = model.clip.visual
+    model.clip.model = image_tower
+    if model.refiner is not None:
+        model.refiner = ExportablePAMR(model.refiner.iterations, model.refiner.dilations)
+    return model

@@ -1,0 +1,51 @@
+"""Words of classes: each class has one or several.
+
+In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+BACKGROUND = "background"  # the name of that class
+NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
+
+
+def split_words(text: str) -> list[str | list[str]]:
+    """Return the classes of a text such as "person | man | woman, grass".
+
+    Commas separate classes, and bars the words of a class.
+    """
+    classes = [strip_all(part.split("|")) for part in text.split(",")]
+    return as_vocabulary(words for words in classes if words)
+
+
+def split_background_words(text: str) -> list[str]:
+    """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
+    return strip_all(re.split("[,|]", text))
+
+
+def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
+    """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
+    return [words[0] if len(words) == 1 else list(words) for words in class_words]
+
+
+def as_lists(vocabulary: Iterable[str | Sequence[str]]) -> list[list[str]]:
+    """Return the list of the words of each class of a vocabulary."""
+    return [[words] if isinstance(words, str) else list(words) for words in vocabulary]
+
+
+def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
+    """Return the names of a vocabulary's classes: the first word of each."""
+    return [words[0] for words in as_lists(vocabulary)]
+
+
+def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
+    """Return names of classes of which several may have the same first word: "bag", "bag (handbag)"."""
+    count = Counter(words[0] for words in class_words)
+    return [f"{words[0]} ({words[1]})" if count[words[0]] > 1 and len(words) > 1 else words[0] for words in class_words]
+
+
+def strip_all(words: Iterable[str]) -> list[str]:
+    """Return words without spaces around them, and without blank ones."""
+    return [word.strip() for word in words if word.strip()]

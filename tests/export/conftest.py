@@ -1,0 +1,81 @@
+"""Small random models, exported once: a graph takes seconds to make."""
+
+import json
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcl_d2.assets import FOLDER
+from tcl_d2.data.shapes import draw_scene
+from tcl_d2.export import CropScores, embed_vocabulary, make_card, save_onnx
+from tcl_d2.predictor import TCLPredictor
+
+if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
+    collect_ignore_glob = ["test_*.py"]
+
+CLIP = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 24, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 2514,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "tokenizer_kwargs": {"bpe_path": "bpe.txt.gz"},
+    },
+}
+CLASSES, BACKGROUND = ["brick", ["lava", "fire"], "grass"], ["sky", "fire"]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(draw_scene(7, 1).image).resize((width, height)))
+
+
+@pytest.fixture(scope="package")
+def clip_config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    shutil.copy(FOLDER / "shapes_clip/bpe.txt.gz", folder)
+    path = folder / "model.json"
+    path.write_text(json.dumps(CLIP))
+    return path
+
+
+@pytest.fixture(scope="package")
+def build(clip_config):
+    """Build the predictor of a small random model, in float32."""
+
+    def build_predictor(*options: object) -> TCLPredictor:
+        torch.manual_seed(0)
+        clip = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "")
+        windows = ("TEST.ZERO_SHOT.CROP_SIZE", 40, "TEST.ZERO_SHOT.STRIDE", 24, "INPUT.MIN_SIZE_TEST", 52)
+        return TCLPredictor("shapes/tcl.yaml", *clip, "MODEL.WEIGHTS", "", *windows, *options)
+
+    return build_predictor
+
+
+@pytest.fixture(scope="package")
+def tcl(build):
+    """A TCL with all that a graph may have: gates that are open, PAMR, several words of a class, and words of none."""
+    pamr = ("TEST.ZERO_SHOT.PAMR.ITERS", 2, "TEST.ZERO_SHOT.PAMR.DILATIONS", "(1, 3)")
+    words = ("TEST.ZERO_SHOT.FILLER_WORDS", "('gravel',)", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
+    predictor = build("MODEL.TCL.FREEZE", 1, "MODEL.TCL.DECODER_BLOCKS", 1, *pamr, *words)
+    with torch.no_grad():
+        for block in predictor.model.grounder.decoder:
+            block.conv1.gate.fill_(0.7)
+            block.conv2.gate.fill_(-0.5)
+    return predictor
+
+
+@pytest.fixture(scope="package")
+def tcl_onnx(tcl, tmp_path_factory):
+    """The TCL as an ONNX file, with its vocabulary."""
+    vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
+    path = tmp_path_factory.mktemp("onnx") / "tcl.onnx"
+    save_onnx(CropScores(tcl.model, vocabulary.text), path, make_card(tcl.model, tcl.cfg, vocabulary=vocabulary.card))
+    return path

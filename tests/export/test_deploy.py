@@ -1,0 +1,263 @@
+"""An exported model at work equals the predictor, for whole images, and refuses what it does not know."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from tcl_d2.deploy import OnnxSegmentor, bands
+from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, VocabularyCard
+from tcl_d2.deploy.labels import ScoreRule
+from tcl_d2.export import CropScores, digest_text_encoder, embed_vocabulary, make_card, save_embeddings, save_onnx
+from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
+from tests.conftest import ROOT
+from tests.export.conftest import BACKGROUND, CLASSES, picture
+from tests.running import check_error, run
+
+
+@pytest.fixture(scope="module")
+def segmentor(tcl_onnx):
+    return OnnxSegmentor(tcl_onnx)
+
+
+# ------------------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize("size", [(52, 52), (30, 61), (131, 70), (5, 60), (3, 3)])
+def test_whole_images_equal_those_of_the_predictor(tcl, segmentor, size, monkeypatch):
+    """With padding, with windows, larger and smaller than the model sees them, in bands of a few rows."""
+    monkeypatch.setattr(bands, "_BYTES_AT_ONCE", 20_000)
+    image = picture(*size)
+    expected = tcl(image, CLASSES, BACKGROUND)
+    segmentation = segmentor(image)
+    np.testing.assert_allclose(segmentation.scores, expected.scores.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(segmentation.labels, expected.labels)
+    np.testing.assert_array_equal(segmentor(image, CLASSES, BACKGROUND, labels_only=True).labels, expected.labels)
+    assert segmentation.classes == expected.classes and segmentation.background
+
+
+def test_the_whole_image_as_window(tcl, tcl_onnx):
+    segmentor, crop_size = OnnxSegmentor(tcl_onnx), tcl.model.crop_size
+    segmentor.card = replace(segmentor.card, crop_size=0)
+    tcl.model.crop_size = 0
+    try:
+        expected = tcl(picture(61, 90), CLASSES, BACKGROUND)
+    finally:
+        tcl.model.crop_size = crop_size
+    np.testing.assert_allclose(segmentor(picture(61, 90)).scores, expected.scores.numpy(), rtol=0, atol=1e-5)
+
+
+def test_windows_of_a_large_image_are_not_held(segmentor, monkeypatch):
+    """Of 17 x 17 windows, those of at most three rows are held at once; each is run once."""
+    monkeypatch.setattr(bands, "_BYTES_AT_ONCE", 100_000)
+    card, runs, held = replace(segmentor.card, stride=40), [], []
+
+    def predict(crops):
+        runs.append(len(crops))
+        held.append(len(windows._windows))
+        return np.full((len(crops), 6, 10, 10), 0.5, np.float32)
+
+    windows = bands.ScoreBands(picture(680, 680), (700, 690), card, predict, 6)
+    heights = [scores.shape[1] for rows, scores in windows if np.allclose(scores, 0.5)]
+    assert sum(runs) == 17 * 17 and max(held) <= 2 and sum(heights) == 700 and max(heights) < 10
+
+
+@pytest.mark.parametrize("background", [False, True, ["a"]])
+@pytest.mark.parametrize("settings", [(0.5, 0.0, 0.0), (0.4, 40.0, 0.0), (0.4, 40.0, 0.2)])
+def test_rules_of_labels_are_those_of_the_model(background, settings, tcl, segmentor):
+    """With a softmax or without, with SCLIP's area rule, with words of no class."""
+    import torch
+
+    settings = ScoreSettings(*settings)
+    model = tcl.model
+    vocabulary = embed_vocabulary(model, ["x", ["y", "z"]], background)
+    scores = torch.rand(vocabulary.card.num_embeddings, 5, 7)
+    names = ("background_score", "logit_scale", "area_threshold")
+    rule = ScoreRule(replace(segmentor.card, **dict(zip(names, settings))), vocabulary.card)
+
+    expected = build_score_rule(vocabulary.subset, settings, labels_only=False)
+    expected.update(scores.clone())
+    class_scores = rule.class_scores(scores.numpy().copy())
+    rule.finish(class_scores)
+    np.testing.assert_allclose(class_scores, expected.output()["sem_seg"].numpy(), rtol=0, atol=1e-5)
+
+    if not settings.area_threshold:
+        expected = build_score_rule(vocabulary.subset, settings, labels_only=True)
+        expected.update(scores.clone())
+        labels = rule.best_class(scores.numpy().copy())
+        np.testing.assert_array_equal(labels, expected.output()["sem_seg_labels"].numpy())
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def open_model(build, tmp_path_factory):
+    """A dense CLIP whose text embeddings are an input, in 8 bits, and its predictor."""
+    predictor = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none")
+    path = tmp_path_factory.mktemp("open") / "model.onnx"
+    save_onnx(CropScores(predictor.model), path, make_card(predictor.model, predictor.cfg))
+    return path, predictor
+
+
+def test_text_embeddings_may_be_an_input(open_model, tmp_path):
+    path, predictor = open_model
+    for classes, background in ((["brick", "lava"], False), (["water", ["grass", "sand"], "ice"], True)):
+        vocabulary = embed_vocabulary(predictor.model, classes, background)
+        card = EmbeddingsCard(digest_text_encoder(predictor.model), vocabulary.card)
+        save_embeddings(tmp_path / "words.npz", vocabulary.text, card)
+        segmentation = OnnxSegmentor(path, tmp_path / "words.npz")(picture(60, 70))
+        expected = predictor(picture(60, 70), classes, background)
+        np.testing.assert_allclose(segmentation.scores, expected.scores.numpy(), rtol=0, atol=1e-5)
+        assert segmentation.classes == expected.classes
+
+
+@pytest.mark.fault("text embeddings that are missing, damaged, or of another CLIP", "one error names the file")
+def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
+    path, predictor = open_model
+    with pytest.raises(ValueError, match="was exported without classes: give a file of text embeddings"):
+        OnnxSegmentor(path)
+    vocabulary = embed_vocabulary(predictor.model, ["brick"])
+    save_embeddings(tmp_path / "other.npz", vocabulary.text, EmbeddingsCard("0" * 32, vocabulary.card))
+    with pytest.raises(ValueError, match="other.npz' has embeddings of another CLIP"):
+        OnnxSegmentor(path, tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="was exported with its classes: leave .*other.npz out"):
+        OnnxSegmentor(tcl_onnx, tmp_path / "other.npz")
+    card = EmbeddingsCard(digest_text_encoder(predictor.model), vocabulary.card)
+    save_embeddings(tmp_path / "short.npz", vocabulary.text[:, :3], card)
+    with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
+        OnnxSegmentor(path, tmp_path / "short.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
+        OnnxSegmentor(path, tmp_path / "broken.npz")
+
+
+def with_card(path, target, **changes):
+    """Copy an ONNX file with another card."""
+    model = onnx.load(path)
+    (entry,) = [entry for entry in model.metadata_props if entry.key == KEY]
+    entry.value = json.dumps({**json.loads(entry.value), **changes})
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.fault("an ONNX file of another format, vocabulary or origin", "one error names it, and what to do")
+def test_files_of_others_are_refused(tcl_onnx, tmp_path):
+    with pytest.raises(
+        ValueError, match=f"is of format {FORMAT + 1}, which tcl_d2 9.0 wrote; .* reads format {FORMAT}"
+    ):
+        OnnxSegmentor(with_card(tcl_onnx, tmp_path / "new.onnx", format=FORMAT + 1, version="9.0"))
+    with pytest.raises(ValueError, match="is damaged: entries are missing, or it has others"):
+        OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", another=1))
+    with pytest.raises(ValueError, match="is damaged: its windows leave gaps"):
+        OnnxSegmentor(with_card(tcl_onnx, tmp_path / "b.onnx", stride=1000))
+    with pytest.raises(ValueError, match="gives labels, and windows need scores"):
+        OnnxSegmentor(with_card(tcl_onnx, tmp_path / "c.onnx", output="labels"))
+    with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
+        OnnxSegmentor(tcl_onnx)(picture(8, 8), ["dog"])
+
+    # Not of this project, damaged, missing
+    plain = onnx.load(tcl_onnx)
+    del plain.metadata_props[:]
+    onnx.save(plain, tmp_path / "plain.onnx")
+    with pytest.raises(ValueError, match="plain.onnx' does not say how it is used"):
+        OnnxSegmentor(tmp_path / "plain.onnx")
+    (tmp_path / "broken.onnx").write_bytes(tcl_onnx.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="broken.onnx' is no ONNX file that onnxruntime"):
+        OnnxSegmentor(tmp_path / "broken.onnx")
+    with pytest.raises(FileNotFoundError, match="there is no ONNX file"):
+        OnnxSegmentor(tmp_path / "none.onnx")
+
+
+def test_vocabularies_that_do_not_go_together_are_refused():
+    for vocabulary in (
+        VocabularyCard(["a"], False, [0], [2]),
+        VocabularyCard(["a"], False, [0, 1], [0]),
+        VocabularyCard([], False, [], []),
+        VocabularyCard(["a"], False, [-1], [0]),
+    ):
+        with pytest.raises(ValueError):
+            vocabulary.check()
+
+
+@pytest.mark.fault("too little memory for an image's scores", "one error says how much, and to ask for labels alone")
+def test_too_little_memory_is_said(segmentor, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", no_memory)
+    with pytest.raises(ValueError, match="no memory for the scores of .* labels alone"):
+        segmentor._segment((), (10, 10), labels_only=False)
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def test_command_needs_neither_torch_nor_detectron2(tcl_onnx, segmentor, tmp_path):
+    """In a Python that finds onnxruntime, numpy and PIL alone."""
+    site = tmp_path / "site"
+    site.mkdir()
+    packages = os.path.dirname(os.path.dirname(onnxruntime.__file__))
+    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "google", "flatbuffers", "packaging"):
+        if os.path.exists(f"{packages}/{name}"):
+            (site / name).symlink_to(f"{packages}/{name}")
+    (site / "tcl_d2").symlink_to(ROOT / "tcl_d2")
+    Image.fromarray(picture(60, 70)).save(tmp_path / "photo.png")
+    shutil.copy(tcl_onnx, tmp_path / "model.onnx")
+
+    command = [sys.executable, "-S", "-m", "tcl_d2", "segment", "photo.png", "--onnx", "model.onnx", "--heat-maps"]
+    env = {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 of 1 images segmented" in done.stdout, done.stderr
+    assert {"photo.png", "photo_1_brick.png"} <= set(os.listdir(tmp_path / "output/demo"))
+    with Image.open(tmp_path / "output/demo/photo_labels.png") as labels:
+        np.testing.assert_array_equal(np.array(labels), segmentor(picture(60, 70)).labels)
+
+
+def test_command_goes_past_a_broken_file_and_says_a_missing_model(world, tcl_onnx, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(20, 20)).save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"no image")
+    done = run(world, "-m", "tcl_d2", "segment", "in", "--onnx", tcl_onnx, folder=tmp_path)
+    assert done.returncode == 1 and "b.png" in done.stderr and "1 of 2 images segmented" in done.stdout
+    check_error(run(world, "-m", "tcl_d2", "segment", "in", "--onnx", "no.onnx", folder=tmp_path), "no.onnx")
+
+
+EXPORT = "tools/deploy/export_model.py"
+
+
+@pytest.mark.fault(
+    "export to a name that cannot be written, or without what it needs", "an error at the start; no file"
+)
+def test_export_says_what_does_not_go_together(world, tmp_path):
+    (tmp_path / "file").touch()
+    for options, parts in (
+        (("model.pth",), ("must end in .onnx, .pt2, .npz",)),
+        (("words.npz",), ("need --classes",)),
+        (("file/model.onnx",), ("file/model.onnx cannot be written",)),
+        (("model.pt2", "--int8"), ("without --labels and --int8",)),
+    ):
+        check_error(run(world, ROOT / EXPORT, *options, folder=tmp_path), *parts)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_export_writes_what_the_predictor_does(world, build, clip_config, tmp_path):
+    """In 8 bits; the labels of most pixels are the same."""
+    classes = ("--classes", "brick, grass", "--background")
+    settings = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "", "SEED", 0, "INPUT.MIN_SIZE_TEST", 40)
+    config = ("--config-file", "shapes/maskclip.yaml", "--opts", *settings, "TEST.ZERO_SHOT.REFINE", "none")
+    done = run(world, ROOT / EXPORT, tmp_path / "model.onnx", "--int8", *classes, *config)
+    assert done.returncode == 0 and "model.onnx: " in done.stdout, done.stderr
+    segmentor = OnnxSegmentor(tmp_path / "model.onnx")
+    assert segmentor(picture(40, 40)).classes == ["background", "brick", "grass"]
+    assert isinstance(segmentor.card, ModelCard) and os.listdir(tmp_path) == ["model.onnx"]
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert {"DynamicQuantizeLinear", "MatMulInteger"} <= operators

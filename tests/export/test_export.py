@@ -1,0 +1,151 @@
+"""Exported graphs equal the modules: TCL and each dense head, ONNX and torch.export, scores and labels, any size."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tcl_d2.deploy import OnnxSegmentor
+from tcl_d2.deploy.card import KEY
+from tcl_d2.export import (
+    CropLabels,
+    CropScores,
+    ExportablePAMR,
+    check_exportable,
+    embed_vocabulary,
+    make_card,
+    save_onnx,
+    save_program,
+)
+from tcl_d2.modeling import PAMR
+from tcl_d2.modeling.clip import PositionRule
+from tcl_d2.modeling.resize_matrices import cubic_matrix, linear_matrix
+from tcl_d2.modeling.score_rules import ScoreSettings
+from tests.export.conftest import BACKGROUND, CLASSES, picture
+
+SIZES = ((1, 16, 16), (3, 24, 24), (1, 8, 40), (2, 56, 16), (1, 8, 8))  # crops, height and width
+HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")
+
+
+def crops(count: int, height: int, width: int) -> torch.Tensor:
+    return 255 * torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height))
+
+
+def check_graph(session: onnxruntime.InferenceSession, module: nn.Module, sizes=SIZES, **inputs) -> None:
+    for size in sizes:
+        images = crops(*size)
+        outputs = session.run(None, {"images": images.numpy(), **inputs})[0]
+        with torch.no_grad():
+            expected = module(images, *map(torch.from_numpy, inputs.values()))
+        np.testing.assert_allclose(outputs, expected.numpy(), rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- parts
+
+
+def test_exportable_pamr_equals_pamr():
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.randn(2, 3, 21, 30, generator=generator), torch.rand(2, 4, 9, 13, generator=generator)
+    images[1, :, :10] = 1.5  # flat, as sky may be
+    options = {"iterations": 3, "dilations": (1, 2, 5)}
+    refined = ExportablePAMR(**options)(images, masks)
+    torch.testing.assert_close(refined, PAMR(**options)(images, masks), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("source, target", [(3, 7), (6, 4), (14, 14), (2, 1)])
+def test_matrices_resize_as_torch_does(source, target):
+    values = torch.randn(1, 1, source, source)
+    for matrix, options in (
+        (cubic_matrix(source, target, target / source), {"mode": "bicubic", "align_corners": False}),
+        (linear_matrix(source, target), {"mode": "bilinear", "align_corners": True}),
+    ):
+        expected = F.interpolate(values, size=(target, target), **options)
+        torch.testing.assert_close(matrix @ values @ matrix.T, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [PositionRule(), PositionRule(0.1, True), PositionRule(0.1), PositionRule(0.0, True)])
+@pytest.mark.parametrize("grid", [(3, 4), (4, 3), (2, 6), (5, 7)])
+def test_positions_of_a_graph_are_those_of_the_rule(rule, grid):
+    position = torch.randn(1 + 12, 5)
+    in_graph = rule._resize_in_graph(position, (3, 4), grid)
+    torch.testing.assert_close(in_graph, rule.resize(position, (3, 4), grid), rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- graphs
+
+
+def test_scores_of_tcl_equal_those_of_the_module(tcl, tcl_onnx):
+    vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
+    check_graph(OnnxSegmentor(tcl_onnx).session, CropScores(tcl.model, vocabulary.text))
+
+
+def test_a_flat_crop_has_scores(tcl_onnx):
+    """The exporter once took PAMR's 1e-8 for 0, and flat crops became NaN."""
+    segmentor = OnnxSegmentor(tcl_onnx)
+    assert np.isfinite(segmentor.predict(np.full((1, 3, 16, 16), 200, np.float32))).all()
+
+
+def test_a_graph_has_no_text_encoder(tcl):
+    parts = CropScores(tcl.model)
+    assert not [name for name in parts.state_dict() if "token_embedding" in name or name == "text"]
+    assert [name for name in tcl.model.state_dict() if "token_embedding" in name]
+
+
+def test_program_and_labels_equal_those_of_the_module(tcl, tmp_path):
+    """By torch.export, as labels; the file carries the card."""
+    vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
+    settings = ScoreSettings(tcl.model.background_score)
+    module = CropLabels(CropScores(tcl.model, vocabulary.text), vocabulary.subset, settings)
+    save_program(module, tmp_path / "model.pt2", make_card(tcl.model, tcl.cfg, "labels", vocabulary.card))
+
+    files = {KEY: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
+    assert json.loads(files[KEY])["vocabulary"]["classes"] == CLASSES
+    for size in ((16, 16), (40, 32)):
+        images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None].float()
+        labels = program(images)
+        assert torch.equal(labels, module(images)) and len(labels.unique()) > 1
+        inputs = [{"image": image, "vocabulary": CLASSES, "background": BACKGROUND} for image in images]
+        expected = torch.stack([output["sem_seg"].argmax(0) for output in tcl.model(inputs)])
+        assert torch.equal(labels, expected)
+
+
+class AllHeads(nn.Module):
+    """Several methods as one graph, which is quicker to make than one of each."""
+
+    def __init__(self, modules):
+        super().__init__()
+        self.heads = nn.ModuleList(modules)
+
+    def forward(self, images, text):
+        return torch.cat([head(images, text) for head in self.heads], 1)
+
+
+def test_each_dense_head_equals_its_module(build, tmp_path):
+    """As ONNX, with text embeddings as an input; with MaskCLIP's refinements."""
+    dense = ("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none", "MODEL.DENSE_CLIP.HEAD")
+    refined = ("MODEL.DENSE_CLIP.PROMPT_DENOISING", 0.3, "MODEL.DENSE_CLIP.KEY_SMOOTHING", 0.9)
+    predictors = [build(*dense, head, *(refined if head == "maskclip" else ())) for head in HEADS]
+    module = AllHeads([CropScores(predictor.model) for predictor in predictors])
+    path = tmp_path / "heads.onnx"
+    save_onnx(module, path, make_card(predictors[0].model, predictors[0].cfg))
+    session = onnxruntime.InferenceSession(path)
+    check_graph(session, module, SIZES, text=np.random.default_rng(0).standard_normal((4, 16), np.float32))
+
+
+# ------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.fault("export of a whole-image refiner, or of labels by area", "one error says which setting to change")
+def test_what_cannot_be_exported_is_said(tcl, build):
+    tcl = build("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True, "MODEL.TCL.FREEZE", 1)
+    with pytest.raises(ValueError, match="PAMR on whole images cannot be exported.*WHOLE_IMAGE False"):
+        check_exportable(tcl.model)
+    with pytest.raises(ValueError, match="a Linear cannot be exported"):
+        check_exportable(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="AREA_THRESHOLD needs whole images"):
+        CropLabels(None, None, ScoreSettings(0.5, area_threshold=0.1))

@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""Export a model for programs without torch or Detectron2: `python tools/deploy/export_model.py OUTPUT`.
+
+The output's name says the format: .onnx, .pt2 (torch.export), or .npz (text embeddings alone, for a model that was
+exported without classes). See docs/deploy.md.
+
+    export_model.py model.onnx --classes "brick, lava" --background    # the classes are in the file
+    export_model.py model.onnx                                         # text embeddings are an input
+    export_model.py words.npz --classes "brick, lava"                  # those of a vocabulary
+    export_model.py model.onnx --classes "brick, lava" --int8          # linear layers in 8 bits
+"""
+
+import argparse
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from tcl_d2.commands.model_options import add_model_options, read_model, with_method
+from tcl_d2.commands.segment import read_background, read_classes
+from tcl_d2.deploy.card import EmbeddingsCard
+from tcl_d2.export import (
+    CropLabels,
+    CropScores,
+    check_exportable,
+    digest_text_encoder,
+    embed_vocabulary,
+    make_card,
+    save_embeddings,
+    save_onnx,
+    save_program,
+)
+from tcl_d2.modeling.score_rules import ScoreSettings
+from tcl_d2.predictor import TCLPredictor
+from tcl_d2.utils.errors import one_message
+
+SUFFIXES = (".onnx", ".pt2", ".npz")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the script's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help=f"the file to write; its name ends in {', '.join(SUFFIXES)}")
+    parser.add_argument("--classes", help="as of tcl-d2 segment; none: text embeddings are an input of the model")
+    parser.add_argument("--background", nargs="?", const=True, default=False, type=read_background, metavar="WORDS")
+    parser.add_argument("--labels", action="store_true", help="the graph gives labels of crops, in place of scores")
+    parser.add_argument("--int8", action="store_true", help="hold the weights of linear layers in 8 bits (.onnx)")
+    add_model_options(parser)
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check that the arguments go together, and that the packages are there; ValueError says what does not."""
+    suffix = args.output.suffix
+    if suffix not in SUFFIXES:
+        raise ValueError(f"the output's name must end in {', '.join(SUFFIXES)}, not '{suffix}'")
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder: give the name of a file")
+    if not args.classes and (args.labels or args.background or suffix == ".npz"):
+        raise ValueError("--labels, --background and an .npz file need --classes")
+    if suffix == ".npz" and args.labels or suffix != ".onnx" and args.int8:
+        raise ValueError(f"a {suffix} file goes without --labels and --int8")
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if suffix == ".onnx" and missing:
+        raise ValueError(f"an .onnx file needs {', '.join(missing)}: pip install 'tcl_d2[export]'")
+
+
+def check_output(path: Path) -> None:
+    """Check that a file can be written, before a model is built; OSError says why not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
+    """Write the model, or text embeddings.
+
+    Args:
+        predictor: of the model.
+        args: of `argument_parser`.
+    """
+    model = predictor.model
+    check_exportable(model)
+
+    # Embed the classes
+    vocabulary = None
+    if args.classes:
+        classes, background = read_classes(args.classes)
+        vocabulary = embed_vocabulary(model, classes, args.background or background)
+    if args.output.suffix == ".npz":
+        save_embeddings(args.output, vocabulary.text, EmbeddingsCard(digest_text_encoder(model), vocabulary.card))
+        return
+
+    # Make the module
+    module = CropScores(model, vocabulary and vocabulary.text)
+    if args.labels:
+        settings = ScoreSettings(model.background_score, model.logit_scale, model.area_threshold)
+        module = CropLabels(module, vocabulary.subset, settings)
+
+    # Write it
+    card = make_card(model, predictor.cfg, "labels" if args.labels else "scores", vocabulary and vocabulary.card)
+    if args.output.suffix == ".onnx":
+        save_onnx(module, args.output, card, args.int8)
+    else:
+        save_program(module, args.output, card)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Export, and say the size of the file.
+
+    Args:
+        args: of `argument_parser`.
+    """
+    with one_message():
+        check_arguments(args)
+        check_output(args.output)
+        predictor = with_method(read_model(args, "MODEL.DEVICE", "cpu")(), args.method)
+        export(predictor, args)
+        print(f"{args.output}: {args.output.stat().st_size / 1e6:,.1f} MB")
+
+
+if __name__ == "__main__":
+    main(argument_parser().parse_args())
