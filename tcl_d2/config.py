@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
+from typing import IO
 
 import torch
 import yaml
@@ -10,8 +12,9 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 
-from .assets import get_config_file
+from .assets import get_config_file, list_configs
 from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
 from .modeling.refiner import build_refiner
@@ -150,7 +153,7 @@ def _read_yaml(path: str | Path) -> dict:
             "a YAML file here"
         )
     try:
-        values = CN.load_yaml_with_base(local_path)
+        values = _ConfigFile.load_yaml_with_base(local_path)
     except TypeError:
         raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
     except yaml.YAMLError as error:
@@ -158,6 +161,25 @@ def _read_yaml(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
     return values
+
+
+class _ConfigFile(CN):
+    """A config file whose _BASE_ may name a config that comes with the project, where no such file lies beside it."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            values = yaml.safe_load(file)
+        if isinstance(values, dict) and BASE_KEY in values:
+            bases = values[BASE_KEY]
+            bases = bases if isinstance(bases, list) else [bases]
+            values[BASE_KEY] = [cls._find_base(str(base), os.path.dirname(filename)) for base in bases]
+        return StringIO(yaml.safe_dump(values))
+
+    @staticmethod
+    def _find_base(name: str, folder: str) -> str:
+        is_shipped = name in list_configs() and not os.path.isfile(os.path.join(folder, name))
+        return get_config_file(name) if is_shipped else name
 
 
 def _merge(cfg: CN, values: dict) -> None:
@@ -293,10 +315,35 @@ def add_tcl_config(cfg: CN) -> None:
 
     cfg.MODEL.GROUPVIT = CN()
     # Weights of GroupViT: a model on the Hugging Face hub, the folder of one, a file of the official release, or "" for
-    # random ones.
+    # random ones. GroupViT's tokenizer is that of MODEL.CLIP.NAME.
     cfg.MODEL.GROUPVIT.WEIGHTS = "nvidia/groupvit-gcc-yfcc"
     # Attention heads of GroupViT's image encoder, which a file of the official release does not tell (released: 6).
     cfg.MODEL.GROUPVIT.NUM_HEADS = 6
+    # Side of the images that a GroupViT with random weights has positions for, in pixels.
+    cfg.MODEL.GROUPVIT.IMAGE_SIZE = 224
+    # Side of the patches of a GroupViT with random weights, in pixels.
+    cfg.MODEL.GROUPVIT.PATCH_SIZE = 16
+    # Width of the image encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.WIDTH = 384
+    # Blocks of each stage of the image encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.DEPTHS = [6, 3, 3]
+    # Groups that each stage but the last makes in a GroupViT with random weights; it has as many group tokens.
+    cfg.MODEL.GROUPVIT.GROUPS = [64, 8]
+    # Width of the text encoder of a GroupViT with random weights; a head has 64 of it.
+    cfg.MODEL.GROUPVIT.TEXT_WIDTH = 256
+    # Blocks of the text encoder of a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.TEXT_DEPTH = 12
+    # Hidden width of the projections into the common space in a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.PROJECTION_WIDTH = 4096
+    # Size of the common space of images and texts in a GroupViT with random weights.
+    cfg.MODEL.GROUPVIT.EMBED_DIM = 256
+    cfg.MODEL.GROUPVIT.MULTI_LABEL = CN()
+    # Nouns that are drawn from each caption for GroupViT's multi-label loss (paper: 3); 0 for no such loss.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS = 0
+    # File of the words that count as nouns, one a line.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.WORDS = ""
+    # Prompt templates of these nouns, or the name of a set (tcl, openai_imagenet, maskclip); each gets one of them.
+    cfg.MODEL.GROUPVIT.MULTI_LABEL.TEMPLATES = ["openai_imagenet"]
 
     cfg.MODEL.TCL = CN()
     # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.

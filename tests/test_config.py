@@ -93,6 +93,22 @@ def test_options_are_merged_into_a_configuration_that_is_there():
     )
 
 
+def test_base_may_be_a_config_of_the_project(tmp_path):
+    """By its name, from any folder; a file of this name beside the config comes first."""
+    (tmp_path / "mine.yaml").write_text('_BASE_: "shapes/tcl.yaml"\nSEED: 7')
+    expected = load_config("shapes/tcl.yaml", ["SEED", 7])
+    assert load_config(tmp_path / "mine.yaml") == expected
+    (tmp_path / "both.yaml").write_text('_BASE_: ["shapes/tcl.yaml", "mine.yaml"]')
+    assert load_config(tmp_path / "both.yaml") == expected
+
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes/tcl.yaml").write_text("SEED: 3")
+    assert load_config(tmp_path / "mine.yaml") == load_config(None, ["SEED", 7])
+    (tmp_path / "lost.yaml").write_text('_BASE_: "shapes/tlc.yaml"')
+    with pytest.raises(FileNotFoundError, match="shapes/tlc.yaml"):
+        load_config(tmp_path / "lost.yaml")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

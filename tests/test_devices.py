@@ -162,7 +162,7 @@ def test_tables_of_groupvit(setting):
 
 
 def on_device(features: ReCoFeatures, device: str) -> ReCoFeatures:
-    return features._make(x if x is None else x.to(device) for x in features)
+    return features._make(x.to(device) if isinstance(x, torch.Tensor) else x for x in features)
 
 
 @torch.no_grad()

@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
 import pytest
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.modeling import dense_crf
 from tcl_d2.predictor import TCLPredictor
 from tests import running
 from tests.conftest import ROOT
+from tests.golden import groupvit
 
 gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
@@ -90,6 +94,22 @@ def test_methods_are_built_once_and_share_the_clip(page):
     first, dense = page.predictor("tcl"), page.predictor("sclip")
     assert dense is page.predictor("sclip") and dense.model.clip is first.model.clip
     assert page.methods[0] == ("TCL", "tcl") and ("sclip", "sclip") in page.methods and len(page.methods) >= 7
+
+
+def test_a_model_without_a_clip_is_the_only_method():
+    """The other methods change the last block of a CLIP; which refiners there are depends on what is installed."""
+    predictor = SimpleNamespace(model=groupvit.build_model(), cfg=load_config(ROOT / "configs/groupvit/yfcc.yaml"))
+    page = app.Page(predictor)
+    assert page.methods == [("GroupViT", "tcl")]
+    threshold, kp, refine = page.settings("tcl")
+    assert (threshold.value, kp.visible, refine.value) == (0.95, False, "none")
+
+
+def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    assert app.Page(page.predictor("tcl")).refiners == ["none", "pamr"]
+    monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
+    assert set(app.Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
 
 
 def test_form_has_the_settings_of_the_method(page):

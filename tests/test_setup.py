@@ -97,9 +97,15 @@ def test_missing_interpreter_is_named():
     assert done.returncode == 1 and done.stderr.startswith("setup: PYTHON=/no/such/python")
 
 
-IMPORT_NAMES = {"open_clip_torch": "open_clip", "opencv-python": "cv2", "Pillow": "PIL", "PyYAML": "yaml"}
+IMPORT_NAMES = {
+    "open_clip_torch": "open_clip",
+    "opencv-python": "cv2",
+    "Pillow": "PIL",
+    "pydensecrf2": "pydensecrf",
+    "PyYAML": "yaml",
+}
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
-OPTIONAL = {"cv2", "gradio", "transformers"}  # of videos, the page and GroupViT: which say what is missing
+OPTIONAL = {"cv2", "gradio", "pydensecrf", "transformers"}  # of videos, the page, DenseCRF, GroupViT: they say so
 INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 

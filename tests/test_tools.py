@@ -165,12 +165,12 @@ def test_demo_of_the_small_world_compares_methods_without_training(in_world, tmp
     shapes_demo = importlib.import_module("shapes_demo")
     names = [name for name, _, _ in shapes_demo.METHODS]
     assert names[:4] == ["dense CLIP", "dense CLIP + PAMR", "TCL", "TCL + PAMR"]
-    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip"]
+    assert names[4:] == ["clip", "maskclip", "sclip", "clearclip", "naclip", "ReCo"]
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[-3:])
-    results = shapes_demo.evaluate(tmp_path / "none.pth")
-    assert list(results) == names[-3:] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
+    monkeypatch.setattr(shapes_demo, "METHODS", shapes_demo.METHODS[6:9])
+    results = shapes_demo.evaluate(tmp_path / "none.pth", tmp_path / "index")
+    assert list(results) == names[6:9] and len({row["shapes_stuff_val"] for row in results.values()}) == 3
 
     options = ["MODEL.DENSE_CLIP.HEAD", "sclip", "OUTPUT_DIR", tmp_path]
     cfg = load_config("shapes/dense_clip.yaml", options)

@@ -40,6 +40,7 @@ METHODS = (  # name, config, overrides
     ("TCL", "tcl.yaml", PAMR_OFF),
     ("TCL + PAMR", "tcl.yaml", []),
     *((head, "dense_clip.yaml", ["MODEL.DENSE_CLIP.HEAD", head]) for head in HEADS),
+    ("ReCo", "reco.yaml", []),
 )
 
 
@@ -56,11 +57,20 @@ def build(config: str, *overrides: object) -> TCLPredictor:
     return TCLPredictor(ROOT / "configs/shapes" / config, *overrides)
 
 
-def evaluate(weights: Path) -> dict[str, dict[str, float]]:
-    """Return the mIoU in percent of each method on each benchmark of the small world."""
+def evaluate(weights: Path, index: Path) -> dict[str, dict[str, float]]:
+    """Evaluate each method.
+
+    Args:
+        weights: of TCL.
+        index: folder of the index of ReCo's archive.
+
+    Returns:
+        mIoU in percent, by method and benchmark of the small world.
+    """
     results = {}
     for name, config, overrides in METHODS:
-        method = build(config, "MODEL.WEIGHTS", weights if config == "tcl.yaml" else "", *overrides)
+        files = ["MODEL.WEIGHTS", weights if config == "tcl.yaml" else "", "MODEL.RECO.INDEX", index]
+        method = build(config, *files, *overrides)
         tested = Trainer.test(method.cfg, method.model)
         results[name] = {data: metrics["sem_seg"]["mIoU"] for data, metrics in tested.items() if data != "average"}
     return results
@@ -121,16 +131,18 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output.resolve()
 
-    # Draw the world and train; the comparison evaluates, so training itself does not
+    # Draw the world, train (the comparison evaluates, so training itself does not), and index the archive
     run("datasets/prepare_shapes.py")
     options = ("DATASETS.TEST", "()", "SEED", args.seed, "OUTPUT_DIR", output / "tcl")
     run("train_net.py", "--config-file", CONFIG, "--resume", *options)
+    index = output / "reco/index"
+    run("tools/index_images.py", "shapes_train", "--config-file", ROOT / "configs/shapes/reco.yaml", "--output", index)
 
     # Compare
     logging.getLogger("detectron2").setLevel(logging.WARNING)  # without model listings and timings of each evaluation
     setup_logger(name="tcl_d2")
     weights = output / "tcl/model_final.pth"
-    results = evaluate(weights)
+    results = evaluate(weights, index)
     with replacing(output / "results.json") as unfinished:
         unfinished.write_text(json.dumps(results, indent=1))
     pictures = draw_pictures(output / "pictures", weights)
@@ -140,6 +152,7 @@ def main() -> None:
     print("\nmIoU (%) on the small world:\n")
     print(tabulate([(name, *row.values()) for name, row in results.items()], ("", *data), "pipe", floatfmt=".1f"))
     print(f"\n{' '.join(HEADS)}: the same CLIP with another last block, without training (docs/dense_clip.md)")
+    print("ReCo: the same CLIP and reference images that it retrieves, without training (docs/reco.md)")
     print("\nPictures (image, ground truth, dense CLIP, TCL):")
     print(*(f"  {path}" for path in pictures), sep="\n")
     print(

@@ -8,21 +8,41 @@ import detectron2
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..modeling import GroupViT
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
 
 
 def make_card(cfg: CfgNode) -> dict[str, str]:
-    """Describe a checkpoint: the model, its CLIP, data, versions, and the whole configuration (YAML)."""
+    """Describe a checkpoint: the model, its CLIP or GroupViT, data, versions, and the whole configuration (YAML)."""
     return {
         "model": cfg.MODEL.META_ARCHITECTURE,
-        "CLIP": f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or 'random weights'}",
+        **describe_encoder(cfg, "random weights"),
         "trained on": ", ".join(cfg.DATASETS.TRAIN),
         "versions": f"tcl_d2 {__version__}, torch {torch.__version__}, detectron2 {detectron2.__version__}",
         "configuration": cfg.dump(),
     }
+
+
+def describe_encoder(cfg: CfgNode, no_source: str) -> dict[str, str]:
+    """Describe the model of images and texts that a configuration builds on: a CLIP, or a GroupViT.
+
+    Args:
+        cfg: the configuration.
+        no_source: what to say of weights that it names no source of.
+    """
+    if is_groupvit(cfg):
+        return {"GroupViT": cfg.MODEL.GROUPVIT.WEIGHTS or no_source}
+    return {"CLIP": f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or no_source}"}
+
+
+def is_groupvit(cfg: CfgNode) -> bool:
+    """Return whether a configuration's model is a GroupViT, which has no CLIP."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return name in META_ARCH_REGISTRY and issubclass(META_ARCH_REGISTRY.get(name), GroupViT)
 
 
 def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:

@@ -13,6 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from ..modeling import FrozenDualEncoder
 from ..utils.downloads import local_weights
 from ..utils.files import replacing
 from ..utils.tensors import check_finite, read_metadata, read_tensors
@@ -285,10 +286,9 @@ class TCLCheckpointer(DetectionCheckpointer):
         )
 
     def _check_completeness(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        # The frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start anew
-        missing = sorted(
-            name for name in model_state.keys() - state.keys() if not name.startswith(("clip.", "losses."))
-        )
+        # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start anew
+        may_lack = ("clip.", "losses.") if self._has_frozen_encoder else ("losses.",)
+        missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
         if missing:
             problem = f"lacks {len(missing)} weights, such as {missing[0]}"
@@ -296,10 +296,14 @@ class TCLCheckpointer(DetectionCheckpointer):
             problem = f"has also {extra_blocks[0]}"
         else:
             return
+        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
         raise ValueError(
-            f"{self._source}: '{self._file}' does not fit the model: it {problem}. Was it trained with another "
-            "MODEL.TCL.FREEZE or DECODER_BLOCKS?"
+            f"{self._source}: '{self._file}' does not fit the model: it {problem}. Was it trained with another {keys}?"
         )
+
+    @property
+    def _has_frozen_encoder(self) -> bool:
+        return isinstance(getattr(self.model, "clip", None), FrozenDualEncoder)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Log for every weight that is not in the file, or not in the model, why."""

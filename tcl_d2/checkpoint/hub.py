@@ -17,6 +17,7 @@ from ..config import load_config
 from ..modeling.clip_loading import is_file, read_clip_weights
 from ..utils.files import replacing
 from ..utils.tensors import save_tensors
+from .card import describe_encoder, is_groupvit
 
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
@@ -87,16 +88,24 @@ def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
         state: our state dict, as the folder is going to have it.
 
     Raises:
-        ValueError: the CLIP, or weights of it that `state` lacks, are a file of this disk.
+        ValueError: the CLIP, or weights of it that `state` lacks, are a file of this disk; or a GroupViT has no weights
+            in `state`.
     """
+    if is_groupvit(cfg) and not _has_clip(state):
+        raise ValueError("a GroupViT is nothing without its encoders: give --hub without --strip")
+
     defaults = load_config()
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = WEIGHTS
     cfg.IMPORTS = []  # code of a model's own is not downloaded with it: who uses it imports the code
-    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
-        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
-    )
+    if is_groupvit(cfg):
+        cfg.MODEL.GROUPVIT.WEIGHTS = ""
+        cfg.MODEL.CLIP = defaults.MODEL.CLIP
+    else:
+        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
+            cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
+        )
     cfg.OUTPUT_DIR = defaults.OUTPUT_DIR
     cfg.TEST.ZERO_SHOT.TEXT_CACHE = defaults.TEST.ZERO_SHOT.TEXT_CACHE
     return cfg
@@ -145,14 +154,15 @@ def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, ca
         **{_DIGEST: _sha256(folder / WEIGHTS)},
     )
 
-    clip = f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or 'with these weights'}"
-    rows = {"CLIP": clip, **{key: card[key] for key in ("trained on", "versions") if key in card}}
+    rows = describe_encoder(cfg, "with these weights")
+    rows |= {key: card[key] for key in ("trained on", "versions") if card.get(key)}
+    has_clip = "the frozen CLIP's among them" if _has_clip(state) else "without the frozen CLIP's"
     text = _CARD_TEXT.format(
         title=folder.resolve().name,
         model=cfg.MODEL.META_ARCHITECTURE,
         rows="\n".join(f"| {key} | {value} |" for key, value in rows.items()),
         count=len(state),
-        clip="the frozen CLIP's among them" if _has_clip(state) else "without the frozen CLIP's",
+        clip="the encoders' alone" if is_groupvit(cfg) else has_clip,
         weights=WEIGHTS,
         config=CONFIG,
         digest=_DIGEST,

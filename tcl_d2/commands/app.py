@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
 from ..data.words import as_lists, split_background_words
+from ..modeling import FrozenCLIP
 from ..modeling.refiner import Refiner, build_refiner, refiner_names
 from ..predictor import TCLPredictor, split_words
 from ..segmentation import Segmentation
@@ -57,7 +58,8 @@ class Page:
         """
         self.refiners = [name for name in refiner_names() if _has_refiner(predictor.cfg, name)]
         labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
-        self.methods = [(labels.get(name, name), name) for name in method_names()]
+        names = method_names() if isinstance(predictor.model.clip, FrozenCLIP) else [TCL]  # the others need a CLIP
+        self.methods = [(labels.get(name, name), name) for name in names]
         self._predictors = {TCL: predictor}
         self._lock = Lock()
 

@@ -77,8 +77,11 @@ def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> i
 
 
 def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of either layout without the frozen CLIP and the losses."""
-    return {name: value for name, value in state.items() if not name.startswith(("clip", "losses.", "tcl"))}
+    """Return a state dict of either layout without the frozen CLIP and the losses; ValueError if that is all of it."""
+    kept = {name: value for name, value in state.items() if not name.startswith(("clip", "losses.", "tcl"))}
+    if not kept:
+        raise ValueError("--strip would leave nothing: this model, such as a GroupViT, has no frozen CLIP beside it")
+    return kept
 
 
 def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | None) -> None:

@@ -342,6 +342,8 @@ register_webdataset(
     prepare="img2dataset, from CC12M's list, or ready shards (see datasets/README.md)",
     num_published=11_286_526,
 )
+register_webdataset("redcaps_train", "redcaps/*.tar", prepare="img2dataset, from RedCaps' lists")
+register_webdataset("yfcc14m_train", "yfcc14m/*.tar", prepare="img2dataset, from a list of YFCC100M with captions")
 register_webdataset("shapes_train", "shapes/train/*.tar", prepare="tcl-d2 prepare shapes")
 register_coco_captions(
     "coco_captions_train2017",

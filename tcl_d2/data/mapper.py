@@ -9,7 +9,10 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 from torchvision import transforms
 
+from ..modeling.templates import get_templates
 from ..utils.images import BrokenSample, read_image
+from .nouns import NounPrompter
+from .words import read_class_words
 
 
 def read_caption(text: str | bytes, name: str) -> str:
@@ -58,6 +61,7 @@ class ImageTextDatasetMapper:
         erasing_prob: float = 0.25,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        prompt_nouns: NounPrompter | None = None,
     ):
         """Build the augmentation.
 
@@ -72,12 +76,14 @@ class ImageTextDatasetMapper:
             erasing_prob: probability that a rectangle is erased.
             pixel_mean: mean of RGB in 0..255.
             pixel_std: deviation of RGB. Erased pixels are noise in normalized values, as in the official release.
+            prompt_nouns: gives prompts of nouns of a caption, for GroupViT's multi-label loss; None for none.
 
         Raises:
             ValueError: a number is out of its range, or the policy unknown; names the config key.
         """
         _check_augmentation(size, crop_scale, crop_ratio, flip_prob, erasing_prob)
         self.tokenizer = tokenizer
+        self.prompt_nouns = prompt_nouns
         self.is_train = is_train
 
         # Transforms are in 0..1 and normalize; their results are brought back to 0..255
@@ -118,6 +124,7 @@ class ImageTextDatasetMapper:
             "erasing_prob": image_text.ERASING_PROB,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "prompt_nouns": _build_noun_prompter(cfg.MODEL.GROUPVIT.MULTI_LABEL),
         }
 
     def __call__(self, sample: dict) -> dict:
@@ -138,6 +145,7 @@ class ImageTextDatasetMapper:
                 height, width: size of `image`, where the pair has none of its own: Detectron2's loaders group by them.
                 caption: the caption that was drawn (str).
                 tokens: its tokens, int64 [context].
+                noun_tokens: tokens of prompted nouns of it, int64 [K, context], where there is a `prompt_nouns`.
                 key: name of the pair (str).
 
         Raises:
@@ -165,7 +173,31 @@ class ImageTextDatasetMapper:
         height, width = pixels.shape[1:]
         kept = {entry: value for entry, value in sample.items() if entry != "image_bytes"}
         mapped = {"image": pixels, "caption": caption, "tokens": self.tokenizer([caption])[0], "key": name}
+        if self.prompt_nouns is not None:
+            mapped["noun_tokens"] = self.tokenizer(self.prompt_nouns(caption))
         return {"height": height, "width": width, **kept, **mapped}
+
+
+def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
+    """Build what draws nouns, from MODEL.GROUPVIT.MULTI_LABEL; None where it asks for none.
+
+    Raises:
+        OSError, ValueError: there is no file of words, it cannot be read, or a number or template does not fit.
+    """
+    if multi_label.NUM_NOUNS < 0:
+        raise ValueError(f"MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS is {multi_label.NUM_NOUNS}; expected 0 or more.")
+    if multi_label.NUM_NOUNS == 0:
+        return None
+    if not multi_label.WORDS:
+        raise ValueError(
+            "MODEL.GROUPVIT.MULTI_LABEL.WORDS is empty; expected a file of the words that count as nouns, one a line, "
+            "such as tcl_d2://words/ade20k.txt."
+        )
+    try:
+        words = [word for class_words in read_class_words(multi_label.WORDS) for word in class_words]
+    except (OSError, ValueError) as error:
+        raise type(error)(f"MODEL.GROUPVIT.MULTI_LABEL.WORDS: {error}") from None
+    return NounPrompter(words, multi_label.NUM_NOUNS, get_templates(multi_label.TEMPLATES))
 
 
 def _build_augmentation(rand_augment: str, **options) -> Callable:

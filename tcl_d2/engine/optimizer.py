@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
-from ..modeling import FrozenCLIP
+from ..modeling import FrozenDualEncoder
 
 
 class FullModelClippedAdamW(torch.optim.AdamW):
@@ -39,10 +39,10 @@ class FullModelClippedAdamW(torch.optim.AdamW):
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that train at some stage: all outside the frozen CLIP, whether frozen now or not."""
-    clips = [module for module in model.modules() if isinstance(module, FrozenCLIP)]
-    clip_parameters = {id(p) for clip in clips for p in clip.parameters()}
-    return {name: p for name, p in model.named_parameters() if id(p) not in clip_parameters}
+    """Return the parameters that train at some stage: all outside frozen encoders, whether frozen now or not."""
+    encoders = [module for module in model.modules() if isinstance(module, FrozenDualEncoder)]
+    frozen_parameters = {id(p) for encoder in encoders for p in encoder.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in frozen_parameters}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

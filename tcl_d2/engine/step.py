@@ -62,6 +62,7 @@ class NanSafeAMPTrainer(AMPTrainer):
         data_time = time.perf_counter() - start
 
         # Losses and gradients
+        buffers = [buffer.clone() for buffer in self.model.buffers()]  # such as a batch norm's running statistics
         with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
             losses = self.model(batched_inputs)
         self.optimizer.zero_grad()
@@ -72,6 +73,8 @@ class NanSafeAMPTrainer(AMPTrainer):
         bad_names = self._bad_names(losses)
         if all_reduce_max(len(bad_names), next(iter(losses.values())).device):
             self._skip(bad_names, batched_inputs)
+            for buffer, previous in zip(self.model.buffers(), buffers):
+                buffer.copy_(previous)
             return
         self.skipped_in_a_row = 0
         self._write_metrics(losses, data_time)
@@ -79,7 +82,8 @@ class NanSafeAMPTrainer(AMPTrainer):
 
     def _bad_names(self, losses: dict[str, Tensor]) -> list[str]:
         """Return the names of losses that are NaN or Inf, or "the gradient" where it is."""
-        bad_losses = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        are_finite = torch.stack(list(losses.values())).isfinite().tolist()  # in one wait for a GPU
+        bad_losses = [name for name, is_finite in zip(losses, are_finite) if not is_finite]
         if bad_losses:
             return bad_losses
         if self.grad_scaler.is_enabled():  # it looks itself for gradients that overflow

@@ -1,4 +1,4 @@
-"""The Trainer: Detectron2's DefaultTrainer with TCL's data, optimizer, precision, stages and zero-shot evaluation."""
+"""The Trainer: Detectron2's DefaultTrainer with image-text data, AdamW, precision, stages and zero-shot evaluation."""
 
 import logging
 import sys
@@ -64,7 +64,7 @@ def check_schedule(cfg: CfgNode) -> None:
 
 
 class Trainer(DefaultTrainer):
-    """Trains TCL and evaluates any zero-shot segmentor; see DefaultTrainer."""
+    """Trains models that give losses, such as TCL, and evaluates any zero-shot segmentor; see DefaultTrainer."""
 
     def __init__(self, cfg: CfgNode):
         """Build all parts of a training.
@@ -159,13 +159,10 @@ class Trainer(DefaultTrainer):
         writer = [detectron2_hooks.pop()] if is_main else []  # it writes after the hooks that have something to write
 
         # In the order in which they run
-        hooks = [
-            SeedHook(),
-            RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD),
-            UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER),
-            *detectron2_hooks,
-            LearnedScalars(),
-        ]
+        hooks = [SeedHook(), RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        if hasattr(unwrap_ddp(self._trainer.model), "train_last_blocks"):  # a model with a second stage
+            hooks.append(UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER))
+        hooks += [*detectron2_hooks, LearnedScalars()]
         if is_main and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
             hooks.append(BestAverageCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         hooks += writer

@@ -4,7 +4,7 @@ from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
 from .dense_crf import DenseCRF
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
-from .dual_encoder import FrozenDualEncoder
+from .dual_encoder import DualEncoder, FrozenDualEncoder
 from .grounder import Grounder, Sim2Mask
 from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
@@ -18,6 +18,7 @@ __all__ = [
     "DenseCRF",
     "DenseHead",
     "CropFeatures",
+    "DualEncoder",
     "FrozenCLIP",
     "FrozenDualEncoder",
     "Grounder",

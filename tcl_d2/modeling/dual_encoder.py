@@ -1,11 +1,11 @@
-"""What every segmentor stands on: frozen encoders of images and texts into one space, such as CLIP's."""
+"""What every segmentor stands on: encoders of images and texts into one space, such as CLIP's, frozen or trained."""
 
 import torch
 from torch import Tensor, nn
 
 
-class FrozenDualEncoder(nn.Module):
-    """A model of images and texts, frozen and always in eval mode. Gradient may flow through it, never into it.
+class DualEncoder(nn.Module):
+    """A model of images and texts.
 
     A subclass says how texts are encoded. How images are, is between it and the segmentors that are made for it.
 
@@ -19,12 +19,9 @@ class FrozenDualEncoder(nn.Module):
     patch_size: int
 
     def __init__(self, model: nn.Module):
-        """Freeze a model."""
+        """Hold a model."""
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> "FrozenDualEncoder":
-        return super().train(False)
+        self.model = model
 
     @property
     def device(self) -> torch.device:
@@ -37,3 +34,14 @@ class FrozenDualEncoder(nn.Module):
     def text_weights(self) -> dict[str, Tensor]:
         """Return all weights that `encode_text` depends on, by name."""
         raise NotImplementedError
+
+
+class FrozenDualEncoder(DualEncoder):
+    """A dual encoder that is frozen and always in eval mode. Gradient may flow through it, never into it."""
+
+    def __init__(self, model: nn.Module):
+        """Freeze a model."""
+        super().__init__(model.requires_grad_(False).eval())
+
+    def train(self, mode: bool = True) -> "FrozenDualEncoder":
+        return super().train(False)

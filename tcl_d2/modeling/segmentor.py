@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
-from .dual_encoder import FrozenDualEncoder
+from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .inference import Windows, pad_to_multiple, resize_scores, split_words
 from .refiner import Refiner, build_refiner, keep_scores
@@ -64,7 +64,7 @@ class ZeroShotSegmentor(nn.Module):
     def __init__(
         self,
         *,
-        clip: FrozenDualEncoder,
+        clip: DualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -116,7 +116,7 @@ class ZeroShotSegmentor(nn.Module):
         self._average_on_cpu = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, clip: FrozenDualEncoder | None = None) -> dict:
+    def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
         return {
             # Words and images
@@ -135,7 +135,7 @@ class ZeroShotSegmentor(nn.Module):
         }
 
     @classmethod
-    def build_encoder(cls, cfg: CfgNode) -> FrozenDualEncoder:
+    def build_encoder(cls, cfg: CfgNode) -> DualEncoder:
         """Build the model of images and texts that a configuration names; by default a CLIP."""
         return FrozenCLIP(build_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED))
 

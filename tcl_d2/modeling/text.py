@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from detectron2.evaluation import inference_context
 from torch import Tensor
 
 from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
-from .dual_encoder import FrozenDualEncoder
+from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .vocabulary import check_words
 
@@ -25,12 +26,30 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
+def batch_tokens(batched_inputs: list[dict], tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Tensor:
+    """Return the tokens of the texts of a training batch, int [B, context].
+
+    Args:
+        batched_inputs: a dict an image, with its text's `tokens` (int [context]) or, for all of them, `caption` (str).
+        tokenizer: of captions, N texts -> int64 [N, context].
+        device: of the result.
+
+    Raises:
+        ValueError: an image has neither.
+    """
+    if all("tokens" in input_per_image for input_per_image in batched_inputs):
+        return torch.stack([input_per_image["tokens"] for input_per_image in batched_inputs]).to(device)
+    if all("caption" in input_per_image for input_per_image in batched_inputs):
+        return tokenizer([input_per_image["caption"] for input_per_image in batched_inputs]).to(device)
+    raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
+
+
 class TextEmbedder:
     """Embeds vocabularies with prompt templates, and remembers those it was asked for last; in files too, if wanted."""
 
     def __init__(
         self,
-        clip: FrozenDualEncoder,
+        clip: DualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         folder: Path | None = None,
         remember: int = 16,
@@ -39,7 +58,7 @@ class TextEmbedder:
         """Begin with an empty cache.
 
         Args:
-            clip: the frozen CLIP, or another model of images and texts; its text encoder is used.
+            clip: CLIP, or another model of images and texts; its text encoder is used.
             tokenizer: N texts -> int64 [N, context].
             folder: where embeddings are kept in files, by the text encoder's weights and the prompts' tokens; None:
                 nowhere.
@@ -87,7 +106,8 @@ class TextEmbedder:
 
     @torch.no_grad()
     def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
-        parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
+        with inference_context(self.clip):  # an evaluation in the middle of a training sets its words before it begins
+            parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
         prompts = torch.cat(parts).unflatten(0, (count, -1))
         if self.normalize_prompts:
             prompts = normalize(prompts, 2)

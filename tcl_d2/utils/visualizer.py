@@ -1,11 +1,12 @@
 """Drawing of class maps, scores and text on plain arrays: RGB pictures are uint8 [H, W, 3]."""
 
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import replacing
@@ -82,10 +83,9 @@ def draw_overlay(
     Returns:
         the picture, RGB uint8 [H', W', 3].
     """
-    # Color the classes, and draw white lines between them
     is_plain = np.isin(labels, list(plain))[..., None]
-    picture = enlarge(np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA)))
-    picture[_outline(enlarge(labels))] = 255
+    picture = np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA))
+    picture = draw_outlines(picture, labels)
 
     # Draw the legend
     entries = list(zip(classes, colors))
@@ -99,6 +99,25 @@ def draw_overlay(
     margin = legend.shape[1] - picture.shape[1]
     picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
     return np.concatenate([picture, legend])
+
+
+def draw_outlines(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Enlarge an image [H, W, 3], and draw white lines between the classes [H, W] of its pixels."""
+    picture = enlarge(image)
+    picture[_outline(enlarge(labels))] = 255
+    return picture
+
+
+def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Enlarge an image [H, W, 3], and draw groups of its pixels: indices [H, W], each in its mean color, with outlines.
+
+    A group that lies in several places has one color there.
+    """
+    flat, pixels = groups.ravel(), image.reshape(-1, 3)
+    counts = np.bincount(flat)
+    sums = np.stack([np.bincount(flat, channel) for channel in pixels.T], axis=1)
+    colors = sums / np.maximum(counts, 1)[:, None]
+    return draw_outlines(colors.astype(np.uint8)[groups], groups)
 
 
 def draw_heat_map(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -156,6 +175,18 @@ def _outline(labels: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------- saving
+
+
+def put_picture(name: str, period: int, draw: Callable[[], np.ndarray]) -> None:
+    """Draw a picture of a training's iteration for its writers, such as TensorBoard, where it is time for one.
+
+    Args:
+        name: of the picture.
+        period: iterations between pictures; 0 for none.
+        draw: gives it, RGB uint8 [3, H, W].
+    """
+    if period > 0 and has_event_storage() and get_event_storage().iter % period == 0:
+        get_event_storage().put_image(name, draw())
 
 
 def save_picture(picture: np.ndarray, path: Path) -> None:

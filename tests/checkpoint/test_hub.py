@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import from_official, read_checkpoint
+from tcl_d2.checkpoint import carried_config, from_official, read_checkpoint
 from tcl_d2.checkpoint.hub import is_hub_name, portable_config
 from tcl_d2.commands import convert
 from tcl_d2.data.shapes import draw_scene
@@ -85,6 +85,17 @@ def test_the_folder_stands_alone(written):
     assert 'from_pretrained("OWNER/small-world")' in card.text and "shapes_train" in card.text
     carried = read_checkpoint(str(written / "model.safetensors"))["card"]["configuration"]
     assert carried == (written / "config.yaml").read_text()
+
+
+def test_the_shipped_models_card_has_a_configuration_of_today():
+    cfg = load_config()
+    cfg.merge_from_other_cfg(carried_config(read_checkpoint(str(TRAINED)), str(TRAINED)))
+    trained = load_config(CONFIG)
+    assert (cfg.MODEL.TCL, cfg.SOLVER, cfg.TEST.ZERO_SHOT) == (
+        trained.MODEL.TCL,
+        trained.SOLVER,
+        trained.TEST.ZERO_SHOT,
+    )
 
 
 def test_a_training_checkpoint_brings_its_own_configuration(shapes_cfg, tmp_path):

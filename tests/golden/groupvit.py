@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tcl_d2.modeling import GroupViT
-from tcl_d2.modeling.groupvit import FrozenGroupViT, build_groupvit
+from tcl_d2.modeling.groupvit import GroupViTEncoder, build_groupvit
 
 PATH = Path(__file__).parent / "groupvit.pt"
 NUM_HEADS = 4
@@ -18,8 +18,8 @@ def load() -> dict:
     return torch.load(PATH, weights_only=True)
 
 
-def build_encoder() -> FrozenGroupViT:
-    return FrozenGroupViT(build_groupvit(str(PATH), NUM_HEADS))
+def build_encoder() -> GroupViTEncoder:
+    return GroupViTEncoder(build_groupvit(str(PATH), NUM_HEADS)).eval()
 
 
 def build_model(**options) -> GroupViT:

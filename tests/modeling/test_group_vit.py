@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from tcl_d2 import load_config
+from tcl_d2.checkpoint import make_card
+from tcl_d2.checkpoint.hub import portable_config, write_folder
 from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
@@ -190,7 +192,6 @@ def test_config_reaches_the_model():
     model = build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", [*options, "MODEL.DEVICE", "cpu"])).eval()
     assert (model.crop_size, model.background_score, model.refiner) == (448, 0.95, None)
     assert list(model.templates) == ["a photo of a {}."]
-    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_predictor(folder):
@@ -251,6 +252,28 @@ def test_evaluation_of_a_hubs_folder(folder, in_world, tmp_path):
     for name in names:
         assert together[name]["sem_seg"] == pytest.approx(evaluate(name)[name]["sem_seg"], rel=0, abs=0, nan_ok=True)
     assert len({together[name]["sem_seg"]["mIoU"] for name in names}) > 1
+
+
+def test_card_and_configuration_of_a_folder_for_the_hub(tmp_path):
+    """They name the GroupViT, not a CLIP; the weights bring all that is needed."""
+    cfg = load_config(ROOT / "configs/groupvit/redcaps.yaml", ["MODEL.CLIP.PRETRAINED", tmp_path / "clip.pt"])
+    card = make_card(cfg)
+    assert card["GroupViT"] == "nvidia/groupvit-gcc-redcaps" and "CLIP" not in card
+    state = golden.build_model().state_dict()
+    portable = portable_config(cfg, state)
+    assert portable.MODEL.GROUPVIT.WEIGHTS == "" and portable.MODEL.CLIP == load_config().MODEL.CLIP
+
+    write_folder(tmp_path / "model", state, portable, card)
+    text = (tmp_path / "model/README.md").read_text()
+    assert "| GroupViT | with these weights |" in text and "CLIP" not in text
+    assert f"holds {len(state)} weights, the encoders' alone" in text
+
+
+@pytest.mark.fault("--hub --strip for a GroupViT", "an error: nothing would be left")
+def test_a_stripped_group_vit_is_refused():
+    cfg = load_config(ROOT / "configs/groupvit/yfcc.yaml")
+    with pytest.raises(ValueError, match="nothing without its encoders: give --hub without --strip"):
+        portable_config(cfg, {})
 
 
 # ------------------------------------------------------------------------------------ weights

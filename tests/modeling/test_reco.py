@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
+from tcl_d2.data.shapes import draw_scene
 from tcl_d2.modeling import MaskCLIP, ReCo, ZeroShotSegmentor
 from tcl_d2.modeling.cosegmentation import find_seeds, make_reference, weigh_patches
 from tcl_d2.modeling.image_index import ImageEmbedder, ImageRecord
@@ -287,6 +288,24 @@ def test_an_archive_that_is_empty(cfg, tmp_path, caplog):
     dense = F.interpolate(model.dense_clip_masks(features.clip_features, text), (48, 48), mode="bilinear")
     torch.testing.assert_close(model.crop_masks(features, place, text), dense / 2)
     assert "has 0 images for a word, in place of the 10" in caplog.text
+
+
+@pytest.mark.fault("ReCo with an archive of too few images, or of none", "a warning; it works with those")
+@torch.no_grad()
+def test_an_archive_that_is_small(cfg, tmp_path, caplog):
+    """Of three images, all are of each word."""
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        scene = draw_scene(seed=7, index=number, size=60)
+        Image.fromarray(scene.image).save(tmp_path / f"images/{number}.png")
+    cfg.MODEL.RECO.INDEX = str(tmp_path / "index")
+    cfg.MODEL.RECO.CONTEXT = []
+    index_archive(list_archive(str(tmp_path / "images")), tmp_path / "index", ImageEmbedder(MaskCLIP(cfg)))
+    model = ReCo(cfg).eval()
+    scores = segment(model, ["brick", "wood"])
+    assert "has 3 images for a word, in place of the 10" in caplog.text and scores.std(dim=(1, 2)).min() > 0.001
+    (text,) = model.embed_vocabulary(["brick"], model.templates)
+    assert len(model.retrieve(text).images) == 3
 
 
 @pytest.mark.fault("an image of ReCo's archive is gone", "a warning; the reference is made of the others")

@@ -34,3 +34,16 @@ def test_label_files_keep_the_indices_of_any_number_of_classes(tmp_path):
         visualizer.save_palette_png(labels, visualizer.distinct_colors(num_classes), tmp_path / "labels.png")
         with Image.open(tmp_path / "labels.png") as image:
             assert np.array_equal(np.array(image), labels)
+
+
+def test_groups_have_their_mean_color_and_outlines():
+    """In every place where they lie; a number that no pixel has changes nothing."""
+    image = np.zeros((4, 480, 3), np.uint8)
+    image[:, :100], image[:, 400:] = (10, 20, 30), (30, 40, 50)
+    groups = np.full((4, 480), 2)
+    groups[:, :100] = groups[:, 400:] = 4
+    picture = visualizer.draw_groups(image, groups)
+    assert picture.shape == image.shape and (picture[:, 99] == 255).all() and (picture[:, 399] == 255).all()
+    expected = (np.array([10, 20, 30]) * 100 + np.array([30, 40, 50]) * 80) // 180
+    assert (picture[:, :99] == expected).all() and (picture[:, 400:] == expected).all()
+    assert not picture[:, 100:399].any()

@@ -1,11 +1,11 @@
-"""The frozen GroupViT: text features, and an image's groups with their features."""
+"""GroupViT's two encoders: text features, and an image's groups with their features."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..dual_encoder import FrozenDualEncoder
+from ..dual_encoder import DualEncoder
 
 
 class GroupedImages(NamedTuple):
@@ -22,14 +22,15 @@ class GroupedImages(NamedTuple):
     image_features: Tensor
 
 
-class FrozenGroupViT(FrozenDualEncoder):
+class GroupViTEncoder(DualEncoder):
     """GroupViT's two encoders.
 
-    Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`.
+    In training mode, each patch is given to a group with Gumbel noise. Images are float [B, 3, H, W], normalized, H and
+    W multiples of `patch_size`.
     """
 
     def __init__(self, model: nn.Module):
-        """Freeze a GroupViT.
+        """Hold a GroupViT.
 
         Args:
             model: transformers' GroupViTModel.
@@ -40,22 +41,22 @@ class FrozenGroupViT(FrozenDualEncoder):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The scale of cosines with which the model was trained, at most 100."""
+        """The scale of cosines with which the model is trained, at most 100."""
         return self.model.logit_scale.exp().clamp(max=100)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
+        return self.project_text(self.pool_text(tokens))
 
     def text_weights(self) -> dict[str, Tensor]:
         return {name: weight for name, weight in self.model.state_dict().items() if name.startswith("text_")}
 
-    def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode images into the tokens of their groups.
 
         The model's own forward takes only images of the size that it was trained with.
 
         Returns:
-            tokens [B, G, C], and the soft assignments of both grouping stages: of patches to segments [B, S, h*w], and
+            tokens [B, G, C], and the soft assignments of each grouping stage: of patches to segments [B, S, h*w], and
             of segments to groups [B, G, S].
         """
         vision = self.model.vision_model
@@ -69,13 +70,44 @@ class FrozenGroupViT(FrozenDualEncoder):
 
     def encode_image(self, images: Tensor) -> GroupedImages:
         """Encode images into groups."""
-        tokens, (to_segments, to_groups) = self.encode_groups(images)
-
-        # Follow patches through both stages
-        with torch.autocast(images.device.type, enabled=False):
-            maps = to_groups.float() @ to_segments.float()
-        grid = [side // self.patch_size for side in images.shape[-2:]]
+        tokens, assignments = self.encode_groups(images)
+        maps = self.follow_patches(images, assignments)[-1]
 
         # The projection's batch norm takes rows
-        group_features = self.model.visual_projection(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return GroupedImages(maps.unflatten(2, grid), group_features, self.model.visual_projection(tokens.mean(1)))
+        group_features = self.project_image(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return GroupedImages(maps, group_features, self.project_image(tokens.mean(1)))
+
+    def follow_patches(self, images: Tensor, assignments: tuple[Tensor, ...]) -> list[Tensor]:
+        """Compute how much each patch belongs to each group of each stage.
+
+        Args:
+            images: [B, 3, H, W].
+            assignments: theirs, from encode_groups.
+
+        Returns:
+            of each grouping stage, fp32 [B, G, h, w]; sums to 1 over its groups.
+        """
+        grid = [side // self.patch_size for side in images.shape[-2:]]
+        with torch.autocast(images.device.type, enabled=False):
+            maps = [assignments[0].float()]
+            for assignment in assignments[1:]:
+                maps.append(assignment.float() @ maps[-1])
+        return [stage_maps.unflatten(2, grid) for stage_maps in maps]
+
+    # ------------------------------------------------------------------------------------ in two steps, for training
+
+    def pool_image(self, images: Tensor) -> Tensor:
+        """Encode images into the mean token of their groups [B, C], which `project_image` takes."""
+        return self.encode_groups(images)[0].mean(1)
+
+    def pool_text(self, tokens: Tensor) -> Tensor:
+        """Encode tokens int [N, context] into the token at the text's end [N, C'], which `project_text` takes."""
+        return self.model.text_model(input_ids=tokens).pooler_output
+
+    def project_image(self, pooled: Tensor) -> Tensor:
+        """Project image or group tokens [N, C] to features [N, D], not normalized; its batch norm is over N."""
+        return self.model.visual_projection(pooled)
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """Project text tokens [N, C'] to features [N, D], not normalized; its batch norm is over N."""
+        return self.model.text_projection(pooled)

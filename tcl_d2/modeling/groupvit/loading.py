@@ -1,6 +1,5 @@
 """Loading a GroupViT with transformers: by the hub's name, from a folder, or from the official release's file."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,27 +14,22 @@ from ...utils.tensors import check_finite, read_tensors
 from ..clip_loading import compare_shapes
 from .official import from_official, is_official
 
-logger = logging.getLogger(__name__)
 _OLDEST = (4, 57)  # of transformers, of which results are known to be the release's
 _HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-_HEAD_WIDTH = 64  # of the text encoder, as CLIP's
+HEAD_WIDTH = 64  # of the text encoder, as CLIP's
 
 
 def build_groupvit(weights: str, num_heads: int) -> nn.Module:
     """Build transformers' GroupViTModel.
 
     Args:
-        weights: a model on the Hugging Face hub or the folder of one, a file of the official release, or "" for random
-            weights of the released sizes.
+        weights: a model on the Hugging Face hub or the folder of one, or a file of the official release.
         num_heads: of the image encoder's attention, which the release's file does not tell.
 
     Raises:
         OSError, RuntimeError, ValueError: no or an old transformers, no such weights, or those of another model.
     """
-    transformers = _import_transformers()
-    if not weights:
-        logger.warning("MODEL.GROUPVIT.WEIGHTS is empty: the GroupViT has random weights, unless MODEL.WEIGHTS has its")
-        return transformers.GroupViTModel(transformers.GroupViTConfig())
+    transformers = import_transformers()
     if _is_file(weights):
         return _build_from_file(transformers, weights, num_heads)
     return _build_from_folder(transformers, weights)
@@ -46,14 +40,14 @@ def check_groupvit(weights: str) -> None:
 
     Of a model on the hub, only its configuration is downloaded.
     """
-    transformers = _import_transformers()
+    transformers = import_transformers()
     if weights and _is_file(weights):
         local_weights("MODEL.GROUPVIT.WEIGHTS", weights)
     elif weights:
         _check_folder(transformers, weights)
 
 
-def _import_transformers() -> ModuleType:
+def import_transformers() -> ModuleType:
     """Import the library, which takes seconds and is optional."""
     oldest = ".".join(map(str, _OLDEST))
     remedy = f"pip install 'transformers>={oldest}'"
@@ -204,7 +198,7 @@ def read_sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
 
     # Text encoder
     text_width = state["text_encoder.positional_embedding"].shape[1]
-    heads = max(1, text_width // _HEAD_WIDTH)
+    heads = max(1, text_width // HEAD_WIDTH)
 
     return {
         "vision_config": {

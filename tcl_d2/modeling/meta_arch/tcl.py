@@ -1,23 +1,24 @@
 """TCL: text-grounded contrastive learning (Cha et al., CVPR 2023)."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...utils.visualizer import draw_text
+from ...utils.visualizer import draw_text, put_picture
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask, normalize
 from ..losses import Grounding, build_losses, gather
 from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import CropFeatures, ZeroShotSegmentor
+from ..text import batch_tokens
 
 _TEXTS_AT_ONCE = 64
 
@@ -125,22 +126,13 @@ class TCL(ZeroShotSegmentor):
             return super().forward(batched_inputs)
 
         images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
-        tokens = self._tokens(batched_inputs)
+        tokens = batch_tokens(batched_inputs, self.tokenizer, self.device)
         losses = self.compute_losses(images, tokens)
 
-        if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
-            captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
-            picture = self._draw_masks(images, tokens, captions)
-            get_event_storage().put_image("image, mask of its text, mask of another, caption", picture)
+        captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
+        draw = partial(self._draw_masks, images, tokens, captions)
+        put_picture("image, mask of its text, mask of another, caption", self.vis_period, draw)
         return losses
-
-    def _tokens(self, batched_inputs: list[dict]) -> Tensor:
-        if all("tokens" in input_per_image for input_per_image in batched_inputs):
-            return torch.stack([input_per_image["tokens"] for input_per_image in batched_inputs]).to(self.device)
-        if all("caption" in input_per_image for input_per_image in batched_inputs):
-            captions = [input_per_image["caption"] for input_per_image in batched_inputs]
-            return self.tokenizer(captions).to(self.device)
-        raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
 
     def compute_losses(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the weighted losses by name.
