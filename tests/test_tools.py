@@ -235,7 +235,7 @@ def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path,
         (tmp_path / "set").mkdir(exist_ok=True)
         (tmp_path / "set" / part).symlink_to(in_world / "shapes/val" / part)
     names = [f"{name}, {name} thing" for name in (*OBJECTS, *GROUNDS)]
-    (tmp_path / "set/classes.txt").write_text("\n".join(["background, sand, sky", *names[1:]]))
+    (tmp_path / "set/classes.txt").write_text("\n".join(["background, sky, cloud", *names[1:]]))
     data = register_benchmark_folder(str(tmp_path / "set"))
     options = ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.MAX_IMAGES", 3, "DATALOADER.NUM_WORKERS", 0]
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", *options, "OUTPUT_DIR", tmp_path)
