@@ -16,11 +16,12 @@ from .head import DENSE_HEAD_REGISTRY, DenseHead
 class ProxyCLIPHead(DenseHead):
     """Attention of the patches of a vision model, for CLIP's values enlarged to that model's grid.
 
-    With unit features g of the vision model and s, the mean of all g_i . g_j of the batch: softmax over j of
+    With unit features g of the vision model and s, the mean of all g_i . g_j of a crop: softmax over j of
     gamma * (g_i . g_j - beta * s), without what is negative. No residual, no MLP, no class token.
 
-    The release folds CLIP's values with rows and columns swapped, which is right for square crops alone; here they
-    are right for all.
+    The release computes one crop at a time; here a crop has a mean of its own too where several are computed together.
+    It folds CLIP's values with rows and columns swapped, which is right for square crops alone; here they are right for
+    all.
     """
 
     keeps_grid = False
@@ -67,7 +68,7 @@ class ProxyCLIPHead(DenseHead):
         with torch.autocast(vision.device.type, enabled=False):  # similarities close to the threshold flip
             unit = F.normalize(vision.float().flatten(2), dim=1)
             similarity = unit.transpose(1, 2) @ unit
-            logits = self.gamma * (similarity - self.beta * similarity.mean())
+            logits = self.gamma * (similarity - self.beta * similarity.mean((1, 2), keepdim=True))
 
             # A patch sees itself at least: in a flat image all would be left out
             seen = (logits >= 0) | torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
