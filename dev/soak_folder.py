@@ -4,7 +4,7 @@
 The folder has survived if every good image has its results once, every other one is named, nothing is half-written, and
 the memory of the process stays as it is.
 
-    python dev/soak_folder.py                  # 100,000 images, half an hour on one core
+    python dev/soak_folder.py                  # 100,000 images, 20 minutes on an idle core
     python dev/soak_folder.py --images 2000    # a minute
 """
 
