@@ -569,8 +569,8 @@ class ZeroShotSegmentor(nn.Module):
             if image.ndim != 3 or image.shape[0] != 3 or image.shape != images[0].shape:
                 shapes = sorted({tuple(image.shape) for image in images})
                 raise ValueError(f"'image' must be a tensor [3, H, W], of one size in a training batch; got {shapes}.")
-        batch = torch.stack([image.to(self.device, torch.float32) for image in images])
-        return (batch - self.pixel_mean) / self.pixel_std
+        batch = torch.stack(images).to(self.device)  # one copy, of bytes where images have bytes
+        return (batch.float() - self.pixel_mean) / self.pixel_std
 
     def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
         """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
