@@ -106,6 +106,11 @@ def run(world: Path, *command: object, **options) -> subprocess.CompletedProcess
         return script.wait()
 
 
+def start_processes(function: Callable, args: tuple, count: int) -> None:
+    """Run function(rank, *args) in processes of the preloaded server, as torch.multiprocessing.spawn in new ones."""
+    torch.multiprocessing.start_processes(function, args, count, start_method="forkserver")
+
+
 def check_error(done: subprocess.CompletedProcess, *parts: str) -> None:
     """Check that a process ended with one message that has these parts, without a stack of calls."""
     assert done.returncode != 0 and "Traceback" not in done.stderr
