@@ -1,9 +1,8 @@
 """Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` cause."""
 
+import fcntl
 import os
 import signal
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch  # noqa: E402
 
 from tcl_d2 import load_config  # noqa: E402
+from tcl_d2.commands.prepare import shapes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers beside each other share the cores
@@ -94,10 +94,13 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """A folder of datasets with a small world of 300 training pairs and 12 validation images."""
-    root = tmp_path_factory.mktemp("datasets")
-    command = [sys.executable, "datasets/prepare_shapes.py", "--root", root / "shapes", "--train", "300", "--val", "12"]
-    subprocess.run([str(part) for part in command], cwd=ROOT, check=True, capture_output=True)
+    """A folder of datasets with a small world of 300 training pairs and 12 validation images, one for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "datasets"
+    root.mkdir(exist_ok=True)
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", "--train", "300", "--val", "12"]))
     return root
 
 

@@ -1,11 +1,9 @@
 """The documentation: every snippet and every command in it runs, but those that need what is not here."""
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +31,8 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"--model official",  # the paper's weights
     r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
     r"-m pytest",  # these tests
+    r"--num-processes 2|^torchrun",  # in several processes: tests/test_train_net.py
+    r"tools/compare\.py",  # in a process for each configuration: tests/test_compare.py
 )
 FEW = "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4"
 QUICK = {  # options that make a command short
@@ -42,7 +42,6 @@ QUICK = {  # options that make a command short
     "tcl-d2 prepare shapes": "--train 300 --val 12",  # the world that is there
     "prepare_shapes.py": "--train 300 --val 12",
     "tools/analyze.py": "--count 4",
-    "tools/compare.py": "--opts TEST.ZERO_SHOT.MAX_IMAGES 2",
 }
 
 
@@ -73,21 +72,23 @@ def check(done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 0, f"{done.args}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
 
 
-def run(folder: Path, *command: str) -> None:
-    check(running.run(folder / "datasets", *command, folder=folder))
+def run(folder: Path, *command: str) -> str:
+    """Run python COMMAND, and return what it prints."""
+    done = running.run(folder / "datasets", *command, folder=folder)
+    check(done)
+    return done.stdout
 
 
 def run_line(folder: Path, line: str) -> None:
-    """A line of a shell; python SCRIPT is run without the seconds of its imports."""
-    line = re.sub(r"^tcl-d2 ", "python -m tcl_d2 ", line)
-    words = shlex.split(line)
-    is_script = words[0] == "python" and (words[1] == "-m" or words[1].endswith(".py"))
-    if is_script and not {"|", "&&", ">"} & set(words):
-        return run(folder, *words[1:])
-    python = shlex.quote(sys.executable)
-    line = re.sub(r"^torchrun ", f"{python} -m torch.distributed.run ", re.sub(r"^python ", f"{python} ", line))
-    env = {**os.environ, "DETECTRON2_DATASETS": str(folder / "datasets"), "PYTHONPATH": str(ROOT)}
-    check(subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True))
+    """A line of a shell; Python is run without the seconds of its imports, also with its output in a file."""
+    words = shlex.split(re.sub(r"^tcl-d2 ", "python -m tcl_d2 ", line))
+    if words[0] != "python":
+        return check(subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True))
+
+    command, file = (words[1:-2], words[-1]) if words[-2] == ">" else (words[1:], None)
+    output = run(folder, *command)
+    if file:
+        (folder / file).write_text(output)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
@@ -99,7 +100,13 @@ def test_snippets(folder, page):
 
 
 def test_tutorial(folder):
-    run(folder, "docs/tutorial.py")
+    """With fewer iterations."""
+    text = (ROOT / "docs/tutorial.py").read_text()
+    for setting, short in (('MAX_ITER", 30', 'MAX_ITER", 3'), ('ITERS", 5', 'ITERS", 1'), ('ITER", 20', 'ITER", 2')):
+        assert text.count(setting) == 1
+        text = text.replace(setting, short)
+    (folder / "tutorial.py").write_text(text)
+    run(folder, "tutorial.py")
     assert (folder / "output/tutorial/scene.png").exists()
 
 

@@ -4,11 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -25,27 +22,16 @@ from tests.running import check_error
 
 SMALL = ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 1, "MODEL.TCL.UNFREEZE_ITER", 2]
 ONE = ["DATASETS.TEST", '("shapes_objects_val",)', "TEST.ZERO_SHOT.REFINE", "none"]
+FORKED = ["--run-path", "--start-method", "fork"]  # torchrun's workers, without the seconds of their imports
+LAUNCHERS = {
+    "own": ["train_net.py", "--num-processes", 2],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *FORKED, ROOT / "train_net.py"],
+}
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-@contextmanager
-def started(root, *arguments, **options) -> Iterator[subprocess.Popen]:
-    """Start a process that is killed at the end, with all that it started, whatever happens in between."""
-    process = start(root, *arguments, **options)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def start(root, *arguments, config="configs/shapes/tcl.yaml", launcher=()):
-    command = [sys.executable, *launcher, "train_net.py", "--config-file", config, *map(str, arguments)]
-    env = {**os.environ, "DETECTRON2_DATASETS": str(root)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True, **pipes)
+def started(root, launcher: str, *arguments) -> AbstractContextManager[running.Script]:
+    """Start two processes by a launcher."""
+    return running.started(root, *LAUNCHERS[launcher], "--config-file", "configs/shapes/tcl.yaml", *arguments)
 
 
 def run(root, *arguments, config="configs/shapes/tcl.yaml"):
@@ -77,16 +63,16 @@ def results(folder) -> dict:
 
 
 def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
-    options = [*ONE, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
+    options = [*ONE, "TEST.ZERO_SHOT.MAX_IMAGES", 5, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
     assert run(world, "--eval-only", *options, tmp_path / "one").returncode == 0
     expected = results(tmp_path / "one")
-    for name, flags, launcher in (("two", ["--num-processes", 2], ()), ("torchrun", [], TORCHRUN)):
-        process = start(world, "--eval-only", *flags, *options, tmp_path / name, launcher=launcher)
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        assert (tmp_path / name / "log.txt.rank1").exists()
+    for launcher in LAUNCHERS:
+        with started(world, launcher, "--eval-only", *options, tmp_path / launcher) as script:
+            done = script.wait()
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / launcher / "log.txt.rank1").exists()
         for key in ("datasets", "IoU of each class"):
-            assert results(tmp_path / name)[key] == expected[key]
+            assert results(tmp_path / launcher)[key] == expected[key]
 
 
 def read_logs(folder: Path) -> str:
@@ -98,31 +84,24 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def last_worker(pid: int) -> int:
-    """Of torchrun's children those that run train_net.py count; spawned processes have another command line."""
-    scripts = [child for child in children(pid) if b"train_net" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    return (scripts or children(pid))[-1]
-
-
 @pytest.mark.fault(
     "one of several processes is killed (own launcher, torchrun)", "the run ends within a minute and says which signal"
 )
-@pytest.mark.parametrize("launcher", [(), TORCHRUN])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_process_that_is_killed_ends_the_run(world, tmp_path, launcher):
     """Within a minute and with the reason; until then, what loader processes leave out is in the log."""
     shutil.copytree(world, tmp_path / "data")
     shard = tmp_path / "data/shapes/train/00000.tar"
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    options = [*SMALL, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", tmp_path]
-    flags = [] if launcher else ["--num-processes", 2]
-    with started(tmp_path / "data", *flags, *options, launcher=launcher) as process:
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 10])
+    options = [*SMALL, "VIS_PERIOD", 0, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", tmp_path]
+    with started(tmp_path / "data", launcher, *options) as script:
         deadline = time.monotonic() + 120
         while not ("eta:" in (logs := read_logs(tmp_path)) and "Skipped a sample (" in logs):
-            assert process.poll() is None and time.monotonic() < deadline, logs[-3000:]
+            assert script.poll() is None and time.monotonic() < deadline, logs[-3000:]
             time.sleep(0.2)
-        os.kill(last_worker(process.pid), signal.SIGKILL)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode != 0 and "SIGKILL" in stderr
+        os.kill(children(script.pid)[-1], signal.SIGKILL)
+        done = script.wait(timeout=60)
+    assert done.returncode != 0 and "SIGKILL" in done.stderr
 
 
 def test_stopped_evaluation_goes_on_with_resume(world, tmp_path):
@@ -195,14 +174,14 @@ def test_no_config_file_is_one_clear_error(world):
 
 
 @pytest.mark.fault("wrong settings with several processes (own launcher, torchrun)", "one message, said once")
-@pytest.mark.parametrize("launcher", [(), TORCHRUN])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_several_processes_say_an_error_once(world, tmp_path, launcher):
-    flags = [] if launcher else ["--num-processes", 2]
-    with started(world, *flags, "MODEL.DEVICE", "gpu", "OUTPUT_DIR", tmp_path / "out", launcher=launcher) as process:
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode != 0 and stderr.count("error: cannot start") == stderr.count("is 'gpu'") == 1
+    with started(world, launcher, "MODEL.DEVICE", "gpu", "OUTPUT_DIR", tmp_path / "out") as script:
+        done = script.wait(timeout=120)
+    assert done.returncode != 0 and done.stderr.count("error: cannot start") == done.stderr.count("is 'gpu'") == 1
     assert not (tmp_path / "out").exists()
-    assert launcher or ("Traceback (" not in stderr and "torch/multiprocessing" not in stderr)  # torchrun adds its own
+    if launcher == "own":  # torchrun adds a stack of its own
+        assert "Traceback (" not in done.stderr and "torch/multiprocessing" not in done.stderr
 
 
 def test_a_folder_that_is_taken_stays_as_it_is(world, tmp_path):

@@ -1,15 +1,13 @@
 """The small world: the same seed draws the same scenes, captions keep their promises, preparing can be repeated."""
 
 import json
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
 import pytest
 
+from tcl_d2.commands.prepare import shapes
 from tcl_d2.data.shapes import GROUNDS, HELD_OUT, OBJECTS, draw_scene
-from tests.conftest import ROOT
 
 SCENES = [draw_scene(5, i) for i in range(150)]
 
@@ -42,26 +40,27 @@ def test_plain_grounds_are_unlabeled():
 
 
 def prepare(root, *options):
-    command = [sys.executable, "datasets/prepare_shapes.py", "--root", str(root), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    shapes.main(shapes.argument_parser().parse_args(["--root", str(root), *options]))
 
 
-def test_preparing_is_whole_repeatable_and_follows_its_numbers(tmp_path):
+def test_preparing_is_whole_repeatable_and_follows_its_numbers(tmp_path, capsys):
     root = tmp_path / "shapes"
-    assert prepare(root, "--train", "30", "--val", "2").returncode == 0
+    prepare(root, "--train", "30", "--val", "2")
     shard = root / "train/00000.tar"
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 60
     assert json.loads((root / "train/00000_stats.json").read_text())["successes"] == 30
     assert len(list((root / "val/labels").iterdir())) == 2 and not list(root.rglob("*.tmp"))
     time = shard.stat().st_mtime_ns
-    assert "is ready" in prepare(root, "--train", "30", "--val", "2").stdout
+    prepare(root, "--train", "30", "--val", "2")
+    assert "is ready" in capsys.readouterr().out
     assert shard.stat().st_mtime_ns == time
-    assert prepare(root, "--train", "20", "--val", "2").returncode == 0
+    prepare(root, "--train", "20", "--val", "2")
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 40
 
 
 @pytest.mark.parametrize("option", ["--train", "--val"])
 def test_nothing_to_draw_is_refused(tmp_path, option):
-    assert "at least 1" in prepare(tmp_path, option, "0").stderr
+    with pytest.raises(SystemExit, match="at least 1"):
+        prepare(tmp_path, option, "0")

@@ -236,7 +236,7 @@ def test_nothing_is_left_of_a_training_that_is_resumed_at_its_end(cfg):
 def test_training_on_the_small_world_improves_masks(cfg):
     """End to end: a short training more than doubles the mIoU of dense CLIP's own start, without PAMR and KP."""
     cfg.merge_from_list(
-        ["SOLVER.MAX_ITER", 30, "SOLVER.WARMUP_ITERS", 5, "MODEL.TCL.UNFREEZE_ITER", 25, "SOLVER.IMS_PER_BATCH", 16]
+        ["SOLVER.MAX_ITER", 20, "SOLVER.WARMUP_ITERS", 3, "MODEL.TCL.UNFREEZE_ITER", 17, "SOLVER.IMS_PER_BATCH", 12]
         + ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.KP_WEIGHT", 0.0]
         + ["DATASETS.TEST", '("shapes_objects_val",)']
     )

@@ -125,9 +125,14 @@ class AllHeads(nn.Module):
         return torch.cat([head(images, text) for head in self.heads], 1)
 
 
-def test_each_dense_head_equals_its_module(build, tmp_path):
-    """As ONNX, with text embeddings as an input; with MaskCLIP's refinements."""
-    dense = ("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none", "MODEL.DENSE_CLIP.HEAD")
+def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
+    """As ONNX, with text embeddings as an input; with MaskCLIP's refinements. Heads differ in the last block alone."""
+    clip = json.loads(clip_config.read_text())
+    clip["vision_cfg"]["layers"] = 1
+    one_block = clip_config.with_name("one_block.json")
+    one_block.write_text(json.dumps(clip))
+    dense = ("MODEL.CLIP.NAME", one_block, "MODEL.META_ARCHITECTURE", "DenseCLIP")
+    dense += ("TEST.ZERO_SHOT.REFINE", "none", "MODEL.DENSE_CLIP.HEAD")
     refined = ("MODEL.DENSE_CLIP.PROMPT_DENOISING", 0.3, "MODEL.DENSE_CLIP.KEY_SMOOTHING", 0.9)
     predictors = [build(*dense, head, *(refined if head == "maskclip" else ())) for head in HEADS]
     module = AllHeads([CropScores(predictor.model) for predictor in predictors])

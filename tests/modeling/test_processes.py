@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from tcl_d2.checkpoint import from_official
 from tcl_d2.engine.hooks import UnfreezeHook
 from tcl_d2.engine.processes import unwrap_ddp, wrap_ddp
 from tests import golden
+from tests.running import start_processes
 
 
 def work(rank: int, size: int, folder: str, backend: str) -> None:
@@ -59,7 +59,7 @@ def work(rank: int, size: int, folder: str, backend: str) -> None:
     ],
 )
 def test_processes_equal_one(tmp_path, size, backend):
-    mp.spawn(work, args=(size, str(tmp_path), backend), nprocs=size)
+    start_processes(work, (size, str(tmp_path), backend), size)
     for rank in (0, size - 1):
         results = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         for stage, ours in results.items():
