@@ -243,4 +243,4 @@ def test_training_on_the_small_world_improves_masks(cfg):
     before = Trainer.test(cfg, Trainer.build_model(cfg).eval())["average"]["mIoU"]
     trainer = train(cfg)
     after = trainer._last_eval_results["average"]["mIoU"]
-    assert after > 2 * before and after > 15, (before, after)
+    assert after > 2 * before and after > 12, (before, after)
