@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tcl_d2.checkpoint import from_official
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import PAMR, Sim2Mask
-from tcl_d2.modeling.dense_heads import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
+from tcl_d2.modeling.dense_heads import ProxyCLIPHead
 from tcl_d2.modeling.mask_statistics import MASK_STATISTICS, pair_statistics
 from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
 from tcl_d2.predictor import TCLPredictor
@@ -21,6 +21,7 @@ from tests import golden
 from tests.conftest import ROOT
 from tests.engine.test_trainer import logged, train
 from tests.golden import dense_clip, groupvit, reco
+from tests.modeling.test_dense_clip import HEADS
 
 needs_gpu = [
     pytest.mark.gpu,
@@ -40,13 +41,6 @@ BOUNDS = {
     torch.bfloat16: {"scores": 2e-2, "losses": 5e-3, "gradients": 5e-2},
 }
 LOSS_SCALE = 1024.0  # as a loss scaler's, so that float16 holds small gradients
-HEADS = {
-    "vanilla": CLIPHead,
-    "maskclip_quick_gelu": MaskCLIPHead,
-    "sclip": SCLIPHead,
-    "clearclip": ClearCLIPHead,
-    "naclip": NACLIPHead,
-}
 
 
 @pytest.fixture(autouse=True)

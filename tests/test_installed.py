@@ -95,7 +95,8 @@ def test_command_segments_a_photo(installed, empty):
     before = files_of(installed)
     script = next(installed.glob("bin/tcl-d2"))
     python(script, "segment", "photo.jpg", "--classes", "brick, grass", folder=empty, path=installed)
-    assert {"photo.png", "photo.json", "photo_labels.png"} == set(os.listdir(empty / "output/demo"))
+    results = {"photo.png", "photo.json", "photo_labels.png", "record_of_results.json"}
+    assert results == set(os.listdir(empty / "output/demo"))
     assert files_of(installed) == before
 
 

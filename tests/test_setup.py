@@ -105,7 +105,8 @@ IMPORT_NAMES = {
     "PyYAML": "yaml",
 }
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
-OPTIONAL = {"cv2", "gradio", "pydensecrf", "transformers"}  # of videos, the page, DenseCRF, GroupViT: they say so
+# Of videos, the page, exported models, DenseCRF, GroupViT and Weights & Biases, which say what is missing
+OPTIONAL = {"cv2", "gradio", "onnxruntime", "pydensecrf", "transformers", "wandb"}
 INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "train": "train on image-caption pairs",
     "evaluate": "evaluate on benchmarks (train --eval-only)",
     "compare": "compare several configurations on several benchmarks",
-    "analyze_model": "count and measure what models cost",
+    "analyze-model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
     "prepare": "bring a dataset into place",
     "index": "make the index of an image archive, for ReCo",
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             require_detectron2()
 
     # Run it; only its own module is imported
-    command = import_module(f".{name}", __name__)
+    command = import_module(f".{name.replace('-', '_')}", __name__)
     parser = command.argument_parser()
     parser.prog = prog
     args = parser.parse_args(words)

@@ -1,11 +1,10 @@
 """Drawing of class maps, scores and text on plain arrays: RGB pictures are uint8 [H, W, 3]."""
 
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import replacing
@@ -189,18 +188,6 @@ def _outline(labels: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------- saving
-
-
-def put_picture(name: str, period: int, draw: Callable[[], np.ndarray]) -> None:
-    """Draw a picture of a training's iteration for its writers, such as TensorBoard, where it is time for one.
-
-    Args:
-        name: of the picture.
-        period: iterations between pictures; 0 for none.
-        draw: gives it, RGB uint8 [3, H, W].
-    """
-    if period > 0 and has_event_storage() and get_event_storage().iter % period == 0:
-        get_event_storage().put_image(name, draw())
 
 
 def save_picture(picture: np.ndarray, path: Path) -> None:

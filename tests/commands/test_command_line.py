@@ -91,8 +91,8 @@ def test_commands_are_listed(tmp_path):
     "words, parts",
     [
         (["segmnet", "photo.png"], ["tcl-d2 has no 'segmnet'", "'segment'"]),
-        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, convert, prepare"]),
-        (["prepare", "ade"], ["tcl-d2 prepare has no 'ade'", "'ade20k'"]),
+        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, analyze-model, convert, prepare"]),
+        (["prepare", "ade20"], ["tcl-d2 prepare has no 'ade20'", "'ade20k'"]),
     ],
 )
 def test_unknown_commands_are_named(tmp_path, words, parts):
@@ -239,7 +239,7 @@ def test_a_launcher_of_the_users_registers_datasets(project):
 def test_classes_of_a_registered_benchmark_are_words(project):
     """--import comes before the words are read, and so does IMPORTS of a config."""
     Image.fromarray(draw_scene(7, 1).image).save(project / "a.png")
-    words = ["segment", "a.png", "--classes", "my_val", "--refine", "off"]
+    words = ["segment", "a.png", "--classes", "my_val", "--refine", "none"]
     for options in (["--import", "my_data.py"], ["--opts", "IMPORTS", "['my_data']"]):
         done = run(project, *words, *options)
         assert done.returncode == 0, done.stderr

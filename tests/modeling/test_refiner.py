@@ -76,8 +76,8 @@ def test_affinities_are_built_once_for_all_words(whole_image, monkeypatch):
     model = golden.build_model()
     model.refiner = PAMR(2, (1, 2), whole_image)
     model.set_text_embeddings(figures["text_embedding"])
-    build = model.refiner._affinity
-    monkeypatch.setattr(model.refiner, "_affinity", lambda *args: counts.append(1) or build(*args))
+    build = model.refiner.affinity
+    monkeypatch.setattr(model.refiner, "affinity", lambda *args: counts.append(1) or build(*args))
 
     input_per_image = {"image": figures["slide_image"][0].float()}
     expected, num_built = model([input_per_image])[0]["sem_seg"], len(counts)

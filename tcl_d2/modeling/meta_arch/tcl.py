@@ -11,7 +11,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...utils.visualizer import draw_text, put_picture
+from ...utils.events import put_picture
+from ...utils.visualizer import draw_text
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask, normalize
