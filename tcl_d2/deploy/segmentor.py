@@ -162,10 +162,11 @@ class OnnxSegmentor:
             )
         try:
             with np.load(path, allow_pickle=False) as archive:
-                text, card = archive["text"], read_card(EmbeddingsCard, str(archive["card"]), path)
-        except (KeyError, EOFError, zipfile.BadZipFile, TypeError):
+                text, card_text = archive["text"], str(archive["card"])
+        except (KeyError, EOFError, zipfile.BadZipFile, TypeError, ValueError):
             raise ValueError(f"'{path}' is no file of text embeddings: expected an .npz file of this project") from None
 
+        card: EmbeddingsCard = read_card(EmbeddingsCard, card_text, path)
         if card.text_encoder != self.card.text_encoder:
             raise ValueError(f"'{path}' has embeddings of another CLIP than '{self.path}': make both of one model")
         shape = [card.vocabulary.num_embeddings, self.card.embed_dim]

@@ -137,9 +137,10 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     save_embeddings(tmp_path / "short.npz", vocabulary.text[:, :3], card)
     with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
         OnnxSegmentor(path, tmp_path / "short.npz")
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
-        OnnxSegmentor(path, tmp_path / "broken.npz")
+    for content in (b"PK\x03\x04 no archive", b"text", b""):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
+            OnnxSegmentor(path, tmp_path / "broken.npz")
 
 
 def with_card(path, target, **changes):
