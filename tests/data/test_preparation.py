@@ -282,6 +282,17 @@ def test_full_ade20k_is_shrunk_as_elsewhere(scratch, capsys):
     assert Path(small["sem_seg_file_name"]).stat().st_mtime_ns == before
 
 
+@pytest.mark.fault("full ADE20K with a label image that is cut", "one error names it, after the others are done")
+def test_a_broken_label_image_of_full_ade20k_is_told(scratch, capsys):
+    root, downloads, run_here = scratch
+    shutil.unpack_archive(downloads / "ADE20K_2021_17_01.zip", root)
+    (source,) = root.glob("**/ADE_val_00000001_seg.png")
+    source.write_bytes(source.read_bytes()[:100])
+    message, _ = run_here("ade847", "--processes", 1, capsys=capsys)
+    assert "1 of 2 failed (converting)" in message and f"unreadable image: {source}" in message
+    assert [path.stem for path in root.glob("**/annotations_detectron2/**/*.tif")] == ["ADE_val_00000002"]
+
+
 def test_full_context_of_other_projects_is_used(scratch, data, tmp_path_factory, capsys):
     root, _, run_here = scratch
     other = tmp_path_factory.mktemp("other") / "pcontext_full"
