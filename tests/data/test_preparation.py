@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from tcl_d2 import load_config
+from tcl_d2.commands.prepare import context459
 from tcl_d2.data import preparation
 from tcl_d2.data.labels import read_label
 from tcl_d2.engine import Trainer
@@ -317,6 +318,14 @@ def test_split_of_full_context_may_be_of_its_other_distribution(scratch, data, c
     images = [{"file_name": name, "phase": phase} for name, phase in phases.items()]
     (root / "VOC2010/trainval_merged.json").write_text(json.dumps({"images": images}))
     assert "zeroshot_context459_val: 1 images" in run_here("context459", "--processes", 1, capsys=capsys)[1]
+
+
+@pytest.mark.fault("a damaged list of the split of Context-459", "one error names it")
+@pytest.mark.parametrize("text", ["{cut", "[]", '{"images": [{}]}'])
+def test_a_damaged_split_of_full_context_is_told(tmp_path, text):
+    (tmp_path / "trainval_merged.json").write_text(text)
+    with pytest.raises(ValueError, match="trainval_merged.json is no list of PASCAL Context's images"):
+        context459.read_split(tmp_path)
 
 
 @pytest.mark.fault("another release of ADE20K in place of the full one of 2021", "one error says what is expected")
