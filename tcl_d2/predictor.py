@@ -193,9 +193,14 @@ class TCLPredictor:
             an iterator over the segmentations.
 
         Raises:
-            ValueError: unusable words, or a number out of its range, at once; an image that cannot be read, in turn.
+            ValueError: a single image, unusable words, or a number out of its range, at once; an image that cannot be
+                read, in turn.
         """
         # Check the request
+        if isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim < 4:
+            raise ValueError(
+                "'images' is a single image; expected several: give [image], or call the predictor itself."
+            )
         batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
         num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
         if batch_size < 1 or num_workers < 0:

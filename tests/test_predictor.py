@@ -1,6 +1,7 @@
 """From pictures and words to masks: what the predictor takes, returns and refuses."""
 
 import logging
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -281,6 +282,13 @@ def test_an_image_that_memory_is_too_small_for_is_named(predictor, monkeypatch, 
     if type(error) is RuntimeError:
         with pytest.raises(RuntimeError, match="a bug"):
             predictor(images, "brick")
+
+
+@pytest.mark.parametrize("image", ["a.png", Path("a.png"), Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8)])
+def test_a_stream_of_a_single_image_is_refused(predictor, image):
+    """Its letters or rows are no images."""
+    with pytest.raises(ValueError, match="is a single image"):
+        predictor.stream(image, "brick")
 
 
 @pytest.mark.parametrize(

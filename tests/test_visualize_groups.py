@@ -30,6 +30,13 @@ def test_a_row_for_each_image(tmp_path, monkeypatch):
         assert picture.width >= 4 * 490 and picture.height > 500
 
 
+@pytest.mark.fault("visualize_groups.py: an output that cannot be written", "one message, before the model is built")
+@pytest.mark.parametrize("output, part", [("/proc/x.png", "/proc/x.png cannot be written"), ("/tmp", "is a folder")])
+def test_outputs_that_cannot_be_written(monkeypatch, output, part):
+    with pytest.raises(SystemExit, match=f"error: .*{part}"):
+        run(monkeypatch, SCENE, "--classes", "brick", "--output", output)
+
+
 def test_models_without_groups_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, SCENE, "--classes", "brick", "--config-file", "shapes/trained.yaml")

@@ -19,6 +19,7 @@ from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.inference import pad_to_multiple
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import check_output
 from tcl_d2.utils.images import as_array
 from tcl_d2.utils.visualizer import draw_groups, enlarge, save_picture
 
@@ -57,19 +58,22 @@ def main() -> None:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--classes", required=True, help='words, such as "cat, dog, grass"')
     parser.add_argument("--background", action="store_true", help="whether there is a background besides")
-    parser.add_argument("--config-file", default="groupvit/yfcc.yaml")
-    parser.add_argument("--output", type=Path, default=Path("output/groups.png"))
+    parser.add_argument(
+        "--config-file", default="groupvit/yfcc.yaml", help="a config of a GroupViT; default: %(default)s"
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/groups.png"), help="default: %(default)s")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
 
     with one_message():
+        check_output(args.output)
         predictor = build_predictor(args.config_file, args.opts)
         rows = [draw_row(predictor, path, args.classes, args.background) for path in args.images]
 
-    # Pad rows to one width
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 10), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    save_picture(np.concatenate(rows), args.output)
+        # Pad rows to one width
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 10), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+        save_picture(np.concatenate(rows), args.output)
     print(args.output)
 
 

@@ -14,6 +14,7 @@ from tcl_d2.modeling import ReCo
 from tcl_d2.modeling.vocabulary import check_words
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import check_output
 from tcl_d2.utils.visualizer import draw_text, enlarge, save_picture
 
 CONFIG = "shapes/reco.yaml"
@@ -54,11 +55,12 @@ def main() -> None:
     parser.add_argument("words", help='words with commas: "brick, grass"')
     parser.add_argument("--config-file", default=CONFIG, help="a config of a ReCo; default: %(default)s")
     parser.add_argument("--count", type=int, default=8, help="images of each word; default: %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("output/references.png"))
+    parser.add_argument("--output", type=Path, default=Path("output/references.png"), help="default: %(default)s")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
     args = parser.parse_args()
 
     with one_message():
+        check_output(args.output)
         words = check_words([word.strip() for word in args.words.split(",")])
         if args.count < 1:
             raise ValueError(f"--count is {args.count}; expected at least 1 image")
@@ -69,8 +71,7 @@ def main() -> None:
                 "a ReCo's, such as shapes/reco.yaml"
             )
         picture = np.concatenate([draw_word(model, word, args.count) for word in words])
-
-    save_picture(picture, args.output)
+        save_picture(picture, args.output)
     print(args.output)
 
 

@@ -73,13 +73,14 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
         card: of the training.
 
     Raises:
-        ValueError: the loss heads differ, or the checkpoint is beyond SOLVER.MAX_ITER.
+        ValueError: the losses differ, or the checkpoint is beyond SOLVER.MAX_ITER.
     """
     saved_cfg = carried_config(checkpoint, path)
     if saved_cfg is None:
         return
     cfg = CfgNode.load_cfg(card["configuration"])
     _check_loss_heads(cfg, saved_cfg, path)
+    _check_multi_label(cfg, saved_cfg, path)
     _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
 
     # Warn of what changes from here on
@@ -101,6 +102,17 @@ def _check_loss_heads(cfg: Mapping, saved_cfg: Mapping, path: str) -> None:
             f"{saved_heads}: the optimizer's states go by the order of the parameters, and would go to others. Resume "
             "with the same heads, or begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS "
             f"{path}"
+        )
+
+
+def _check_multi_label(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
+    key = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
+    count, saved_count = _value(cfg, key) or 0, _value(saved_cfg, key) or 0
+    if is_groupvit(cfg) and bool(count) != bool(saved_count):
+        raise ValueError(
+            f"--resume: {key} is {count}, but '{path}' was trained with {saved_count}: the multi-label loss has a "
+            "scale, for which the optimizer has a state. Resume with the loss as it was, or begin a training from "
+            f"these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
         )
 
 

@@ -55,7 +55,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
         folder: is made where it is missing.
         state: our state dict, with or without the frozen CLIP.
         cfg: the model's portable_config.
-        card: what the checkpoint says of itself, see make_card.
+        card: what the checkpoint says of itself, see make_card; empty where it says nothing.
 
     Raises:
         FileExistsError: the folder has one of the files.

@@ -51,7 +51,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", nargs="+", required=True, help="configs; of several, one table")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3], help="default: %(default)s")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3], help=f"default: {' '.join(TASKS[:3])}")
     parser.add_argument("--image-size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--words", type=int, default=20, help="words that are looked for; default: %(default)s")
     parser.add_argument("-n", "--num-inputs", type=int, default=5, help="images to measure; default: %(default)s")

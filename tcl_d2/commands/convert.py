@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ..checkpoint import TCLCheckpointer, carried_config, make_card, read_checkpoint, to_official
+from ..checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_official
 from ..checkpoint.hub import check_new_folder, portable_config, write_folder
 from ..config import load_config, merge_options
 from ..utils.errors import one_message
@@ -135,7 +135,7 @@ def write_hub(source: Path, folder: Path, strip: bool, cfg: CfgNode) -> None:
     cfg = portable_config(cfg, state)
 
     load_model(cfg, source)  # weights that do not fit are said before anything is written
-    write_folder(folder, state, cfg, checkpoint.get("card") or make_card(cfg))
+    write_folder(folder, state, cfg, checkpoint.get("card") or {})
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}, {size / 1e6:,.1f} MB")
     print(f"TCLPredictor.from_pretrained('{folder}') takes it; to publish it: hf upload OWNER/NAME '{folder}'")

@@ -3,14 +3,13 @@
 import itertools
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..segmentation import result_paths, shorten
-from ..utils.files import remove_unfinished, replacing, stat_file
+from ..utils.files import check_folder, remove_unfinished, replacing, stat_file
 
 RECORD = "record_of_results.json"
 
@@ -40,12 +39,7 @@ class ResultFolder:
             OSError: the folder cannot be made, or nothing can be written in it.
         """
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise OSError(f"--output {folder} cannot be the folder of the results: {error.strerror}") from None
+        check_folder(folder, f"--output {folder} cannot be the folder of the results")
         remove_unfinished(folder)
 
     def check_inputs(self, inputs: Iterable[Path]) -> None:
@@ -100,7 +94,7 @@ class ResultFolder:
         files = {key: {"name": names[key], "state": stat_file(key)} for key in path_by_key}
         left = [key for key, file in files.items() if known.get(key) != file or not self._is_done(file)]
         for key in left:
-            self._areas_path(files[key]).unlink(missing_ok=True)
+            self._remove_results(files[key])
         with replacing(self.folder / RECORD) as unfinished:
             unfinished.write_text(json.dumps({"settings": settings, "files": known | files}, indent=0))
         return [Source(path_by_key[key], names[key]) for key in left]
@@ -121,6 +115,13 @@ class ResultFolder:
 
     def _is_done(self, file: Mapping[str, object]) -> bool:
         return self._areas_path(file).exists()
+
+    def _remove_results(self, file: Mapping[str, object]) -> None:
+        """Remove the overlay and the areas of an earlier run; an overlay without them may be a file of the user's."""
+        overlay, labels, areas = result_paths(self.folder, file["name"])
+        if labels.exists() and areas.exists():
+            overlay.unlink(missing_ok=True)
+        areas.unlink(missing_ok=True)
 
     def _areas_path(self, file: Mapping[str, object]) -> Path:
         return result_paths(self.folder, file["name"])[2]

@@ -4,7 +4,7 @@ tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --o
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
-tcl-d2 segment photos --onnx model.onnx        # an exported model, with options of its own: --onnx --help
+tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
 tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
 """
 

@@ -91,7 +91,7 @@ class OnnxSegmentor:
             the segmentation, of the image's size.
 
         Raises:
-            ValueError: no image, other classes than those of the file, or too little memory for scores.
+            ValueError: no image, other classes than those of the file, too little memory, or see predict.
         """
         self._check_classes(classes, background)
         pixels = as_array(image)
@@ -102,13 +102,25 @@ class OnnxSegmentor:
         resized = pixels if model_size == size else resize_bilinear(pixels, *model_size)
 
         bands = ScoreBands(resized, size, self.card, self.predict, self.vocabulary.num_embeddings)
-        labels, scores = self._segment(bands, size, labels_only)
+        try:
+            labels, scores = self._segment(bands, size, labels_only)
+        except MemoryError:
+            raise ValueError(f"memory ran out for an image of {size[1]} x {size[0]} pixels: shrink it") from None
         names = self.vocabulary.names
         return Segmentation(pixels, names, labels, self.vocabulary.has_background, scores)
 
     def predict(self, crops: np.ndarray) -> np.ndarray:
-        """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w']."""
-        return self.session.run(["scores"], {"images": crops, **self._inputs})[0]
+        """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w'].
+
+        Raises:
+            ValueError: ONNX Runtime cannot, as where its memory runs out; says why.
+        """
+        try:
+            return self.session.run(["scores"], {"images": crops, **self._inputs})[0]
+        except Exception as error:  # its types are its own, without a common base
+            height, width = crops.shape[2:]
+            sizes = f"{len(crops)} windows of {width} x {height} pixels"
+            raise ValueError(f"onnxruntime cannot run '{self.path}' on {sizes} ({error})") from None
 
     def _segment(
         self, bands: ScoreBands, size: tuple[int, int], labels_only: bool
@@ -150,10 +162,11 @@ class OnnxSegmentor:
             )
         try:
             with np.load(path, allow_pickle=False) as archive:
-                text, card = archive["text"], read_card(EmbeddingsCard, str(archive["card"]), path)
-        except (KeyError, EOFError, zipfile.BadZipFile, TypeError):
+                text, card_text = archive["text"], str(archive["card"])
+        except (KeyError, EOFError, zipfile.BadZipFile, TypeError, ValueError):
             raise ValueError(f"'{path}' is no file of text embeddings: expected an .npz file of this project") from None
 
+        card: EmbeddingsCard = read_card(EmbeddingsCard, card_text, path)
         if card.text_encoder != self.card.text_encoder:
             raise ValueError(f"'{path}' has embeddings of another CLIP than '{self.path}': make both of one model")
         shape = [card.vocabulary.num_embeddings, self.card.embed_dim]
@@ -171,6 +184,8 @@ def _open_session(path: str | Path, providers: Sequence[str] | None, num_threads
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no ONNX file '{path}'")
+    if num_threads < 0:
+        raise ValueError(f"the number of threads is {num_threads}; expected at least 1, or 0 for as many as cores")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     providers = list(providers or onnxruntime.get_available_providers())

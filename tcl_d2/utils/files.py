@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path, problem: str) -> None:
+    """Make a folder, and check that files can be written there; OSError says the problem and its reason."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{problem}: {error.strerror}") from None
+
+
+def check_output(path: Path) -> None:
+    """Check that a file can be written, before its content is made; OSError or ValueError says why not."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
+    check_folder(path.parent, f"{path} cannot be written")
 
 
 def unfinished_path(path: Path, pid: int) -> Path:

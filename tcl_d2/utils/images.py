@@ -31,9 +31,13 @@ class BrokenSample(ValueError):
     """
 
     def __init__(self, reason: str, sample: str, detail: object = ""):
-        super().__init__(f"{reason}: {sample}" + (f" ({detail})" if detail else ""))
+        super().__init__(reason, sample, str(detail))  # by these it is pickled, to go from a process to another
         self.reason = reason
-        self.detail = detail
+        self.detail = str(detail)
+
+    def __str__(self) -> str:
+        reason, sample, detail = self.args
+        return f"{reason}: {sample}" + (f" ({detail})" if detail else "")
 
 
 def read_image(source: str | bytes, name: str) -> Image.Image:

@@ -87,6 +87,14 @@ def test_the_folder_stands_alone(written):
     assert carried == (written / "config.yaml").read_text()
 
 
+def test_the_card_says_no_data_of_weights_that_do_not(tmp_path):
+    """A configuration names data for a training, of which weights without a card need not come."""
+    save_file(load_file(TRAINED), tmp_path / "x.safetensors")
+    write_folder(tmp_path / "x.safetensors", "--hub", tmp_path / "model", "--config-file", CONFIG)
+    text = (tmp_path / "model/README.md").read_text()
+    assert "trained on" not in text and "versions" not in text and "| CLIP | tcl_d2://shapes_clip/model.json" in text
+
+
 def test_the_shipped_models_card_has_a_configuration_of_today():
     cfg = load_config()
     cfg.merge_from_other_cfg(carried_config(read_checkpoint(str(TRAINED)), str(TRAINED)))

@@ -148,6 +148,14 @@ def test_settings_that_cannot_go_on(folder, options, message):
         resume(folder, *options)
 
 
+@pytest.mark.fault("--resume of a GroupViT with or without the multi-label loss, as it was not", "an error names both")
+def test_the_multi_label_loss_cannot_come_or_go(folder):
+    options = ["MODEL.META_ARCHITECTURE", "GroupViT", "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS", 3]
+    with pytest.raises(ValueError, match="NUM_NOUNS is 3, but '.*0000005.pth' was trained with 0"):
+        resume(folder, *options)
+    assert resume(folder, *options[:3], 0) == resume(folder, *options[2:]) == 6  # of a TCL it says nothing
+
+
 def test_the_same_loss_heads_may_stand_in_either_list(folder):
     heads = load_config().MODEL.TCL.LOSS_HEADS
     assert resume(folder, "MODEL.TCL.LOSS_HEADS", heads[:-1], "MODEL.TCL.EXTRA_LOSS_HEADS", heads[-1:]) == 6

@@ -149,6 +149,16 @@ def test_a_full_disk_ends_the_run(tmp_path, photos, monkeypatch):
     assert {path.name for path in output.iterdir()} == {RECORD, "a.png", "a_labels.png", "a.json", "b.png"}
 
 
+@pytest.mark.fault("demo --no-overlay over results that have overlays", "no overlay stays beside other labels")
+def test_the_overlay_of_an_earlier_run_goes_with_its_results(tmp_path):
+    folder = ResultFolder(tmp_path / "out")
+    for name in ("a.png", "a_labels.png", "a.json", "b.png"):
+        (tmp_path / "out" / name).write_text("")
+    sources = folder.begin([tmp_path / "a.jpg", tmp_path / "b.jpg"], {})
+    assert [source.name for source in sources] == ["a", "b"]
+    assert set(os.listdir(tmp_path / "out")) == {"a_labels.png", "b.png", RECORD}  # b.png may be the user's
+
+
 def test_names_of_many_files_are_chosen_in_linear_time(tmp_path):
     """Of which many have one name, and some have taken others' numbers."""
     paths = [tmp_path / f"{index}/{name}.png" for index in range(5000) for name in ("image", f"image_{index}")]

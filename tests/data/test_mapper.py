@@ -1,6 +1,7 @@
 """ImageTextDatasetMapper: images and captions of all sorts, and the augmentation that the config asks for."""
 
 import io
+import pickle
 import random
 
 import numpy as np
@@ -154,6 +155,12 @@ def test_exif_rotation_is_applied():
 def test_broken_images(data):
     with pytest.raises(BrokenSample, match="unreadable image: x"):
         read_image(data, "x")
+
+
+def test_an_error_goes_from_a_process_to_another():
+    error = BrokenSample("unreadable image", "x", OSError("cut"))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.reason, copy.detail) == ("unreadable image: x (cut)", error.reason, "cut")
 
 
 def test_missing_file():

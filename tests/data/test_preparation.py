@@ -20,6 +20,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from tcl_d2 import load_config
+from tcl_d2.commands.prepare import context459
 from tcl_d2.data import preparation
 from tcl_d2.data.labels import read_label
 from tcl_d2.engine import Trainer
@@ -282,6 +283,17 @@ def test_full_ade20k_is_shrunk_as_elsewhere(scratch, capsys):
     assert Path(small["sem_seg_file_name"]).stat().st_mtime_ns == before
 
 
+@pytest.mark.fault("full ADE20K with a label image that is cut", "one error names it, after the others are done")
+def test_a_broken_label_image_of_full_ade20k_is_told(scratch, capsys):
+    root, downloads, run_here = scratch
+    shutil.unpack_archive(downloads / "ADE20K_2021_17_01.zip", root)
+    (source,) = root.glob("**/ADE_val_00000001_seg.png")
+    source.write_bytes(source.read_bytes()[:100])
+    message, _ = run_here("ade847", "--processes", 1, capsys=capsys)
+    assert "1 of 2 failed (converting)" in message and f"unreadable image: {source}" in message
+    assert [path.stem for path in root.glob("**/annotations_detectron2/**/*.tif")] == ["ADE_val_00000002"]
+
+
 def test_full_context_of_other_projects_is_used(scratch, data, tmp_path_factory, capsys):
     root, _, run_here = scratch
     other = tmp_path_factory.mktemp("other") / "pcontext_full"
@@ -306,6 +318,14 @@ def test_split_of_full_context_may_be_of_its_other_distribution(scratch, data, c
     images = [{"file_name": name, "phase": phase} for name, phase in phases.items()]
     (root / "VOC2010/trainval_merged.json").write_text(json.dumps({"images": images}))
     assert "zeroshot_context459_val: 1 images" in run_here("context459", "--processes", 1, capsys=capsys)[1]
+
+
+@pytest.mark.fault("a damaged list of the split of Context-459", "one error names it")
+@pytest.mark.parametrize("text", ["{cut", "[]", '{"images": [{}]}'])
+def test_a_damaged_split_of_full_context_is_told(tmp_path, text):
+    (tmp_path / "trainval_merged.json").write_text(text)
+    with pytest.raises(ValueError, match="trainval_merged.json is no list of PASCAL Context's images"):
+        context459.read_split(tmp_path)
 
 
 @pytest.mark.fault("another release of ADE20K in place of the full one of 2021", "one error says what is expected")

@@ -13,6 +13,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from tcl_d2.commands.result_folder import Source
+from tcl_d2.commands.segment_exported import segment_files
 from tcl_d2.deploy import OnnxSegmentor, bands
 from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, VocabularyCard
 from tcl_d2.deploy.labels import ScoreRule
@@ -135,9 +137,10 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     save_embeddings(tmp_path / "short.npz", vocabulary.text[:, :3], card)
     with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
         OnnxSegmentor(path, tmp_path / "short.npz")
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
-        OnnxSegmentor(path, tmp_path / "broken.npz")
+    for content in (b"PK\x03\x04 no archive", b"text", b""):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
+            OnnxSegmentor(path, tmp_path / "broken.npz")
 
 
 def with_card(path, target, **changes):
@@ -188,14 +191,42 @@ def test_vocabularies_that_do_not_go_together_are_refused():
             vocabulary.check()
 
 
+def raise_memory_error(*_: object) -> None:
+    raise MemoryError
+
+
 @pytest.mark.fault("too little memory for an image's scores", "one error says how much, and to ask for labels alone")
 def test_too_little_memory_is_said(segmentor, monkeypatch):
-    def no_memory(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(np, "empty", no_memory)
+    monkeypatch.setattr(np, "empty", raise_memory_error)
     with pytest.raises(ValueError, match="no memory for the scores of .* labels alone"):
         segmentor._segment((), (10, 10), labels_only=False)
+
+
+@pytest.mark.fault("an image for which ONNX Runtime's memory runs out", "it alone is left out, with its size")
+def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, monkeypatch):
+    segmentor = OnnxSegmentor(tcl_onnx)
+    session = segmentor.session
+
+    class Session:
+        def run(self, names, inputs):
+            if inputs["images"].mean() < 1:
+                raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException("bad allocation")
+            return session.run(names, inputs)
+
+    # A black image, then another one
+    segmentor.session = Session()
+    for index, value in enumerate((0, 200)):
+        Image.new("RGB", (50, 40), (value,) * 3).save(tmp_path / f"{index}.png")
+    sources = [Source(tmp_path / f"{index}.png", str(index)) for index in range(2)]
+    segment_files(segmentor, sources, tmp_path / "out", heat_maps=False)
+    assert "left out: onnxruntime cannot run '" in (errors := capsys.readouterr().err) and "bad allocation" in errors
+    assert not (tmp_path / "out/0.json").exists() and (tmp_path / "out/1.json").exists()
+
+    monkeypatch.setattr(segmentor, "_segment", raise_memory_error)
+    with pytest.raises(ValueError, match="memory ran out for an image of 9 x 8 pixels"):
+        segmentor(picture(8, 9))
+    with pytest.raises(ValueError, match="number of threads is -1"):
+        OnnxSegmentor(tcl_onnx, num_threads=-1)
 
 
 # ------------------------------------------------------------------------------------------------- commands

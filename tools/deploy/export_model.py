@@ -11,7 +11,6 @@ exported without classes). See docs/deploy.md.
 """
 
 import argparse
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from tcl_d2.export import (
 from tcl_d2.modeling.score_rules import ScoreSettings
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
+from tcl_d2.utils.files import check_output
 
 SUFFIXES = (".onnx", ".pt2", ".npz")
 
@@ -41,7 +41,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help=f"the file to write; its name ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--classes", help="as of tcl-d2 segment; none: text embeddings are an input of the model")
-    parser.add_argument("--background", nargs="?", const=True, default=False, type=read_background, metavar="WORDS")
+    background = {"nargs": "?", "const": True, "default": False, "type": read_background, "metavar": "WORDS"}
+    parser.add_argument("--background", **background, help="as of tcl-d2 segment")
     parser.add_argument("--labels", action="store_true", help="the graph gives labels of crops, in place of scores")
     parser.add_argument("--int8", action="store_true", help="hold the weights of linear layers in 8 bits (.onnx)")
     add_model_options(parser)
@@ -53,8 +54,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     suffix = args.output.suffix
     if suffix not in SUFFIXES:
         raise ValueError(f"the output's name must end in {', '.join(SUFFIXES)}, not '{suffix}'")
-    if args.output.is_dir():
-        raise ValueError(f"{args.output} is a folder: give the name of a file")
     if not args.classes and (args.labels or args.background or suffix == ".npz"):
         raise ValueError("--labels, --background and an .npz file need --classes")
     if suffix == ".npz" and args.labels or suffix != ".onnx" and args.int8:
@@ -63,16 +62,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if suffix == ".onnx" and missing:
         raise ValueError(f"an .onnx file needs {', '.join(missing)}: pip install 'tcl_d2[export]'")
-
-
-def check_output(path: Path) -> None:
-    """Check that a file can be written, before a model is built; OSError says why not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:

@@ -48,6 +48,7 @@ def read_split(release: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: neither is there.
+        ValueError: the other distribution's list is damaged; names it.
     """
     for name in ("SegmentationContext", "Main"):
         path = release / f"ImageSets/{name}/val.txt"
@@ -57,8 +58,11 @@ def read_split(release: Path) -> list[str]:
     path = release / "trainval_merged.json"
     if not path.is_file():
         raise FileNotFoundError(f"no list {path.parent / 'ImageSets/Main/val.txt'}, and no {path.name} beside it")
-    images = json.loads(path.read_text())["images"]
-    return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
+    try:
+        images = json.loads(path.read_text())["images"]
+        return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no list of PASCAL Context's images ({error!r}): get it again") from None
 
 
 def prepare(args: argparse.Namespace) -> None:
