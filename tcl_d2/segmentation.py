@@ -60,6 +60,11 @@ class Segmentation:
             raise ValueError("This segmentation has labels alone: ask the predictor for scores (labels_only=False).")
         return np.asarray(self.scores[self.index(name)])
 
+    def describe_areas(self, count: int = 4) -> str:
+        """Return the classes with the largest areas, such as "brick 61 %, grass 39 %"."""
+        largest = sorted(self.areas().items(), key=lambda item: -item[1])[:count]
+        return ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
+
     # ------------------------------------------------------------------------------------------------- pictures
 
     def colors(self) -> list[Color]:

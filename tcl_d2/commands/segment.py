@@ -152,9 +152,7 @@ def segment_files(
 
         # Write the results, and say the largest areas
         path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay=not args.no_overlay)
-        largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
-        shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
-        return f"{source.path} -> {path}: {shares}", sys.stdout
+        return f"{source.path} -> {path}: {segmentation.describe_areas()}", sys.stdout
 
     # The bar is that of the first process
     paths = (source.path for source in sources)

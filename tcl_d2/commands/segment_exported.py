@@ -44,9 +44,7 @@ def segment_files(segmentor: OnnxSegmentor, sources: Sequence[Source], output: P
             continue
 
         path, *_ = segmentation.save(output, source.name, heat_maps)
-        largest = sorted(segmentation.areas().items(), key=lambda item: -item[1])[:4]
-        shares = ", ".join(f"{word} {100 * area:.0f} %" for word, area in largest if area > 0)
-        print(f"{number} of {len(sources)}: {source.path} -> {path}: {shares}")
+        print(f"{number} of {len(sources)}: {source.path} -> {path}: {segmentation.describe_areas()}")
 
 
 def main(args: argparse.Namespace) -> None:

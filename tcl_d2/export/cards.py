@@ -1,6 +1,5 @@
 """What is written beside an exported graph, taken from a model and its configuration."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
 from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies, make_vocabulary
+from ..utils.tensors import digest_tensors
 
 
 class EmbeddedVocabulary(NamedTuple):
@@ -75,8 +75,4 @@ def make_card(
 
 def digest_text_encoder(model: ZeroShotSegmentor) -> str:
     """Return a digest of all weights that text features depend on."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in model.clip.text_weights().items():
-        digest.update(name.encode())
-        digest.update(weight.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_tensors(model.clip.text_weights())

@@ -7,6 +7,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from ..utils.words import as_lists, as_vocabulary
+
 ClassWords = str | Sequence[str]  # the word of a class, or its words
 
 
@@ -148,12 +150,10 @@ def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
         classes: the word or the words of each class, see make_vocabulary's `shared_words`.
     """
     taken, remaining = set(), []
-    for entry in classes:
-        words = [word for word in ([entry] if isinstance(entry, str) else entry) if word not in taken]
+    for words in as_lists(classes):
+        remaining.append([word for word in words if word not in taken])
         taken.update(words)
-        if words:
-            remaining.append(words[0] if len(words) == 1 else words)
-    return remaining
+    return as_vocabulary(filter(None, remaining))
 
 
 def check_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -95,8 +95,13 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
 
 def digest_weights(model: torch.nn.Module) -> str:
     """Return a digest of all weights of a model."""
+    return digest_tensors(model.state_dict())
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of tensors and their names."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
     return digest.hexdigest()
