@@ -61,7 +61,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if suffix == ".onnx" and missing:
-        raise ValueError(f"an .onnx file needs {', '.join(missing)}: pip install 'tcl_d2[export]'")
+        raise ValueError(f"an .onnx file needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
