@@ -25,7 +25,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, low_precisions, machine, peak_memory, seconds
+from measure import DEVICE, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
@@ -95,14 +95,10 @@ def scoring(repeat: int) -> list[dict]:
     return [row, {"part": "  the argmax of its scores, for comparison", "unit": "ms", "ours": 1e3 * argmax}]
 
 
-def _vit_b16() -> CfgNode:
-    return load_config(None, ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", DEVICE])
-
-
 def _peak_memory(labels_only: bool) -> tuple[float, np.ndarray]:
     """Segment a 640 x 480 image into 1,203 classes; return the peak of memory in MB beyond the model, and labels."""
     torch.manual_seed(0)
-    model = build_model(_vit_b16()).eval()
+    model = build_model(vit_b16()).eval()
     model.set_text_embeddings(torch.randn(1203, model.clip.embed_dim))
     image = torch.randint(0, 256, (3, 448, 597))
     inputs = {"image": image, "height": 480, "width": 640, "labels_only": labels_only}
@@ -124,14 +120,14 @@ def large_vocabulary(repeat: int) -> list[dict]:
 
 def _peak_of_loading(path: str) -> float:
     """Return the peak of memory, in MB beyond the model, of loading a checkpoint into it."""
-    model = build_model(_vit_b16())
+    model = build_model(vit_b16())
     return peak_memory(lambda: TCLCheckpointer(model).load(path))
 
 
 def loading(repeat: int) -> list[dict]:
     """Measure the loading of an official checkpoint of ViT-B/16 size, against torch.load of the file alone."""
     logging.getLogger().setLevel(logging.WARNING)
-    model = build_model(_vit_b16())
+    model = build_model(vit_b16())
     size = sum(value.nbytes for value in model.state_dict().values()) / 2**20
 
     with TemporaryDirectory() as folder:
@@ -173,7 +169,7 @@ def _trained_like(model: TCL) -> TCL:
 def masks(repeat: int) -> list[dict]:
     """Measure the masks of a 448 x 448 crop, ViT-B/16: 171 classes with KP and PAMR, and 21 classes with KP alone."""
     torch.manual_seed(0)
-    model = _trained_like(build_model(_vit_b16()).eval())
+    model = _trained_like(build_model(vit_b16()).eval())
     image = torch.randn(1, 3, 448, 448, device=DEVICE)
     rows = []
     for num_classes in (171, 21):
@@ -203,7 +199,7 @@ def heads(repeat: int) -> list[dict]:
     ProxyCLIP's attention is of a ViT-B/8 besides, as published.
     """
     torch.manual_seed(0)
-    cfg = _vit_b16()
+    cfg = vit_b16()
     cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
     cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.TEST.ZERO_SHOT.TEXT_CACHE = ""
     cfg.TEST.ZERO_SHOT.REFINE = "none"
@@ -230,7 +226,7 @@ def _short(dtype: torch.dtype) -> str:
 def training(repeat: int) -> list[dict]:
     """Measure a training step, forward and backward, ViT-B/16, 8 pairs of 224 x 224, first stage."""
     torch.manual_seed(0)
-    model = _trained_like(build_model(_vit_b16()).train())
+    model = _trained_like(build_model(vit_b16()).train())
     images, tokens = torch.randn(8, 3, 224, 224, device=DEVICE), torch.randint(1, 49000, (8, 77), device=DEVICE)
     noise = torch.rand(8, 1, 56, 56, device=DEVICE).clamp(1e-6, 1 - 1e-6)
 
@@ -268,7 +264,7 @@ def settings(repeat: int) -> list[dict]:
     torch.manual_seed(0)
     crop, text = torch.randn(1, 3, 448, 448, device=DEVICE), torch.randn(21, 512, device=DEVICE)
     precision = low_precisions()[0] if low_precisions() else torch.float32
-    plain_model = _trained_like(build_model(_vit_b16()).eval())
+    plain_model = _trained_like(build_model(vit_b16()).eval())
     channels_last = copy.deepcopy(plain_model).to(memory_format=torch.channels_last)
     compiled = copy.deepcopy(plain_model)
     compiled.encode = torch.compile(compiled.encode)
@@ -406,7 +402,7 @@ def throughput(repeat: int) -> list[dict]:
     rows = [_time_files("56 files, small world", small_world, scenes, repeat)]
 
     photos = [scene.repeat(5, 0).repeat(5, 1)[:, :400] for scene in scenes[:4]]
-    large = TCLPredictor(_vit_b16(), "TEST.ZERO_SHOT.TEXT_CACHE", "")
+    large = TCLPredictor(vit_b16(), "TEST.ZERO_SHOT.TEXT_CACHE", "")
     return [*rows, _time_files("4 files of 480 x 400, ViT-B/16", large, photos, repeat)]
 
 
@@ -417,7 +413,7 @@ def loader(repeat: int) -> list[dict]:
     picture = np.kron(rng.integers(0, 256, (32, 32, 3)), np.ones((16, 16, 1))).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
-    mapper = ImageTextDatasetMapper(_vit_b16(), is_train=True)
+    mapper = ImageTextDatasetMapper(vit_b16(), is_train=True)
     sample = {"image_bytes": buffer.getvalue(), "captions": ["a photo of squares"], "key": "x"}
 
     # Load it

@@ -17,10 +17,9 @@ from tempfile import TemporaryDirectory
 
 import matplotlib
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, machine, peak_memory
+from measure import DEVICE, in_new_process, machine, peak_memory, vit_b16
 from PIL import Image
 from tabulate import tabulate
 
@@ -32,10 +31,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def _vit_b16(*options: object) -> CfgNode:
-    return load_config(ROOT / "configs/tcl.yaml", ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", DEVICE, *options])
 
 
 def _seconds_and_peak(function: Callable[[], object]) -> tuple[float, float]:
@@ -54,7 +49,7 @@ def _seconds_and_peak(function: Callable[[], object]) -> tuple[float, float]:
 def _segment(side: int, num_words: int) -> tuple[float, float]:
     """Segment a square image into words: TCL with PAMR, ViT-B/16, random weights; labels alone."""
     torch.manual_seed(0)
-    model = build_model(_vit_b16()).eval()
+    model = build_model(vit_b16()).eval()
     model.set_text_embeddings(torch.randn(num_words, model.clip.embed_dim))
     model([{"image": torch.zeros(3, 32, 32), "labels_only": True}])  # a first call takes longer
     inputs = [{"image": torch.randint(0, 256, (3, side, side)), "labels_only": True}]
@@ -92,7 +87,7 @@ def _load(num_workers: int, num_batches: int = 12) -> tuple[float, float]:
 
         # Load them
         options = ["SOLVER.IMS_PER_BATCH", 16, "DATALOADER.NUM_WORKERS", num_workers, "DATALOADER.SHUFFLE_BUFFER", 16]
-        cfg = _vit_b16(*options)
+        cfg = vit_b16(*options)
         cfg.DATASETS.TRAIN = ("growth_photos",)
         batches = iter(build_image_text_train_loader(cfg))
         next(batches)

@@ -9,10 +9,19 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
+
+from tcl_d2 import load_config
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def vit_b16(*options: object) -> CfgNode:
+    """Return the paper's configuration with random weights, on DEVICE, under KEY, VALUE pairs."""
+    model = ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", DEVICE]
+    return load_config(None, [*model, *options])
 
 
 def low_precisions() -> list[torch.dtype]:
