@@ -62,7 +62,7 @@ def results(folder) -> dict:
 
 
 def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
-    options = [*ONE, "TEST.ZERO_SHOT.MAX_IMAGES", 5, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
+    options = [*ONE, "MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.MAX_IMAGES", 5, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
     assert run(world, "--eval-only", *options, tmp_path / "one").returncode == 0
     expected = results(tmp_path / "one")
     for launcher in LAUNCHERS:
