@@ -16,7 +16,7 @@ from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
 from ..data.benchmarks import subsample
-from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
+from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, object_output
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
@@ -177,8 +177,14 @@ class EvaluationPass:
 
     def _build_loader(self, file_names: set[str]) -> RemainingImages:
         loader = self.trainer.build_test_loader(self.cfg, next(iter(self.evaluators)))
-        takes_labels = len(self.progress) == len(self.evaluators)  # others, such as Detectron2's, need the scores
-        return RemainingImages(loader, file_names, {"labels_only": takes_labels})
+        return RemainingImages(loader, file_names, self._request())
+
+    def _request(self) -> dict[str, bool]:
+        """Return what the model is asked for with each image; all evaluators of objects in a pass take the same."""
+        output = object_output(next(iter(self.evaluators.values())))
+        if output is not None:
+            return {"labels_only": True, output: True}
+        return {"labels_only": len(self.progress) == len(self.evaluators)}  # others, such as Detectron2's, need scores
 
     def _prepare_to_stop(self, loader: RemainingImages) -> StoppableLoader:
         if self.skipped:
@@ -206,13 +212,18 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
     return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
-def group_by_images(cfg: CfgNode, dataset_names: Iterable[str]) -> list[list[str]]:
-    """Group datasets of the same images and settings: masks are then made once for all of a group."""
+def group_by_images(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator | None]) -> list[list[str]]:
+    """Group datasets of the same images, settings and outputs: masks are then made once for all of a group.
+
+    Args:
+        cfg: the configuration.
+        evaluators: by dataset.
+    """
     groups = {}
-    for name in dataset_names:
+    for name, evaluator in evaluators.items():
         images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
         settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
-        groups.setdefault((images, settings), []).append(name)
+        groups.setdefault((images, settings, object_output(evaluator)), []).append(name)
     return list(groups.values())
 
 
