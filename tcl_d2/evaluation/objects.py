@@ -1,9 +1,11 @@
 """Detectron2's own evaluators of objects, on the images that were segmented: box and mask AP, and panoptic quality."""
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import (
@@ -43,7 +45,21 @@ class LVISImagesEvaluator(LVISEvaluator):
         for name, key in (("images", "id"), ("annotations", "image_id")):
             dataset[name] = [entry for entry in dataset[name] if entry[key] in image_ids]
         self._lvis_api._create_index()
-        super()._eval_predictions(predictions)
+        with _numpy_with_float():
+            super()._eval_predictions(predictions)
+
+
+@contextmanager
+def _numpy_with_float() -> Iterator[None]:
+    """Let numpy have `float` again, which it has not since 1.24, and which lvis 0.5.3 (the last one) asks for."""
+    if hasattr(np, "float"):
+        yield
+        return
+    np.float = float
+    try:
+        yield
+    finally:
+        del np.float
 
 
 def _image_ids(predictions: list[dict]) -> list[int]:
