@@ -240,12 +240,13 @@ def tiny_lvis(in_world, content, tmp_path) -> str:
         {**category, "name": category["name"].replace(" ", "_"), "frequency": "rcf"[category["id"] % 3]}
         for category in content["categories"]
     ]
+    rows = []
     for image in content["images"]:
         absent = [category["id"] for category in categories if category["id"] not in present[image["id"]]]
-        image["neg_category_ids"], image["not_exhaustive_category_ids"] = absent, []
-        image["coco_url"] = f"http://images.example/images/{image['file_name']}"
+        url = f"http://images.example/images/{image['file_name']}"
+        rows.append({**image, "coco_url": url, "neg_category_ids": absent, "not_exhaustive_category_ids": []})
     path = tmp_path / "lvis.json"
-    path.write_text(json.dumps({"images": content["images"], "annotations": annotations, "categories": categories}))
+    path.write_text(json.dumps({"images": rows, "annotations": annotations, "categories": categories}))
 
     DatasetCatalog.register("tiny_lvis_val", partial(load_lvis_json, str(path), f"{images.parent}/"))
     things = [category["name"] for category in categories]
