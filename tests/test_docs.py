@@ -19,6 +19,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "docs/reuse.md",
     "docs/dense_clip.md",
+    "docs/objects.md",
     "docs/reco.md",
     "datasets/README.md",
 )
