@@ -204,7 +204,6 @@ def test_boxes_are_written_beside_the_pictures(world, tmp_path):
         assert min(Image.open(output / f"{name}_boxes.png").size) >= 480
 
 
-
 @pytest.mark.fault("--boxes for a video", "refused at the start")
 def test_boxes_of_a_video(world, tmp_path):
     command = ["demo/demo.py", "--classes", "brick", "--video-input", tmp_path / "a.mp4", "--boxes"]
