@@ -26,6 +26,7 @@ __all__ = [
     "ImageTextDatasetMapper",
     "build_image_text_train_loader",
     "check_datasets",
+    "check_have_labels",
     "register_benchmark",
     "register_benchmark_folder",
     "register_caption_folder",
@@ -71,6 +72,13 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
         are_files_missing = any(isinstance(problem, OSError) for problem in problems)
         error_type = FileNotFoundError if are_files_missing else ValueError
         raise error_type("\n  ".join(map(str, problems)))
+
+
+def check_have_labels(names: Iterable[str]) -> None:
+    """Raise a ValueError for a dataset of objects, of which there is no label of each pixel."""
+    for name in names:
+        if is_of_objects(name):
+            raise ValueError(f"Dataset '{name}' has objects and no labels of pixels; expected a benchmark.")
 
 
 def _check_dataset(name: str, use: str | None) -> None:
