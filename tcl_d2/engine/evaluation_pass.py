@@ -16,10 +16,11 @@ from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
 from ..data.benchmarks import subsample
-from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, object_output
+from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, needed_outputs
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
+from ..modeling.objects import OUTPUTS
 from ..utils.tensors import digest_weights
 from ..version import __version__
 from .dataset_settings import class_words
@@ -180,11 +181,9 @@ class EvaluationPass:
         return RemainingImages(loader, file_names, self._request())
 
     def _request(self) -> dict[str, bool]:
-        """Return what the model is asked for with each image; all evaluators of objects in a pass take the same."""
-        output = object_output(next(iter(self.evaluators.values())))
-        if output is not None:
-            return {"labels_only": True, output: True}
-        return {"labels_only": len(self.progress) == len(self.evaluators)}  # others, such as Detectron2's, need scores
+        """Return what the model is asked for with each image: labels, where no evaluator needs scores, and objects."""
+        outputs = frozenset().union(*map(needed_outputs, self.evaluators.values()))
+        return {"labels_only": "sem_seg" not in outputs, **dict.fromkeys(outputs & set(OUTPUTS), True)}
 
     def _prepare_to_stop(self, loader: RemainingImages) -> StoppableLoader:
         if self.skipped:
@@ -213,7 +212,7 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
 
 
 def group_by_images(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator | None]) -> list[list[str]]:
-    """Group datasets of the same images, settings and outputs: masks are then made once for all of a group.
+    """Group datasets of the same images, settings and objects: masks are then made once for all of a group.
 
     Args:
         cfg: the configuration.
@@ -223,7 +222,8 @@ def group_by_images(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator | No
     for name, evaluator in evaluators.items():
         images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
         settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
-        groups.setdefault((images, settings, object_output(evaluator)), []).append(name)
+        objects = needed_outputs(evaluator) & set(OUTPUTS)
+        groups.setdefault((images, settings, objects), []).append(name)
     return list(groups.values())
 
 

@@ -1,7 +1,7 @@
 """Zero-shot evaluation, and its report over benchmarks."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
-from .objects import object_output
+from .objects import needed_outputs
 from .report import verify_results, write_report
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
@@ -10,7 +10,7 @@ __all__ = [
     "SharedImagesEvaluator",
     "ZeroShotSemSegEvaluator",
     "build_evaluator",
-    "object_output",
+    "needed_outputs",
     "verify_results",
     "write_report",
 ]

@@ -17,17 +17,24 @@ from detectron2.evaluation import (
 )
 
 from .build import EVALUATOR_REGISTRY
-from .zero_shot import inference_folder
+from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
-# What the evaluators take of a model's outputs
-_OUTPUTS = {COCOEvaluator: "instances", LVISEvaluator: "instances", COCOPanopticEvaluator: "panoptic_seg"}
+# What evaluators take of a model's outputs; any other one takes the scores, `sem_seg`
+_OUTPUTS = {
+    ZeroShotSemSegEvaluator: "sem_seg_labels",
+    COCOEvaluator: "instances",
+    LVISEvaluator: "instances",
+    COCOPanopticEvaluator: "panoptic_seg",
+}
 
 
-def object_output(evaluator: DatasetEvaluator | None) -> str | None:
-    """Return the output that an evaluator of objects takes, "instances" or "panoptic_seg"; None for any other one."""
+def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
+    """Return the model's outputs that an evaluator takes, or several joined by Detectron2's DatasetEvaluators."""
     evaluators = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
-    outputs = {output for each in evaluators for base, output in _OUTPUTS.items() if isinstance(each, base)}
-    return outputs.pop() if len(outputs) == 1 else None
+    return frozenset(
+        next((output for base, output in _OUTPUTS.items() if isinstance(each, base)), "sem_seg")
+        for each in evaluators or (None,)
+    )
 
 
 class COCOImagesEvaluator(COCOEvaluator):

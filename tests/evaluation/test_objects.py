@@ -14,13 +14,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.lvis import load_lvis_json
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.dataset_settings import check_dataset_settings
-from tcl_d2.evaluation import build_evaluator
+from tcl_d2.engine.evaluation_pass import group_by_images
+from tcl_d2.evaluation import build_evaluator, needed_outputs
 from tcl_d2.evaluation.zero_shot import overall_metrics
 from tcl_d2.modeling.dataset_classes import Category, dataset_categories, dataset_class_names
 from tests.running import check_error, run
@@ -364,3 +366,38 @@ def test_detectron2s_panoptic_classes_are_things_then_stuff():
             assert lists[category.index] == word
     assert dataset_categories("shapes_val") is None and dataset_categories("coco_2017_val")[3] == Category(3)
     assert dataset_class_names("lvis_v1_val")[:3] == ["background", "aerosol can", "air conditioner"]
+
+
+# ------------------------------------------------------------------------------------ what a model is asked for
+
+
+def test_a_model_is_asked_for_what_the_evaluators_take(cfg):
+    """Also for several joined by Detectron2; datasets of objects have a pass of their own."""
+    instances, labels = build_evaluator(cfg, "shapes_instances_val"), build_evaluator(cfg, "shapes_val")
+    scores = SemSegEvaluator("shapes_stuff_val", output_dir=None)
+    assert needed_outputs(instances) == {"instances"} and needed_outputs(labels) == {"sem_seg_labels"}
+    assert needed_outputs(DatasetEvaluators([scores, instances])) == {"sem_seg", "instances"}
+    assert needed_outputs(None) == needed_outputs(DatasetEvaluators([])) == {"sem_seg"}
+    evaluators = {"shapes_val": labels, "shapes_instances_val": instances, "shapes_stuff_val": scores}
+    assert group_by_images(cfg, evaluators) == [["shapes_val", "shapes_stuff_val"], ["shapes_instances_val"]]
+
+
+def test_scores_and_objects_are_evaluated_together(cfg):
+    """As Detectron2 joins evaluators of panoptic models."""
+
+    class JoiningTrainer(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            return DatasetEvaluators([ScoresSeen(), super().build_evaluator(cfg, dataset_name, output_folder)])
+
+    class ScoresSeen(DatasetEvaluator):
+        def process(self, inputs, outputs):
+            self.shape = outputs[0]["sem_seg"].shape
+
+        def evaluate(self):
+            return {"scores": {"classes": self.shape[0]}}
+
+    cfg.DATASETS.TEST = ("shapes_instances_val",)
+    cfg.TEST.ZERO_SHOT.MAX_IMAGES = 1
+    results = JoiningTrainer.test(cfg, Trainer.build_model(cfg).eval())["shapes_instances_val"]
+    assert results["scores"]["classes"] == 24 and "bbox" in results
