@@ -72,14 +72,14 @@ def evaluate_labels(cfg, dataset_name: str) -> dict[str, dict[str, float]]:
     evaluator.reset()
     image_ids = {row["image_id"] for row in DatasetCatalog.get(dataset_name)}
     num_classes = len(MetadataCatalog.get(dataset_name).thing_classes)
+    names = [str(index) for index in range(num_classes + 1)]
+
     for row, label in read_labels():
         if row["image_id"] in image_ids:
             is_object = label < len(OBJECTS)
             labels = np.where(is_object, np.minimum(label, num_classes - 1).astype(np.int64) + 1, 0)
-            names = [str(index) for index in range(num_classes + 1)]
-            segmentation = Segmentation(
-                np.zeros((*label.shape, 3), np.uint8), names, labels, background=True, label_scores=np.ones(label.shape)
-            )
+            image = np.zeros((*label.shape, 3), np.uint8)
+            segmentation = Segmentation(image, names, labels, background=True, label_scores=np.ones(label.shape))
             evaluator.process([row], [{"instances": segmentation.instances()}])
     return evaluator.evaluate()
 

@@ -227,7 +227,7 @@ class TCLPredictor:
                 return error
 
         readings = map_ahead(read, images, num_workers)
-        bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
+        bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
         batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
         results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
         return results if return_exceptions else map(_raise_error, results)

@@ -37,11 +37,13 @@ def check_annotations(dataset_name: str) -> None:
         ValueError: it is no JSON, has no images or no categories, or an entry lacks what its type needs, such as a
             category without a name; names the file and the entry.
     """
+    # Find the file
     metadata = MetadataCatalog.get(dataset_name)
     path = metadata.get("panoptic_json" if metadata.evaluator_type in PANOPTIC_TYPES else "json_file")
     if path is None:
         return  # Detectron2 writes one from the dataset's rows
 
+    # Read it
     local_path = PathManager.get_local_path(str(path))
     if not Path(local_path).is_file():
         hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
@@ -51,18 +53,20 @@ def check_annotations(dataset_name: str) -> None:
     except ValueError as error:
         raise ValueError(f"Dataset '{dataset_name}': {local_path} is no JSON ({error})") from None
 
+    # Look at its lists
     for name, keys in _KEYS[metadata.evaluator_type].items():
         entries = content.get(name) if isinstance(content, dict) else None
-        is_empty = not isinstance(entries, list) or (not entries and name != "annotations")
-        if is_empty:
-            raise ValueError(
-                f"Dataset '{dataset_name}': {local_path} has no '{name}'; expected a list of them, each with "
-                f"{', '.join(keys)}"
-            )
-        for number, entry in enumerate(entries):
-            lacking = [key for key in keys if not isinstance(entry, dict) or entry.get(key) in (None, "")]
-            if lacking:
-                raise ValueError(
-                    f"Dataset '{dataset_name}': entry {number} of '{name}' in {local_path} has no '{lacking[0]}'; "
-                    f"expected {', '.join(keys)}"
-                )
+        try:
+            _check_entries(entries, name, keys)
+        except ValueError as error:
+            raise ValueError(f"Dataset '{dataset_name}': {local_path} {error}; expected {', '.join(keys)}") from None
+
+
+def _check_entries(entries: object, name: str, keys: tuple[str, ...]) -> None:
+    """Check that each entry of a list has these keys; only annotations may be an empty list."""
+    if not isinstance(entries, list) or (not entries and name != "annotations"):
+        raise ValueError(f"has no list '{name}', or an empty one")
+    for number, entry in enumerate(entries):
+        lacking = [key for key in keys if not isinstance(entry, dict) or entry.get(key) in (None, "")]
+        if lacking:
+            raise ValueError(f"has no '{lacking[0]}' in entry {number} of '{name}'")

@@ -25,6 +25,7 @@ from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.evaluation import build_evaluator, needed_outputs
 from tcl_d2.evaluation.zero_shot import overall_metrics
 from tcl_d2.modeling.dataset_classes import Category, dataset_categories, dataset_class_names
+from tcl_d2.modeling.vocabulary import dataset_vocabulary
 from tests.running import check_error, run
 
 QUICK = ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.0]
@@ -128,6 +129,23 @@ def test_words_may_be_given_and_the_default_dataset_may_be_of_objects(cfg, tmp_p
         check_dataset_settings(cfg, cfg.DATASETS.TEST)
 
 
+def test_what_is_around_objects_is_background(content, register):
+    """By a constant score, or by words in the metadata too, or there is none."""
+    name = register(content)
+    vocabulary = dataset_vocabulary(name, filler_words=["sky"])
+    assert vocabulary.background and vocabulary.words[0] == "brick" and vocabulary.classes[0] == 1
+    assert vocabulary.classes[-1] == 0 and vocabulary.num_classes == 24
+
+    MetadataCatalog.get(name).background = ["grass", "sand"]
+    vocabulary = dataset_vocabulary(name)
+    assert vocabulary.words[:3] == ("grass", "sand", "brick") and vocabulary.classes[:3] == (0, 0, 1)
+
+    name = register(content, "all_objects_val")
+    MetadataCatalog.get(name).background = False
+    vocabulary = dataset_vocabulary(name)
+    assert not vocabulary.background and vocabulary.num_classes == 23 and vocabulary.categories[22] == Category(22)
+
+
 # ------------------------------------------------------------------------------------ empty sets and bad files
 
 
@@ -160,17 +178,20 @@ def without(content: dict, key: str) -> dict:
 
 BROKEN = {
     "no JSON": (lambda content: "{", ["is no JSON"]),
-    "a list": (lambda content: [], ["has no 'images'"]),
-    "no images": (lambda content: without(content, "images"), ["has no 'images'", "file_name"]),
-    "no categories": (lambda content: without(content, "categories"), ["has no 'categories'", "name"]),
-    "empty categories": (lambda content: {**content, "categories": []}, ["has no 'categories'"]),
+    "a list": (lambda content: [], ["has no list 'images'"]),
+    "no images": (lambda content: without(content, "images"), ["has no list 'images'", "file_name"]),
+    "no categories": (
+        lambda content: without(content, "categories"),
+        ["has no list 'categories'", "expected id, name"],
+    ),
+    "empty categories": (lambda content: {**content, "categories": []}, ["has no list 'categories', or an empty one"]),
     "a category without a name": (
         lambda content: {**content, "categories": [*content["categories"][:1], {"id": 2}]},
-        ["entry 1 of 'categories'", "has no 'name'"],
+        ["has no 'name' in entry 1 of 'categories'"],
     ),
     "a category with an empty name": (
         lambda content: {**content, "categories": [{"id": 1, "name": ""}]},
-        ["entry 0 of 'categories'", "has no 'name'"],
+        ["has no 'name' in entry 0 of 'categories'"],
     ),
 }
 
@@ -197,7 +218,7 @@ def test_broken_annotations_end_the_command(world, content, tmp_path):
     )
     options = ["DATASETS.TEST", "('nameless_val',)", "OUTPUT_DIR", tmp_path / "output"]
     command = ["train_net.py", "--config-file", "configs/shapes/trained.yaml", "--eval-only", "--import", code]
-    check_error(run(world, *command, *options), "Dataset 'nameless_val'", "entry 0 of 'categories'", "has no 'name'")
+    check_error(run(world, *command, *options), "Dataset 'nameless_val'", "has no 'name' in entry 0 of 'categories'")
 
 
 @pytest.mark.fault("a dataset of instances whose file of annotations is missing", "an error says how to get it")
@@ -266,7 +287,7 @@ def test_lvis_needs_frequencies(tiny_lvis):
     content = json.loads(path.read_text())
     content["categories"][3].pop("frequency")
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="entry 3 of 'categories'.*'frequency'"):
+    with pytest.raises(ValueError, match="has no 'frequency' in entry 3 of 'categories'"):
         check_datasets(test=[tiny_lvis])
 
 
