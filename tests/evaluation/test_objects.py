@@ -182,7 +182,7 @@ BROKEN = {
     "no images": (lambda content: without(content, "images"), ["has no list 'images'", "file_name"]),
     "no categories": (
         lambda content: without(content, "categories"),
-        ["has no list 'categories'", "expected id, name"],
+        ["no list 'categories'", "expected id, name"],
     ),
     "empty categories": (lambda content: {**content, "categories": []}, ["has no list 'categories', or an empty one"]),
     "a category without a name": (
