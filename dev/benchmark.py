@@ -497,16 +497,17 @@ def main() -> None:
     rows = []
     for name in args.names or BENCHMARKS:
         print(f"{time.strftime('%X')} {name}: {BENCHMARKS[name].__doc__.splitlines()[0]}", flush=True)
-        rows += BENCHMARKS[name](args.repeat)
-    for row in rows:
-        if "reference" in row:
-            row["ratio"] = row["reference"] / row["ours"]
+        for row in BENCHMARKS[name](args.repeat):
+            if "reference" in row:
+                row["ratio"] = row["reference"] / row["ours"]
+            rows.append(row)
 
-    # Print and save the table
+        # What is measured is saved at once: the rest may be stopped
+        with replacing(args.output) as unfinished:
+            unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine(), "rows": rows}))
+
     header = ("part", "unit", "ours", "reference", "ratio", "difference")
     print(tabulate([[row.get(key) for key in header] for row in rows], header, "pipe", floatfmt=".3g"))
-    with replacing(args.output) as unfinished:
-        unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine(), "rows": rows}))
 
 
 if __name__ == "__main__":
