@@ -132,6 +132,7 @@ class TCLPredictor:
         background: bool | str | Sequence[str] = False,
         *,
         labels_only: bool = False,
+        label_scores: bool = False,
         longest_side: int | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment an image, or each of a list of images.
@@ -143,6 +144,8 @@ class TCLPredictor:
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
                 of the background too, "sky, wall" or a list.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
+            label_scores: whether to give the score of each pixel's class, of which Segmentation.instances makes objects
+                without all scores.
             longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
                 sees the image at its working size in any case.
 
@@ -154,7 +157,7 @@ class TCLPredictor:
         """
         is_list = isinstance(image, (list, tuple))
         images = image if is_list else [image]
-        options = {"labels_only": labels_only, "longest_side": longest_side}
+        options = {"labels_only": labels_only, "label_scores": label_scores, "longest_side": longest_side}
         num_workers = None if is_list else 0
         segmentations = list(self.stream(images, classes, background, **options, num_workers=num_workers))
         return segmentations if is_list else segmentations[0]
@@ -166,6 +169,7 @@ class TCLPredictor:
         background: bool | str | Sequence[str] = False,
         *,
         labels_only: bool = False,
+        label_scores: bool = False,
         longest_side: int | None = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
@@ -181,6 +185,7 @@ class TCLPredictor:
             classes: see __call__.
             background: see __call__.
             labels_only: see __call__.
+            label_scores: see __call__.
             longest_side: see __call__.
             batch_size: greatest number of images in a batch, as large images make smaller ones; None for
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
@@ -211,7 +216,8 @@ class TCLPredictor:
             background = split_background_words(background) or False
         vocabulary = class_words(classes, background is not False)
         make_vocabulary(vocabulary, background, self.model.filler_words)  # says at once what does not work
-        request = {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
+        request = {"vocabulary": vocabulary, "background": background}
+        request |= {"labels_only": labels_only, "label_scores": label_scores and labels_only}
 
         # Read, batch and segment, as results are taken
         def read(image: ImageLike) -> _Reading | OSError | ValueError:
@@ -221,7 +227,7 @@ class TCLPredictor:
                 return error
 
         readings = map_ahead(read, images, num_workers)
-        bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
+        bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
         batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
         results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
         return results if return_exceptions else map(_raise_error, results)
@@ -278,7 +284,9 @@ class TCLPredictor:
             output = next(outputs)
             scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
             labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
-            yield Segmentation(each.pixels, names, labels.numpy(), has_background, scores)
+            label_scores = output["sem_seg_scores"].cpu().numpy() if request["label_scores"] else None
+            settings = self.model.components
+            yield Segmentation(each.pixels, names, labels.numpy(), has_background, scores, label_scores, settings)
 
 
 def _batch_readings(

@@ -20,6 +20,7 @@ PAGES = (
     "docs/reuse.md",
     "docs/measures.md",
     "docs/dense_clip.md",
+    "docs/objects.md",
     "docs/reco.md",
     "datasets/README.md",
 )

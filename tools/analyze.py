@@ -19,7 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tcl_d2.data import check_datasets
+from tcl_d2.data import check_datasets, check_have_labels
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper, read_label
@@ -286,6 +286,7 @@ def main() -> None:
 
     with one_message():
         check_datasets(test=[args.data])
+        check_have_labels([args.data])
         if args.what == "predictions":
             result = analyze_predictions(args.data, args.folder, args.output, args.count)
         else:

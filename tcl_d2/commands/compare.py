@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
 from ..config import load_config
+from ..data import check_have_labels
 from ..engine import Trainer, output_folder
 from ..engine.evaluation_pass import evaluation_settings
 from ..evaluation.comparison import Comparand, write_comparison
@@ -109,6 +110,7 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
         cfg.OUTPUT_DIR = str(folder)
         cfg.freeze()
         check(cfg, eval_only=True, weights=cfg.MODEL.WEIGHTS)
+        check_have_labels(cfg.DATASETS.TEST)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"--configs {path}: {reason}") from error

@@ -2,6 +2,7 @@
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .measures import MEASURE_REGISTRY, Measure
+from .objects import needed_outputs
 from .report import verify_results, write_report
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
@@ -12,6 +13,7 @@ __all__ = [
     "SharedImagesEvaluator",
     "ZeroShotSemSegEvaluator",
     "build_evaluator",
+    "needed_outputs",
     "verify_results",
     "write_report",
 ]

@@ -9,11 +9,14 @@ from typing import NamedTuple
 import torch
 
 from .inference import window_slices
+from .objects import OUTPUTS
 
 logger = logging.getLogger(__name__)
 # Bounds of the windows that are encoded at once, of one image or several
 _WINDOWS_AT_ONCE = 64
 _WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
+# What an image is asked for; images that are segmented together are asked for the same
+_REQUEST = ("vocabulary", "background", "labels_only", "label_scores", *OUTPUTS)
 
 
 class ImageBatches:
@@ -81,7 +84,7 @@ class ImageBatches:
         """
         groups = defaultdict(list)
         for index, input_per_image in enumerate(batched_inputs):
-            request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
+            request = [input_per_image.get(key) for key in _REQUEST]
             groups[grid.window_size(input_per_image), repr(request)].append(index)
 
         for (window_size, _), members in groups.items():

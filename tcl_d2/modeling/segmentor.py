@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
+from ..utils.connected_components import ComponentSettings
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
+from .dataset_classes import has_classes
 from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .image_batches import ImageBatches, WindowGrid
@@ -24,6 +25,7 @@ from .inference import (
     resize_scores,
     split_words,
 )
+from .objects import OUTPUTS, add_objects
 from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
@@ -167,6 +169,7 @@ class ZeroShotSegmentor(nn.Module):
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
         filler_words: Sequence[str] = (),
+        components: ComponentSettings | None = None,
     ) -> None:
         """Set how images and words are brought to the model, and how scores become labels.
 
@@ -180,12 +183,15 @@ class ZeroShotSegmentor(nn.Module):
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
             filler_words: words that belong to no class, see make_vocabulary.
+            components: what counts as an object, where objects are asked for; None for the defaults.
 
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
         _check_windows(crop_size, stride)
         _check_scores(background_score, logit_scale, area_threshold)
+        components = components or ComponentSettings()
+        components.check()
 
         # Words
         self.templates = check_templates(templates)
@@ -199,6 +205,7 @@ class ZeroShotSegmentor(nn.Module):
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
         self.refiner = refiner
+        self.components = components
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
@@ -206,6 +213,8 @@ class ZeroShotSegmentor(nn.Module):
         test = cfg.TEST.ZERO_SHOT
         _check_windows(test.CROP_SIZE, test.STRIDE)
         _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
+        components = component_settings(cfg)
+        components.check()
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,
@@ -216,6 +225,7 @@ class ZeroShotSegmentor(nn.Module):
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
             "filler_words": test.FILLER_WORDS,
+            "components": components,
         }
 
     @property
@@ -284,7 +294,7 @@ class ZeroShotSegmentor(nn.Module):
         self._set_vocabularies([make_vocabulary(classes, background, self.filler_words)], templates)
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
-        """Set the classes of a registered dataset: its `stuff_classes`, of which the first may be the background.
+        """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
 
         Of several datasets, to segment their common images once: masks are made for each of their words once.
 
@@ -322,7 +332,7 @@ class ZeroShotSegmentor(nn.Module):
 
     def _set_default_dataset(self) -> None:
         """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""
-        if self.dataset_name is None or "stuff_classes" not in MetadataCatalog.get(self.dataset_name).as_dict():
+        if self.dataset_name is None or not has_classes(self.dataset_name):
             dataset = "DATASETS.TEST is empty" if self.dataset_name is None else f"'{self.dataset_name}' has no classes"
             raise RuntimeError(
                 "The model does not know which classes to look for: call model.set_vocabulary(names), give each input "
@@ -343,12 +353,20 @@ class ZeroShotSegmentor(nn.Module):
                 vocabulary: the word, or the list of words, of each class, in place of those set before.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
+                label_scores: whether labels come with the score of the class at each pixel (bool).
+                instances: whether to give objects too: the connected components of each class (bool).
+                panoptic_seg: whether to give a panoptic segmentation too: things by connected components, stuff by
+                    class, as the dataset's metadata say; without a dataset, all classes are things (bool).
 
         Returns:
             a dict an image:
 
             sem_seg: scores fp32 [K, height, width], background first where there is one.
             sem_seg_labels: in its place where `labels_only`: the class with the largest score, int64 [height, width].
+            sem_seg_scores: beside them where `label_scores`: its score, fp32 [height, width]; the background's is not
+                told.
+            instances: Instances on the CPU, see make_instances.
+            panoptic_seg: a pair (segments, their descriptions) on the CPU, see make_panoptic_seg.
             by_dataset: in their place where several datasets were set: a list of such dicts.
         """
         if torch.jit.is_tracing():
@@ -380,10 +398,9 @@ class ZeroShotSegmentor(nn.Module):
         if len(groups) > 1:
             encode = self._batches.hold(encode)
 
-        labels_only = batched_inputs[0].get("labels_only", False)
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = self._segment_words(windows, encode, group_text, group, sizes, labels_only)
+            results = self._segment_words(windows, encode, group_text, group, sizes, batched_inputs[0])
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
         return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
@@ -401,7 +418,7 @@ class ZeroShotSegmentor(nn.Module):
         text: Tensor,
         subsets: list[WordSubset],
         sizes: Sequence[tuple[int, int]],
-        labels_only: bool,
+        request: Mapping[str, object],
     ) -> list[list[dict]]:
         """Segment images into the classes of datasets that share the scores of their words.
 
@@ -411,7 +428,7 @@ class ZeroShotSegmentor(nn.Module):
             text: text features of all words [W, D].
             subsets: the words of each dataset.
             sizes: height and width of each image's results.
-            labels_only: whether to give labels in place of scores.
+            request: an image's input, which says what is asked for.
 
         Returns:
             for each image, the result of each dataset.
@@ -434,9 +451,12 @@ class ZeroShotSegmentor(nn.Module):
             backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
+        labels_only = request.get("labels_only", False)
+        objects = [name for name in OUTPUTS if request.get(name)]
+        keep_best = bool(objects) or request.get("label_scores", False)
         rules = []
         for image_windows, size, background in zip(windows, sizes, backgrounds):
-            settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+            settings = ScoreSettings(background, self.logit_scale, self.area_threshold, keep_best=keep_best)
             if self.refines("classes"):
                 settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
             rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
@@ -447,7 +467,12 @@ class ZeroShotSegmentor(nn.Module):
                 refined = refine(image_scores)
                 for rule in image_rules:
                     rule.update(refined)
-        return [[rule.output() for rule in image_rules] for image_rules in rules]
+        outputs = [[rule.output() for rule in image_rules] for image_rules in rules]
+        if objects:
+            for image_outputs in outputs:
+                for output, subset in zip(image_outputs, subsets):
+                    add_objects(output, subset, self.components, objects)
+        return outputs
 
     def _average_crops(
         self,
@@ -552,6 +577,12 @@ class ZeroShotSegmentor(nn.Module):
 def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
     """Empty the cache of text features: the CLIP whose weights were loaded may be another one."""
     model.embed_vocabulary.forget()
+
+
+def component_settings(cfg: CfgNode) -> ComponentSettings:
+    """Return what a configuration says about objects."""
+    test = cfg.TEST.ZERO_SHOT.CONNECTED_COMPONENTS
+    return ComponentSettings(test.MIN_AREA, test.CONNECTIVITY, cfg.TEST.DETECTIONS_PER_IMAGE)
 
 
 def _check_windows(crop_size: int, stride: int) -> None:

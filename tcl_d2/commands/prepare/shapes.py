@@ -2,6 +2,7 @@
 
     train/00000.tar ...   webdataset shards of image (jpg) + caption (txt), with img2dataset's *_stats.json
     val/images, val/labels   larger scenes (png) and their label maps, for the three benchmarks
+    val/instances.json, val/panoptic, val/panoptic.json   their objects, in COCO's formats
     world.json   what it was drawn with; written last, so that it stands for a whole world
 
 Can be repeated and interrupted: what is there is kept, unless it was drawn with other numbers.
@@ -27,6 +28,7 @@ from tqdm import tqdm
 
 from ...data.benchmarks import datasets_root
 from ...data.shapes import draw_scene
+from ...data.shapes_objects import INSTANCES, write_annotations
 from ...utils.files import replacing
 
 PER_SHARD = 1000
@@ -109,6 +111,8 @@ def main(args: argparse.Namespace) -> None:
 
     world = {"train": args.train, "val": args.val, "seed": args.seed}
     if not start_world(args.root, world):
+        if not (args.root / "val" / INSTANCES).exists():  # a world that was drawn before there were annotations
+            write_annotations(args.root / "val")
         print(f"{args.root} is ready: {args.train} training pairs, {args.val} validation images")
         return
 
@@ -122,5 +126,6 @@ def main(args: argparse.Namespace) -> None:
         for _ in pool.imap_unordered(draw_val, range(args.val), chunksize=16):
             progress.update(1)
 
+    write_annotations(args.root / "val")
     os.replace(args.root / "started.json", args.root / "world.json")
     print(f"{args.root}: {args.train} training pairs, {args.val} validation images")
