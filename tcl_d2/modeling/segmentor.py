@@ -274,6 +274,7 @@ class ZeroShotSegmentor(nn.Module):
         classes: Sequence[ClassWords],
         background: bool | Sequence[str] = False,
         templates: Sequence[str] | None = None,
+        negative: Sequence[str] = (),
     ) -> None:
         """Set the classes that images without a vocabulary of their own are segmented into.
 
@@ -282,11 +283,13 @@ class ZeroShotSegmentor(nn.Module):
             background: whether a background comes before them, at the constant score or by the model's own map; or its
                 words.
             templates: prompt templates; None for the model's.
+            negative: words whose pixels are of no class, see make_vocabulary.
 
         Raises:
             ValueError: see make_vocabulary.
         """
-        self._set_vocabularies([make_vocabulary(classes, background, self.filler_words)], templates)
+        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative)
+        self._set_vocabularies([vocabulary], templates)
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset: its `stuff_classes`, of which the first may be the background.
@@ -317,7 +320,10 @@ class ZeroShotSegmentor(nn.Module):
         """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
             background = input_per_image.get("background", False)
-            vocabulary = make_vocabulary(input_per_image["vocabulary"], background, self.filler_words)
+            negative = input_per_image.get("negative", ())
+            vocabulary = make_vocabulary(
+                input_per_image["vocabulary"], background, self.filler_words, negative=negative
+            )
             words, subsets = join_vocabularies([vocabulary])
             return self.embed_vocabulary(words, self.templates), subsets
 
@@ -347,12 +353,16 @@ class ZeroShotSegmentor(nn.Module):
                 height, width: size of the result in pixels; default: the image's.
                 vocabulary: the word, or the list of words, of each class, in place of those set before.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
+                negative: words besides the vocabulary whose pixels are of no class (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
+                kept_crops: a list in which what does not depend on words is kept, where the image is segmented alone:
+                    empty at first, and given again with further words, as long as the model stays as it is.
 
         Returns:
             a dict an image:
 
-            sem_seg: scores fp32 [K, height, width], background first where there is one.
+            sem_seg: scores fp32 [K, height, width], background first where there is one; last the best score of the
+                negative words where there are any, and their label is its index.
             sem_seg_labels: in its place where `labels_only`: the class with the largest score, int64 [height, width].
             by_dataset: in their place where several datasets were set: a list of such dicts.
         """
@@ -392,7 +402,7 @@ class ZeroShotSegmentor(nn.Module):
         """
         groups = defaultdict(list)
         for index, input_per_image in enumerate(batched_inputs):
-            request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
+            request = [input_per_image.get(key) for key in ("vocabulary", "background", "negative", "labels_only")]
             groups[self._window_size(input_per_image), repr(request)].append(index)
 
         is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
@@ -446,6 +456,11 @@ class ZeroShotSegmentor(nn.Module):
         # Crops are encoded once; what that gives is held only where it is used again
         batch_size = self._windows_at_once(self._window_size(batched_inputs[0]))
         crops = map(self.encode_crops, batch_windows(windows, batch_size))
+        kept_crops = batched_inputs[0].get("kept_crops")
+        if kept_crops is not None and len(batched_inputs) == 1:
+            if not kept_crops:
+                kept_crops.extend(list(crops))  # all or, where memory runs out, none
+            crops = kept_crops
         groups = self._word_groups(text, subsets)
         if len(groups) > 1:
             crops = list(crops)
