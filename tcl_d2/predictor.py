@@ -312,7 +312,7 @@ class TCLPredictor:
             ValueError: a mask of another size or without pixels, a point outside the image, unusable words, or a
                 benchmark that there is not.
         """
-        classes = _words_to_rank(words)
+        classes = words_to_rank(words)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         mask = torch.from_numpy(as_mask(region, encoded.pixels.shape[:2])).float()
         segmentation = self(encoded, classes, longest_side=_RANKING_SIDE)
@@ -450,12 +450,19 @@ def class_words(classes: str | Sequence[str | Sequence[str]], background: bool =
     return vocabulary
 
 
-def _words_to_rank(words: str | Sequence[str | Sequence[str]]) -> str | Sequence[str | Sequence[str]]:
-    """Return the classes of a benchmark in place of its name, or of what is written as a name; words as they are."""
+def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list[str]]:
+    """Return words as a vocabulary; of what is the name of a benchmark, or is written like one, those of its classes.
+
+    Args:
+        words: see class_words; or the name of a registered benchmark.
+
+    Raises:
+        ValueError: there is no such benchmark; or see class_words.
+    """
     if isinstance(words, str) and (words in DatasetCatalog.list() or re.fullmatch(r"\w+_\w+", words)):
         classes, _ = benchmark_classes(words)
         return classes
-    return words
+    return class_words(words)
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

@@ -124,6 +124,10 @@ class Segmentation:
         plain = self.plain_classes()
         return visualizer.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
 
+    def draw_classes(self) -> np.ndarray:
+        """Draw the picture of `draw_overlay` without its legend, RGB uint8 [H', W', 3]."""
+        return visualizer.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
+
     def draw_heat_map(self, name: str) -> np.ndarray:
         """Draw the scores of a class over the darkened image, from blue (0) to red (1), RGB uint8 [H, W, 3].
 

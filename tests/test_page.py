@@ -50,7 +50,8 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
     Image.new("RGB", (4000, 4000), "green").save(tmp_path / "photo.jpg")
     words, kept = [f"thing {i}" for i in range(50)], 0
     for _ in range(2):
-        (image, masks), segmentation, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
+        (image, masks), result, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
+        segmentation = result.segmentation
         assert image.shape == (1024, 1024, 3) and len(segmentation.classes) == 51 and "%" in areas
         assert all(mask.shape == image.shape[:2] for mask, _ in masks)
         kept += segmentation.image.nbytes + segmentation.labels.nbytes + segmentation.scores.nbytes
@@ -59,9 +60,9 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
 
 def test_heat_maps_are_drawn_of_what_is_kept(page, tmp_path):
     Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
-    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
-    assert segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
-    heat_map = page.heat_map(segmentation, gr.SelectData(None, {"index": 0, "value": "grass"}))
+    _, result, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
+    assert result.segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
+    heat_map = page.heat_map(result, gr.SelectData(None, {"index": 0, "value": "grass"}))
     assert np.ndim(heat_map.constructor_args["value"]) == 3
     with pytest.raises(gr.Error, match="Segment the picture first"):
         page.heat_map(None, gr.SelectData(None, {"index": 0, "value": "grass"}))
@@ -126,7 +127,7 @@ def test_background_of_words(page, tmp_path):
     image = draw_scene(seed=7, index=5, size=96).image
     Image.fromarray(image).save(tmp_path / "scene.png")
     settings = {**SETTINGS, "background": False, "background_words": "soil, sand"}
-    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
+    _, (segmentation, *_), colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
     expected = page.predictor("tcl")(image, [["wood", "marble"], "lava"], ["soil", "sand"])
     assert segmentation.classes == ["background", "wood", "lava"] and set(colors) <= {"wood", "lava"}
     assert np.array_equal(segmentation.labels, expected.labels)
@@ -146,7 +147,7 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
 
     def visit(settings: dict) -> np.ndarray:
         words = ["wood, lava, brick, denim, grass"]
-        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].scores.numpy()
+        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].segmentation.scores.numpy()
 
     alone = [visit(settings) for settings in visits]
     with ThreadPoolExecutor(6) as pool:
@@ -172,7 +173,7 @@ def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(4000, 3), (2, 3000)])
 def test_extreme_pictures_are_shown(page, tmp_path, size):
     Image.new("RGB", size, "green").save(tmp_path / "thin.png")
-    (image, _), segmentation, _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
+    (image, _), (segmentation, *_), _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
     assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
 
 
@@ -186,7 +187,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
     try:
         client = gradio_client.Client(address, verbose=False)
         ask = functools.partial(client.predict, api_name="/run")
-        result, areas, _ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
+        result, areas, *_ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
         assert "%" in areas and {part["label"] for part in result["value"]["annotations"]} <= {"brick", "grass"}
         with pytest.raises(gradio_client.exceptions.AppError, match="^cannot identify image file 'the file'$"):
             ask(gradio_client.handle_file(tmp_path / "text.png"), ["brick"], *SETTINGS.values())

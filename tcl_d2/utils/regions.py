@@ -37,6 +37,11 @@ def connected_mask(mask: np.ndarray, x: int, y: int) -> np.ndarray:
     return parts == parts[y, x]
 
 
+def grow_mask(mask: np.ndarray) -> np.ndarray:
+    """Return a mask with the pixels around it, bool [H, W]: so many that a single pixel can be seen in a picture."""
+    return ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
+
+
 def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """Return a region as a mask bool [H, W].
 
