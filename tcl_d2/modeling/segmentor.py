@@ -325,7 +325,9 @@ class ZeroShotSegmentor(nn.Module):
                 input_per_image["vocabulary"], background, self.filler_words, negative=negative
             )
             words, subsets = join_vocabularies([vocabulary])
-            return self.embed_vocabulary(words, self.templates), subsets
+            is_repeated = input_per_image.get("kept_crops") is not None  # with lists that differ by a few words
+            embed = self.embed_vocabulary.embed_new if is_repeated else self.embed_vocabulary
+            return embed(words, self.templates), subsets
 
         if self._text is None:
             self._set_default_dataset()
