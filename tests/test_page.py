@@ -430,9 +430,12 @@ def test_examples_fill_the_form(browser):
     browser.find_element(By.ID, "segment").click()
     assert "%" in wait_for(browser, areas)
     if path := os.environ.get("PAGE_SCREENSHOT"):  # README's picture, see CONTRIBUTING.md
-        show_heat_map(browser)
-        browser.set_window_size(1280, 1160)
-        webdriver.ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
+        choose(browser, "vocabulary", "shapes_objects_val")
+        browser.set_window_size(1280, 1350)
+        star, pointer = browser.find_element(By.CSS_SELECTOR, "#regions img"), webdriver.ActionChains(browser)
+        pointer.move_to_element_with_offset(star, -90, -15).click().perform()
+        wait_for(browser, lambda d: "region of" in text_of(d, "ranking"))
+        pointer.move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
         time.sleep(1)  # until the page has settled
         browser.save_screenshot(path)
 

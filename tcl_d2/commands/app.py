@@ -235,7 +235,7 @@ class Page:
         name = segmentation.classes[segmentation.labels[y, x]]
         place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
         picture = visualizer.darken_around(segmentation.draw_classes(), visualizer.enlarge(grow_mask(region)))
-        return picture, gr.Label(ranking, label=f"Words for {place}, with their mean scores", visible=True)
+        return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
 
     @contextmanager
     def _lend(self, path: str, settings: ModelSettings) -> Iterator[tuple[TCLPredictor, EncodedImage]]:
@@ -339,7 +339,7 @@ def build_page(page: Page, examples: list[list], method: str = TCL) -> gr.Blocks
                     allow_custom_value=True,
                     label="Words",
                     info="Any words: Enter after each, or several with commas. person | man is one class, dog < animal "
-                    "has a parent, not: shadow takes pixels away",
+                    "has a parent, and not: shadow takes pixels away",
                     elem_id="words",
                 )
                 specificity = gr.Slider(
@@ -347,7 +347,8 @@ def build_page(page: Page, examples: list[list], method: str = TCL) -> gr.Blocks
                     len(SPECIFICITIES) - 1,
                     SPECIFICITIES.index("synonyms"),
                     step=1,
-                    label="From specific to general: 0 the first word, 1 its synonyms (|), 2 its parent (<)",
+                    label="From specific to general",
+                    info="0: the first word alone. 1: its synonyms, behind |, too. 2: its parent, behind <",
                     elem_id="specificity",
                 )
                 background = gr.Checkbox(False, label="The rest is background")
