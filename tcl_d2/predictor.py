@@ -165,7 +165,7 @@ class TCLPredictor:
         classes: str | Sequence[str | Sequence[str]],
         background: bool | str | Sequence[str] = False,
         *,
-        negative: Sequence[str] = (),
+        negative: str | Sequence[str] = (),
         labels_only: bool = False,
         longest_side: int | None = None,
     ) -> Segmentation | list[Segmentation]:
@@ -178,8 +178,8 @@ class TCLPredictor:
                 word; or one text, see split_words. Entries such as "not: shadow" are negative words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
                 of the background too, "sky, wall" or a list.
-            negative: words that take pixels away: those that they fit best belong to no class. They are the last class
-                of the result, "not: shadow", which its pictures leave as it is.
+            negative: words that take pixels away, "shadow, tree" or a list: pixels that they fit best belong to no
+                class. They are the last class of the result, "not: shadow", which its pictures leave as it is.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
             longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
                 sees the image at its working size in any case.
@@ -203,7 +203,7 @@ class TCLPredictor:
         classes: str | Sequence[str | Sequence[str]],
         background: bool | str | Sequence[str] = False,
         *,
-        negative: Sequence[str] = (),
+        negative: str | Sequence[str] = (),
         labels_only: bool = False,
         longest_side: int | None = None,
         batch_size: int | None = None,
@@ -250,6 +250,8 @@ class TCLPredictor:
         if isinstance(background, str):
             background = split_background_words(background) or False
         vocabulary, written_negative = split_negative(class_words(classes, background is not False))
+        if isinstance(negative, str):
+            negative = split_background_words(negative)
         negative = [*negative, *written_negative]
         make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
         request = {

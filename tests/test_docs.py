@@ -18,6 +18,7 @@ PAGES = (
     "GETTING_STARTED.md",
     "CONTRIBUTING.md",
     "docs/reuse.md",
+    "docs/measures.md",
     "docs/dense_clip.md",
     "docs/reco.md",
     "datasets/README.md",

@@ -124,6 +124,8 @@ def test_negative_words_take_pixels_away(predictor, background):
     assert torch.equal(segmentation.scores[:-1], whole.scores[:-2])
     assert segmentation.areas()["not: grass | sand"] == whole.areas()["grass"] + whole.areas()["sand"] > 0.5
     assert not predictor(image, ["marble"], background).negative
+    texts = predictor(image, "marble, yellow striped", background, negative="grass | sand")
+    assert torch.equal(texts.scores, segmentation.scores)
 
     for classes in ("marble, yellow striped, not: grass | sand", ["marble", ["not: grass", "sand"], "yellow striped"]):
         written = predictor(image, classes, background, labels_only=True)

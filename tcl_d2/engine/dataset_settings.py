@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
 from ..data.words import RELEASES, read_dataset_words, released_words
+from ..evaluation.measures import build_measures
 from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
 from ..utils.resize import check_sizes
 from ..utils.words import class_names
@@ -57,7 +58,7 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
 
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
-    """Check sizes, protocol and words of a dataset; `cfg` has its settings."""
+    """Check sizes, protocol, words and measures of a dataset; `cfg` has its settings."""
     try:
         check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
@@ -66,5 +67,6 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        build_measures(cfg, dataset_name)
     except (OSError, ValueError) as error:
         raise type(error)(f"Dataset '{dataset_name}': {error}") from None

@@ -18,8 +18,10 @@ from torch import nn
 from ..data.benchmarks import subsample
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
+from ..evaluation.similarity import class_similarity
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
+from ..modeling.vocabulary import dataset_vocabulary, join_vocabularies
 from ..utils.tensors import digest_weights
 from ..version import __version__
 from .dataset_settings import class_words
@@ -110,6 +112,7 @@ class EvaluationPass:
     def run(self) -> dict[str, dict]:
         """Return the results of each dataset: {"sem_seg": metrics, "images": count, "skipped": count}."""
         self._set_model()
+        self._set_similarity()
         for name, progress in self.progress.items():
             self.evaluators[name].attach(progress, self.skipped.get(name))
         evaluator = self._join_evaluators()
@@ -132,6 +135,14 @@ class EvaluationPass:
             model.set_protocol(**model.protocol_from_config(self.cfg))
         words = {name: class_words(self.cfg, name) for name in self.evaluators}
         model.set_dataset(*self.evaluators, class_words=words)
+
+    def _set_similarity(self) -> None:
+        """Give evaluators that need it the similarity of their classes, by the words that the model looks for."""
+        model = unwrap_ddp(self.model)
+        for name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, ZeroShotSemSegEvaluator) and evaluator.needs_similarity:
+                words, (subset,) = join_vocabularies([dataset_vocabulary(name, class_words(self.cfg, name))])
+                evaluator.set_similarity(class_similarity(subset, model.embed_vocabulary(words, model.templates)))
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
         """Return where the evaluators keep what is done; those that are no ZeroShotSemSegEvaluator keep nothing."""

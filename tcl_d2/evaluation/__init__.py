@@ -1,11 +1,14 @@
 """Zero-shot evaluation, and its report over benchmarks."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
+from .measures import MEASURE_REGISTRY, Measure
 from .report import verify_results, write_report
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
 __all__ = [
     "EVALUATOR_REGISTRY",
+    "MEASURE_REGISTRY",
+    "Measure",
     "SharedImagesEvaluator",
     "ZeroShotSemSegEvaluator",
     "build_evaluator",

@@ -102,7 +102,7 @@ def _sparse_matrix(neighbors: Tensor, weights: Tensor) -> Tensor:
     row_starts = torch.arange(0, count * pixels + 1, count, device=neighbors.device)
     with warnings.catch_warnings():
         # What is used of torch's sparse matrices is tested against a plain loop.
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)", UserWarning)
         return torch.sparse_csr_tensor(
             row_starts,
             neighbors.T.flatten(),

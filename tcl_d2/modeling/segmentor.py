@@ -1,9 +1,6 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import itertools
-import logging
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .dual_encoder import DualEncoder
 from .grounder import normalize
+from .image_batches import ImageBatches, WindowGrid
 from .inference import (
     Windows,
     average_windows,
@@ -25,18 +23,12 @@ from .inference import (
     pad_to_multiple,
     resize_scores,
     split_words,
-    window_slices,
 )
 from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
-
-logger = logging.getLogger(__name__)
-# Bounds of the windows that are encoded at once, of one image or several; halved where memory runs out.
-_WINDOWS_AT_ONCE = 64
-_WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 
 
 class CropFeatures(NamedTuple):
@@ -125,8 +117,7 @@ class ZeroShotSegmentor(nn.Module):
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
-        self._pixels_at_once = _WINDOW_PIXELS_AT_ONCE
-        self._average_on_cpu = False
+        self._batches = ImageBatches()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
@@ -230,6 +221,10 @@ class ZeroShotSegmentor(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def _grid(self) -> WindowGrid:
+        return WindowGrid(self.crop_size, self.stride)
 
     # ------------------------------------------------------------------------------------ what a subclass says
 
@@ -374,76 +369,8 @@ class ZeroShotSegmentor(nn.Module):
                 "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return self._segment_in_memory(batched_inputs)
-
-    def _segment_in_memory(self, batched_inputs: Sequence[dict]) -> list[dict]:
-        """Segment images; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
-        outputs: list[dict] = [{} for _ in batched_inputs]
-        for indices in self._batch_images(batched_inputs):
-            inputs = [batched_inputs[index] for index in indices]
-            results = None
-            try:
-                results = self._segment_images(inputs)
-            except torch.OutOfMemoryError:
-                if self._average_on_cpu:
-                    raise
-
-            # Once the error, which holds memory, is gone
-            if results is None:
-                self._take_less_memory(inputs)
-                results = self._segment_in_memory(inputs)
-            for index, result in zip(indices, results):
-                outputs[index] = result
-        return outputs
-
-    def _batch_images(self, batched_inputs: Sequence[dict]) -> Iterator[list[int]]:
-        """Yield the indices of images whose windows are encoded together: of one size, and of the same words.
-
-        Images are taken together as long as a batch has room for all of their windows, so that no more is held of
-        several than of one.
-        """
-        groups = defaultdict(list)
-        for index, input_per_image in enumerate(batched_inputs):
-            request = [input_per_image.get(key) for key in ("vocabulary", "background", "negative", "labels_only")]
-            groups[self._window_size(input_per_image), repr(request)].append(index)
-
-        is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
-        for (window_size, _), members in groups.items():
-            batch, num_windows = [], 0
-            for index in members:
-                count = self._num_windows(batched_inputs[index])
-                if batch and (is_alone or num_windows + count > self._windows_at_once(window_size)):
-                    yield batch
-                    batch, num_windows = [], 0
-                batch.append(index)
-                num_windows += count
-            yield batch
-
-    def _window_size(self, input_per_image: dict) -> tuple[int, ...]:
-        """Return height and width of an image's windows, in pixels."""
-        size = input_per_image["image"].shape[-2:]
-        return tuple(min(side, self.crop_size) if self.crop_size else side for side in size)
-
-    def _num_windows(self, input_per_image: dict) -> int:
-        return len(window_slices(*input_per_image["image"].shape[-2:], self.crop_size, self.stride))
-
-    def _windows_at_once(self, window_size: Sequence[int]) -> int:
-        """Return how many windows of a size are encoded at once."""
-        return max(1, min(_WINDOWS_AT_ONCE, self._pixels_at_once // math.prod(window_size)))
-
-    def _take_less_memory(self, batched_inputs: Sequence[dict]) -> None:
-        """From now on, encode half as many windows at once as these images, for which memory ran out."""
-        torch.cuda.empty_cache()
-        window_size = self._window_size(batched_inputs[0])
-        count = min(self._windows_at_once(window_size), sum(map(self._num_windows, batched_inputs)))
-        self._average_on_cpu = count == 1
-        count = max(1, count // 2)
-        self._pixels_at_once = count * math.prod(window_size)
-        logger.warning(
-            "Memory ran out for images of %s; from now on %s: slower, same masks",
-            [[*input_per_image["image"].shape[1:]] for input_per_image in batched_inputs],
-            "averages on the CPU" if self._average_on_cpu else f"{count} windows at once",
-        )
+            one_by_one = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
+            return self._batches.segment(self._segment_images, batched_inputs, self._grid, one_by_one)
 
     @torch.no_grad()
     def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
@@ -456,21 +383,24 @@ class ZeroShotSegmentor(nn.Module):
             sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
 
         # Crops are encoded once; what that gives is held only where it is used again
-        batch_size = self._windows_at_once(self._window_size(batched_inputs[0]))
-        crops = map(self.encode_crops, batch_windows(windows, batch_size))
-        kept_crops = batched_inputs[0].get("kept_crops")
-        if kept_crops is not None and len(batched_inputs) == 1:
-            if not kept_crops:
-                kept_crops.extend(list(crops))  # all or, where memory runs out, none
-            crops = kept_crops
+        batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]))
+
+        def encode() -> Iterator[tuple]:
+            return map(self.encode_crops, batch_windows(windows, batch_size))
+
         groups = self._word_groups(text, subsets)
-        if len(groups) > 1:
-            crops = list(crops)
+        kept_crops = batched_inputs[0].get("kept_crops")
+        if kept_crops is not None and len(batched_inputs) == 1 and not self._batches.is_memory_short:
+            if not kept_crops:
+                kept_crops.extend(list(encode()))  # all or, where memory runs out, none
+            encode = partial(iter, kept_crops)
+        elif len(groups) > 1:
+            encode = self._batches.hold(encode)
 
         labels_only = batched_inputs[0].get("labels_only", False)
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = self._segment_words(windows, crops, group_text, group, sizes, labels_only)
+            results = self._segment_words(windows, encode, group_text, group, sizes, labels_only)
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
         return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
@@ -484,7 +414,7 @@ class ZeroShotSegmentor(nn.Module):
     def _segment_words(
         self,
         windows: Sequence[Windows],
-        crops: Iterable[tuple],
+        encode: Callable[[], Iterable[tuple]],
         text: Tensor,
         subsets: list[WordSubset],
         sizes: Sequence[tuple[int, int]],
@@ -494,7 +424,7 @@ class ZeroShotSegmentor(nn.Module):
 
         Args:
             windows: of each image.
-            crops: of each batch of windows the features and their place, see encode_crops.
+            encode: gives of each batch of windows the features and their place, see encode_crops.
             text: text features of all words [W, D].
             subsets: the words of each dataset.
             sizes: height and width of each image's results.
@@ -506,15 +436,18 @@ class ZeroShotSegmentor(nn.Module):
         # What depends on all words is held only where it is used again
         parts = split_words(len(text), *sizes, *(tuple(each.image.shape[-2:]) for each in windows))
         has_map = self.has_background_map and any(subset.background for subset in subsets)
-        prepared = ((self.prepare(features, text), place) for features, place in crops)
+
+        def prepare() -> Iterator[tuple]:
+            return ((self.prepare(features, text), place) for features, place in encode())
+
         if has_map or len(parts) > 1:
-            prepared = list(prepared)
+            prepare = self._batches.hold(prepare)
 
         # Where the background is
         refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
         backgrounds = itertools.repeat(self.background_score)
         if has_map:
-            scores = self._average_crops(windows, prepared, self.predict_background, sizes)
+            scores = self._average_crops(windows, prepare(), self.predict_background, sizes)
             backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
@@ -526,7 +459,7 @@ class ZeroShotSegmentor(nn.Module):
             rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            scores = self._average_crops(windows, prepared, predict, sizes)
+            scores = self._average_crops(windows, prepare(), predict, sizes)
             for image_rules, refine, image_scores in zip(rules, refiners, scores):
                 refined = refine(image_scores)
                 for rule in image_rules:
@@ -542,7 +475,7 @@ class ZeroShotSegmentor(nn.Module):
     ) -> Iterator[Tensor]:
         """Average over windows what `predict` makes of the features of crops; yield it, enlarged to fp32 [k, *size]."""
         batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
-        if self._average_on_cpu:
+        if self._batches.is_memory_short:
             batches = map(Tensor.cpu, batches)
 
         for size, average in zip(sizes, average_windows(windows, batches)):
@@ -570,7 +503,7 @@ class ZeroShotSegmentor(nn.Module):
         """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
         if not self.refines(stage):
             return keep_scores
-        image = image.cpu() if self._average_on_cpu else image
+        image = image.cpu() if self._batches.is_memory_short else image
         refine = self.bind_refiner(stage, resize_scores(image[None], size))
         return lambda scores: refine(scores[None])[0]
 
