@@ -33,6 +33,7 @@ class Segmentation:
         background: whether the first class is the background.
         scores: score of each class at each pixel, [K, H, W], on the CPU; fp32 in 0..1 or uint8 in 0..255; None where
             labels alone were asked for.
+        negative: whether the last class is what negative words took: pixels of no class, see TCLPredictor.
         label_scores: score of each pixel's class, fp32 [H, W]; None where it was not asked for.
         components: what counts as an object; None for the defaults.
     """
@@ -42,6 +43,7 @@ class Segmentation:
     labels: np.ndarray
     background: bool = False
     scores: "Tensor | np.ndarray | None" = None
+    negative: bool = False
     label_scores: np.ndarray | None = None
     components: "ComponentSettings | None" = None
 
@@ -70,7 +72,8 @@ class Segmentation:
 
     def things(self) -> list[str]:
         """Return the classes that objects may be of: all but the background, and what is of no class."""
-        return [name for name in self.classes[int(self.background) :] if name != NO_CLASS]
+        plain = self.plain_classes()
+        return [name for index, name in enumerate(self.classes) if index not in plain and name != NO_CLASS]
 
     def instances(self, **settings: int) -> "Instances":
         """Find objects: the connected components of each class's mask.
@@ -107,6 +110,36 @@ class Segmentation:
         scores = np.take_along_axis(np.asarray(self.scores), self.labels[None], 0)[0]
         return scores / np.float32(255) if scores.dtype == np.uint8 else scores
 
+    def area_changes(self, former: "Segmentation") -> dict[str, tuple[float, float]]:
+        """Return the share of the image of each class in a former segmentation and in this one, in 0..1.
+
+        Classes that are in one of them alone have 0 in the other; those of the former one come first.
+
+        Args:
+            former: of the same image, by other words or settings.
+        """
+        before, now = former.areas(), self.areas()
+        return {name: (before.get(name, 0.0), now.get(name, 0.0)) for name in {**before, **now}}
+
+    def region(self, x: int, y: int) -> np.ndarray:
+        """Return the region of a class that a pixel lies in, bool [H, W].
+
+        It is the connected part (pixels side by side) of the class's mask; on the background, and where negative words
+        won, the single pixel.
+
+        Args:
+            x: column of the pixel.
+            y: row of the pixel.
+
+        Raises:
+            ValueError: the point lies outside the image.
+        """
+        from .utils.regions import connected_mask, point_mask  # scipy, which a deployed model does without
+
+        point = point_mask(x, y, self.labels.shape)
+        label = int(self.labels[y, x])
+        return point if label in self.plain_classes() else connected_mask(self.labels == label, x, y)
+
     def describe_areas(self, count: int = 4) -> str:
         """Return the classes with the largest areas, such as "brick 61 %, grass 39 %"."""
         largest = sorted(self.areas().items(), key=lambda item: -item[1])[:count]
@@ -115,11 +148,20 @@ class Segmentation:
     # ------------------------------------------------------------------------------------------------- pictures
 
     def colors(self) -> list[Color]:
-        """Return an RGB color of each class, black for the background."""
+        """Return an RGB color of each class, black for the background and for what negative words took."""
+        if self.negative:
+            return [*visualizer.class_colors(len(self.classes) - 1, self.background), (0, 0, 0)]
         return visualizer.class_colors(len(self.classes), self.background)
 
+    def plain_classes(self) -> list[int]:
+        """Return the indices of what is no class, and is left as it is in pictures."""
+        indices = [0] if self.background else []
+        if self.negative:
+            indices.append(len(self.classes) - 1)
+        return indices
+
     def draw_overlay(self, shares: bool = True) -> np.ndarray:
-        """Draw the image with its classes in color and a legend; the background is left as it is.
+        """Draw the image with its classes in color and a legend; `plain_classes` are left as they are.
 
         Args:
             shares: whether the legend has only the classes that occur, each with its share of the image.
@@ -127,8 +169,12 @@ class Segmentation:
         Returns:
             the picture, RGB uint8 [H', W', 3].
         """
-        plain = [0] if self.background else []
+        plain = self.plain_classes()
         return visualizer.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
+
+    def draw_classes(self) -> np.ndarray:
+        """Draw the picture of `draw_overlay` without its legend, RGB uint8 [H', W', 3]."""
+        return visualizer.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
 
     def draw_heat_map(self, name: str) -> np.ndarray:
         """Draw the scores of a class over the darkened image, from blue (0) to red (1), RGB uint8 [H, W, 3].

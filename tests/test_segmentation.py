@@ -44,6 +44,36 @@ def test_overlay_leaves_the_background_and_colors_the_classes(segmentation):
     assert picture.shape[0] > 4 * factor  # the legend
 
 
+def test_what_negative_words_took_is_left_as_it_is(segmentation):
+    """As the background is; its pixels are single ones to a click, and in the legend and the areas it has its name."""
+    segmentation.classes[2], segmentation.negative = "not: shadow", True
+    assert segmentation.plain_classes() == [0, 2] and segmentation.colors()[2] == (0, 0, 0)
+    assert segmentation.areas()["not: shadow"] == 4 / 24 and "not: shadow 17 %" in segmentation.describe_areas()
+    inside = segmentation.draw_classes()[40::80, 40::80]
+    assert np.array_equal((inside == 100).all(2), segmentation.labels != 1)
+    assert segmentation.region(0, 3).sum() == 1
+
+
+def test_regions_are_connected_pixels_of_a_class(segmentation):
+    segmentation.labels[3, 5] = 1
+    assert segmentation.region(2, 1).sum() == 12 and segmentation.region(2, 1)[:2].all()
+    assert np.argwhere(segmentation.region(5, 3)).tolist() == [[3, 5]]
+    assert np.argwhere(segmentation.region(4, 3)).tolist() == [[3, 4]]  # of the background, the pixel alone
+    with pytest.raises(ValueError, match=r"point \(6, 0\) lies outside the image of 6 x 4 pixels"):
+        segmentation.region(6, 0)
+
+
+def test_areas_are_compared_by_word(segmentation):
+    labels = np.where(segmentation.labels == 2, 1, 0)
+    now = Segmentation(segmentation.image, ["cat", "bird"], labels)
+    assert now.area_changes(segmentation) == {
+        "background": (8 / 24, 0),
+        "cat": (12 / 24, 20 / 24),
+        "a dog": (4 / 24, 0),
+        "bird": (0, 4 / 24),
+    }
+
+
 def test_overlays_of_a_video_are_of_one_size(segmentation):
     frame = Segmentation(segmentation.image, segmentation.classes, np.zeros((4, 6), np.int64), background=True)
     assert frame.draw_overlay(shares=False).shape == segmentation.draw_overlay(shares=False).shape

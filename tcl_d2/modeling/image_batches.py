@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _WINDOWS_AT_ONCE = 64
 _WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 # What an image is asked for; images that are segmented together are asked for the same
-_REQUEST = ("vocabulary", "background", "labels_only", "label_scores", *OUTPUTS)
+_REQUEST = ("vocabulary", "background", "negative", "labels_only", "label_scores", *OUTPUTS)
 
 
 class ImageBatches:

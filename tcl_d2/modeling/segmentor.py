@@ -279,6 +279,7 @@ class ZeroShotSegmentor(nn.Module):
         classes: Sequence[ClassWords],
         background: bool | Sequence[str] = False,
         templates: Sequence[str] | None = None,
+        negative: Sequence[str] = (),
     ) -> None:
         """Set the classes that images without a vocabulary of their own are segmented into.
 
@@ -287,11 +288,13 @@ class ZeroShotSegmentor(nn.Module):
             background: whether a background comes before them, at the constant score or by the model's own map; or its
                 words.
             templates: prompt templates; None for the model's.
+            negative: words whose pixels are of no class, see make_vocabulary.
 
         Raises:
             ValueError: see make_vocabulary.
         """
-        self._set_vocabularies([make_vocabulary(classes, background, self.filler_words)], templates)
+        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative)
+        self._set_vocabularies([vocabulary], templates)
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
@@ -322,9 +325,14 @@ class ZeroShotSegmentor(nn.Module):
         """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
             background = input_per_image.get("background", False)
-            vocabulary = make_vocabulary(input_per_image["vocabulary"], background, self.filler_words)
+            negative = input_per_image.get("negative", ())
+            vocabulary = make_vocabulary(
+                input_per_image["vocabulary"], background, self.filler_words, negative=negative
+            )
             words, subsets = join_vocabularies([vocabulary])
-            return self.embed_vocabulary(words, self.templates), subsets
+            is_repeated = input_per_image.get("kept_crops") is not None  # with lists that differ by a few words
+            embed = self.embed_vocabulary.embed_new if is_repeated else self.embed_vocabulary
+            return embed(words, self.templates), subsets
 
         if self._text is None:
             self._set_default_dataset()
@@ -352,16 +360,20 @@ class ZeroShotSegmentor(nn.Module):
                 height, width: size of the result in pixels; default: the image's.
                 vocabulary: the word, or the list of words, of each class, in place of those set before.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
+                negative: words besides the vocabulary whose pixels are of no class (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
                 label_scores: whether labels come with the score of the class at each pixel (bool).
                 instances: whether to give objects too: the connected components of each class (bool).
                 panoptic_seg: whether to give a panoptic segmentation too: things by connected components, stuff by
                     class, as the dataset's metadata say; without a dataset, all classes are things (bool).
+                kept_crops: a list in which what does not depend on words is kept, where the image is segmented alone:
+                    empty at first, and given again with further words, as long as the model stays as it is.
 
         Returns:
             a dict an image:
 
-            sem_seg: scores fp32 [K, height, width], background first where there is one.
+            sem_seg: scores fp32 [K, height, width], background first where there is one; last the best score of the
+                negative words where there are any, and their label is its index.
             sem_seg_labels: in its place where `labels_only`: the class with the largest score, int64 [height, width].
             sem_seg_scores: beside them where `label_scores`: its score, fp32 [height, width]; the background's is not
                 told.
@@ -395,7 +407,12 @@ class ZeroShotSegmentor(nn.Module):
             return map(self.encode_crops, batch_windows(windows, batch_size))
 
         groups = self._word_groups(text, subsets)
-        if len(groups) > 1:
+        kept_crops = batched_inputs[0].get("kept_crops")
+        if kept_crops is not None and len(batched_inputs) == 1 and not self._batches.is_memory_short:
+            if not kept_crops:
+                kept_crops.extend(list(encode()))  # all or, where memory runs out, none
+            encode = partial(iter, kept_crops)
+        elif len(groups) > 1:
             encode = self._batches.hold(encode)
 
         outputs = [[] for _ in windows]

@@ -18,7 +18,8 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         words: W texts. A word of the background may be a class's word too.
-        classes: index of the class of each word, in 0..num_classes; num_classes where a word belongs to no class.
+        classes: index of the class of each word, in 0..num_classes; num_classes where a word belongs to no class, as
+            negative words do.
         num_classes: number of classes, with the background.
         background: whether class 0 is the background, which has a constant score besides its words, if any.
         categories: of each class but the background; None where all are things, in their order.
@@ -68,6 +69,7 @@ def make_vocabulary(
     background: bool | Sequence[str] = False,
     filler_words: Sequence[str] = (),
     shared_words: bool = False,
+    negative: Sequence[str] = (),
 ) -> Vocabulary:
     """Make a vocabulary.
 
@@ -78,9 +80,11 @@ def make_vocabulary(
             is none, are of no class. Those that are words of a class are left to it.
         shared_words: whether a word may stand for several classes. Their scores are the same; labels then are those of
             the first.
+        negative: words that take pixels away: those that they fit best are of no class, with a background too.
 
     Raises:
-        ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes.
+        ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes,
+            or a negative word that is asked for too.
     """
     if isinstance(classes, str) or not classes:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
@@ -96,7 +100,7 @@ def make_vocabulary(
     else:
         check_words([word for words in words_by_class for word in words])
 
-    # The background before them, the words of no class after them
+    # The background before them, the words of no class after them; fillers are left to all others
     has_background = background is not False
     if has_background:
         background_words = () if background is True else tuple(background)
@@ -104,13 +108,25 @@ def make_vocabulary(
             check_words(background_words)
         words_by_class.insert(0, background_words)
 
+    pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
+    if negative:
+        _check_negative(negative, [word for word, _ in pairs])
+        pairs += [(word, len(words_by_class)) for word in negative]
     if filler_words:
         check_words(filler_words)
-    pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
     known = {word for word, _ in pairs}
     filler_class = 0 if has_background else len(words_by_class)
     pairs += [(word, filler_class) for word in filler_words if word not in known]
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
+
+
+def _check_negative(negative: Sequence[str], asked_words: Sequence[str]) -> None:
+    both = sorted(set(check_words(negative)).intersection(asked_words))
+    if both:
+        raise ValueError(
+            f"'{both[0]}' is a negative word, and is asked for too, as a word of a class or of the background: "
+            "take it out of one of them."
+        )
 
 
 def dataset_classes(

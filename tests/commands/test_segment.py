@@ -62,6 +62,25 @@ def test_what_is_done_is_left_out(world, tmp_path, photos):
     assert run(world, *COMMAND, *options[:-1]).stdout.count(" -> ") == 6
 
 
+def test_negative_words_and_parents_are_written(world, tmp_path):
+    """In the labels, what negative words took has the index after the last class; areas and heat maps name it."""
+    Image.fromarray(draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image).save(tmp_path / "scene.png")
+    lines = ["background", "yellow striped < striped", "purple striped < striped", "not: grass; sand"]
+    (tmp_path / "words.txt").write_text("\n".join(lines))
+    command = ["demo/demo.py", tmp_path / "scene.png", "--classes", tmp_path / "words.txt", "--heat-maps"]
+    expected = ["background", "yellow striped", "purple striped", "not: grass | sand"]
+    for options, names in ([], expected), (["--specificity", "parents"], ["background", "striped", expected[3]]):
+        output = tmp_path / f"out{len(options)}"
+        done = run(world, *command, "--output", output, *options)
+        assert done.returncode == 0 and "not: grass | sand 8" in done.stdout, done.stderr
+        areas = json.loads((output / "scene.json").read_text())["areas"]
+        assert list(areas) == names and (output / f"scene_{len(names) - 1}_not__grass___sand.png").exists()
+        labels = read_labels(output)["scene_labels.png"]
+        assert (labels == len(names) - 1).mean() == pytest.approx(areas[expected[3]], abs=1e-6)
+
+    check_error(run(world, "demo/demo.py", tmp_path / "scene.png", "--classes", "lava, not: lava"), "is asked for too")
+
+
 @pytest.mark.fault("demo --resume: other words, another model, or a damaged record", "refused: what differs; all stays")
 def test_results_of_other_settings_are_not_gone_on_from(world, tmp_path, photos):
     output = tmp_path / "out"
