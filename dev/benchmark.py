@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import time
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -33,7 +32,7 @@ from torch import Tensor
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
 from tcl_d2.commands.result_folder import Source
-from tcl_d2.commands.segment import segment_files
+from tcl_d2.commands.segment import argument_parser, segment_files
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.data.shapes import OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
@@ -379,7 +378,7 @@ def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray]
         for source, scene in zip(sources, scenes):
             Image.fromarray(scene).save(source.path)
         folders = Path(temporary, "ours"), Path(temporary, "reference")
-        args = Namespace(output=folders[0], heat_maps=False, no_overlay=False)
+        args = argument_parser().parse_args([temporary, "--classes", "any", "--output", str(folders[0])])
 
         def segment_in_batches() -> None:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

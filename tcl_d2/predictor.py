@@ -5,7 +5,8 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -230,8 +231,8 @@ class TCLPredictor:
             longest_side: see __call__.
             batch_size: greatest number of images in a batch, as large images make smaller ones; None for
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
-            num_workers: number of threads that read images, 0 to read them in turn with the model; None for
-                DATALOADER.NUM_WORKERS.
+            num_workers: number of threads that read images; None for DATALOADER.NUM_WORKERS. 0 does all in the calling
+                thread; otherwise a CPU also runs the model in two.
             return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
                 for, rather than to raise it.
 
@@ -276,10 +277,35 @@ class TCLPredictor:
                 return error
 
         readings = map_ahead(read, images, num_workers)
+        num_threads = self._num_threads() if num_workers else 0
         bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
-        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
-        results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
+        num_held = 1 + 2 * num_threads
+        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel // num_held)
+        results = chain.from_iterable(self._segment_batches(batches, request, num_threads))
         return results if return_exceptions else map(_raise_error, results)
+
+    def _num_threads(self) -> int:
+        """Return how many threads run the model: two on a CPU, as operations on small images do not fill its cores."""
+        return 2 if self.model.device.type == "cpu" and torch.get_num_threads() > 1 else 0
+
+    def _segment_batches(
+        self, batches: Iterable[Sequence[_Reading | Exception]], request: dict, num_threads: int
+    ) -> Iterator[list[Segmentation | Exception]]:
+        """Segment batches in threads that share the CPU's cores, and yield their results in order."""
+        segment, batches = partial(self._segment_in_memory, request=request), iter(batches)
+        yield from map(
+            segment, islice(batches, 1) if num_threads else batches
+        )  # words are embedded once, before threads
+        if not num_threads:
+            return
+
+        num_cores = torch.get_num_threads()
+        try:
+            yield from map_ahead(
+                segment, batches, num_threads, partial(torch.set_num_threads, num_cores // num_threads)
+            )
+        finally:
+            torch.set_num_threads(num_cores)  # a thread's number is also that of threads that come after it
 
     # ------------------------------------------------------------------------------------------------- interactive
 

@@ -9,7 +9,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_threads: int,
+    begin_thread: Callable[[], object] | None = None,
+) -> Iterator[Result]:
     """Yield function(item) of each item in their order, computed in threads ahead of what is taken.
 
     At most twice as many results as threads are held. The items are taken in the thread that takes the results, where
@@ -19,12 +24,13 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], num_thr
         function: is called in a thread.
         items: may be endless.
         num_threads: number of threads; 0 to compute each result when it is taken.
+        begin_thread: is called in each thread at first.
     """
     if num_threads == 0:
         yield from map(function, items)
         return
 
-    pool = ThreadPoolExecutor(num_threads)
+    pool = ThreadPoolExecutor(num_threads, initializer=begin_thread)
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
