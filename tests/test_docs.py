@@ -39,8 +39,8 @@ QUICK = {  # options that make a command short
     "train_net.py": FEW,
     "tcl-d2 train": FEW,
     "tcl-d2 evaluate": FEW,
-    "tcl-d2 prepare shapes": "--train 300 --val 12",  # the world that is there
-    "prepare_shapes.py": "--train 300 --val 12",
+    "tcl-d2 prepare shapes": "--train 300 --labeled 12 --val 12",  # the world that is there
+    "prepare_shapes.py": "--train 300 --labeled 12 --val 12",
     "tools/analyze.py": "--count 4",
 }
 

@@ -15,15 +15,20 @@ from .image_text import (
     register_training_path,
     register_webdataset,
 )
+from .labeled import LabeledDatasets, is_labeled, read_labeled_dataset
 from .loader import build_image_text_train_loader, read_dataset
 from .mapper import ImageTextDatasetMapper
+from .sem_seg_mapper import SemSegDatasetMapper
 from .shards import is_remote
 
 __all__ = [
     "BenchmarkMapper",
     "ImageTextDatasetMapper",
+    "LabeledDatasets",
+    "SemSegDatasetMapper",
     "build_image_text_train_loader",
     "check_datasets",
+    "is_labeled",
     "register_benchmark",
     "register_benchmark_folder",
     "register_caption_folder",
@@ -32,7 +37,10 @@ __all__ = [
     "register_webdataset",
 ]
 _USES = {
-    image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_folder)",
+    image_text.TRAIN_ONLY_TYPE: (
+        "DATASETS.TRAIN takes image-text pairs (see register_caption_folder) and labeled datasets (see "
+        "register_benchmark), whose metadata have stuff_classes and whose rows have a sem_seg_file_name"
+    ),
     benchmarks.EVALUATOR_TYPE: (
         "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
         "have stuff_classes and an evaluator_type"
@@ -48,7 +56,7 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
 
     Args:
         names: datasets for either use.
-        train: datasets to train on, as DATASETS.TRAIN: image-text pairs.
+        train: datasets to train on, as DATASETS.TRAIN: image-text pairs, and labeled images.
         test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
 
     Raises:
@@ -82,12 +90,16 @@ def _check_dataset(name: str, use: str | None) -> None:
     metadata = MetadataCatalog.get(name)
     may_be_pairs = metadata.get("evaluator_type", image_text.TRAIN_ONLY_TYPE) == image_text.TRAIN_ONLY_TYPE
     is_benchmark = not may_be_pairs and "stuff_classes" in metadata.as_dict()
-    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_pairs, benchmarks.EVALUATOR_TYPE: is_benchmark}
+    may_be_trained_on = may_be_pairs or is_labeled(name)
+    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_trained_on, benchmarks.EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
     try:
-        read_dataset(name)
+        if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
+            read_labeled_dataset(name)
+        else:
+            read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
 
