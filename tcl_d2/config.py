@@ -393,7 +393,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.TCL.LOSS_WEIGHT.TV_MASK = 1.0
     # Weight of SemSegBCELoss: binary cross-entropy of soft masks and labels, over the pixels that are not ignored.
     cfg.MODEL.TCL.LOSS_WEIGHT.SEM_SEG_BCE = 1.0
-    # Weight of SemSegDiceLoss: dice loss of soft masks and labels, over the pixels that are not ignored.
+    # Weight of SemSegDiceLoss: dice loss of the soft masks of classes that are there, over the same pixels.
     cfg.MODEL.TCL.LOSS_WEIGHT.SEM_SEG_DICE = 1.0
     # Weight of the ablation WholeImageLoss: contrast of the whole image, without masks, with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1

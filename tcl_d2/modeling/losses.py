@@ -38,7 +38,7 @@ class Grounding:
         mask_tv: total variation of these masks, [B, N].
         similarity: cosine of a text and the pixel embeddings averaged under its mask, [B, N].
         sem_seg_bce: binary cross-entropy of the soft masks of an image's classes and its label, [L].
-        sem_seg_dice: dice loss of the same, [L].
+        sem_seg_dice: dice loss of those of the classes that are there, [L].
     """
 
     text: Tensor | None = None
@@ -276,7 +276,7 @@ class SemSegBCELoss(SemSegLoss):
 
 @TCL_LOSS_REGISTRY.register()
 class SemSegDiceLoss(SemSegLoss):
-    """Dice loss of the same masks."""
+    """Dice loss of the soft masks of classes that are there, with the label."""
 
     name = "loss_sem_seg_dice"
     weight_key = "SEM_SEG_DICE"

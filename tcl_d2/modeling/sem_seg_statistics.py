@@ -63,14 +63,17 @@ def masked_bce(logits: Tensor, target: MaskTarget) -> Tensor:
 
 
 def masked_dice(logits: Tensor, target: MaskTarget) -> Tensor:
-    """Compute 1 - (2 |A and B| + 1) / (|A| + |B| + 1) of masks and label, over the pixels that count; mean of classes.
+    """Compute 1 - (2 |A and B| + 1) / (|A| + |B| + 1) of masks A and label B, over the pixels that count.
 
-    An absent class, whose label is empty, has a loss of 0 where its mask is empty too.
+    The mean is over the classes that are there. An empty label would ask for a mask of less than one pixel in all, and
+    that outweighs all else: absent classes are left to the cross-entropy.
     """
     masks = torch.sigmoid(logits) * target.weight
     common = (masks * target.shares).sum((1, 2))
-    total = masks.sum((1, 2)) + (target.shares * target.weight).sum((1, 2))
-    return (1 - (2 * common + 1) / (total + 1)).mean()
+    area = (target.shares * target.weight).sum((1, 2))
+    losses = 1 - (2 * common + 1) / (masks.sum((1, 2)) + area + 1)
+    is_there = area > 0
+    return (losses * is_there).sum() / is_there.sum().clamp(min=1)
 
 
 def sem_seg_statistics(embedding: Tensor, targets: list[MaskTarget], sim2mask: Sim2Mask) -> dict[str, Tensor]:

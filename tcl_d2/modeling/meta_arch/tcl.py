@@ -159,8 +159,8 @@ class TCL(ZeroShotSegmentor):
         if not self.needs_captions:
             return self.compute_losses(None, None, None, labeled)
 
-        images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
         tokens = batch_tokens(batched_inputs, self.tokenizer, self.device)
+        images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
         losses = self.compute_losses(images, tokens, None, labeled)
 
         captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
