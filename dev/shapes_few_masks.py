@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 from shapes_ablations import ROOT, WITHOUT_PAMR, argument_parser, cell, train_all
@@ -28,7 +29,6 @@ from tcl_d2.utils.files import replacing
 
 COUNTS = (0, 8, 32, 128, 512)  # labeled scenes
 NUM_LABELED = 512  # that datasets/prepare_shapes.py draws
-LABELED_PER_BATCH = 8
 DATA = "shapes_stuff_val"
 BASE = tuple(name for name in OBJECTS + GROUNDS if name not in NOVEL)
 GROUPS = {"base classes (labeled)": BASE, "novel classes (held out)": NOVEL}
@@ -37,7 +37,7 @@ WAYS = ("labels and captions", "labels alone")
 
 def recipe(way: str, count: int) -> tuple[str, list[str]] | None:
     """Return the config below configs/shapes of a training and KEY, VALUE pairs over it; None where nothing trains."""
-    common = ["MODEL.TCL.UNFREEZE_ITER", "0", "DATALOADER.NUM_WORKERS", "0"]
+    common = ["MODEL.TCL.UNFREEZE_ITER", "0", "SOLVER.WARMUP_ITERS", "5", "DATALOADER.NUM_WORKERS", "0"]
     if count == 0 and way == "labels alone":
         return None
     if count == 0:
@@ -48,14 +48,13 @@ def recipe(way: str, count: int) -> tuple[str, list[str]] | None:
 
     labels = ["DATALOADER.RANDOM_SUBSET_RATIO", str(count / NUM_LABELED)]
     if way == "labels alone":
-        names, size = "('shapes_base_sem_seg_train',)", str(LABELED_PER_BATCH)
-        return "finetune.yaml", ["DATASETS.TRAIN", names, "SOLVER.IMS_PER_BATCH", size, *labels, *common]
+        return "finetune.yaml", ["DATASETS.TRAIN", "('shapes_base_sem_seg_train',)", *labels, *common]
     return "semi_supervised.yaml", ["DATASETS.TRAIN", "('shapes_train','shapes_base_sem_seg_train')", *labels, *common]
 
 
 def group_means(ious: Mapping[str, float]) -> dict[str, float]:
-    """Return the mean IoU of each of GROUPS from the IoU of each class."""
-    return {group: statistics.mean(ious[name] for name in names) for group, names in GROUPS.items()}
+    """Return the mean IoU of each of GROUPS from the IoU of each class; nan counts nowhere, as in mIoU."""
+    return {group: float(np.nanmean([ious[name] for name in names])) for group, names in GROUPS.items()}
 
 
 def read_training(folder: Path) -> dict[str, float]:

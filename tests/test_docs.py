@@ -20,6 +20,7 @@ PAGES = (
     "docs/reuse.md",
     "docs/dense_clip.md",
     "docs/reco.md",
+    "docs/few_masks.md",
     "datasets/README.md",
 )
 ELSEWHERE = (  # commands that are not run here, by what they need
