@@ -120,7 +120,7 @@ def draw(results: Mapping[tuple[str, int], list[dict[str, float]]], path: Path) 
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.set_defaults(output=Path("output/shapes/few_masks"))
+    parser.set_defaults(iterations=100, output=Path("output/shapes/few_masks"))
     args = parser.parse_args()
     logging.getLogger("detectron2").setLevel(logging.WARNING)
     output = args.output.resolve()
