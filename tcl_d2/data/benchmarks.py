@@ -331,18 +331,15 @@ def _register_shapes() -> None:
     everything = shapes.OBJECTS + shapes.GROUNDS
     things = range(len(objects))
     grounds = range(len(objects), len(everything))
-
     base = [name for name in everything if name not in shapes.NOVEL]
+    base_map = {k: base.index(name) if name in base else 255 for k, name in enumerate(everything)}
 
     variants = {
         "shapes_val": ("val", (BACKGROUND, *objects), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
         "shapes_objects_val": ("val", objects, False, {k: k for k in things} | {k: 255 for k in grounds}),
         "shapes_stuff_val": ("val", everything, False, None),
         "shapes_sem_seg_train": ("labeled", everything, False, None),
-        "shapes_base_sem_seg_train": (
-            *("labeled", base, False),
-            {k: base.index(name) if name in base else 255 for k, name in enumerate(everything)},
-        ),
+        "shapes_base_sem_seg_train": ("labeled", base, False, base_map),
     }
     for name, (folder, classes, background, label_map) in variants.items():
         register_benchmark(

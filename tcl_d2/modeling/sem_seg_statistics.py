@@ -50,9 +50,9 @@ def make_mask_target(
     # The label at the masks' size
     counts = (sem_seg != ignore_label).float()
     is_class = (sem_seg == classes.to(sem_seg.device)[:, None, None]).float()
-    weight, *covered = F.adaptive_avg_pool2d(torch.cat([counts[None], is_class]), size)
-    shares = [cover / weight.clamp(min=1e-6) for cover in covered]
-    shares = torch.stack(shares) if shares else weight.new_empty(0, *size)
+    pooled = F.adaptive_avg_pool2d(torch.cat([counts[None], is_class]), size)
+    weight = pooled[0]
+    shares = pooled[1:] / weight.clamp(min=1e-6)
     return MaskTarget(text[words.to(text.device)], [len(words) for words in words_by_class], shares, weight)
 
 
