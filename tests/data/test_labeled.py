@@ -12,6 +12,7 @@ from PIL import Image
 from tcl_d2 import load_config
 from tcl_d2.data import LabeledDatasets, SemSegDatasetMapper, build_image_text_train_loader, check_datasets, is_labeled
 from tcl_d2.data.labeled import split_batch
+from tcl_d2.data.shapes import NOVEL
 from tests.conftest import ROOT
 
 
@@ -128,8 +129,6 @@ def test_novel_classes_of_the_small_world_are_ignored(in_world):
         rows = [mapper({**row, "dataset_name": name}) for row in whole]
         classes = np.array([*MetadataCatalog.get(name).stuff_classes, *["ignored"] * 256])
         labels.append(np.stack([classes[row["sem_seg"]] for row in rows]))
-
-    from tcl_d2.data.shapes import NOVEL
 
     is_novel = np.isin(labels[0], NOVEL)
     assert is_novel.any() and (labels[1][is_novel] == "ignored").all()
