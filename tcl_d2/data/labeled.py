@@ -96,7 +96,6 @@ class LabeledDatasets:
         Raises:
             FileNotFoundError, ValueError: see read_labeled_dataset; or no image is in the subset.
         """
-        self.names = list(names)
         self.mapper = mapper
         self.subset_ratio = subset_ratio
         self._rows = [row for name in names for row in read_labeled_dataset(name)]
@@ -122,13 +121,16 @@ class LabeledDatasets:
             start: images of all processes to leave out at the beginning.
             chunk_size: images in a row that one worker has.
         """
+        # Choose the order, without what was drawn before
         size = len(self._rows)
         if self.subset_ratio < 1:
             sampler = RandomSubsetTrainingSampler(size, self.subset_ratio, seed_shuffle=seed, seed_subset=seed)
         else:
             sampler = TrainingSampler(size, seed=seed)
+        sampler = _LaterSampler(sampler, start // comm.get_world_size())
+
         dataset = MapDataset(DatasetFromList(self._rows, copy=False), self.mapper)
-        return ToIterableDataset(dataset, _LaterSampler(sampler, start // comm.get_world_size()), True, chunk_size)
+        return ToIterableDataset(dataset, sampler, shard_chunk_size=chunk_size)
 
 
 class _LaterSampler(Sampler):

@@ -378,6 +378,7 @@ def build_image_text_train_loader(
             ]
             parts.append(Mixture(streams, sizes, f"{seed} {start}"))
             counts.append(num_pairs)
+
         if num_labeled:
             parts.append(labeled.stream(seed, start * num_labeled // batch_size, num_labeled))
             counts.append(num_labeled)

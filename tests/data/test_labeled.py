@@ -223,6 +223,8 @@ def test_datasets_of_other_classes_come_together(labeled, in_world):
     (batch,) = islice(build_image_text_train_loader(cfg), 1)
     names = [sample["dataset_name"] for sample in batch]
     assert sorted(names) == ["shapes_sem_seg_train"] * 12 + ["t_other"] * 4
+    (rows,) = islice(build_image_text_train_loader(cfg, labeled_mapper=dict), 1)
+    assert {sample["file_name"] for sample in rows} == {sample["file_name"] for sample in batch}
     for sample in batch:
         assert sample["classes"].max() < len(MetadataCatalog.get(sample["dataset_name"]).stuff_classes)
 
