@@ -73,11 +73,16 @@ TABLES = {
 
 def evaluate(cfg: CfgNode, seed: int) -> dict[str, float]:
     """Return the mIoU (%) on each of DATASETS.TEST."""
+    return {data: metrics["mIoU"] for data, metrics in evaluate_metrics(cfg, seed).items()}
+
+
+def evaluate_metrics(cfg: CfgNode, seed: int) -> dict[str, dict[str, float]]:
+    """Return the metrics (%) on each of DATASETS.TEST."""
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
     TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     results = Trainer.test(cfg, model)
-    return {data: results[data]["sem_seg"]["mIoU"] for data in cfg.DATASETS.TEST}
+    return {data: results[data]["sem_seg"] for data in cfg.DATASETS.TEST}
 
 
 def read_results(folder: Path) -> dict[str, float] | None:

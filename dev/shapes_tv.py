@@ -21,7 +21,7 @@ from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
-from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix
+from tcl_d2.evaluation.confusion import compute_metrics, confusion_matrix
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.mask_statistics import pair_statistics, total_variation
 

@@ -21,9 +21,10 @@ from .modeling.refiner import build_refiner
 from .utils.imports import import_code
 
 # What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
-_KEYS_BY_DATASET = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.ZERO_SHOT.")
+_KEYS_BY_DATASET = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.ZERO_SHOT.")
 _KEYS_OF_ALL_DATASETS = tuple(
-    f"TEST.ZERO_SHOT.{key}" for key in ("BY_DATASET", "KP_WEIGHT", "PRECISION", "SAVE_PREDICTIONS", "TEXT_CACHE")
+    f"TEST.ZERO_SHOT.{key}"
+    for key in ("BY_DATASET", "KP_WEIGHT", "MEASURES", "PRECISION", "SAVE_PREDICTIONS", "SIMILARITY", "TEXT_CACHE")
 )
 
 
@@ -105,7 +106,8 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     if fixed:
         raise ValueError(
             f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}: {fixed[0]} is the same for all datasets; expected keys of "
-            "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST and TEST.ZERO_SHOT that are not of the model itself"
+            "INPUT.MIN_SIZE_TEST, INPUT.MAX_SIZE_TEST, TEST.DETECTIONS_PER_IMAGE and TEST.ZERO_SHOT that are not of "
+            "the model itself"
         )
 
     cfg = cfg.clone()
@@ -493,6 +495,18 @@ def add_tcl_config(cfg: CN) -> None:
     # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
     # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
     cfg.TEST.ZERO_SHOT.BY_DATASET = CN(new_allowed=True)
+    cfg.TEST.ZERO_SHOT.CONNECTED_COMPONENTS = CN()
+    # Smallest area of an object, a connected component of a class's mask, in pixels of the output. The most objects of
+    # an image are Detectron2's TEST.DETECTIONS_PER_IMAGE.
+    cfg.TEST.ZERO_SHOT.CONNECTED_COMPONENTS.MIN_AREA = 30
+    # Neighbors of a pixel that belong to its connected component: 8, or 4 without those at the corners.
+    cfg.TEST.ZERO_SHOT.CONNECTED_COMPONENTS.CONNECTIVITY = 8
+    # Measures besides the protocol's, by name: SoftIoU, ConfusedPairs, BoundaryIoU, ClassBoundaryIoU, or names of your
+    # own in MEASURE_REGISTRY (docs/measures.md); [] for none.
+    cfg.TEST.ZERO_SHOT.MEASURES = []
+    # Similarity of the classes for SoftIoU and ConfusedPairs: a .npy or .csv file of a row and a column for each class,
+    # in which {dataset} stands for the dataset's name; "" for that of the model's text features.
+    cfg.TEST.ZERO_SHOT.SIMILARITY = ""
     # What brings masks to the image's own edges: none, pamr, densecrf (which needs pydensecrf2), or a name of your own
     # in REFINER_REGISTRY.
     cfg.TEST.ZERO_SHOT.REFINE = "pamr"

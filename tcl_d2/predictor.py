@@ -2,7 +2,9 @@
 
 import copy
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -10,25 +12,39 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from .checkpoint import TCLCheckpointer, fetch_weights
 from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import model_input
+from .data.benchmarks import benchmark_classes
 from .modeling import DenseCLIP, FrozenCLIP
 from .modeling.inference import SCORE_BYTES_AT_ONCE
 from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
+from .utils.regions import as_mask
 from .utils.resize import check_sizes
+from .utils.specificity import at_specificity
 from .utils.threads import map_ahead
-from .utils.words import BACKGROUND, NO_CLASS, as_lists, class_names, split_background_words, split_words
+from .utils.words import (
+    BACKGROUND,
+    NO_CLASS,
+    as_lists,
+    class_names,
+    negative_name,
+    split_background_words,
+    split_negative,
+)
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
+_RANKING_SIDE = 256  # longest side at which words are ranked, in pixels: that of the scores of a thousand words
 
 
 class _Reading(NamedTuple):
@@ -43,6 +59,24 @@ class _Reading(NamedTuple):
     image: ImageLike
     pixels: np.ndarray
     inputs: dict
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image for many requests of one predictor, made by its `encode`: its features are computed once.
+
+    They are there from the first request on, as long as this is held: some 40 MB for each window of 448 pixels of a
+    TCL on ViT-B/16. They hold for the predictor's settings at that time.
+
+    Attributes:
+        pixels: RGB uint8 [H, W, 3], of the results' size.
+        inputs: what the model takes of the image, with the features.
+        model: that of the predictor.
+    """
+
+    pixels: np.ndarray
+    inputs: dict
+    model: nn.Module
 
 
 class TCLPredictor:
@@ -127,22 +161,29 @@ class TCLPredictor:
 
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | EncodedImage | Sequence[ImageLike],
         classes: str | Sequence[str | Sequence[str]],
         background: bool | str | Sequence[str] = False,
         *,
+        negative: str | Sequence[str] = (),
         labels_only: bool = False,
+        label_scores: bool = False,
         longest_side: int | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment an image, or each of a list of images.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array; or a list of them, see `stream`.
+            image: path, PIL image, or array, see utils.images.as_array; or a list of them, see `stream`; or what
+                `encode` gives of one, for many requests.
             classes: class words, without the background: a word or a list of words for each class, named by its first
-                word; or one text, see split_words.
+                word; or one text, see split_words. Entries such as "not: shadow" are negative words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
                 of the background too, "sky, wall" or a list.
+            negative: words that take pixels away, "shadow, tree" or a list: pixels that they fit best belong to no
+                class. They are the last class of the result, "not: shadow", which its pictures leave as it is.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
+            label_scores: whether to give the score of each pixel's class, of which Segmentation.instances makes objects
+                without all scores.
             longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
                 sees the image at its working size in any case.
 
@@ -154,7 +195,8 @@ class TCLPredictor:
         """
         is_list = isinstance(image, (list, tuple))
         images = image if is_list else [image]
-        options = {"labels_only": labels_only, "longest_side": longest_side}
+        options = {"negative": negative, "labels_only": labels_only, "label_scores": label_scores}
+        options["longest_side"] = longest_side
         num_workers = None if is_list else 0
         segmentations = list(self.stream(images, classes, background, **options, num_workers=num_workers))
         return segmentations if is_list else segmentations[0]
@@ -165,7 +207,9 @@ class TCLPredictor:
         classes: str | Sequence[str | Sequence[str]],
         background: bool | str | Sequence[str] = False,
         *,
+        negative: str | Sequence[str] = (),
         labels_only: bool = False,
+        label_scores: bool = False,
         longest_side: int | None = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
@@ -180,7 +224,9 @@ class TCLPredictor:
             images: paths, PIL images or arrays; may be a generator.
             classes: see __call__.
             background: see __call__.
+            negative: see __call__.
             labels_only: see __call__.
+            label_scores: see __call__.
             longest_side: see __call__.
             batch_size: greatest number of images in a batch, as large images make smaller ones; None for
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
@@ -209,9 +255,18 @@ class TCLPredictor:
             raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
         if isinstance(background, str):
             background = split_background_words(background) or False
-        vocabulary = class_words(classes, background is not False)
-        make_vocabulary(vocabulary, background, self.model.filler_words)  # says at once what does not work
-        request = {"vocabulary": vocabulary, "background": background, "labels_only": labels_only}
+        vocabulary, written_negative = split_negative(class_words(classes, background is not False))
+        if isinstance(negative, str):
+            negative = split_background_words(negative)
+        negative = [*negative, *written_negative]
+        make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
+        request = {
+            "vocabulary": vocabulary,
+            "background": background,
+            "negative": negative,
+            "labels_only": labels_only,
+            "label_scores": label_scores and labels_only,
+        }
 
         # Read, batch and segment, as results are taken
         def read(image: ImageLike) -> _Reading | OSError | ValueError:
@@ -221,15 +276,74 @@ class TCLPredictor:
                 return error
 
         readings = map_ahead(read, images, num_workers)
-        bytes_per_pixel = 8 if labels_only else 4 * (1 + len(vocabulary))
+        bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
         batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel)
         results = chain.from_iterable(self._segment_in_memory(batch, request) for batch in batches)
         return results if return_exceptions else map(_raise_error, results)
 
-    def _read(self, image: ImageLike, longest_side: int | None) -> _Reading:
+    # ------------------------------------------------------------------------------------------------- interactive
+
+    def encode(self, image: ImageLike, longest_side: int | None = None) -> EncodedImage:
+        """Read an image for many requests, which then take a part of the time: its features are computed once.
+
+        Args:
+            image: see __call__.
+            longest_side: see __call__; results may have smaller sides still.
+
+        Raises:
+            ValueError: the image cannot be read.
+        """
+        reading = self._read(image, longest_side)
+        return EncodedImage(reading.pixels, {**reading.inputs, "kept_crops": []}, self.model)
+
+    def rank_words(
+        self,
+        image: ImageLike | EncodedImage,
+        region: np.ndarray | tuple[int, int],
+        words: str | Sequence[str | Sequence[str]],
+    ) -> dict[str, float]:
+        """Rank words by how well they fit a region of an image.
+
+        A word's score is the mean over the region of its scores in a segmentation into all these words, without a
+        background. With TCL these are masks in 0..1, made of the cosines of pixels and word; with dense CLIPs that have
+        a softmax, probabilities among these words. A class of several words has the best of them at each pixel.
+
+        Args:
+            image: see __call__.
+            region: mask bool [H, W] of the image's size (of an encoded image's `pixels`), see Segmentation.region; or
+                a point (x, y) in pixels.
+            words: as __call__ takes classes; or the name of a registered benchmark, for the words of its classes.
+
+        Returns:
+            the score of each word, the best first.
+
+        Raises:
+            ValueError: a mask of another size or without pixels, a point outside the image, unusable words, or a
+                benchmark that there is not.
+        """
+        classes = words_to_rank(words)
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        mask = torch.from_numpy(as_mask(region, encoded.pixels.shape[:2])).float()
+        segmentation = self(encoded, classes, longest_side=_RANKING_SIDE)
+
+        # Average over the share that each pixel of the smaller scores has of the region
+        scores = torch.as_tensor(segmentation.scores)
+        shares = F.interpolate(mask[None, None], scores.shape[1:], mode="area").flatten()
+        means = scores.flatten(1) @ shares / shares.sum()
+        ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda item: -item[1])
+        return dict(ranking)
+
+    # ------------------------------------------------------------------------------------------------- batches
+
+    def _read(self, image: ImageLike | EncodedImage, longest_side: int | None) -> _Reading:
         """Read an image, and resize it for the model and for the result."""
-        pixels = as_array(image)
-        inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        if isinstance(image, EncodedImage):
+            if image.model is not self.model:
+                raise ValueError("The image was encoded by another predictor: encode it by the one that segments it.")
+            pixels, inputs = image.pixels, dict(image.inputs)
+        else:
+            pixels = as_array(image)
+            inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
@@ -267,7 +381,9 @@ class TCLPredictor:
         has_background = request["background"] is not False
         if has_background:
             names = [BACKGROUND, *names]
-        elif self.model.filler_words:
+        if request["negative"]:
+            names = [*names, negative_name(request["negative"])]
+        elif self.model.filler_words and not has_background:
             names = [*names, NO_CLASS]
 
         # Bring labels and scores to the CPU
@@ -278,7 +394,16 @@ class TCLPredictor:
             output = next(outputs)
             scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
             labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
-            yield Segmentation(each.pixels, names, labels.numpy(), has_background, scores)
+            yield Segmentation(
+                each.pixels,
+                names,
+                labels.numpy(),
+                has_background,
+                scores,
+                negative=bool(request["negative"]),
+                label_scores=output["sem_seg_scores"].cpu().numpy() if request["label_scores"] else None,
+                components=self.model.components,
+            )
 
 
 def _batch_readings(
@@ -324,22 +449,38 @@ def _pretrained_config(name: str) -> CfgNode:
 
 
 def class_words(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:
-    """Return class words as a vocabulary.
+    """Return class words as a vocabulary; entries of negative words stay as they are, see split_negative.
 
     Args:
-        classes: a word or a list of words for each class; or one text, see split_words.
+        classes: a word or a list of words for each class; or one text, see split_words. Words of parents are left out,
+            see at_specificity.
         background: whether the background is a class besides.
 
     Raises:
-        ValueError: one of the words is "background", and there is a background besides.
+        ValueError: one of the words is "background", and there is a background besides; or see at_specificity.
     """
-    vocabulary = split_words(classes) if isinstance(classes, str) else list(classes)
+    vocabulary = at_specificity(classes)
     if background and any(BACKGROUND in words for words in as_lists(vocabulary)):
         raise ValueError(
             f"'{BACKGROUND}' is one of the class words, and the background comes before them as a class of that name: "
             "leave the word out, or go without the background."
         )
     return vocabulary
+
+
+def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list[str]]:
+    """Return words as a vocabulary; of what is the name of a benchmark, or is written like one, those of its classes.
+
+    Args:
+        words: see class_words; or the name of a registered benchmark.
+
+    Raises:
+        ValueError: there is no such benchmark; or see class_words.
+    """
+    if isinstance(words, str) and (words in DatasetCatalog.list() or re.fullmatch(r"\w+_\w+", words)):
+        classes, _ = benchmark_classes(words)
+        return classes
+    return class_words(words)
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

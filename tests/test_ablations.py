@@ -148,7 +148,7 @@ def test_edges_of_labels():
     assert shapes_tv.near_edges(label, 2).nonzero()[:, 1].unique().tolist() == [1, 2, 3, 4]
 
     evaluator = shapes_tv.EdgeEvaluator.__new__(shapes_tv.EdgeEvaluator)
-    evaluator.class_names = ["left", "right"]
+    evaluator.class_names, evaluator._measures = ["left", "right"], ()
     evaluator.statistics = evaluator.empty_statistics()
     label = torch.zeros(20, 20, dtype=torch.long)
     label[:, 10:] = 1

@@ -34,7 +34,8 @@ def contents(output) -> dict[str, dict]:
 
 
 def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_path, capsys):
-    compare(tmp_path)
+    options = [*FEW, "TEST.ZERO_SHOT.MEASURES", "['SoftIoU']"]
+    compare(tmp_path, options=options)
     first = contents(tmp_path)
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     assert [row["configuration"] for row in rows] == ["maskclip", "trained"]
@@ -43,12 +44,13 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
         for dataset_row in evaluated["datasets"]:
             assert float(row[dataset_row["dataset"]]) == dataset_row["mIoU"] and dataset_row["images"] == 4
         assert float(row["average"]) == pytest.approx(evaluated["average"]["mIoU"])
+        assert float(row["average soft_mIoU"]) == pytest.approx(evaluated["average"]["soft_mIoU"])
         assert 0 < float(row["seconds per image"]) < 60 and 100 < float(row["peak memory in MB"]) < 10_000
     assert (tmp_path / "comparison.png").stat().st_size > 1000
     assert (tmp_path / "comparison.md").read_text() in capsys.readouterr().out
 
     # Again: no image goes through a model, so none is measured
-    compare(tmp_path)
+    compare(tmp_path, options=options)
     second = contents(tmp_path)
     for name, content in second.items():
         assert content["results"] == first[name]["results"]

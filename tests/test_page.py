@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tcl_d2 import load_config
@@ -50,18 +51,21 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
     Image.new("RGB", (4000, 4000), "green").save(tmp_path / "photo.jpg")
     words, kept = [f"thing {i}" for i in range(50)], 0
     for _ in range(2):
-        (image, masks), segmentation, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
+        (image, masks), result, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
+        segmentation = result.segmentation
         assert image.shape == (1024, 1024, 3) and len(segmentation.classes) == 51 and "%" in areas
         assert all(mask.shape == image.shape[:2] for mask, _ in masks)
         kept += segmentation.image.nbytes + segmentation.labels.nbytes + segmentation.scores.nbytes
+        for features, _ in page._images[next(reversed(page._images))].inputs["kept_crops"]:
+            kept += sum(value.nbytes for value in features if isinstance(value, torch.Tensor))
     assert kept < 150e6
 
 
 def test_heat_maps_are_drawn_of_what_is_kept(page, tmp_path):
     Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
-    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
-    assert segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
-    heat_map = page.heat_map(segmentation, gr.SelectData(None, {"index": 0, "value": "grass"}))
+    _, result, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
+    assert result.segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
+    heat_map = page.heat_map(result, gr.SelectData(None, {"index": 0, "value": "grass"}))
     assert np.ndim(heat_map.constructor_args["value"]) == 3
     with pytest.raises(gr.Error, match="Segment the picture first"):
         page.heat_map(None, gr.SelectData(None, {"index": 0, "value": "grass"}))
@@ -85,6 +89,8 @@ def test_words_that_cannot_be_used_are_named(page, tmp_path):
     many = ", ".join(map(str, range(51)))
     reasons = {" , ": "at least one word", many: "At most 50 words", "background": "leave the word out"}
     reasons |= {many.replace(",", "|"): "At most 50 words at once, not 51"}  # of one class
+    reasons |= {"brick, not: brick": "is asked for too", "brick, not:": "no negative word"}
+    reasons |= {"not: brick": "at least one", "brick <": "a class and its parent"}
     for text, reason in reasons.items():
         with pytest.raises(gr.Error, match=reason):
             page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)
@@ -126,7 +132,7 @@ def test_background_of_words(page, tmp_path):
     image = draw_scene(seed=7, index=5, size=96).image
     Image.fromarray(image).save(tmp_path / "scene.png")
     settings = {**SETTINGS, "background": False, "background_words": "soil, sand"}
-    _, segmentation, colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
+    _, (segmentation, *_), colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
     expected = page.predictor("tcl")(image, [["wood", "marble"], "lava"], ["soil", "sand"])
     assert segmentation.classes == ["background", "wood", "lava"] and set(colors) <= {"wood", "lava"}
     assert np.array_equal(segmentation.labels, expected.labels)
@@ -146,7 +152,7 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
 
     def visit(settings: dict) -> np.ndarray:
         words = ["wood, lava, brick, denim, grass"]
-        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].scores.numpy()
+        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].segmentation.scores.numpy()
 
     alone = [visit(settings) for settings in visits]
     with ThreadPoolExecutor(6) as pool:
@@ -172,8 +178,98 @@ def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(4000, 3), (2, 3000)])
 def test_extreme_pictures_are_shown(page, tmp_path, size):
     Image.new("RGB", size, "green").save(tmp_path / "thin.png")
-    (image, _), segmentation, _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
+    (image, _), (segmentation, *_), _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
     assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
+
+
+@pytest.fixture
+def striped(page, tmp_path):
+    """A picture of the small world, and the results of its words at each specificity, the last with a negative word."""
+    image = draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image
+    Image.fromarray(image.repeat(4, 0).repeat(4, 1)).save(tmp_path / "scene.png")
+    words = ["marble, yellow striped | red striped < striped", "purple striped < striped"]
+    path, settings = str(tmp_path / "scene.png"), {**SETTINGS, "background": False}
+    results = [page.segment(path, words, **settings, specificity=level) for level in range(3)]
+    return [*results, page.segment(path, [*words, "not: grass"], **settings, specificity=2)]
+
+
+def test_negative_words_and_specificity_change_the_areas(page, striped):
+    """From the same features of the picture; of what negative words take, the areas alone tell."""
+    results = [result for _, result, _, _ in striped]
+    assert [result.segmentation.classes for result in results] == [
+        ["marble", "yellow striped", "purple striped"],
+        ["marble", "yellow striped", "purple striped"],
+        ["marble", "striped"],
+        ["marble", "striped", "not: grass"],
+    ]
+    (_, masks), result, colors, text = striped[3]
+    assert {name for _, name in masks} == colors.keys() == {"marble", "striped"} and "not: grass 8" in text
+
+    rows = {word: change for word, *change in app.area_changes(results[2], results[3])}
+    before, now = (results[index].segmentation.areas() for index in (2, 3))
+    assert rows["not: grass"] == ["0.0", f"{100 * now['not: grass']:.1f}", f"+{100 * now['not: grass']:.1f}"]
+    assert rows["striped"][2] == f"{100 * (now['striped'] - before['striped']):+.1f}" < "0"
+    assert not np.array_equal(results[0].segmentation.labels, results[1].segmentation.labels)
+    assert app.area_changes(None, result) == app.area_changes(result._replace(path="other"), result) == []
+
+
+def click(x: int, y: int) -> gr.SelectData:
+    return gr.SelectData(None, {"index": [x, y], "value": None})
+
+
+def test_regions_are_ranked_where_they_are_clicked(page, striped):
+    """By typed words, those of the result, or those of a benchmark; on what no word took, of the single point."""
+    result = striped[3][1]
+    factor = result.segmentation.draw_classes().shape[0] // 384
+    y, x = np.argwhere(result.segmentation.mask("marble"))[20]
+    picture, label = page.rank(result, app.TYPED_WORDS, click(factor * x, factor * y))
+    ranking = label.constructor_args["value"]
+    assert "this region of 'marble'" in label.label and next(iter(ranking)) == "marble" and "not: grass" in ranking
+    assert (picture[factor * y, factor * x] > picture[-1, -1]).all()
+
+    for words, count in {"shapes_objects_val": 23, "lava, grass": 2}.items():
+        assert len(page.rank(result, words, click(0, 0))[1].constructor_args["value"]) == count
+    assert "the point (0, 0)" in page.rank(result, "lava", click(1, 1))[1].label
+
+
+@pytest.mark.fault("web page: a click too early or outside, no words or an unknown benchmark", "the page says so")
+def test_clicks_that_cannot_be_answered_are_named(page, striped):
+    result = striped[3][1]
+    for kept, words, point, reason in (
+        (None, "lava", (0, 0), "Segment the picture first"),
+        (result, "lava", (5000, 0), "outside the image of 384 x 384 pixels"),
+        (result, "lava", (0, -3), "outside the image"),
+        (result, " , ", (0, 0), "1 to 200 words to compare"),
+        (result, None, (0, 0), "1 to 200 words to compare"),
+        (result, "zeroshot_moon_val", (0, 0), "there is no benchmark 'zeroshot_moon_val'"),
+        (result, "zeroshot_lvis_val", (0, 0), "1 to 200 words .* not 1"),
+        (result, "lava, not: lava", (0, 0), "asked for too"),
+    ):
+        with pytest.raises(gr.Error, match=reason):
+            page.rank(kept, words, click(*point))
+    assert "zeroshot_ade20k_val" in app.rankable_benchmarks() and "zeroshot_lvis_val" not in app.rankable_benchmarks()
+
+
+def test_pictures_are_encoded_once_and_few_are_kept(page, tmp_path, monkeypatch):
+    """For clicks, words and thresholds; not for what the features depend on."""
+    model, num_encoded = page.predictor("tcl").model, []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda crops: num_encoded.append(len(crops)) or encode(crops))
+    for index in range(6):
+        Image.fromarray(draw_scene(seed=7, index=index, size=48).image).save(tmp_path / f"{index}.png")
+
+    path = str(tmp_path / "0.png")
+    for changes in ({}, {"threshold": 0.1}, {"kp": 0.8}, {"background": False}):
+        _, result, _, _ = page.segment(path, ["brick"], **{**SETTINGS, **changes})
+        page.rank(result, "shapes_objects_val", click(0, 0))
+    assert len(num_encoded) == 1
+    for changes in ({"kp": 0}, {"refine": "none"}, {"method": "clip"}):
+        page.segment(path, ["brick"], **{**SETTINGS, **changes})
+    assert len(num_encoded) == 3
+
+    for index in range(6):
+        page.segment(str(tmp_path / f"{index}.png"), ["brick"], **SETTINGS)
+    assert len(page._images) == app.KEPT_IMAGES
 
 
 def test_page_answers(page, tmp_path, monkeypatch):
@@ -186,7 +282,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
     try:
         client = gradio_client.Client(address, verbose=False)
         ask = functools.partial(client.predict, api_name="/run")
-        result, areas, _ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
+        result, areas, *_ = ask(gradio_client.handle_file(tmp_path / "scene.png"), ["brick, grass"], *SETTINGS.values())
         assert "%" in areas and {part["label"] for part in result["value"]["annotations"]} <= {"brick", "grass"}
         with pytest.raises(gradio_client.exceptions.AppError, match="^cannot identify image file 'the file'$"):
             ask(gradio_client.handle_file(tmp_path / "text.png"), ["brick"], *SETTINGS.values())
@@ -288,6 +384,39 @@ def test_another_method_is_chosen(browser):
     assert wait_for(browser, lambda d: "background" in areas(d))
 
 
+def text_of(driver, element_id: str) -> str:
+    return driver.find_element(By.ID, element_id).text
+
+
+@in_browser
+def test_a_region_is_clicked_and_words_are_negative_and_general(browser, tmp_path):
+    """A click ranks words for its region; a negative word takes pixels away; the slider makes classes general."""
+    image = draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    browser.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(tmp_path / "scene.png"))
+    wait_for(browser, lambda d: d.find_elements(By.CSS_SELECTOR, "img[src*='scene.png']"))
+    type_words(browser, "marble", "yellow striped | red striped < striped", "purple striped < striped")
+    browser.find_element(By.ID, "segment").click()
+    assert "not:" not in wait_for(browser, areas)
+
+    # Rank words for the middle of the picture, which is grass
+    wait_for(browser, lambda d: d.find_element(By.CSS_SELECTOR, "#regions img")).click()
+    ranking = wait_for(browser, lambda d: text_of(d, "ranking"))
+    assert "this region of 'yellow striped'" in ranking and "marble" in ranking and "%" in ranking
+    choose(browser, "vocabulary", "shapes_val")
+    browser.find_element(By.CSS_SELECTOR, "#regions img").click()
+    assert wait_for(browser, lambda d: "red striped" in text_of(d, "ranking"))
+
+    # Take the grass away, then ask for parents
+    type_words(browser, "not: grass")
+    browser.find_element(By.ID, "segment").click()
+    wait_for(browser, lambda d: "not: grass 8" in areas(d))
+    assert wait_for(browser, lambda d: re.search(r"not: grass\s+0.0\s+8\d", text_of(d, "changes")))
+    browser.find_element(By.CSS_SELECTOR, "#specificity input[type=range]").send_keys(Keys.ARROW_RIGHT)
+    assert wait_for(browser, lambda d: re.search(r"marble \d+ %, striped \d+ %, not", areas(d)))
+    assert wait_for(browser, lambda d: re.search(r"purple striped\s+\d\.\d\s+0\.0\s+-", text_of(d, "changes")))
+
+
 @in_browser
 def test_missing_picture_is_said(browser):
     browser.find_element(By.ID, "segment").click()
@@ -301,9 +430,12 @@ def test_examples_fill_the_form(browser):
     browser.find_element(By.ID, "segment").click()
     assert "%" in wait_for(browser, areas)
     if path := os.environ.get("PAGE_SCREENSHOT"):  # README's picture, see CONTRIBUTING.md
-        show_heat_map(browser)
-        browser.set_window_size(1280, 1160)
-        webdriver.ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
+        choose(browser, "vocabulary", "shapes_objects_val")
+        browser.set_window_size(1280, 1350)
+        star, pointer = browser.find_element(By.CSS_SELECTOR, "#regions img"), webdriver.ActionChains(browser)
+        pointer.move_to_element_with_offset(star, -90, -15).click().perform()
+        wait_for(browser, lambda d: "region of" in text_of(d, "ranking"))
+        pointer.move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
         time.sleep(1)  # until the page has settled
         browser.save_screenshot(path)
 

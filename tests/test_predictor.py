@@ -15,6 +15,7 @@ from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
 from tcl_d2.predictor import TCLPredictor, class_words
 from tcl_d2.segmentation import Segmentation
+from tcl_d2.utils.specificity import at_specificity
 from tests.conftest import ROOT
 
 
@@ -110,6 +111,116 @@ def test_texts_are_the_same_as_lists_of_words(predictor, classes, background):
     lists = predictor(image, [["wood", "marble"], "lava"], ["soil", "sand"], labels_only=True)
     assert np.array_equal(segmentation.labels, lists.labels)
     assert (segmentation.labels != predictor(image, classes, True).labels).any()  # these words matter
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_negative_words_take_pixels_away(predictor, background):
+    """They compete as a class does, and what they win is the last class, of no word; as an argument and as written."""
+    image = draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image
+    whole = predictor(image, ["marble", "yellow striped", "grass", "sand"], background)
+    segmentation = predictor(image, ["marble", "yellow striped"], background, negative=["grass", "sand"])
+    assert segmentation.classes[-1] == "not: grass | sand" and segmentation.negative
+    assert torch.equal(segmentation.scores[-1], whole.scores[-2:].amax(0))
+    assert torch.equal(segmentation.scores[:-1], whole.scores[:-2])
+    assert segmentation.areas()["not: grass | sand"] == whole.areas()["grass"] + whole.areas()["sand"] > 0.5
+    assert not predictor(image, ["marble"], background).negative
+    texts = predictor(image, "marble, yellow striped", background, negative="grass | sand")
+    assert torch.equal(texts.scores, segmentation.scores)
+
+    for classes in ("marble, yellow striped, not: grass | sand", ["marble", ["not: grass", "sand"], "yellow striped"]):
+        written = predictor(image, classes, background, labels_only=True)
+        assert written.classes == segmentation.classes and np.array_equal(written.labels, segmentation.labels)
+
+
+@pytest.mark.fault("a word that is asked for and negative, given to a predictor", "an error names it")
+def test_a_word_both_asked_for_and_negative_is_refused(predictor):
+    with pytest.raises(ValueError, match="'lava' is a negative word, and is asked for too"):
+        predictor.stream([], "brick | lava, not: lava")
+    with pytest.raises(ValueError, match="at least one class word"):
+        predictor.stream([], "not: lava")
+
+
+def test_parents_are_no_words_unless_they_are_asked_for(predictor):
+    image, text = draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image, "red striped < striped, brick < stone"
+    expected = predictor(image, ["red striped", "brick"])
+    assert torch.equal(predictor(image, text).scores, expected.scores)
+    general = predictor(image, at_specificity(text, "parents"))
+    assert general.classes == ["striped", "stone"] and (general.scores > expected.scores - 1e-6).all()
+
+
+@pytest.mark.parametrize("method", ["tcl", "sclip"])
+def test_an_encoded_image_gives_the_same_at_once(predictor, monkeypatch, method):
+    """Of another size of the result, too; CLIP sees it once."""
+    predictor = predictor if method == "tcl" else predictor.with_dense_head(method)
+    image = draw_scene(seed=7, index=5, size=96).image[:72]
+    expected = [predictor(image, words, True).scores for words in ("wood, lava", "brick")]
+
+    encoded = predictor.encode(image)
+    assert torch.equal(predictor(encoded, "wood, lava", True).scores, expected[0])
+    monkeypatch.setattr(predictor.model, "encode", None)
+    assert torch.equal(predictor(encoded, "brick", True).scores, expected[1])
+    assert predictor([encoded], "brick", longest_side=48)[0].labels.shape == (36, 48)
+
+
+@pytest.mark.fault("an image that another predictor has encoded", "an error says so")
+def test_an_image_of_another_predictor_is_refused(predictor):
+    encoded = predictor.with_dense_head("clip").encode(np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="was encoded by another predictor"):
+        predictor(encoded, "brick")
+
+
+@pytest.mark.parametrize("method", ["tcl", "sclip"])
+def test_words_are_ranked_by_their_mean_score_in_a_region(predictor, method):
+    """The scores are those of a segmentation into the same words; of a point, its own."""
+    predictor = predictor if method == "tcl" else predictor.with_dense_head(method)
+    image, words = draw_scene(seed=7, index=5, size=96).image[:72], ["wood", ["brick", "lava"], "grass", "denim"]
+    segmentation = predictor(image, words)
+    region = segmentation.region(60, 40)
+    ranking = predictor.rank_words(image, region, words)
+    means = segmentation.scores[:, torch.from_numpy(region)].mean(1).tolist()
+    assert ranking == pytest.approx(dict(zip(segmentation.classes, means)), abs=1e-5) and len(ranking) == 4
+    assert list(ranking) == [segmentation.classes[index] for index in np.argsort(means)[::-1]]
+
+    at_point = predictor.rank_words(predictor.encode(image), (60, 40), "wood, brick | lava, grass, denim")
+    assert at_point == pytest.approx(dict(zip(segmentation.classes, segmentation.scores[:, 40, 60].tolist())), abs=1e-6)
+
+
+def test_a_region_of_a_large_image_is_ranked_at_a_smaller_size(predictor):
+    image = draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image.repeat(6, 0).repeat(6, 1)
+    segmentation = predictor(image, ["marble", "grass"])
+    region = segmentation.mask("marble")
+    ranking = predictor.rank_words(image, region, ["marble", "grass"])
+    means = segmentation.scores[:, torch.from_numpy(region)].mean(1).tolist()
+    assert list(ranking.values()) == pytest.approx(means, abs=0.02) and list(ranking) == ["marble", "grass"]
+    assert set(predictor.rank_words(image, (575, 0), ["marble", "grass"])) == {"marble", "grass"}
+
+
+def test_regions_are_named_among_the_words_of_a_benchmark(predictor):
+    """Most objects of scenes that the model was not trained on have their own word among the best three of 23."""
+    hits = []
+    for index in range(4):
+        scene = draw_scene(seed=7, index=index, size=96, objects=(2, 4))
+        encoded, names = predictor.encode(scene.image), [*OBJECTS, *GROUNDS]
+        for label in np.unique(scene.label[scene.label < len(OBJECTS)]):
+            ranking = predictor.rank_words(encoded, scene.label == label, "shapes_objects_val")
+            assert set(ranking) == set(OBJECTS)
+            hits.append(names[label] in list(ranking)[:3])
+    assert len(hits) >= 8 and np.mean(hits) > 0.5
+
+
+@pytest.mark.fault("words to rank: none, an unknown benchmark, a dataset without words", "an error that names it")
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "at least one class word"),
+        (" , ", "at least one class word"),
+        ("zeroshot_moon_val", "there is no benchmark 'zeroshot_moon_val'; there are .*zeroshot_voc_val"),
+        ("shapes_train", "the dataset 'shapes_train' has no class words"),
+    ],
+)
+def test_unusable_words_to_rank(predictor, words, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.rank_words(np.zeros((9, 9, 3), np.uint8), (0, 0), words)
 
 
 @pytest.mark.parametrize("head", ["clip", "maskclip", "sclip", "clearclip", "naclip"])

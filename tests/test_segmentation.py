@@ -1,13 +1,18 @@
 """A segmentation: its areas and masks, its pictures, and its files."""
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from PIL import Image
 
 from tcl_d2.segmentation import Segmentation, shorten
+from tcl_d2.utils.connected_components import ComponentSettings
+from tcl_d2.utils.words import NO_CLASS
 
 
 @pytest.fixture
@@ -37,6 +42,36 @@ def test_overlay_leaves_the_background_and_colors_the_classes(segmentation):
     assert len({tuple(color) for color in inside[segmentation.labels == 1]}) == 1
     assert not (inside[segmentation.labels > 0] == 100).all(1).any()
     assert picture.shape[0] > 4 * factor  # the legend
+
+
+def test_what_negative_words_took_is_left_as_it_is(segmentation):
+    """As the background is; its pixels are single ones to a click, and in the legend and the areas it has its name."""
+    segmentation.classes[2], segmentation.negative = "not: shadow", True
+    assert segmentation.plain_classes() == [0, 2] and segmentation.colors()[2] == (0, 0, 0)
+    assert segmentation.areas()["not: shadow"] == 4 / 24 and "not: shadow 17 %" in segmentation.describe_areas()
+    inside = segmentation.draw_classes()[40::80, 40::80]
+    assert np.array_equal((inside == 100).all(2), segmentation.labels != 1)
+    assert segmentation.region(0, 3).sum() == 1
+
+
+def test_regions_are_connected_pixels_of_a_class(segmentation):
+    segmentation.labels[3, 5] = 1
+    assert segmentation.region(2, 1).sum() == 12 and segmentation.region(2, 1)[:2].all()
+    assert np.argwhere(segmentation.region(5, 3)).tolist() == [[3, 5]]
+    assert np.argwhere(segmentation.region(4, 3)).tolist() == [[3, 4]]  # of the background, the pixel alone
+    with pytest.raises(ValueError, match=r"point \(6, 0\) lies outside the image of 6 x 4 pixels"):
+        segmentation.region(6, 0)
+
+
+def test_areas_are_compared_by_word(segmentation):
+    labels = np.where(segmentation.labels == 2, 1, 0)
+    now = Segmentation(segmentation.image, ["cat", "bird"], labels)
+    assert now.area_changes(segmentation) == {
+        "background": (8 / 24, 0),
+        "cat": (12 / 24, 20 / 24),
+        "a dog": (4 / 24, 0),
+        "bird": (0, 4 / 24),
+    }
 
 
 def test_overlays_of_a_video_are_of_one_size(segmentation):
@@ -76,3 +111,80 @@ def test_long_words_are_shortened_in_file_names(segmentation, tmp_path):
     segmentation.classes[1:] = ["viele Bäume " * 30 + end for end in "ab"]
     paths = segmentation.save(tmp_path, shorten("ä" * 120), heat_maps=True)
     assert len(set(paths)) == 6 and all(path.is_file() for path in paths)
+
+
+# ------------------------------------------------------------------------------------ objects
+
+EVERYTHING = {"min_area": 1}
+
+
+def test_objects_have_the_mean_score_of_their_class(segmentation):
+    """From all scores, from those of the labels, and from 8 bits; the background is no object."""
+    instances = segmentation.instances(**EVERYTHING)
+    assert segmentation.things() == ["cat", "a dog"]
+    assert instances.pred_classes.tolist() == [0, 1] and instances.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert instances.pred_boxes.tensor.tolist() == [[0, 0, 6, 2], [0, 2, 2, 4]]
+    for name, mask in zip(segmentation.things(), instances.pred_masks):
+        assert np.array_equal(mask, segmentation.mask(name))
+
+    labels_only = replace(segmentation, scores=None, label_scores=np.asarray(segmentation.scores.amax(0)))
+    assert labels_only.instances(**EVERYTHING).scores.tolist() == instances.scores.tolist()
+    segmentation.scores = (255 * segmentation.scores).round().byte().numpy()
+    assert segmentation.instances(**EVERYTHING).scores.tolist() == pytest.approx([0.9, 0.7], abs=0.002)
+
+
+def test_settings_of_objects_are_those_of_the_model_or_given(segmentation):
+    assert len(segmentation.instances()) == 0  # smaller than the default
+    segmentation.components = ComponentSettings(min_area=5)
+    assert segmentation.instances().pred_classes.tolist() == [0]
+    assert len(segmentation.instances(min_area=4, max_objects=1)) == 1
+    with pytest.raises(ValueError, match="CONNECTIVITY is 3"):
+        segmentation.instances(connectivity=3)
+
+
+def test_what_is_of_no_class_is_no_object(segmentation):
+    segmentation.classes[2] = NO_CLASS
+    assert segmentation.things() == ["cat"] and segmentation.instances(**EVERYTHING).pred_classes.tolist() == [0]
+
+
+@pytest.mark.fault("objects of a segmentation with labels alone", "an error says what to ask for; no file is written")
+def test_objects_need_scores(segmentation, tmp_path):
+    segmentation.scores = None
+    with pytest.raises(ValueError, match="labels alone.*label_scores=True"):
+        segmentation.save(tmp_path, "x", boxes=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_boxes_are_drawn_with_words_and_written_as_coco_has_results(segmentation, tmp_path):
+    pytest.importorskip("cv2")
+    segmentation.components = ComponentSettings(min_area=1)
+    segmentation.classes[2] = "a $5 dog for $1"  # which matplotlib takes for a formula
+    paths = segmentation.save(tmp_path, "x", heat_maps=True, boxes=True)
+    assert sorted(paths) == sorted(tmp_path.iterdir()) and tmp_path / "x_boxes.png" in paths
+
+    # Boxes have the colors of their classes, and change nothing far from their edges and words
+    picture = segmentation.draw_boxes()
+    assert picture.shape == (320, 480, 3) and not (picture == 100).all() and (picture[300:, 300:] == 100).all()
+    assert np.array_equal(picture, np.asarray(Image.open(tmp_path / "x_boxes.png")))
+
+    results = json.loads((tmp_path / "x_boxes.json").read_text())
+    assert [(result["category"], result["category_id"], result["bbox"]) for result in results] == [
+        ("cat", 0, [0, 0, 6, 2]), ("a $5 dog for $1", 1, [0, 2, 2, 2])
+    ]  # fmt: skip
+    for result in results:
+        mask = pycocotools.mask.decode(result["segmentation"])
+        assert result["image_id"] == "x" and np.array_equal(mask, segmentation.mask(result["category"]))
+
+
+def test_no_object_is_an_empty_list(segmentation, tmp_path):
+    pytest.importorskip("cv2")
+    segmentation.save(tmp_path, "x", boxes=True)
+    assert json.loads((tmp_path / "x_boxes.json").read_text()) == []
+
+
+@pytest.mark.fault("boxes without OpenCV", "an error says what to install; no file is written")
+def test_boxes_need_opencv(segmentation, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(RuntimeError, match="OpenCV.*pip install opencv-python-headless"):
+        segmentation.save(tmp_path, "x", boxes=True)
+    assert not list(tmp_path.iterdir())

@@ -152,13 +152,14 @@ def test_demo_reads_words_of_files(world, tmp_path):
 
 
 def test_samples_of_a_dataset_are_drawn(world, tmp_path):
-    for name, width in (("shapes_train", 640), ("shapes_val", 480)):
+    for name, width in (("shapes_train", 640), ("shapes_val", 480), ("shapes_instances_val", 480)):
         path = tmp_path / f"{name}.png"
         options = ["--config-file", "configs/shapes/tcl.yaml", "--count", 3, "--output", path]
         done = run(world, "tools/visualize_data.py", name, *options)
         assert done.returncode == 0, done.stderr
         assert Image.open(path).width == width
     check_error(run(world, "tools/visualize_data.py", "no_such_set"), "no_such_set", "not registered")
+    check_error(run(world, "tools/visualize_data.py", "shapes_panoptic_val"), "no labels of pixels")
 
 
 def test_demo_of_the_small_world_compares_methods_without_training(in_world, tmp_path, monkeypatch):

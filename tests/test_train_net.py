@@ -62,7 +62,8 @@ def results(folder) -> dict:
 
 
 def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
-    options = [*ONE, "TEST.ZERO_SHOT.MAX_IMAGES", 5, "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR"]
+    options = [*ONE, "MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.MAX_IMAGES", 5, "DATALOADER.NUM_WORKERS", 0]
+    options += ["TEST.ZERO_SHOT.MEASURES", "['SoftIoU', 'ConfusedPairs']", "OUTPUT_DIR"]
     assert run(world, "--eval-only", *options, tmp_path / "one").returncode == 0
     expected = results(tmp_path / "one")
     for launcher in LAUNCHERS:
@@ -70,7 +71,7 @@ def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
             done = script.wait()
         assert done.returncode == 0, done.stderr
         assert (tmp_path / launcher / "log.txt.rank1").exists()
-        for key in ("datasets", "IoU of each class"):
+        for key in ("datasets", "IoU of each class", "soft_IoU of each class", "most confused pairs"):
             assert results(tmp_path / launcher)[key] == expected[key]
 
 

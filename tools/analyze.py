@@ -19,21 +19,22 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tcl_d2.data import check_datasets
+from tcl_d2.data import check_datasets, check_have_labels
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.engine.dataset_settings import class_words
-from tcl_d2.evaluation.zero_shot import compute_metrics, confusion_matrix, prediction_path
+from tcl_d2.evaluation.confusion import compute_metrics, confusion_matrix, most_confused
+from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.score_rules import AllScores, ScoreSettings
 from tcl_d2.modeling.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
-from tcl_d2.predictor import TCLPredictor, split_words
+from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
 from tcl_d2.utils.visualizer import draw_overlay
-from tcl_d2.utils.words import as_lists, class_names
+from tcl_d2.utils.words import as_lists, class_names, split_words
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -54,20 +55,6 @@ def count_pixels(prediction: np.ndarray, label: np.ndarray, num_classes: int) ->
     """Return the confusion matrix [K, K] of an image; label K is ignored."""
     prediction = torch.from_numpy(prediction.astype(np.int64))
     return confusion_matrix(prediction, torch.from_numpy(label), num_classes)[:, :num_classes].numpy()
-
-
-def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = 10) -> list[dict]:
-    """List the pairs of classes with the most pixels of the first taken for the second, as shares of the first."""
-    errors = matrix.copy()
-    np.fill_diagonal(errors, 0)
-
-    rows = []
-    for index in np.argsort(-errors, axis=None)[:count]:
-        truth, predicted = np.unravel_index(index, errors.shape)
-        if errors[truth, predicted]:
-            share = 100 * errors[truth, predicted] / matrix[truth].sum()
-            rows.append({"is": classes[truth], "taken for": classes[predicted], "% of it": round(float(share), 1)})
-    return rows
 
 
 def save_figure(figure, path: Path) -> None:
@@ -299,6 +286,7 @@ def main() -> None:
 
     with one_message():
         check_datasets(test=[args.data])
+        check_have_labels([args.data])
         if args.what == "predictions":
             result = analyze_predictions(args.data, args.folder, args.output, args.count)
         else:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Shows what training and evaluation see of a dataset: augmented pairs with captions, or a benchmark's labels.
+"""Shows what training and evaluation see of a dataset: augmented pairs with captions, a benchmark's labels, or objects.
 
 python tools/visualize_data.py shapes_train --config-file configs/shapes/tcl.yaml
 python tools/visualize_data.py shapes_val --count 6 --output output/labels.png
+python tools/visualize_data.py shapes_instances_val
 """
 
 import argparse
@@ -12,11 +13,13 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2 import load_config
-from tcl_d2.data import build_image_text_train_loader, check_datasets
+from tcl_d2.data import build_image_text_train_loader, check_datasets, check_have_labels
 from tcl_d2.data.benchmarks import class_legend, subsample
 from tcl_d2.data.labels import LabelMapper
+from tcl_d2.modeling.dataset_classes import INSTANCE_TYPES
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.images import as_array
+from tcl_d2.utils.instances import check_opencv
 from tcl_d2.utils.visualizer import draw_overlay, draw_text, enlarge, save_picture
 
 CONFIG = "tcl.yaml"
@@ -43,8 +46,25 @@ def draw_labels(name: str, count: int) -> np.ndarray:
     for dataset_dict in subsample(DatasetCatalog.get(name), count):
         label = mapper.read(dataset_dict["sem_seg_file_name"])
         rows.append(draw_overlay(as_array(dataset_dict["file_name"]), label, classes, colors))
+    return stack(rows)
 
-    # Pad them to one width, with a white line between them
+
+def draw_objects(name: str, count: int) -> np.ndarray:
+    """Draw images under their annotated objects, one below the other, by Detectron2's Visualizer."""
+    check_opencv()
+    from detectron2.utils.visualizer import Visualizer
+
+    rows = []
+    for dataset_dict in subsample(DatasetCatalog.get(name), count):
+        image = as_array(dataset_dict["file_name"])
+        scale = len(enlarge(image)) / len(image)
+        visualizer = Visualizer(image, MetadataCatalog.get(name), scale)
+        rows.append(visualizer.draw_dataset_dict(dataset_dict).get_image())
+    return stack(rows)
+
+
+def stack(rows: list[np.ndarray]) -> np.ndarray:
+    """Put pictures one below the other: padded to one width, with a white line between them."""
     width = max(row.shape[1] for row in rows)
     padding = [((0, 10), (0, width - row.shape[1]), (0, 0)) for row in rows]
     return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding)])
@@ -60,8 +80,11 @@ def main() -> None:
 
     with one_message():
         check_datasets([args.name])
-        is_benchmark = "stuff_classes" in MetadataCatalog.get(args.name).as_dict()
-        if is_benchmark:
+        metadata = MetadataCatalog.get(args.name)
+        if metadata.get("evaluator_type") in INSTANCE_TYPES:
+            picture = draw_objects(args.name, args.count)
+        elif "stuff_classes" in metadata.as_dict():
+            check_have_labels([args.name])
             picture = draw_labels(args.name, args.count)
         else:
             picture = draw_pairs(args.name, args.config_file, args.count)

@@ -12,16 +12,20 @@ if not _CONFIGS.is_dir():  # in a clone they lie beside the package
     _CONFIGS = FOLDER.parent.parent / "configs"
 
 
-class AssetHandler(PathHandler):
-    """Handler of tcl_d2://X, the file X in this folder, wherever the package is installed."""
+class FolderHandler(PathHandler):
+    """Handler of a prefix that stands for a folder: PREFIX + X is the file X in it."""
 
-    PREFIX = "tcl_d2://"
+    PREFIX: str
+
+    def folder(self) -> Path:
+        """Return the folder, which may be another one each time."""
+        raise NotImplementedError
 
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return str(FOLDER / path.removeprefix(self.PREFIX))
+        return str(self.folder() / path.removeprefix(self.PREFIX))
 
     def _open(self, path: str, mode: str = "r", **kwargs):
         return PathManager.open(self._get_local_path(path), mode, **kwargs)
@@ -30,6 +34,15 @@ class AssetHandler(PathHandler):
         return Path(self._get_local_path(path)).is_file()
 
     _exists = _isfile
+
+
+class AssetHandler(FolderHandler):
+    """Handler of tcl_d2://X, the file X in this folder, wherever the package is installed."""
+
+    PREFIX = "tcl_d2://"
+
+    def folder(self) -> Path:
+        return FOLDER
 
 
 PathManager.register_handler(AssetHandler())

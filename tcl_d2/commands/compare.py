@@ -23,9 +23,11 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
 from ..config import load_config
+from ..data import check_have_labels
 from ..engine import Trainer, output_folder
 from ..engine.evaluation_pass import evaluation_settings
 from ..evaluation.comparison import Comparand, write_comparison
+from ..evaluation.confusion import PROTOCOL_METRICS, overall_metrics
 from ..evaluation.cost import CostMeter
 from ..evaluation.progress import fingerprint
 from ..evaluation.published import published_for
@@ -68,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
         for number, (name, cfg) in enumerate(cfgs.items(), start=1):
             print(f"{number} of {len(cfgs)}: {name}", flush=True)
             content = run(name, paths[name], datasets, args.output / name, args.opts)
-            comparands[name] = Comparand(content["results"], content["cost"], published_for(cfg))
+            comparands[name] = Comparand(content["results"], content["cost"], published_for(cfg), content["measures"])
 
         print(f"\n{write_comparison(comparands, args.output)}\nTable and figure in {args.output}")
 
@@ -108,6 +110,7 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
         cfg.OUTPUT_DIR = str(folder)
         cfg.freeze()
         check(cfg, eval_only=True, weights=cfg.MODEL.WEIGHTS)
+        check_have_labels(cfg.DATASETS.TEST)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(f"--configs {path}: {reason}") from error
@@ -183,12 +186,14 @@ def _evaluate(cfg: CfgNode) -> None:
     meter = CostMeter(model, content["cost"] if is_same else {})
 
     # Evaluate; a signal ends it, with the cost so far saved
-    content = {"settings": settings, "results": {}}
+    content = {"settings": settings, "results": {}, "measures": {}}
     try:
         results = Trainer.test(cfg, model, resume=True)
         for name in cfg.DATASETS.TEST:
+            metrics = overall_metrics(results[name]["sem_seg"])
             counts = {key: results[name][key] for key in ("images", "skipped")}
-            content["results"][name] = {"mIoU": results[name]["sem_seg"]["mIoU"], **counts}
+            content["results"][name] = {"mIoU": metrics["mIoU"], **counts}
+            content["measures"][name] = {key: metrics[key] for key in metrics if key not in PROTOCOL_METRICS}
     finally:
         content["cost"] = meter.state()
         with replacing(folder / _RESULTS) as unfinished:

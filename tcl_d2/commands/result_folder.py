@@ -60,6 +60,7 @@ class ResultFolder:
         settings: Mapping[str, object],
         heat_maps: Sequence[str] = (),
         resume: bool = False,
+        boxes: bool = False,
     ) -> list[Source]:
         """Write the record of a run, and return the files that are left to do.
 
@@ -68,6 +69,7 @@ class ResultFolder:
             settings: what results depend on, by name; JSON.
             heat_maps: class words that heat maps are drawn of.
             resume: whether to leave out the files that are done, and have not changed since.
+            boxes: whether boxes are drawn.
 
         Raises:
             ValueError: the results that are there were made with other settings; names them.
@@ -87,7 +89,8 @@ class ResultFolder:
         path_by_key = {os.path.abspath(path): path for path in inputs}
         known = record["files"]
         new = {key: path for key, path in path_by_key.items() if key not in known}
-        new_names = result_names(list(new.values()), heat_maps, [file["name"] for file in known.values()])
+        known_names = [file["name"] for file in known.values()]
+        new_names = result_names(list(new.values()), heat_maps, known_names, boxes)
         names = {key: file["name"] for key, file in known.items()} | dict(zip(new, new_names))
 
         # What is left; a result of an earlier run must not be taken for a file's that is not done yet
@@ -127,13 +130,16 @@ class ResultFolder:
         return result_paths(self.folder, file["name"])[2]
 
 
-def result_names(paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_names: Iterable[str] = ()) -> list[str]:
+def result_names(
+    paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_names: Iterable[str] = (), boxes: bool = False
+) -> list[str]:
     """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
 
     Args:
         paths: the files.
         heat_maps: class words that heat maps are drawn of.
         taken_names: names that other files' results have.
+        boxes: whether boxes are drawn.
     """
     # What there is to choose from
     stems = [shorten(path.stem) for path in paths]
@@ -141,13 +147,13 @@ def result_names(paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_nam
     candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
     taken = {RECORD}
     for name in taken_names:
-        taken |= _file_names(name, heat_maps)
+        taken |= _file_names(name, heat_maps, boxes)
 
     # Name files with unique stems first, so that they keep their stems
     names = [""] * len(paths)
     for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
         for name in candidates[stems[index]]:
-            files = _file_names(name, heat_maps)
+            files = _file_names(name, heat_maps, boxes)
             if taken.isdisjoint(files):
                 names[index] = name
                 taken |= files
@@ -155,9 +161,9 @@ def result_names(paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_nam
     return names
 
 
-def _file_names(name: str, heat_maps: Sequence[str]) -> set[str]:
+def _file_names(name: str, heat_maps: Sequence[str], boxes: bool) -> set[str]:
     """Return the names of a file's results as a disk compares them that takes no heed of case."""
-    return {path.name.casefold() for path in result_paths(Path(), name, heat_maps)}
+    return {path.name.casefold() for path in result_paths(Path(), name, heat_maps, boxes)}
 
 
 def _candidates(stem: str, is_unique: bool) -> Iterator[str]:

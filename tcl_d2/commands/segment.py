@@ -2,7 +2,9 @@
 
 tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --output output/demo
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
+tcl-d2 segment photos --classes "car, road, not: shadow"  # pixels that "shadow" fits best belong to no class
 tcl-d2 segment photos --classes words.txt --model official --method sclip
+tcl-d2 segment photos --classes "dog, cat" --background --model official --boxes
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
 tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
 tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
@@ -20,20 +22,30 @@ from typing import TextIO
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
 
+from ..data.benchmarks import benchmark_classes
 from ..data.words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
-from ..modeling.vocabulary import dataset_classes, leave_to_first
 from ..predictor import TCLPredictor, class_words
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
+from ..utils.instances import check_opencv
+from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
-from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
+from ..utils.words import (
+    BACKGROUND,
+    as_vocabulary,
+    class_names,
+    negative_name,
+    split_background_words,
+    split_negative,
+    split_words,
+)
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import ResultFolder, Source
@@ -67,7 +79,8 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
             line "background, sky, wall" of a file is the background, with its words if it has any.
 
     Returns:
-        the words, and whether there is a background besides, or its words.
+        the words, with negative ones as they are written (see split_negative), and whether there is a background
+        besides, or its words.
 
     Raises:
         FileNotFoundError: a word looks like the name of a file, and there is none.
@@ -80,10 +93,7 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
         return as_vocabulary(class_words[1:]), class_words[0][1:] or True
 
     if text in DatasetCatalog.list():
-        if "stuff_classes" not in MetadataCatalog.get(text).as_dict():
-            raise ValueError(f"--classes: the dataset '{text}' has no class words; benchmarks such as shapes_val have")
-        classes, background = dataset_classes(text)
-        return leave_to_first(classes), background
+        return benchmark_classes(text)
 
     words = split_words(text)
     for word in class_names(words):
@@ -108,15 +118,18 @@ def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     with one_message():
         build_predictor, words, background = read_request(args)
         predictor = with_method(build_predictor(), args.method)
-        predictor.model.set_vocabulary(words, background)  # words that do not work are said at once
+        classes, negative = split_negative(words)
+        predictor.model.set_vocabulary(classes, background, negative=negative)  # says at once what does not work
 
         # Every n-th of the files that are left
         sources = None
         if comm.is_main_process():
-            heat_maps = [BACKGROUND, *class_names(words)] if background else class_names(words)
+            heat_maps = [BACKGROUND, *class_names(classes)] if background else class_names(classes)
+            if negative:
+                heat_maps.append(negative_name(negative))
             settings = result_settings(predictor, args, words, background)
             folder = ResultFolder(args.output)
-            sources = folder.begin(paths, settings, heat_maps if args.heat_maps else (), args.resume)
+            sources = folder.begin(paths, settings, heat_maps if args.heat_maps else (), args.resume, args.boxes)
             if len(sources) < len(paths):
                 print(f"{len(paths) - len(sources)} of {len(paths)} images were done before")
         sources = comm.all_gather(sources)[0]
@@ -133,6 +146,8 @@ def result_settings(
             settings[key].pop(name)
     weights = digest_weights(predictor.model)
     request = {"weights": weights, "classes": words, "background": background}
+    if args.boxes:
+        request["--boxes"] = predictor.model.components._asdict()
     return {**settings, **request, "--heat-maps": args.heat_maps, "--no-overlay": args.no_overlay}
 
 
@@ -151,12 +166,13 @@ def segment_files(
             return f"left out: {segmentation}", sys.stderr
 
         # Write the results, and say the largest areas
-        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay=not args.no_overlay)
+        overlay = not args.no_overlay
+        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay, args.boxes)
         return f"{source.path} -> {path}: {segmentation.describe_areas()}", sys.stdout
 
     # The bar is that of the first process
     paths = (source.path for source in sources)
-    options = {"labels_only": not args.heat_maps, "return_exceptions": True}
+    options = {"labels_only": not args.heat_maps, "label_scores": args.boxes, "return_exceptions": True}
     segmentations = predictor.stream(paths, words, background, **options)
     lines = map_ahead(write, zip(sources, segmentations), predictor.cfg.DATALOADER.NUM_WORKERS)
     bar = {"total": len(sources), "unit": "image", "smoothing": 0, "disable": not comm.is_main_process()}
@@ -253,7 +269,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--classes",
         required=True,
-        help='"a | synonym of a, b", a file with a class a line, or a benchmark\'s name',
+        help='"a | synonym of a, b, not: c", a file with a class a line, or a benchmark\'s name; '
+        "pixels that c fits best belong to no class",
     )
     parser.add_argument(
         "--background",
@@ -266,9 +283,20 @@ def argument_parser() -> argparse.ArgumentParser:
         "fits best. Give inputs before it, or with another option between",
     )
     parser.add_argument(
+        "--specificity",
+        choices=SPECIFICITIES,
+        default="synonyms",
+        help="of 'dog | puppy < animal', dog alone, dog and puppy (default), or a class 'animal' of all three",
+    )
+    parser.add_argument(
         "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
     )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
+    )
 
     # How a long list is worked off
     parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
@@ -298,6 +326,8 @@ def main(args: argparse.Namespace) -> None:
             folder = ResultFolder(args.output)
             folder.check_inputs(paths or [Path(args.video_input)])
         check_processes(args)
+        if args.boxes:
+            check_boxes(args)
         build_predictor, words, background = read_request(args)
 
         if not inputs:
@@ -322,7 +352,15 @@ def read_request(
     words, background = read_classes(args.classes)
     if not isinstance(background, list) or isinstance(args.background, list):
         background = args.background or background
+    words = at_specificity(words, args.specificity)
     return build_predictor, class_words(words, bool(background)), background
+
+
+def check_boxes(args: argparse.Namespace) -> None:
+    """Raise a RuntimeError where boxes cannot be drawn, and a ValueError for those of a video."""
+    if args.webcam or args.video_input:
+        raise ValueError("--boxes are drawn on images, not on the frames of a video")
+    check_opencv()
 
 
 def check_processes(args: argparse.Namespace) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from . import benchmarks, image_text
+from ..modeling.dataset_classes import has_classes, is_of_objects
+from . import benchmarks, image_text, shapes_objects  # noqa: F401 (registers its datasets)
+from .annotations import check_annotations
 from .benchmark_mapper import BenchmarkMapper
 from .benchmarks import register_benchmark, register_benchmark_folder
 from .image_text import (
@@ -28,6 +30,7 @@ __all__ = [
     "SemSegDatasetMapper",
     "build_image_text_train_loader",
     "check_datasets",
+    "check_have_labels",
     "is_labeled",
     "register_benchmark",
     "register_benchmark_folder",
@@ -43,7 +46,7 @@ _USES = {
     ),
     benchmarks.EVALUATOR_TYPE: (
         "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
-        "have stuff_classes and an evaluator_type"
+        "have stuff_classes and an evaluator_type, or objects of the type coco, lvis or coco_panoptic_seg"
     ),
 }
 
@@ -79,6 +82,13 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
         raise error_type("\n  ".join(map(str, problems)))
 
 
+def check_have_labels(names: Iterable[str]) -> None:
+    """Raise a ValueError for a dataset of objects, of which there is no label of each pixel."""
+    for name in names:
+        if is_of_objects(name):
+            raise ValueError(f"Dataset '{name}' has objects and no labels of pixels; expected a benchmark.")
+
+
 def _check_dataset(name: str, use: str | None) -> None:
     """Look for the files of a dataset; OSError or ValueError. `use` is one of _USES, or None for any."""
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
@@ -87,14 +97,16 @@ def _check_dataset(name: str, use: str | None) -> None:
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
-    metadata = MetadataCatalog.get(name)
-    may_be_pairs = metadata.get("evaluator_type", image_text.TRAIN_ONLY_TYPE) == image_text.TRAIN_ONLY_TYPE
-    is_benchmark = not may_be_pairs and "stuff_classes" in metadata.as_dict()
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.TRAIN_ONLY_TYPE)
+    may_be_pairs = evaluator_type == image_text.TRAIN_ONLY_TYPE
     may_be_trained_on = may_be_pairs or is_labeled(name)
+    is_benchmark = not may_be_pairs and has_classes(name)
     fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_trained_on, benchmarks.EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
+    if is_of_objects(name):
+        check_annotations(name)
     try:
         if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
             read_labeled_dataset(name)

@@ -9,6 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
+from ..modeling.dataset_classes import has_classes
+from ..modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
 from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
 from ..utils.words import BACKGROUND, as_lists, class_names, unique_names
@@ -210,6 +212,29 @@ def _check_words(
         classes, background, source = classes[1:], False, source._replace(first=1)
     check_class_words(class_words, source, background, shared_words)
     check_fits_classes(class_words, classes, source, background, shared_words)
+
+
+def benchmark_names() -> list[str]:
+    """List the registered benchmarks."""
+    return [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE]
+
+
+def benchmark_classes(name: str) -> tuple[list[ClassWords], bool | list[str]]:
+    """Return the words of the classes of a registered dataset, each word once, and its background.
+
+    Returns:
+        the word or the words of each class; and whether there is a background besides, or its words.
+
+    Raises:
+        ValueError: there is no such dataset, or it has no class words.
+    """
+    if name not in DatasetCatalog.list():
+        raise ValueError(f"there is no benchmark '{name}'; there are {', '.join(benchmark_names())}.")
+    if not has_classes(name):
+        raise ValueError(f"the dataset '{name}' has no class words; benchmarks such as shapes_val have.")
+
+    classes, background = dataset_classes(name)
+    return leave_to_first(classes), background
 
 
 def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int]]]:

@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FOLDER as ASSETS
+from ..modeling.dataset_classes import dataset_background, dataset_class_names, is_of_objects
 from ..utils.words import strip_all
 
 _FOLDER = ASSETS / "words"
@@ -77,12 +78,14 @@ def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
         OSError: the file cannot be read.
         ValueError: it is not fit to be read, or see check_fits_classes; names the file and the line.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    background, shared_words = metadata.get("background", False), metadata.get("shared_words", False)
+    names, background = dataset_class_names(dataset_name), dataset_background(dataset_name) is not False
+    if background and is_of_objects(dataset_name):  # whose lists of classes are without it
+        names, background = names[1:], False
+    shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
     class_words = read_class_words(path, background, shared_words)
 
     source = Source(f"Words of '{dataset_name}' in {path}", "line", first=1)
-    check_fits_classes(class_words, metadata.stuff_classes, source, background, shared_words)
+    check_fits_classes(class_words, names, source, background, shared_words)
     return class_words
 
 

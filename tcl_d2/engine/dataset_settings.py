@@ -8,6 +8,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
 from ..data.words import RELEASES, read_dataset_words, released_words
+from ..evaluation.measures import build_measures
+from ..evaluation.objects import check_panoptic
+from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
 from ..utils.resize import check_sizes
 from ..utils.words import class_names
@@ -52,12 +55,13 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
             f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
         )
     for name in dataset_names:
-        if name in DatasetCatalog.list() and "stuff_classes" in MetadataCatalog.get(name).as_dict():
+        is_known = {"stuff_classes", "thing_classes"} & MetadataCatalog.get(name).as_dict().keys()
+        if name in DatasetCatalog.list() and has_classes(name) and is_known:
             _check_settings(dataset_config(cfg, name), name)  # what is no benchmark is another check's error
 
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
-    """Check sizes, protocol and words of a dataset; `cfg` has its settings."""
+    """Check sizes, protocol, words and measures of a dataset; `cfg` has its settings."""
     try:
         check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
@@ -66,5 +70,9 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        if not is_of_objects(dataset_name):
+            build_measures(cfg, dataset_name)
+        elif MetadataCatalog.get(dataset_name).evaluator_type in PANOPTIC_TYPES:
+            check_panoptic(cfg, dataset_name)
     except (OSError, ValueError) as error:
         raise type(error)(f"Dataset '{dataset_name}': {error}") from None

@@ -16,10 +16,13 @@ from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
 from ..data.benchmarks import subsample
-from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator
+from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, needed_outputs
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
+from ..evaluation.similarity import class_similarity
 from ..evaluation.skipped import DropBrokenImages, SkippedImages
 from ..evaluation.zero_shot import inference_folder
+from ..modeling.objects import OUTPUTS
+from ..modeling.vocabulary import dataset_vocabulary, join_vocabularies
 from ..utils.tensors import digest_weights
 from ..version import __version__
 from .dataset_settings import class_words
@@ -110,6 +113,7 @@ class EvaluationPass:
     def run(self) -> dict[str, dict]:
         """Return the results of each dataset: {"sem_seg": metrics, "images": count, "skipped": count}."""
         self._set_model()
+        self._set_similarity()
         for name, progress in self.progress.items():
             self.evaluators[name].attach(progress, self.skipped.get(name))
         evaluator = self._join_evaluators()
@@ -132,6 +136,14 @@ class EvaluationPass:
             model.set_protocol(**model.protocol_from_config(self.cfg))
         words = {name: class_words(self.cfg, name) for name in self.evaluators}
         model.set_dataset(*self.evaluators, class_words=words)
+
+    def _set_similarity(self) -> None:
+        """Give evaluators that need it the similarity of their classes, by the words that the model looks for."""
+        model = unwrap_ddp(self.model)
+        for name, evaluator in self.evaluators.items():
+            if isinstance(evaluator, ZeroShotSemSegEvaluator) and evaluator.needs_similarity:
+                words, (subset,) = join_vocabularies([dataset_vocabulary(name, class_words(self.cfg, name))])
+                evaluator.set_similarity(class_similarity(subset, model.embed_vocabulary(words, model.templates)))
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
         """Return where the evaluators keep what is done; those that are no ZeroShotSemSegEvaluator keep nothing."""
@@ -177,8 +189,12 @@ class EvaluationPass:
 
     def _build_loader(self, file_names: set[str]) -> RemainingImages:
         loader = self.trainer.build_test_loader(self.cfg, next(iter(self.evaluators)))
-        takes_labels = len(self.progress) == len(self.evaluators)  # others, such as Detectron2's, need the scores
-        return RemainingImages(loader, file_names, {"labels_only": takes_labels})
+        return RemainingImages(loader, file_names, self._request())
+
+    def _request(self) -> dict[str, bool]:
+        """Return what the model is asked for with each image: labels, where no evaluator needs scores, and objects."""
+        outputs = frozenset().union(*map(needed_outputs, self.evaluators.values()))
+        return {"labels_only": "sem_seg" not in outputs, **dict.fromkeys(outputs & set(OUTPUTS), True)}
 
     def _prepare_to_stop(self, loader: RemainingImages) -> StoppableLoader:
         if self.skipped:
@@ -206,13 +222,19 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
     return subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
 
 
-def group_by_images(cfg: CfgNode, dataset_names: Iterable[str]) -> list[list[str]]:
-    """Group datasets of the same images and settings: masks are then made once for all of a group."""
+def group_by_images(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator | None]) -> list[list[str]]:
+    """Group datasets of the same images, settings and objects: masks are then made once for all of a group.
+
+    Args:
+        cfg: the configuration.
+        evaluators: by dataset.
+    """
     groups = {}
-    for name in dataset_names:
+    for name, evaluator in evaluators.items():
         images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
         settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
-        groups.setdefault((images, settings), []).append(name)
+        objects = needed_outputs(evaluator) & set(OUTPUTS)
+        groups.setdefault((images, settings, objects), []).append(name)
     return list(groups.values())
 
 

@@ -304,6 +304,7 @@ def _report(cfg: CfgNode, results: OrderedDict) -> OrderedDict:
         save_report(scored, Path(cfg.OUTPUT_DIR), published, evaluation_settings(cfg))
 
     for name, result in results.items():
+        result.pop("tables", None)  # Detectron2's EvalHook takes numbers alone
         logger.info("Evaluation results for %s in csv format:", name)
         print_csv_format(result)
     if scored:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
@@ -11,7 +12,7 @@ from tabulate import tabulate
 
 from ..utils.files import replacing
 from .published import PublishedRow
-from .report import list_gaps, published_miou
+from .report import list_gaps, mean, published_miou
 
 
 class Comparand(NamedTuple):
@@ -21,11 +22,13 @@ class Comparand(NamedTuple):
         results: by dataset, {"mIoU": in percent, "images": how many count, "skipped": how many were left out}.
         cost: the state of a CostMeter.
         published: rows to compare with.
+        measures: by dataset, metrics over all classes besides the protocol's, in percent, by name.
     """
 
     results: Mapping[str, Mapping]
     cost: Mapping[str, float]
     published: Sequence[PublishedRow]
+    measures: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
@@ -48,7 +51,7 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
     cells = []
     for row in rows:
         origin = f"published [{sources.index(row['source']) + 1}]" if row["source"] else "measured"
-        cells.append([row["configuration"], origin, *list(row.values())[2:]])
+        cells.append([row["configuration"], origin, *list(row.values())[2 : len(header)]])
     formats = ("", "", *[".1f"] * (len(names) + 1), ".3f", ".0f")
     lines = [tabulate(cells, header, "pipe", floatfmt=formats), ""]
 
@@ -56,6 +59,12 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
     lines += [f"[{number}] {source}  " for number, source in enumerate(sources, start=1)]
     for configuration, comparand in comparands.items():
         lines += [f"{configuration}: {gap}  " for gap in list_gaps(comparand.results)]
+
+    # A table of each further measure
+    for metric in _further_metrics(comparands):
+        columns = _measure_columns(metric, names)
+        cells = [[row["configuration"], *(row[column] for column in columns)] for row in rows if not row["source"]]
+        lines += ["", tabulate(cells, (f"{metric}, %", *titles, "average"), "pipe", floatfmt=".1f")]
     table = "\n".join(lines).rstrip() + "\n"
 
     # The files
@@ -70,14 +79,29 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
     return table
 
 
+def _further_metrics(comparands: Mapping[str, Comparand]) -> list[str]:
+    """List the metrics besides the protocol's that any configuration has."""
+    measured = (metrics for comparand in comparands.values() for metrics in comparand.measures.values())
+    return list(dict.fromkeys(metric for metrics in measured for metric in metrics))
+
+
+def _measure_columns(metric: str, names: Sequence[str]) -> list[str]:
+    return [f"{name} {metric}" for name in (*names, "average")]
+
+
 def _rows(comparands: Mapping[str, Comparand], names: Sequence[str]) -> Iterable[dict]:
     """Yield the measured row of each configuration, and below it its published ones."""
     columns = (*names, "average", "seconds per image", "peak memory in MB")
-    for configuration, (results, cost, published) in comparands.items():
+    further_metrics = _further_metrics(comparands)
+    for configuration, (results, cost, published, measures) in comparands.items():
         values = [results[name]["mIoU"] for name in names]
         seconds = cost["seconds"] / cost["images"] if cost["images"] else None
-        measured = (*values, sum(values) / len(values), seconds, cost["peak_memory"])
-        yield {"configuration": configuration, "source": "", **dict(zip(columns, measured))}
+        measured = (*values, mean(values), seconds, cost["peak_memory"])
+        row = {"configuration": configuration, "source": "", **dict(zip(columns, measured))}
+        for metric in further_metrics:
+            values = [measures.get(name, {}).get(metric) for name in names]
+            row.update(zip(_measure_columns(metric, names), (*values, mean(values))))
+        yield row
 
         for row in published:
             if any(name in row.miou for name in names):

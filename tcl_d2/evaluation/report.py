@@ -1,6 +1,7 @@
 """The report over all benchmarks: one table with their average beside the published figures, and files of it.
 
-Results are {dataset: {"sem_seg": metrics in percent, "images": how many count, "skipped": how many were left out}}.
+Results are {dataset: {"sem_seg": metrics in percent, "images": how many count, "skipped": how many were left out}}, and
+of measures that have tables, {"tables": rows by title} besides.
 """
 
 import csv
@@ -17,8 +18,8 @@ from detectron2.evaluation import testing
 from tabulate import tabulate
 
 from ..utils.files import replacing
+from .confusion import overall_metrics
 from .published import PublishedRow
-from .zero_shot import overall_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def write_report(results: Mapping[str, Mapping], published: Sequence[PublishedRo
     # A row for each metric, and what was published below mIoU
     published = [row for row in published if any(name in row.miou for name in results)]
     rows = []
-    for metric, mean in average(results).items():
-        rows.append((metric, *(result["sem_seg"][metric] for result in results.values()), mean))
+    for metric, mean_value in average(results).items():
+        rows.append((metric, *(result["sem_seg"][metric] for result in results.values()), mean_value))
         if metric == "mIoU":
             for number, row in enumerate(published, start=1):
                 rows.append((f"published [{number}]", *published_miou(row, results)))
@@ -61,7 +62,12 @@ def write_report(results: Mapping[str, Mapping], published: Sequence[PublishedRo
 def published_miou(row: PublishedRow, dataset_names: Iterable[str]) -> list[float | None]:
     """Return a published row's figures on datasets, and their mean; None for what was not published."""
     values = [row.miou.get(name) for name in dataset_names]
-    return [*values, None if None in values else sum(values) / len(values)]
+    return [*values, mean(values)]
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of figures; None where one of them is missing."""
+    return None if None in values else sum(values) / len(values)
 
 
 def list_gaps(results: Mapping[str, Mapping]) -> list[str]:
@@ -79,7 +85,7 @@ def list_gaps(results: Mapping[str, Mapping]) -> list[str]:
 def save_report(
     results: Mapping[str, Mapping], folder: Path, published: Sequence[PublishedRow], settings: Mapping
 ) -> None:
-    """Write results.json (with IoU and accuracy of each class) and results.csv (a line a dataset).
+    """Write results.json (with the metrics of each class, and tables) and results.csv (a line a dataset).
 
     Args:
         results: as above.
@@ -98,11 +104,19 @@ def save_report(
         }
         for name, result in results.items()
     ]
+
+    # The same with the settings, each class and the tables
     report = {"settings": settings, "average": means, "datasets": rows}
     for title, metric in (("IoU of each class", "IoU"), ("accuracy of each class", "ACC")):
         report[title] = {name: _class_values(name, metric, result["sem_seg"]) for name, result in results.items()}
+    for name, result in results.items():
+        for metric in _further_class_metrics(name, result["sem_seg"]):
+            report.setdefault(f"{metric} of each class", {})[name] = _class_values(name, metric, result["sem_seg"])
+        for title, table in result.get("tables", {}).items():
+            report.setdefault(title, {})[name] = table
     report["published"] = [row._asdict() for row in published]
 
+    # The files
     with replacing(folder / "results.json") as unfinished:
         unfinished.write_text(json.dumps(report, indent=1))
     with replacing(folder / "results.csv") as unfinished, unfinished.open("w", newline="") as file:
@@ -128,8 +142,17 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:
     testing.verify_results(cfg, metrics_by_task)
 
 
+def _further_class_metrics(dataset_name: str, metrics: Mapping[str, float]) -> list[str]:
+    """List the metrics that every class has, besides IoU and accuracy."""
+    words = MetadataCatalog.get(dataset_name).stuff_classes
+    endings = tuple(f"-{word}" for word in words)
+    names = [name.removesuffix(endings[0]) for name in metrics if name.endswith(endings[0])]
+    names = [name for name in names if all(name + ending in metrics for ending in endings)]
+    return [name for name in names if name not in ("IoU", "ACC")]
+
+
 def _class_values(dataset_name: str, metric: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return a metric, "IoU" or "ACC", of each class; None for a class that does not occur."""
+    """Return a metric of each class; None for a class that does not occur."""
     words = MetadataCatalog.get(dataset_name).stuff_classes
     values = {word: metrics.get(f"{metric}-{word}", math.nan) for word in words}
     return {word: None if math.isnan(value) else value for word, value in values.items()}

@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation from a whole dataset's confusion matrix, as in the unified zero-shot protocol."""
+"""The evaluator of semantic segmentation: a whole dataset's confusion matrix, as in the unified zero-shot protocol."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,74 +16,12 @@ from torch import Tensor
 from ..data.labels import LabelMapper
 from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
+from .confusion import compute_metrics, confusion_matrix, overall_metrics
+from .measures import Measure, build_measures
 from .progress import EvaluationProgress
 from .skipped import SkippedImages
 
 logger = logging.getLogger(__name__)
-
-
-def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
-
-    Args:
-        prediction: class indices, integers [H, W], num_classes where of no class; more is not checked for.
-        label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
-        num_classes: K.
-
-    Returns:
-        integers [K, K + 1]; the last column has the pixels that are predicted to be of no class.
-    """
-    # In int32 where the indices fit: half the memory traffic.
-    dtype = torch.int32 if num_classes < 46_000 else torch.int64
-    index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes + 1)
-    counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) ** 2)
-    return counts.view(num_classes + 1, num_classes + 1)[:num_classes]
-
-
-def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
-    """Compute the metrics, in percent.
-
-    Args:
-        confusion_matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
-        class_names: K class words.
-
-    Returns:
-        metrics by name:
-
-        mIoU: mean over the classes that occur in prediction or ground truth.
-        fwIoU: mean weighted by the classes' pixels in the ground truth.
-        mACC: mean accuracy over the classes that occur in the ground truth.
-        pACC: share of the pixels that are right.
-        IoU-<class>: nan for a class that does not occur.
-        ACC-<class>: accuracy; nan for a class that does not occur in the ground truth.
-
-    Raises:
-        ValueError: there is no pixel of ground truth.
-    """
-    matrix = confusion_matrix.astype(np.float64)
-    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)[: len(matrix)]
-    if truth.sum() == 0:
-        raise ValueError("Nothing to evaluate: every pixel of the ground truth is ignored, or there was no image.")
-
-    # Nan for a class that does not occur
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = hits / (truth + predicted - hits)
-        accuracy = hits / truth
-
-    metrics = {
-        "mIoU": 100 * np.nanmean(iou),
-        "fwIoU": 100 * np.nansum(iou * truth) / truth.sum(),
-        "mACC": 100 * np.nanmean(accuracy),
-        "pACC": 100 * hits.sum() / truth.sum(),
-    }
-    metrics.update((f"IoU-{name}", 100 * value) for name, value in zip(class_names, iou))
-    metrics.update((f"ACC-{name}", 100 * value) for name, value in zip(class_names, accuracy))
-    return metrics
-
-
-def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics over all classes: by Detectron2's convention, those without a "-" in the name."""
-    return {name: value for name, value in metrics.items() if "-" not in name}
 
 
 def prediction_path(folder: Path, dataset_dict: Mapping[str, object]) -> Path:
@@ -108,15 +46,18 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
     mIoU is the protocol's: over the classes that occur in prediction or ground truth. Detectron2's SemSegEvaluator
     leaves out classes that are predicted but never there, so its mIoU is the same or higher.
 
-    A subclass adds a metric in `compute_metrics`; what that needs of each image goes into `empty_statistics` and
-    `update_statistics`.
+    `measures` add further metrics and tables. A subclass adds a metric in `compute_metrics`; what that needs of each
+    image goes into `empty_statistics` and `update_statistics`.
 
     Attributes:
         class_names: K class words.
+        needs_similarity: whether measures need the similarity of the classes, see set_similarity; no file has given it.
         statistics: arrays by name, summed over the images and, in the end, over the processes:
 
             confusion_matrix: int64 [K, K + 1], pixels by ground truth (rows) and prediction; the last column is of no
                 class.
+
+            and those of the measures.
     """
 
     @configurable
@@ -126,6 +67,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         *,
         distributed: bool = True,
         predictions: Path | None = None,
+        measures: Sequence[Measure] = (),
     ):
         """Build the evaluator of a registered dataset.
 
@@ -133,6 +75,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             dataset_name: name in the catalog.
             distributed: whether to sum the statistics of all processes.
             predictions: folder for predicted labels as palette PNGs (see prediction_path); None to save none.
+            measures: what to measure besides the protocol's metrics.
         """
         # How labels are read
         metadata = MetadataCatalog.get(dataset_name)
@@ -146,6 +89,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         # What is kept
         self._distributed = distributed
         self._predictions = predictions
+        self._measures = measures
+        self.needs_similarity = self._lacks_similarity()
         self._colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
         self.attach(progress=None, skipped=None)
 
@@ -155,6 +100,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         return {
             "dataset_name": dataset_name,
             "predictions": folder / "predictions" if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None,
+            "measures": build_measures(cfg, dataset_name),
         }
 
     def attach(self, progress: EvaluationProgress | None, skipped: SkippedImages | None) -> None:
@@ -172,10 +118,18 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     # ------------------------------------------------------------------------------------ statistics and metrics
 
+    def set_similarity(self, similarity: np.ndarray) -> None:
+        """Set the similarity of the classes for the measures that need it, see Measure; before `evaluate`."""
+        for measure in self._measures:
+            measure.similarity = similarity
+
     def empty_statistics(self) -> dict[str, np.ndarray]:
         """Return the statistics of no image: arrays of zeros by name."""
         num_classes = len(self.class_names)
-        return {"confusion_matrix": np.zeros((num_classes, num_classes + 1), np.int64)}
+        statistics = {"confusion_matrix": np.zeros((num_classes, num_classes + 1), np.int64)}
+        for measure in self._measures:
+            statistics.update(measure.empty_statistics())
+        return statistics
 
     def update_statistics(self, prediction: Tensor, label: Tensor) -> None:
         """Add an image to the statistics.
@@ -186,10 +140,15 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         """
         counts = confusion_matrix(prediction, label, len(self.class_names))
         self.statistics["confusion_matrix"] += counts.cpu().numpy()
+        for measure in self._measures:
+            measure.update_statistics(self.statistics, prediction, label)
 
     def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Compute the metrics, in percent, from the statistics of all images."""
-        return compute_metrics(statistics["confusion_matrix"], self.class_names)
+        metrics = compute_metrics(statistics["confusion_matrix"], self.class_names)
+        for measure in self._measures:
+            metrics.update(measure.compute_metrics(statistics))
+        return metrics
 
     # ------------------------------------------------------------------------------------ Detectron2's interface
 
@@ -245,10 +204,23 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 self._done.append(file_name)
                 self._progress.save_now_and_then(self.statistics, self._done)
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Return {"sem_seg": metrics in percent}, see compute_metrics; None off rank 0."""
+    def evaluate(self) -> dict[str, dict] | None:
+        """Return the results of all images; None off rank 0.
+
+        Returns:
+            sem_seg: metrics in percent, see compute_metrics and the measures.
+            tables: rows by title, where measures have tables.
+
+        Raises:
+            ValueError: there was nothing to evaluate, or a measure lacks the similarity of the classes.
+        """
         if self._progress is not None:
             self._progress.save(self.statistics, self._done)
+        if self._lacks_similarity():
+            raise ValueError(
+                f"The measures of '{self.dataset_name}' need the similarity of its classes: call set_similarity first, "
+                "or name a file in TEST.ZERO_SHOT.SIMILARITY."
+            )
 
         # Sum over the processes
         statistics_by_process = [self.statistics]
@@ -258,11 +230,18 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 return None
         total = {name: sum(statistics[name] for statistics in statistics_by_process) for name in self.statistics}
 
-        metrics = self.compute_metrics(total)
-        self._log(metrics)
-        return {"sem_seg": metrics}
+        # Compute
+        results = {"sem_seg": self.compute_metrics(total)}
+        tables = {title: rows for measure in self._measures for title, rows in measure.compute_tables(total).items()}
+        if tables:
+            results["tables"] = tables
+        self._log(results["sem_seg"], tables)
+        return results
 
     # ------------------------------------------------------------------------------------ steps
+
+    def _lacks_similarity(self) -> bool:
+        return any(measure.needs_similarity and measure.similarity is None for measure in self._measures)
 
     def _predicted_labels(self, file_name: str, output: dict) -> Tensor:
         if "sem_seg_labels" in output:
@@ -289,7 +268,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             )
         return torch.from_numpy(label)
 
-    def _log(self, metrics: Mapping[str, float]) -> None:
+    def _log(self, metrics: Mapping[str, float], tables: Mapping[str, Sequence[Mapping]]) -> None:
         rows = [(name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]) for name in self.class_names]
         logger.info(
             "%s, %%: %s\nIoU and accuracy of each class (nan: it does not occur)\n%s",
@@ -297,6 +276,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             ", ".join(f"{name} {value:.2f}" for name, value in overall_metrics(metrics).items()),
             tabulate(rows, headers=("class", "IoU", "ACC"), floatfmt=".2f", tablefmt="pipe"),
         )
+        for title, rows in tables.items():
+            logger.info("%s, %s\n%s", self.dataset_name, title, tabulate(rows, headers="keys", tablefmt="pipe"))
 
 
 class SharedImagesEvaluator(DatasetEvaluator):

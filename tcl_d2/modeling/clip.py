@@ -182,6 +182,7 @@ class FrozenCLIP(FrozenDualEncoder):
         _check_tower(model.visual)
         super().__init__(model)
         self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
+        self._last_positions: tuple[tuple, Tensor] | None = None
 
     @property
     def visual(self) -> VisionTransformer:
@@ -232,13 +233,25 @@ class FrozenCLIP(FrozenDualEncoder):
         # Embed patches, add the class token and positions
         x = self._embed_patches(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        positions = position.resize(visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
+        positions = self._positions(position, self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
         # Run the blocks
         for block in self.blocks[:depth]:
             x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
+
+    def _positions(self, rule: PositionRule, grid: tuple[int, int]) -> Tensor:
+        """Return position embeddings [1 + h*w, C] for a grid. The last ones are kept: resizing is slow on a GPU."""
+        weight = self.visual.positional_embedding
+        if torch.compiler.is_compiling():
+            return rule.resize(weight, tuple(self.visual.grid_size), grid)
+
+        # Loaded weights have another version, and moved ones another device
+        key = rule, grid, weight.device, weight.dtype, weight._version
+        if self._last_positions is None or self._last_positions[0] != key:
+            self._last_positions = key, rule.resize(weight, tuple(self.visual.grid_size), grid)
+        return self._last_positions[1]
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""

@@ -26,12 +26,14 @@ class ScoreSettings(NamedTuple):
         area_threshold: classes that win not more than this share of the pixels of all classes but the background lose
             them (SCLIP's rule); 0 for none.
         refine: what is done with the scores of all classes at last, fp32 [K, H, W] -> [K, H, W]; None for nothing.
+        keep_best: whether labels come with the score of the class at each pixel.
     """
 
     background_score: float | Tensor
     logit_scale: float = 0.0
     area_threshold: float = 0.0
     refine: Callable[[Tensor], Tensor] | None = None
+    keep_best: bool = False
 
     @property
     def needs_all_scores(self) -> bool:
@@ -100,13 +102,14 @@ class RunningArgmax(ScoreRule):
     Output:
         sem_seg_labels: int64 [H, W], the index of the class with the largest score, the first of several; the
             background is 0 where there is one; num_classes where a word of no class is best.
+        sem_seg_scores: with `keep_best`, fp32 [H, W], the score of that class; the background's is not told.
     """
 
     _best: Tensor | None = None
     _labels: Tensor | None = None
 
     def take(self, scores: Tensor, classes: Tensor) -> None:
-        if self.subset.background:  # otherwise the best score says all, probable or not
+        if self.subset.background or self.settings.keep_best:  # otherwise the best score says all, probable or not
             self._add_to_softmax(scores)
 
         best, winner = scores.max(0)
@@ -120,10 +123,12 @@ class RunningArgmax(ScoreRule):
         self._labels = torch.where(is_better, labels, self._labels)
 
     def output(self) -> dict[str, Tensor]:
+        if self.subset.background or self.settings.keep_best:
+            self._best = self._probabilities(self._best)
         if self.subset.background:
-            best = self._probabilities(self._best)
-            self._labels = self._labels.masked_fill(best <= self.settings.highest_background, 0)
-        return {"sem_seg_labels": self._labels}
+            self._labels = self._labels.masked_fill(self._best <= self.settings.highest_background, 0)
+        best = {"sem_seg_scores": self._best} if self.settings.keep_best else {}
+        return {"sem_seg_labels": self._labels, **best}
 
 
 class AllScores(ScoreRule):
@@ -169,10 +174,13 @@ class ArgmaxOfAllScores(AllScores):
 
     Output:
         sem_seg_labels: see RunningArgmax.
+        sem_seg_scores: see RunningArgmax.
     """
 
     def output(self) -> dict[str, Tensor]:
-        return {"sem_seg_labels": super().output()["sem_seg"].argmax(0)}
+        scores = super().output()["sem_seg"]
+        best = {"sem_seg_scores": scores.amax(0)} if self.settings.keep_best else {}
+        return {"sem_seg_labels": scores.argmax(0), **best}
 
 
 def build_score_rule(subset: WordSubset, settings: ScoreSettings, labels_only: bool) -> ScoreRule:

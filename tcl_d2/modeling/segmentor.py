@@ -1,9 +1,6 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import itertools
-import logging
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +8,15 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
+from ..utils.connected_components import ComponentSettings
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
+from .dataset_classes import has_classes
 from .dual_encoder import DualEncoder
 from .grounder import normalize
+from .image_batches import ImageBatches, WindowGrid
 from .inference import (
     Windows,
     average_windows,
@@ -25,18 +24,13 @@ from .inference import (
     pad_to_multiple,
     resize_scores,
     split_words,
-    window_slices,
 )
+from .objects import OUTPUTS, add_objects
 from .refiner import Refiner, build_refiner, keep_scores
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
-
-logger = logging.getLogger(__name__)
-# Bounds of the windows that are encoded at once, of one image or several; halved where memory runs out.
-_WINDOWS_AT_ONCE = 64
-_WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 
 
 class CropFeatures(NamedTuple):
@@ -125,8 +119,7 @@ class ZeroShotSegmentor(nn.Module):
         self.precision = precision
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
-        self._pixels_at_once = _WINDOW_PIXELS_AT_ONCE
-        self._average_on_cpu = False
+        self._batches = ImageBatches()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
@@ -176,6 +169,7 @@ class ZeroShotSegmentor(nn.Module):
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
         filler_words: Sequence[str] = (),
+        components: ComponentSettings | None = None,
     ) -> None:
         """Set how images and words are brought to the model, and how scores become labels.
 
@@ -189,12 +183,15 @@ class ZeroShotSegmentor(nn.Module):
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
             filler_words: words that belong to no class, see make_vocabulary.
+            components: what counts as an object, where objects are asked for; None for the defaults.
 
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
         _check_windows(crop_size, stride)
         _check_scores(background_score, logit_scale, area_threshold)
+        components = components or ComponentSettings()
+        components.check()
 
         # Words
         self.templates = check_templates(templates)
@@ -208,6 +205,7 @@ class ZeroShotSegmentor(nn.Module):
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
         self.refiner = refiner
+        self.components = components
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
@@ -215,6 +213,8 @@ class ZeroShotSegmentor(nn.Module):
         test = cfg.TEST.ZERO_SHOT
         _check_windows(test.CROP_SIZE, test.STRIDE)
         _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
+        components = component_settings(cfg)
+        components.check()
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,
@@ -225,11 +225,16 @@ class ZeroShotSegmentor(nn.Module):
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
             "filler_words": test.FILLER_WORDS,
+            "components": components,
         }
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def _grid(self) -> WindowGrid:
+        return WindowGrid(self.crop_size, self.stride)
 
     # ------------------------------------------------------------------------------------ what a subclass says
 
@@ -274,6 +279,7 @@ class ZeroShotSegmentor(nn.Module):
         classes: Sequence[ClassWords],
         background: bool | Sequence[str] = False,
         templates: Sequence[str] | None = None,
+        negative: Sequence[str] = (),
     ) -> None:
         """Set the classes that images without a vocabulary of their own are segmented into.
 
@@ -282,14 +288,16 @@ class ZeroShotSegmentor(nn.Module):
             background: whether a background comes before them, at the constant score or by the model's own map; or its
                 words.
             templates: prompt templates; None for the model's.
+            negative: words whose pixels are of no class, see make_vocabulary.
 
         Raises:
             ValueError: see make_vocabulary.
         """
-        self._set_vocabularies([make_vocabulary(classes, background, self.filler_words)], templates)
+        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative)
+        self._set_vocabularies([vocabulary], templates)
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
-        """Set the classes of a registered dataset: its `stuff_classes`, of which the first may be the background.
+        """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
 
         Of several datasets, to segment their common images once: masks are made for each of their words once.
 
@@ -317,9 +325,14 @@ class ZeroShotSegmentor(nn.Module):
         """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
             background = input_per_image.get("background", False)
-            vocabulary = make_vocabulary(input_per_image["vocabulary"], background, self.filler_words)
+            negative = input_per_image.get("negative", ())
+            vocabulary = make_vocabulary(
+                input_per_image["vocabulary"], background, self.filler_words, negative=negative
+            )
             words, subsets = join_vocabularies([vocabulary])
-            return self.embed_vocabulary(words, self.templates), subsets
+            is_repeated = input_per_image.get("kept_crops") is not None  # with lists that differ by a few words
+            embed = self.embed_vocabulary.embed_new if is_repeated else self.embed_vocabulary
+            return embed(words, self.templates), subsets
 
         if self._text is None:
             self._set_default_dataset()
@@ -327,7 +340,7 @@ class ZeroShotSegmentor(nn.Module):
 
     def _set_default_dataset(self) -> None:
         """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""
-        if self.dataset_name is None or "stuff_classes" not in MetadataCatalog.get(self.dataset_name).as_dict():
+        if self.dataset_name is None or not has_classes(self.dataset_name):
             dataset = "DATASETS.TEST is empty" if self.dataset_name is None else f"'{self.dataset_name}' has no classes"
             raise RuntimeError(
                 "The model does not know which classes to look for: call model.set_vocabulary(names), give each input "
@@ -347,13 +360,25 @@ class ZeroShotSegmentor(nn.Module):
                 height, width: size of the result in pixels; default: the image's.
                 vocabulary: the word, or the list of words, of each class, in place of those set before.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
+                negative: words besides the vocabulary whose pixels are of no class (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
+                label_scores: whether labels come with the score of the class at each pixel (bool).
+                instances: whether to give objects too: the connected components of each class (bool).
+                panoptic_seg: whether to give a panoptic segmentation too: things by connected components, stuff by
+                    class, as the dataset's metadata say; without a dataset, all classes are things (bool).
+                kept_crops: a list in which what does not depend on words is kept, where the image is segmented alone:
+                    empty at first, and given again with further words, as long as the model stays as it is.
 
         Returns:
             a dict an image:
 
-            sem_seg: scores fp32 [K, height, width], background first where there is one.
+            sem_seg: scores fp32 [K, height, width], background first where there is one; last the best score of the
+                negative words where there are any, and their label is its index.
             sem_seg_labels: in its place where `labels_only`: the class with the largest score, int64 [height, width].
+            sem_seg_scores: beside them where `label_scores`: its score, fp32 [height, width]; the background's is not
+                told.
+            instances: Instances on the CPU, see make_instances.
+            panoptic_seg: a pair (segments, their descriptions) on the CPU, see make_panoptic_seg.
             by_dataset: in their place where several datasets were set: a list of such dicts.
         """
         if torch.jit.is_tracing():
@@ -362,76 +387,8 @@ class ZeroShotSegmentor(nn.Module):
                 "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return self._segment_in_memory(batched_inputs)
-
-    def _segment_in_memory(self, batched_inputs: Sequence[dict]) -> list[dict]:
-        """Segment images; where memory runs out, with fewer windows at once, at last with averages on the CPU."""
-        outputs: list[dict] = [{} for _ in batched_inputs]
-        for indices in self._batch_images(batched_inputs):
-            inputs = [batched_inputs[index] for index in indices]
-            results = None
-            try:
-                results = self._segment_images(inputs)
-            except torch.OutOfMemoryError:
-                if self._average_on_cpu:
-                    raise
-
-            # Once the error, which holds memory, is gone
-            if results is None:
-                self._take_less_memory(inputs)
-                results = self._segment_in_memory(inputs)
-            for index, result in zip(indices, results):
-                outputs[index] = result
-        return outputs
-
-    def _batch_images(self, batched_inputs: Sequence[dict]) -> Iterator[list[int]]:
-        """Yield the indices of images whose windows are encoded together: of one size, and of the same words.
-
-        Images are taken together as long as a batch has room for all of their windows, so that no more is held of
-        several than of one.
-        """
-        groups = defaultdict(list)
-        for index, input_per_image in enumerate(batched_inputs):
-            request = [input_per_image.get(key) for key in ("vocabulary", "background", "labels_only")]
-            groups[self._window_size(input_per_image), repr(request)].append(index)
-
-        is_alone = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
-        for (window_size, _), members in groups.items():
-            batch, num_windows = [], 0
-            for index in members:
-                count = self._num_windows(batched_inputs[index])
-                if batch and (is_alone or num_windows + count > self._windows_at_once(window_size)):
-                    yield batch
-                    batch, num_windows = [], 0
-                batch.append(index)
-                num_windows += count
-            yield batch
-
-    def _window_size(self, input_per_image: dict) -> tuple[int, ...]:
-        """Return height and width of an image's windows, in pixels."""
-        size = input_per_image["image"].shape[-2:]
-        return tuple(min(side, self.crop_size) if self.crop_size else side for side in size)
-
-    def _num_windows(self, input_per_image: dict) -> int:
-        return len(window_slices(*input_per_image["image"].shape[-2:], self.crop_size, self.stride))
-
-    def _windows_at_once(self, window_size: Sequence[int]) -> int:
-        """Return how many windows of a size are encoded at once."""
-        return max(1, min(_WINDOWS_AT_ONCE, self._pixels_at_once // math.prod(window_size)))
-
-    def _take_less_memory(self, batched_inputs: Sequence[dict]) -> None:
-        """From now on, encode half as many windows at once as these images, for which memory ran out."""
-        torch.cuda.empty_cache()
-        window_size = self._window_size(batched_inputs[0])
-        count = min(self._windows_at_once(window_size), sum(map(self._num_windows, batched_inputs)))
-        self._average_on_cpu = count == 1
-        count = max(1, count // 2)
-        self._pixels_at_once = count * math.prod(window_size)
-        logger.warning(
-            "Memory ran out for images of %s; from now on %s: slower, same masks",
-            [[*input_per_image["image"].shape[1:]] for input_per_image in batched_inputs],
-            "averages on the CPU" if self._average_on_cpu else f"{count} windows at once",
-        )
+            one_by_one = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
+            return self._batches.segment(self._segment_images, batched_inputs, self._grid, one_by_one)
 
     @torch.no_grad()
     def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
@@ -444,16 +401,23 @@ class ZeroShotSegmentor(nn.Module):
             sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
 
         # Crops are encoded once; what that gives is held only where it is used again
-        batch_size = self._windows_at_once(self._window_size(batched_inputs[0]))
-        crops = map(self.encode_crops, batch_windows(windows, batch_size))
-        groups = self._word_groups(text, subsets)
-        if len(groups) > 1:
-            crops = list(crops)
+        batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]))
 
-        labels_only = batched_inputs[0].get("labels_only", False)
+        def encode() -> Iterator[tuple]:
+            return map(self.encode_crops, batch_windows(windows, batch_size))
+
+        groups = self._word_groups(text, subsets)
+        kept_crops = batched_inputs[0].get("kept_crops")
+        if kept_crops is not None and len(batched_inputs) == 1 and not self._batches.is_memory_short:
+            if not kept_crops:
+                kept_crops.extend(list(encode()))  # all or, where memory runs out, none
+            encode = partial(iter, kept_crops)
+        elif len(groups) > 1:
+            encode = self._batches.hold(encode)
+
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = self._segment_words(windows, crops, group_text, group, sizes, labels_only)
+            results = self._segment_words(windows, encode, group_text, group, sizes, batched_inputs[0])
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
         return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
@@ -467,21 +431,21 @@ class ZeroShotSegmentor(nn.Module):
     def _segment_words(
         self,
         windows: Sequence[Windows],
-        crops: Iterable[tuple],
+        encode: Callable[[], Iterable[tuple]],
         text: Tensor,
         subsets: list[WordSubset],
         sizes: Sequence[tuple[int, int]],
-        labels_only: bool,
+        request: Mapping[str, object],
     ) -> list[list[dict]]:
         """Segment images into the classes of datasets that share the scores of their words.
 
         Args:
             windows: of each image.
-            crops: of each batch of windows the features and their place, see encode_crops.
+            encode: gives of each batch of windows the features and their place, see encode_crops.
             text: text features of all words [W, D].
             subsets: the words of each dataset.
             sizes: height and width of each image's results.
-            labels_only: whether to give labels in place of scores.
+            request: an image's input, which says what is asked for.
 
         Returns:
             for each image, the result of each dataset.
@@ -489,32 +453,43 @@ class ZeroShotSegmentor(nn.Module):
         # What depends on all words is held only where it is used again
         parts = split_words(len(text), *sizes, *(tuple(each.image.shape[-2:]) for each in windows))
         has_map = self.has_background_map and any(subset.background for subset in subsets)
-        prepared = ((self.prepare(features, text), place) for features, place in crops)
+
+        def prepare() -> Iterator[tuple]:
+            return ((self.prepare(features, text), place) for features, place in encode())
+
         if has_map or len(parts) > 1:
-            prepared = list(prepared)
+            prepare = self._batches.hold(prepare)
 
         # Where the background is
         refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
         backgrounds = itertools.repeat(self.background_score)
         if has_map:
-            scores = self._average_crops(windows, prepared, self.predict_background, sizes)
+            scores = self._average_crops(windows, prepare(), self.predict_background, sizes)
             backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
 
         # Each dataset takes what it needs of the scores, as they come
+        labels_only = request.get("labels_only", False)
+        objects = [name for name in OUTPUTS if request.get(name)]
+        keep_best = bool(objects) or request.get("label_scores", False)
         rules = []
         for image_windows, size, background in zip(windows, sizes, backgrounds):
-            settings = ScoreSettings(background, self.logit_scale, self.area_threshold)
+            settings = ScoreSettings(background, self.logit_scale, self.area_threshold, keep_best=keep_best)
             if self.refines("classes"):
                 settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
             rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
         for words in parts:
             predict = partial(self.predict_masks, text=text, words=words)
-            scores = self._average_crops(windows, prepared, predict, sizes)
+            scores = self._average_crops(windows, prepare(), predict, sizes)
             for image_rules, refine, image_scores in zip(rules, refiners, scores):
                 refined = refine(image_scores)
                 for rule in image_rules:
                     rule.update(refined)
-        return [[rule.output() for rule in image_rules] for image_rules in rules]
+        outputs = [[rule.output() for rule in image_rules] for image_rules in rules]
+        if objects:
+            for image_outputs in outputs:
+                for output, subset in zip(image_outputs, subsets):
+                    add_objects(output, subset, self.components, objects)
+        return outputs
 
     def _average_crops(
         self,
@@ -525,7 +500,7 @@ class ZeroShotSegmentor(nn.Module):
     ) -> Iterator[Tensor]:
         """Average over windows what `predict` makes of the features of crops; yield it, enlarged to fp32 [k, *size]."""
         batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
-        if self._average_on_cpu:
+        if self._batches.is_memory_short:
             batches = map(Tensor.cpu, batches)
 
         for size, average in zip(sizes, average_windows(windows, batches)):
@@ -553,7 +528,7 @@ class ZeroShotSegmentor(nn.Module):
         """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
         if not self.refines(stage):
             return keep_scores
-        image = image.cpu() if self._average_on_cpu else image
+        image = image.cpu() if self._batches.is_memory_short else image
         refine = self.bind_refiner(stage, resize_scores(image[None], size))
         return lambda scores: refine(scores[None])[0]
 
@@ -619,6 +594,12 @@ class ZeroShotSegmentor(nn.Module):
 def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
     """Empty the cache of text features: the CLIP whose weights were loaded may be another one."""
     model.embed_vocabulary.forget()
+
+
+def component_settings(cfg: CfgNode) -> ComponentSettings:
+    """Return what a configuration says about objects."""
+    test = cfg.TEST.ZERO_SHOT.CONNECTED_COMPONENTS
+    return ComponentSettings(test.MIN_AREA, test.CONNECTIVITY, cfg.TEST.DETECTIONS_PER_IMAGE)
 
 
 def _check_windows(crop_size: int, stride: int) -> None:

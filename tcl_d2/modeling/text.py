@@ -14,6 +14,7 @@ from .grounder import normalize
 from .vocabulary import check_words
 
 _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
+_WORDS_REMEMBERED = 10_000  # 20 MB of features of 512 numbers
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
@@ -74,6 +75,7 @@ class TextEmbedder:
         self.remember = remember
         self.normalize_prompts = normalize_prompts
         self._cache: dict[tuple, Tensor] = {}
+        self._words: dict[tuple, Tensor] = {}
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Embed words: the mean of T(template) over templates, normalized.
@@ -92,6 +94,28 @@ class TextEmbedder:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[key] = self._embed(names, templates, device)
         return self._cache[key]
+
+    def embed_new(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Embed words that come again and again in other lists: only those that are new are computed.
+
+        Features differ in the last bit from those of the whole list, for texts are embedded with others at once.
+
+        Returns:
+            text features fp32 [K, D].
+
+        Raises:
+            ValueError: see check_words and check_templates.
+        """
+        names, templates = check_words(names), check_templates(templates)
+        context = (templates, self.normalize_prompts, self.clip.device)
+        new_names = [name for name in names if (name, context) not in self._words]
+        if new_names:
+            if len(self._words) > _WORDS_REMEMBERED:
+                self._words.clear()
+                new_names = names
+            features = self(new_names, templates)
+            self._words.update({(name, context): feature for name, feature in zip(new_names, features)})
+        return torch.stack([self._words[name, context] for name in names])
 
     def _embed(self, names: tuple[str, ...], templates: tuple[str, ...], device: torch.device) -> Tensor:
         tokens = self.tokenizer([template.replace("{}", name) for name in names for template in templates])
@@ -127,3 +151,4 @@ class TextEmbedder:
     def forget(self) -> None:
         """Empty the cache; to be called when the text encoder's weights change."""
         self._cache.clear()
+        self._words.clear()

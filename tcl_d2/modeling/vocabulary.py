@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..utils.words import as_lists, as_vocabulary
+from .dataset_classes import Category, dataset_background, dataset_categories, dataset_class_names
 
 ClassWords = str | Sequence[str]  # the word of a class, or its words
 
@@ -17,15 +18,18 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         words: W texts. A word of the background may be a class's word too.
-        classes: index of the class of each word, in 0..num_classes; num_classes where a word belongs to no class.
+        classes: index of the class of each word, in 0..num_classes; num_classes where a word belongs to no class, as
+            negative words do.
         num_classes: number of classes, with the background.
         background: whether class 0 is the background, which has a constant score besides its words, if any.
+        categories: of each class but the background; None where all are things, in their order.
     """
 
     words: tuple[str, ...]
     classes: tuple[int, ...]
     num_classes: int
     background: bool
+    categories: tuple[Category, ...] | None = None
 
 
 class WordSubset(NamedTuple):
@@ -36,12 +40,14 @@ class WordSubset(NamedTuple):
         classes: int64 [n], the class of each, see Vocabulary.
         num_classes: see Vocabulary.
         background: see Vocabulary.
+        categories: see Vocabulary.
     """
 
     words: Tensor
     classes: Tensor
     num_classes: int
     background: bool
+    categories: tuple[Category, ...] | None = None
 
     def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Find the subset's words among those from `first` on, `count` in number.
@@ -52,12 +58,18 @@ class WordSubset(NamedTuple):
         positions = torch.nonzero((self.words >= first) & (self.words < first + count))[:, 0]
         return self.words[positions] - first, self.classes[positions]
 
+    def categories_by_class(self) -> dict[int, Category]:
+        """Return the category of each class, by its index; the background has none."""
+        classes = range(int(self.background), self.num_classes)
+        return dict(zip(classes, self.categories or map(Category, range(len(classes)))))
+
 
 def make_vocabulary(
     classes: Sequence[ClassWords],
     background: bool | Sequence[str] = False,
     filler_words: Sequence[str] = (),
     shared_words: bool = False,
+    negative: Sequence[str] = (),
 ) -> Vocabulary:
     """Make a vocabulary.
 
@@ -68,9 +80,11 @@ def make_vocabulary(
             is none, are of no class. Those that are words of a class are left to it.
         shared_words: whether a word may stand for several classes. Their scores are the same; labels then are those of
             the first.
+        negative: words that take pixels away: those that they fit best are of no class, with a background too.
 
     Raises:
-        ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes.
+        ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes,
+            or a negative word that is asked for too.
     """
     if isinstance(classes, str) or not classes:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
@@ -86,7 +100,7 @@ def make_vocabulary(
     else:
         check_words([word for words in words_by_class for word in words])
 
-    # The background before them, the words of no class after them
+    # The background before them, the words of no class after them; fillers are left to all others
     has_background = background is not False
     if has_background:
         background_words = () if background is True else tuple(background)
@@ -94,13 +108,25 @@ def make_vocabulary(
             check_words(background_words)
         words_by_class.insert(0, background_words)
 
+    pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
+    if negative:
+        _check_negative(negative, [word for word, _ in pairs])
+        pairs += [(word, len(words_by_class)) for word in negative]
     if filler_words:
         check_words(filler_words)
-    pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
     known = {word for word, _ in pairs}
     filler_class = 0 if has_background else len(words_by_class)
     pairs += [(word, filler_class) for word in filler_words if word not in known]
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
+
+
+def _check_negative(negative: Sequence[str], asked_words: Sequence[str]) -> None:
+    both = sorted(set(check_words(negative)).intersection(asked_words))
+    if both:
+        raise ValueError(
+            f"'{both[0]}' is a negative word, and is asked for too, as a word of a class or of the background: "
+            "take it out of one of them."
+        )
 
 
 def dataset_classes(
@@ -110,16 +136,17 @@ def dataset_classes(
 
     Args:
         dataset_name: name in the catalog.
-        class_words: words of its classes, in place of its metadata's `class_words` or `stuff_classes`. With as many
+        class_words: words of its classes, in place of its metadata's `class_words` or their names. With as many
             entries as classes, those of a background are its words; with one less, it has none.
 
     Raises:
         ValueError: another number of entries.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    background = metadata.get("background", False)
-    num_classes = len(metadata.stuff_classes)
-    class_words = list(class_words or metadata.get("class_words") or metadata.stuff_classes[int(background) :])
+    background = dataset_background(dataset_name)
+    names = dataset_class_names(dataset_name)
+    num_classes = len(names)
+    class_words = list(class_words or metadata.get("class_words") or names[int(bool(background)) :])
 
     # The background's words, if any, come first
     num_words = len(class_words)
@@ -140,7 +167,8 @@ def dataset_vocabulary(
     """Make the vocabulary of a registered dataset; arguments and errors as dataset_classes and make_vocabulary."""
     classes, background = dataset_classes(dataset_name, class_words)
     shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
-    return make_vocabulary(classes, background, filler_words, shared_words)
+    vocabulary = make_vocabulary(classes, background, filler_words, shared_words)
+    return vocabulary._replace(categories=dataset_categories(dataset_name))
 
 
 def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
@@ -186,5 +214,5 @@ def join_vocabularies(vocabularies: Sequence[Vocabulary]) -> tuple[list[str], li
     for vocabulary in vocabularies:
         words = torch.tensor([indices.setdefault(word, len(indices)) for word in vocabulary.words])
         classes = torch.tensor(vocabulary.classes)
-        subsets.append(WordSubset(words, classes, vocabulary.num_classes, vocabulary.background))
+        subsets.append(WordSubset(words, classes, *vocabulary[2:]))
     return list(indices), subsets

@@ -63,8 +63,13 @@ def class_colors(num_classes: int, background: bool = False) -> list[Color]:
 
 def enlarge(picture: np.ndarray, side: int = 480) -> np.ndarray:
     """Repeat the pixels of [H, W, ...] by a whole factor, so that the long side has at least `side` pixels."""
-    factor = -(-side // max(picture.shape[:2]))
+    factor = enlarging_factor(picture, side)
     return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def enlarging_factor(picture: np.ndarray, side: int = 480) -> int:
+    """Return the factor by which `enlarge` repeats the pixels of [H, W, ...]."""
+    return -(-side // max(picture.shape[:2]))
 
 
 def blend(image: np.ndarray, colored: np.ndarray, alpha: float) -> np.ndarray:
@@ -94,9 +99,7 @@ def draw_overlay(
     Returns:
         the picture, RGB uint8 [H', W', 3].
     """
-    is_plain = np.isin(labels, list(plain))[..., None]
-    picture = np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA))
-    picture = draw_outlines(picture, labels)
+    picture = draw_classes(image, labels, colors, plain)
 
     # Draw the legend
     entries = list(zip(classes, colors))
@@ -110,6 +113,20 @@ def draw_overlay(
     margin = legend.shape[1] - picture.shape[1]
     picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
     return np.concatenate([picture, legend])
+
+
+def draw_classes(
+    image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], plain: Collection[int] = ()
+) -> np.ndarray:
+    """Draw the picture of draw_overlay without its legend: enlarged, RGB uint8 [H', W', 3]."""
+    is_plain = np.isin(labels, list(plain))[..., None]
+    picture = np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA))
+    return draw_outlines(picture, labels)
+
+
+def darken_around(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Darken a picture RGB uint8 [H, W, 3] but for a mask bool [H, W]."""
+    return np.where(mask[..., None], picture, picture // 3)
 
 
 def draw_outlines(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

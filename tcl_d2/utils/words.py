@@ -1,6 +1,7 @@
 """Words of classes: each class has one or several.
 
-In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name.
+In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name. What users
+write has negative words besides, see split_negative, and parent words, see utils.specificity.
 """
 
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 BACKGROUND = "background"  # the name of that class
 NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
+_NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative words begins
 
 
 def split_words(text: str) -> list[str | list[str]]:
@@ -23,6 +25,41 @@ def split_words(text: str) -> list[str | list[str]]:
 def split_background_words(text: str) -> list[str]:
     """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
     return strip_all(re.split("[,|]", text))
+
+
+def split_negative(vocabulary: Iterable[str | Sequence[str]]) -> tuple[list[str | Sequence[str]], list[str]]:
+    """Take the negative words out of what a user wrote: those of entries such as "not: shadow | dark spot".
+
+    Returns:
+        the other entries as they are, and the negative words.
+
+    Raises:
+        ValueError: an entry "not:" without words.
+    """
+    classes, negative = [], []
+    for entry in vocabulary:
+        if not is_negative(entry):
+            classes.append(entry)
+            continue
+
+        first, *others = [entry] if isinstance(entry, str) else entry
+        words = strip_all([_NEGATIVE.sub("", first, count=1), *others])
+        if not words:
+            raise ValueError(f"'{first}' names no negative word: write it as 'not: shadow', or 'not: shadow | tree'.")
+        negative += words
+    return classes, negative
+
+
+def is_negative(entry: str | Sequence[str]) -> bool:
+    """Return whether an entry of a vocabulary is of negative words, see split_negative."""
+    if isinstance(entry, (list, tuple)) and entry:
+        entry = entry[0]
+    return isinstance(entry, str) and _NEGATIVE.match(entry) is not None
+
+
+def negative_name(negative: Sequence[str]) -> str:
+    """Return the name of what negative words take, as a user writes them: "not: shadow | tree"."""
+    return f"not: {' | '.join(negative)}"
 
 
 def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:

@@ -62,6 +62,25 @@ def test_what_is_done_is_left_out(world, tmp_path, photos):
     assert run(world, *COMMAND, *options[:-1]).stdout.count(" -> ") == 6
 
 
+def test_negative_words_and_parents_are_written(world, tmp_path):
+    """In the labels, what negative words took has the index after the last class; areas and heat maps name it."""
+    Image.fromarray(draw_scene(seed=7, index=18, size=96, objects=(4, 5)).image).save(tmp_path / "scene.png")
+    lines = ["background", "yellow striped < striped", "purple striped < striped", "not: grass; sand"]
+    (tmp_path / "words.txt").write_text("\n".join(lines))
+    command = ["demo/demo.py", tmp_path / "scene.png", "--classes", tmp_path / "words.txt", "--heat-maps"]
+    expected = ["background", "yellow striped", "purple striped", "not: grass | sand"]
+    for options, names in ([], expected), (["--specificity", "parents"], ["background", "striped", expected[3]]):
+        output = tmp_path / f"out{len(options)}"
+        done = run(world, *command, "--output", output, *options)
+        assert done.returncode == 0 and "not: grass | sand 8" in done.stdout, done.stderr
+        areas = json.loads((output / "scene.json").read_text())["areas"]
+        assert list(areas) == names and (output / f"scene_{len(names) - 1}_not__grass___sand.png").exists()
+        labels = read_labels(output)["scene_labels.png"]
+        assert (labels == len(names) - 1).mean() == pytest.approx(areas[expected[3]], abs=1e-6)
+
+    check_error(run(world, "demo/demo.py", tmp_path / "scene.png", "--classes", "lava, not: lava"), "is asked for too")
+
+
 @pytest.mark.fault("demo --resume: other words, another model, or a damaged record", "refused: what differs; all stays")
 def test_results_of_other_settings_are_not_gone_on_from(world, tmp_path, photos):
     output = tmp_path / "out"
@@ -176,3 +195,43 @@ def test_a_folder_of_results_holds_no_input(tmp_path):
         with pytest.raises(ValueError, match="give another folder"):
             folder.check_inputs([path])
     assert os.listdir(tmp_path / "out") == []
+
+
+# ------------------------------------------------------------------------------------ boxes
+
+
+def test_boxes_are_written_beside_the_pictures(world, tmp_path):
+    """By names that are no other picture's, of a dataset's words; the record says what counts as an object."""
+    pytest.importorskip("cv2")
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for index, name in enumerate(("a.png", "a_boxes.png")):
+        Image.fromarray(draw_scene(7, index, size=96).image).save(folder / name)
+    command = ["demo/demo.py", "--refine", "none", "--classes", "shapes_instances_val", "--boxes", folder]
+    done = run(world, *command, "--output", output)
+    assert done.returncode == 0, done.stderr
+
+    record = json.loads((output / RECORD).read_text())
+    assert record["settings"]["--boxes"] == {"min_area": 30, "connectivity": 8, "max_objects": 100}
+    names = [file["name"] for file in record["files"].values()]
+    assert len(set(names)) == 2 and "a_boxes" not in names
+    for name in names:
+        results = json.loads((output / f"{name}_boxes.json").read_text())
+        words = json.loads((output / f"{name}.json").read_text())["areas"]
+        assert results and all(result["category"] in words and 0 < result["score"] < 1 for result in results)
+        assert all(result["image_id"] == name for result in results)
+        assert min(Image.open(output / f"{name}_boxes.png").size) >= 480
+
+
+@pytest.mark.fault("--boxes for a video", "refused at the start")
+def test_boxes_of_a_video(world, tmp_path):
+    command = ["demo/demo.py", "--classes", "brick", "--video-input", tmp_path / "a.mp4", "--boxes"]
+    check_error(run(world, *command, "--output", tmp_path / "out"), "--boxes", "not on the frames of a video")
+
+
+@pytest.mark.fault("--boxes without OpenCV", "refused at the start: what to install")
+def test_boxes_without_opencv(world, tmp_path, photos):
+    words = [str(photos / "a.png"), "--classes", "brick", "--boxes", "--output", str(tmp_path / "out")]
+    code = f"import runpy, sys; sys.modules['cv2'] = None; sys.argv[1:] = {words}"
+    done = run(world, "-c", f"{code}; runpy.run_path('demo/demo.py', run_name='__main__')")
+    check_error(done, "OpenCV", "pip install opencv-python-headless")

@@ -5,11 +5,14 @@ import shutil
 import tarfile
 
 import numpy as np
+import pycocotools.mask
 import pytest
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from tcl_d2.commands.prepare import shapes
-from tcl_d2.data.shapes import GROUNDS, HELD_OUT, OBJECTS, draw_scene
+from tcl_d2.data.labels import read_label
+from tcl_d2.data.shapes import GROUNDS, HELD_OUT, MIN_VISIBLE, OBJECTS, draw_scene
 
 SCENES = [draw_scene(5, i) for i in range(150)]
 
@@ -82,3 +85,43 @@ def test_labeled_scenes_are_those_of_the_captions_and_come_to_a_world_that_has_n
 def test_nothing_to_draw_is_refused(tmp_path, option):
     with pytest.raises(SystemExit, match="at least 1"):
         prepare(tmp_path, option, "0")
+
+
+# ------------------------------------------------------------------------------------ objects
+
+
+def test_annotations_are_the_objects_of_the_labels(in_world):
+    """As Detectron2 reads them: masks, boxes, and panoptic segments, whose void are objects that hardly show."""
+    labels = [read_label(row["sem_seg_file_name"]) for row in DatasetCatalog.get("shapes_val")]
+    instances, panoptic = DatasetCatalog.get("shapes_instances_val"), DatasetCatalog.get("shapes_panoptic_val")
+    assert len(labels) == len(instances) == len(panoptic) == 12
+    for label, row, segments in zip(labels, instances, panoptic):
+        visible = {k for k in range(len(OBJECTS)) if (label == k).sum() >= MIN_VISIBLE}
+        assert {annotation["category_id"] for annotation in row["annotations"]} == visible
+        for annotation in row["annotations"]:
+            mask = pycocotools.mask.decode(annotation["segmentation"]).astype(bool)
+            assert np.array_equal(mask, label == annotation["category_id"])
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            x, y, width, height = annotation["bbox"]
+            assert [x, y, x + width - 1, y + height - 1] == [columns[0], rows[0], columns[-1], rows[-1]]
+
+        assert segments["file_name"].endswith(f"{segments['image_id']:05d}.png")
+        with Image.open(segments["pan_seg_file_name"]) as picture:
+            ids = np.asarray(picture).astype(int) @ [1, 256, 256**2]
+        is_void = (label < len(OBJECTS)) & ~np.isin(label, list(visible))
+        assert np.array_equal(ids, np.where(is_void, 0, label.astype(int) + 1))
+        assert {info["id"]: info["area"] for info in segments["segments_info"]} == {
+            index: (ids == index).sum() for index in np.unique(ids) if index
+        }
+
+
+def test_a_world_that_was_drawn_before_gets_annotations(in_world, tmp_path):
+    """Nothing else in it changes."""
+    shutil.copytree(in_world / "shapes", tmp_path / "shapes")
+    val = tmp_path / "shapes/val"
+    (val / "instances.json").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
+    prepare(tmp_path / "shapes", "--train", "300", "--labeled", "12", "--val", "12")
+    after = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
+    assert after.pop(val / "instances.json") == (in_world / "shapes/val/instances.json").read_bytes()
+    assert after == before

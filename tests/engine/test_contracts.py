@@ -337,15 +337,15 @@ def test_detectron2s_own_datasets_are_evaluated(cfg, tmp_path, monkeypatch, name
     assert {f"ACC-{word}" for word in metadata.stuff_classes} <= result["sem_seg"].keys()
 
 
-@pytest.mark.fault(
-    "a dataset of Detectron2's own is not there, or is not of semantic segmentation", "one error that names it"
-)
+@pytest.mark.fault("a dataset of Detectron2's own is not there, or is of another type", "one error that names it")
 def test_unfit_datasets_of_detectron2_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((OSError, ValueError), match="ade20k_sem_seg_val|ADEChallengeData2016"):
         check_datasets(test=["ade20k_sem_seg_val"])
-    with pytest.raises(ValueError, match="'coco_2017_val' is of the wrong kind.*stuff_classes"):
+    with pytest.raises(FileNotFoundError, match="'coco_2017_val': no file .*instances_val2017.json"):
         check_datasets(test=["coco_2017_val"])
+    with pytest.raises(ValueError, match="'voc_2007_val' is of the wrong kind.*stuff_classes"):
+        check_datasets(test=["voc_2007_val"])
 
 
 def test_an_evaluator_of_the_users_is_built_by_type(cfg, sem_seg_dataset):
@@ -372,10 +372,10 @@ def test_an_evaluator_of_the_users_is_built_by_type(cfg, sem_seg_dataset):
 
 
 def test_an_unknown_type_of_dataset_is_refused_before_anything_is_evaluated(cfg, monkeypatch):
-    cfg.DATASETS.TEST = ("shapes_val", "coco_2017_val")
+    cfg.DATASETS.TEST = ("shapes_val", "voc_2007_val")
     model = Trainer.build_model(cfg).eval()
     monkeypatch.setattr(model, "forward", None)
-    with pytest.raises(ValueError, match="'coco_2017_val' has the evaluator_type 'coco'.*cityscapes_sem_seg, sem_seg"):
+    with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator_type 'pascal_voc'.*coco, .*lvis, sem_seg"):
         Trainer.test(cfg, model)
 
 

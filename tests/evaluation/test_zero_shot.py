@@ -13,7 +13,7 @@ CLASSES = ("background", "cat", "dog", "cow")
 
 
 @pytest.fixture
-def benchmark(tmp_path):
+def four_classes(tmp_path):
     """Four classes; label files hold 0 (background), 10, 20, 30 and 255; 99 has no meaning. Three images."""
     rng = np.random.default_rng(0)
     for folder in ("images", "labels"):
@@ -49,7 +49,7 @@ def run(predict) -> dict:
     return evaluator.evaluate()["sem_seg"]
 
 
-def test_equals_an_independent_computation(benchmark):
+def test_equals_an_independent_computation(four_classes):
     """Over the whole dataset, class by class, with loops over pixels; 'cow' is predicted but never there, IoU 0."""
     rng = np.random.default_rng(1)
     predictions = {}
@@ -78,20 +78,20 @@ def test_equals_an_independent_computation(benchmark):
     assert result["fwIoU"] == pytest.approx(100 * np.dot(share, ious))
 
 
-def test_ground_truth_scores_100_and_absent_classes_do_not_count(benchmark):
+def test_ground_truth_scores_100_and_absent_classes_do_not_count(four_classes):
     result = run(lambda raw: np.where(raw == 255, 3, raw // 10).astype(np.int64) % 4)
     assert result["mIoU"] == pytest.approx(100)
     assert np.isnan(result["IoU-cow"])
 
 
-def test_ignored_pixels_change_nothing(benchmark):
+def test_ignored_pixels_change_nothing(four_classes):
     def predict(fill):
         return lambda raw: np.where(raw == 255, fill, 1).astype(np.int64)
 
     assert run(predict(0)) == pytest.approx(run(predict(3)), nan_ok=True)
 
 
-def test_the_parts_of_processes_add_up_to_the_whole(benchmark):
+def test_the_parts_of_processes_add_up_to_the_whole(four_classes):
     """Two evaluators with a part of the images each hold what one with all of them does."""
     first, second, whole = (ZeroShotSemSegEvaluator("t_bench", distributed=False) for _ in range(3))
     for i, dataset_dict in enumerate(DatasetCatalog.get("t_bench")):
@@ -113,19 +113,19 @@ def test_the_parts_of_processes_add_up_to_the_whole(benchmark):
         (lambda path: Image.fromarray(np.zeros((5, 5), np.uint8)).save(path), ValueError, "differ in size"),
     ],
 )
-def test_bad_labels_are_named(benchmark, make, error, message):
+def test_bad_labels_are_named(four_classes, make, error, message):
     evaluator, dataset_dict = ZeroShotSemSegEvaluator("t_bench"), DatasetCatalog.get("t_bench")[0]
-    make(benchmark / "labels/0.png")
+    make(four_classes / "labels/0.png")
     with pytest.raises(error, match=f"labels/0.png.*{message}"):
         evaluator.process([dataset_dict], [{"sem_seg": torch.zeros(4, 12, 9)}])
 
 
-def test_nothing_evaluated_is_an_error(benchmark):
+def test_nothing_evaluated_is_an_error(four_classes):
     with pytest.raises(ValueError, match="Nothing to evaluate"):
         ZeroShotSemSegEvaluator("t_bench").evaluate()
 
 
-def test_label_rule_with_an_unknown_class_is_refused(benchmark):
+def test_label_rule_with_an_unknown_class_is_refused(four_classes):
     register_benchmark("t_rule", "i", "l", classes=("a", "b"), label_map={0: 2})
     try:
         with pytest.raises(ValueError, match="class 2; there are 2"):
@@ -135,7 +135,7 @@ def test_label_rule_with_an_unknown_class_is_refused(benchmark):
         MetadataCatalog.remove("t_rule")
 
 
-def test_missing_label_file_is_found_before_evaluation(benchmark):
-    (benchmark / "labels/1.png").unlink()
+def test_missing_label_file_is_found_before_evaluation(four_classes):
+    (four_classes / "labels/1.png").unlink()
     with pytest.raises(FileNotFoundError, match="'t_bench': 1 of 3 labels are missing, such as .*1.png"):
         DatasetCatalog.get("t_bench")

@@ -54,7 +54,7 @@ def build(clip_config):
         torch.manual_seed(0)
         clip = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "")
         windows = ("TEST.ZERO_SHOT.CROP_SIZE", 40, "TEST.ZERO_SHOT.STRIDE", 24, "INPUT.MIN_SIZE_TEST", 52)
-        return TCLPredictor("shapes/tcl.yaml", *clip, "MODEL.WEIGHTS", "", *windows, *options)
+        return TCLPredictor("shapes/tcl.yaml", *clip, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *windows, *options)
 
     return build_predictor
 

@@ -38,7 +38,7 @@ class WordsIndex:
 
     def search(self, text: Tensor, count: int) -> list[str]:
         archive = load()["archive"]
-        return [next(word for word in archive if archive[word]["text"] @ row > 0.999) for row in text]
+        return [next(word for word in archive if archive[word]["text"] @ row > 0.999) for row in text.cpu()]
 
 
 class GoldenReCo(ReCo):
@@ -48,9 +48,8 @@ class GoldenReCo(ReCo):
 
     def encode_archive(self, records: str) -> ReCoFeatures:
         images = load()["archive"][records]
-        return ReCoFeatures(
-            torch.empty(0), torch.nn.functional.normalize(images["dense_clip"], dim=1), images["encoder"]
-        )
+        maps = torch.nn.functional.normalize(images["dense_clip"], dim=1), images["encoder"]
+        return ReCoFeatures(torch.empty(0), *(part.to(self.device) for part in maps))
 
 
 def build_model(text_attention: bool = True, context_elimination: bool = True, **options) -> ReCo:
@@ -69,5 +68,5 @@ def build_model(text_attention: bool = True, context_elimination: bool = True, *
         mask_scale=10.0,
         **{"templates": ("{}",), "crop_size": 48, "stride": 24, "background_score": 0.0, **options},
     )
-    model.embed_vocabulary = lambda words, templates: text(list(words))
+    model.embed_vocabulary = lambda words, templates: text(list(words)).to(model.device)
     return model.eval()

@@ -175,3 +175,17 @@ def test_one_column_of_patches_in_bfloat16():
             with torch.autocast("cpu", torch.bfloat16):
                 tokens = clip.forward_blocks(images, 1)
             torch.testing.assert_close(tokens.float(), expected, rtol=0, atol=0.2)
+
+
+@torch.no_grad()
+def test_kept_positions_follow_grid_and_weights():
+    """Resized positions are kept for the next images, but not for those of another size, or under other weights."""
+    clip, other = golden.build_clip(), golden.build_clip()
+    for width in (64, 64, 80, 48, 64):
+        images = torch.randn(1, 3, 48, width)
+        expected = golden.build_clip().encode_image(images)
+        torch.testing.assert_close(clip.encode_image(images), expected, rtol=0, atol=0)
+
+    other.visual.positional_embedding.mul_(2)
+    clip.load_state_dict(other.state_dict())
+    torch.testing.assert_close(clip.encode_image(images), other.encode_image(images), rtol=0, atol=0)

@@ -202,6 +202,10 @@ def test_predictor(folder):
     segmentation = predictor(ROOT / "docs/shapes.png", ["brick", "grass", "lava"], background=True)
     assert segmentation.classes == ["background", "brick", "grass", "lava"]
     assert len(np.unique(segmentation.labels)) > 1
+    encoded = predictor.encode(ROOT / "docs/shapes.png", longest_side=200)
+    assert np.array_equal(predictor(encoded, "brick, not: lava").labels, predictor(encoded, "brick, lava").labels)
+    (best, _), *_ = predictor.rank_words(encoded, (100, 50), "brick, grass, lava").items()
+    assert best == segmentation.classes[1:][np.argmax(predictor(encoded, "brick, grass, lava").scores[:, 50, 100])]
     with pytest.raises(ValueError, match="the method 'sclip' needs a CLIP, which a GroupViT has not"):
         predictor.with_dense_head("sclip")
 

@@ -148,7 +148,7 @@ def test_a_batch_holds_no_more_windows_than_memory_has_room_for(model, monkeypat
 
     batch_sizes, encode = [], model.encode
     monkeypatch.setattr(model, "encode", lambda images: batch_sizes.append(len(images)) or encode(images))
-    monkeypatch.setattr(model, "_pixels_at_once", 4 * 48 * 48)
+    monkeypatch.setattr(model._batches, "pixels_at_once", 4 * 48 * 48)
     for output, expected_scores in zip(model(inputs), expected, strict=True):
         torch.testing.assert_close(output["sem_seg"], expected_scores, rtol=0, atol=1e-6)
     assert batch_sizes == [4, 2, 4, 4, 1]
@@ -167,6 +167,21 @@ def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch):
         return encoded
 
     monkeypatch.setattr(model, "encode", encode_and_watch)
-    monkeypatch.setattr(model, "_pixels_at_once", 2 * 48 * 48)
+    monkeypatch.setattr(model._batches, "pixels_at_once", 2 * 48 * 48)
     model([{"image": torch.zeros(3, 48, 48 * 6)}])
     assert len(num_alive) == 6 and max(num_alive) <= 1
+
+
+@torch.no_grad()
+def test_short_memory_holds_no_windows_between_words(model, monkeypatch):
+    """Where words come in parts, windows are encoded again for each part, with the same scores."""
+    model.set_vocabulary([f"word {number}" for number in range(70)])
+    inputs = [{"image": torch.randint(0, 256, (3, 48, 96))}]
+    (expected,) = model(inputs)
+
+    batch_sizes, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda images: batch_sizes.append(len(images)) or encode(images))
+    monkeypatch.setattr(model._batches, "pixels_at_once", 48 * 48)
+    monkeypatch.setattr(model._batches, "is_memory_short", True)
+    torch.testing.assert_close(model(inputs)[0]["sem_seg"], expected["sem_seg"], rtol=0, atol=1e-6)
+    assert batch_sizes == 2 * [1, 1, 1]

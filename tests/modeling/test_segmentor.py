@@ -104,3 +104,32 @@ def test_numbers_out_of_range_are_named_when_the_model_is_built(key, value, mess
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=message):
         build_model(cfg)
+
+
+def test_kept_crops_give_the_same_scores(model):
+    """For further words, with several windows; an image that is not segmented alone does without them."""
+    images = torch.randint(0, 256, (2, 3, 60, 90), generator=torch.Generator().manual_seed(0))
+    requests = [{"vocabulary": ["brick", "wood"], "background": True}, {"vocabulary": ["lava"], "negative": ["sand"]}]
+    expected = [[model([{"image": image, **request}])[0]["sem_seg"] for request in requests] for image in images]
+
+    encode, num_encoded = model.encode, []
+    model.encode = lambda crops: num_encoded.append(len(crops)) or encode(crops)
+    try:
+        inputs = [{"image": image, "kept_crops": []} for image in images]
+        for input_per_image, scores in zip(inputs, expected):
+            for request, scores_of_request in zip(requests, scores):
+                assert torch.equal(model([{**input_per_image, **request}])[0]["sem_seg"], scores_of_request)
+        assert sum(num_encoded) == sum(len(crops.images) for each in inputs for crops, _ in each["kept_crops"])
+
+        outputs = model([{**input_per_image, **requests[0]} for input_per_image in inputs])
+        for output, scores in zip(outputs, expected):
+            torch.testing.assert_close(output["sem_seg"], scores[0], rtol=0, atol=1e-5)
+    finally:
+        del model.encode
+
+
+def test_a_batch_may_have_other_negative_words_for_each_image(model):
+    image = torch.randint(0, 256, (3, 48, 48), generator=torch.Generator().manual_seed(0))
+    inputs = [{"image": image, "vocabulary": ["brick"], "negative": negative} for negative in ([], ["sand"], ["wood"])]
+    for output, input_per_image in zip(model(inputs), inputs):
+        torch.testing.assert_close(output["sem_seg"], model([input_per_image])[0]["sem_seg"], rtol=0, atol=1e-5)

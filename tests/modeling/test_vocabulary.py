@@ -30,6 +30,29 @@ def test_words_and_their_classes(arguments, words, classes, num_classes):
     assert make_vocabulary(*arguments) == Vocabulary(tuple(words.split()), classes, num_classes, background)
 
 
+def test_negative_words_are_of_no_class():
+    """With a background too, unlike fillers."""
+    vocabulary = make_vocabulary(["cat"], ["sky"], ["wall", "shadow"], negative=["shadow", "tree"])
+    assert vocabulary == Vocabulary(("sky", "cat", "shadow", "tree", "wall"), (0, 1, 2, 2, 0), 2, True)
+    assert make_vocabulary(["cat"], negative=["shadow"]) == Vocabulary(("cat", "shadow"), (0, 1), 1, False)
+
+
+@pytest.mark.fault("a word that is asked for and negative", "an error names it")
+@pytest.mark.parametrize(
+    "background, negative, message",
+    [
+        (False, ["tree", "man"], "'man' is a negative word, and is asked for too"),
+        (["sky"], ["sky"], "'sky' is a negative word, and is asked for too"),
+        (False, [" "], "not blank"),
+        (False, ["tree", "tree"], "twice: tree"),
+        (False, "tree", "at least one class word"),
+    ],
+)
+def test_unusable_negative_words(background, negative, message):
+    with pytest.raises(ValueError, match=message):
+        make_vocabulary(["cat", ["person", "man"]], background, negative=negative)
+
+
 @pytest.mark.parametrize(
     "classes, background, message",
     [

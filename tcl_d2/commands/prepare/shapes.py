@@ -3,6 +3,7 @@
     train/00000.tar ...   webdataset shards of image (jpg) + caption (txt), with img2dataset's *_stats.json
     labeled/images, labeled/labels   the first of these scenes (png) and their label maps, to learn from a few masks
     val/images, val/labels   larger scenes (png) and their label maps, for the three benchmarks
+    val/instances.json, val/panoptic, val/panoptic.json   their objects, in COCO's formats
     world.json   what it was drawn with; written last, so that it stands for a whole world
 
 Can be repeated and interrupted: what is there is kept, unless it was drawn with other numbers.
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from ...data.benchmarks import datasets_root
 from ...data.shapes import draw_scene
+from ...data.shapes_objects import INSTANCES, write_annotations
 from ...utils.files import replacing
 
 PER_SHARD = 1000
@@ -120,6 +122,8 @@ def main(args: argparse.Namespace) -> None:
     world = {"train": args.train, "labeled": args.labeled, "val": args.val, "seed": args.seed}
     content = f"{args.train} training pairs, {args.labeled} labeled scenes, {args.val} validation images"
     if not start_world(args.root, world):
+        if not (args.root / "val" / INSTANCES).exists():  # a world that was drawn before there were annotations
+            write_annotations(args.root / "val")
         print(f"{args.root} is ready: {content}")
         return
 
@@ -137,5 +141,6 @@ def main(args: argparse.Namespace) -> None:
             for _ in pool.imap_unordered(draw, range(count), chunksize=16):
                 progress.update(1)
 
+    write_annotations(args.root / "val")
     os.replace(args.root / "started.json", args.root / "world.json")
     print(f"{args.root}: {content}")

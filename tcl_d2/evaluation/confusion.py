@@ -1,0 +1,128 @@
+"""Confusion matrices, and what is computed from them: the protocol's metrics, and the most confused pairs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..utils.words import NO_CLASS
+
+PROTOCOL_METRICS = ("mIoU", "fwIoU", "mACC", "pACC")  # over all classes, see compute_metrics
+
+
+def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
+
+    Args:
+        prediction: class indices, integers [H, W], num_classes where of no class; more is not checked for.
+        label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
+        num_classes: K.
+
+    Returns:
+        integers [K, K + 1]; the last column has the pixels that are predicted to be of no class.
+    """
+    # In int32 where the indices fit: half the memory traffic.
+    dtype = torch.int32 if num_classes < 46_000 else torch.int64
+    index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes + 1)
+    counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) ** 2)
+    return counts.view(num_classes + 1, num_classes + 1)[:num_classes]
+
+
+def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
+    """Compute the IoU of each class from a confusion matrix, see compute_metrics.
+
+    Returns:
+        fp64 [K] in 0..1; nan for a class that does not occur.
+    """
+    matrix = confusion_matrix.astype(np.float64)
+    hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)[: len(matrix)]
+    with np.errstate(invalid="ignore"):
+        return hits / (truth + predicted - hits)
+
+
+def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """Compute the metrics, in percent.
+
+    Args:
+        confusion_matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
+        class_names: K class words.
+
+    Returns:
+        metrics by name:
+
+        mIoU: mean over the classes that occur in prediction or ground truth.
+        fwIoU: mean weighted by the classes' pixels in the ground truth.
+        mACC: mean accuracy over the classes that occur in the ground truth.
+        pACC: share of the pixels that are right.
+        IoU-<class>: nan for a class that does not occur.
+        ACC-<class>: accuracy; nan for a class that does not occur in the ground truth.
+
+    Raises:
+        ValueError: there is no pixel of ground truth.
+    """
+    matrix = confusion_matrix.astype(np.float64)
+    hits, truth = np.diag(matrix), matrix.sum(1)
+    if truth.sum() == 0:
+        raise ValueError("Nothing to evaluate: every pixel of the ground truth is ignored, or there was no image.")
+
+    # Nan for a class that does not occur
+    iou = class_iou(matrix)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy = hits / truth
+
+    return {
+        "mIoU": 100 * np.nanmean(iou),
+        "fwIoU": 100 * np.nansum(iou * truth) / truth.sum(),
+        "mACC": 100 * np.nanmean(accuracy),
+        "pACC": 100 * hits.sum() / truth.sum(),
+        **by_class("IoU", class_names, iou),
+        **by_class("ACC", class_names, accuracy),
+    }
+
+
+def by_class(metric: str, class_names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    """Return a metric of each class in percent, by Detectron2's names <metric>-<class>."""
+    return {f"{metric}-{name}": 100 * value for name, value in zip(class_names, values)}
+
+
+def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics over all classes: by Detectron2's convention, those without a "-" in the name."""
+    return {name: value for name, value in metrics.items() if "-" not in name}
+
+
+def most_confused(
+    matrix: np.ndarray, class_names: Sequence[str], similarity: np.ndarray | None = None, count: int = 10
+) -> list[dict]:
+    """List the pairs of classes with the most pixels of the first taken for the second.
+
+    Args:
+        matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
+        class_names: K class words.
+        similarity: of the classes, [K, K]; None to say nothing of it.
+        count: of pairs, at most.
+
+    Returns:
+        a dict a pair, the most confused first:
+
+        is: class of the ground truth.
+        taken for: predicted class.
+        pixels: number of pixels.
+        % of it: their share in the pixels of the class.
+        similarity: of both, in 0..1; 0 for what is predicted to be of no class. Where it is given.
+    """
+    errors = matrix.copy()
+    np.fill_diagonal(errors, 0)
+    names = [*class_names, NO_CLASS]
+
+    rows = []
+    for index in np.argsort(-errors, axis=None)[:count]:
+        truth, predicted = np.unravel_index(index, errors.shape)
+        pixels = int(errors[truth, predicted])
+        if pixels:
+            share = 100 * pixels / matrix[truth].sum()
+            row = {"is": names[truth], "taken for": names[predicted], "pixels": pixels, "% of it": round(share, 1)}
+            if similarity is not None:
+                row["similarity"] = round(float(similarity[truth, predicted]), 3) if predicted < len(matrix) else 0.0
+            rows.append(row)
+    return rows

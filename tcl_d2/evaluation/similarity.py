@@ -1,0 +1,92 @@
+"""How similar the words of a dataset's classes are: by the model's text features, or as a file says."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..modeling.vocabulary import WordSubset
+from ..utils.files import open_path
+
+_HINT = (
+    "Give a .npy or .csv file of numbers in 0..1, a row and a column for each class in the dataset's order; {dataset} "
+    "in the path stands for the dataset's name."
+)
+
+
+def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
+    """Compute the similarity of classes from the text features of their words.
+
+    The cosine of two classes is the largest of a word of the first and a word of the second, as a class has the best of
+    its words' scores. Cosines of CLIP's texts are high for any two words. So the mean over all pairs of different
+    classes counts as 0, and 1 stays 1: the similarity is (cosine - mean) / (1 - mean), and 0 below the mean. A
+    background stands for whatever is no other class: its similarity to every other class is 0.
+
+    Args:
+        subset: the words of a dataset's classes, by indices among the embeddings.
+        embeddings: text features [W, D], normalized.
+
+    Returns:
+        symmetric matrix fp64 [K, K] in 0..1, with ones on the diagonal.
+    """
+    # The words of classes: not of the background, and not those that belong to no class
+    first = int(subset.background)
+    is_named = (subset.classes >= first) & (subset.classes < subset.num_classes)
+    classes = subset.classes[is_named] - first
+    features = embeddings.cpu().double()[subset.words[is_named]]
+
+    # The largest cosine of each pair of classes
+    count = subset.num_classes - first
+    cosines = torch.full((count * count,), -1.0, dtype=torch.float64)
+    pairs = classes[:, None] * count + classes
+    cosines.scatter_reduce_(0, pairs.flatten(), (features @ features.T).flatten(), "amax")
+    cosines = cosines.view(count, count).numpy()
+
+    # From the mean over different classes to 1
+    similarity = np.eye(subset.num_classes)
+    is_pair = ~np.eye(count, dtype=bool)
+    if is_pair.any():
+        mean = cosines[is_pair].mean()
+        scaled = ((cosines - mean) / max(1 - mean, 1e-6)).clip(0, 1)
+        similarity[first:, first:][is_pair] = scaled[is_pair]
+    return similarity
+
+
+def read_similarity(path: str, dataset_name: str, num_classes: int) -> np.ndarray:
+    """Read a similarity matrix: NumPy's .npy, or numbers with commas between them and a row a line.
+
+    Args:
+        path: of the file; {dataset} in it stands for the dataset's name.
+        dataset_name: name in the catalog.
+        num_classes: K, with the background.
+
+    Returns:
+        matrix fp64 [K, K]: row: class of the ground truth; column: predicted class.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no matrix [K, K] of numbers in 0..1 with ones on the diagonal.
+    """
+    path = path.replace("{dataset}", dataset_name)
+    where = f"TEST.ZERO_SHOT.SIMILARITY '{path}'"
+    try:
+        with open_path(path) as file:
+            if Path(path).suffix == ".npy":
+                matrix = np.load(file, allow_pickle=False).astype(np.float64)
+            else:
+                matrix = np.loadtxt(file, delimiter=",", ndmin=2)
+    except OSError as error:
+        raise type(error)(f"{where} cannot be read: {error.strerror or error}. {_HINT}") from None
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{where} is no matrix of numbers: {error}. {_HINT}") from None
+
+    # Its shape and its values
+    if matrix.shape != (num_classes, num_classes):
+        shape = " x ".join(map(str, matrix.shape))
+        raise ValueError(f"{where} is {shape}; expected {num_classes} x {num_classes}. {_HINT}")
+    if not ((matrix >= 0) & (matrix <= 1)).all():  # nan is neither
+        raise ValueError(f"{where} has values that are not in 0..1. {_HINT}")
+    if not (np.diag(matrix) == 1).all():
+        raise ValueError(f"{where} has values other than 1 on its diagonal: a class is as its own word. {_HINT}")
+    return matrix

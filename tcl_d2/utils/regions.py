@@ -1,0 +1,66 @@
+"""Regions of an image: masks of the pixels that a user means."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+
+def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the mask of one pixel, bool [H, W].
+
+    Args:
+        x: column of the pixel.
+        y: row of the pixel.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: the point lies outside the image.
+    """
+    height, width = size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"The point ({x}, {y}) lies outside the image of {width} x {height} pixels.")
+    mask = np.zeros(size, bool)
+    mask[y, x] = True
+    return mask
+
+
+def connected_mask(mask: np.ndarray, x: int, y: int) -> np.ndarray:
+    """Return the part of a mask that is connected with one of its pixels, side by side, bool [H, W].
+
+    Args:
+        mask: bool [H, W].
+        x: column of the pixel.
+        y: row of the pixel.
+    """
+    parts, _ = ndimage.label(mask)
+    return parts == parts[y, x]
+
+
+def grow_mask(mask: np.ndarray) -> np.ndarray:
+    """Return a mask with the pixels around it, bool [H, W]: so many that a single pixel can be seen in a picture."""
+    return ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
+
+
+def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Return a region as a mask bool [H, W].
+
+    Args:
+        region: mask [H, W] of pixels; or a point (x, y), column and row of one.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: a mask of another size or without pixels, or a point outside the image.
+    """
+    region = np.asarray(region)
+    if region.shape == (2,):
+        return point_mask(*map(int, region), size)
+    if region.shape != tuple(size):
+        shape, expected = list(region.shape), list(size)
+        raise ValueError(
+            f"The region is a mask of shape {shape}; expected {expected}, as the image, or a point (x, y)."
+        )
+    mask = region.astype(bool)
+    if not mask.any():
+        raise ValueError("The region is a mask without pixels: give it at least one.")
+    return mask

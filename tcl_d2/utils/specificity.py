@@ -1,0 +1,80 @@
+"""From specific to general: a class by its word alone, with its synonyms, or as a part of its parent.
+
+What users write of a class may have the words of its parent, a more general class, behind "<": "dog | puppy < animal".
+"""
+
+from collections.abc import Sequence
+
+from .words import as_vocabulary, is_negative, split_words, strip_all
+
+SPECIFICITIES = ("word", "synonyms", "parents")  # from specific to general
+
+
+def at_specificity(
+    classes: str | Sequence[str | Sequence[str]], specificity: str = "synonyms"
+) -> list[str | Sequence[str]]:
+    """Return classes as specific or as general as is asked for.
+
+    Args:
+        classes: the word or the words of each class, and behind "<" those of its parent; or one text, see split_words.
+        specificity: one of SPECIFICITIES:
+
+            "word": the first word of each class alone.
+            "synonyms": all words of each class. A pixel has the score of the best of them, as for any class of several
+                words: a synonym that does not fit takes nothing from one that fits, as it would in a mean.
+            "parents": one class for each parent, of the parent's words and of all words of its classes; a class
+                without a parent has its synonyms.
+
+    Returns:
+        a vocabulary without parents; negative words stay as they are, see split_negative.
+
+    Raises:
+        ValueError: another specificity; or a "<" that is not between the words of a class and those of its parent.
+    """
+    if specificity not in SPECIFICITIES:
+        raise ValueError(f"The specificity is '{specificity}'; expected one of {', '.join(SPECIFICITIES)}.")
+    entries = split_words(classes) if isinstance(classes, str) else list(classes)
+    negative = [entry for entry in entries if is_negative(entry)]
+    families = [_split_parents(entry) for entry in entries if not is_negative(entry)]
+
+    if specificity == "parents":
+        class_words = _merge_families(families)
+    else:
+        count = 1 if specificity == "word" else None
+        class_words = [words[:count] for words, _ in families]
+    return [*as_vocabulary(class_words), *negative]
+
+
+def _split_parents(entry: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a class into its words and those of its parent, if it has one; errors as at_specificity."""
+    words = list(entry) if isinstance(entry, (list, tuple)) else [entry]
+    if not any(isinstance(word, str) and "<" in word for word in words):
+        return words, []
+
+    text = " | ".join(words)
+    parts = [strip_all(part.split("|")) for part in text.split("<")]
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"'{text}' is not a class and its parent: write them as 'dog | puppy < animal'.")
+    return parts[0], parts[1]
+
+
+def _merge_families(families: Sequence[tuple[list[str], list[str]]]) -> list[list[str]]:
+    """Make one class of all that have a parent of the same name, and of the parent where it is a class itself.
+
+    Args:
+        families: the words of each class, and those of its parent.
+
+    Returns:
+        the words of each class, at the place of its first one, and named by its parent.
+    """
+    merged, by_parent = [], {parents[0]: [] for _, parents in families if parents}
+    for words, parents in families:
+        family = by_parent.get((parents or words or [None])[0])
+        if family is None:
+            merged.append(words)
+            continue
+
+        if not family:
+            merged.append(family)
+        family += [word for word in (*parents, *words) if word not in family]
+    return merged
