@@ -393,11 +393,27 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.MODEL.TCL.LOSS_WEIGHT.TV_IMAGE = 1.0
     # Weight of the total variation of the soft masks.
     cfg.MODEL.TCL.LOSS_WEIGHT.TV_MASK = 1.0
+    # Weight of SemSegBCELoss: binary cross-entropy of soft masks and labels, over the pixels that are not ignored.
+    cfg.MODEL.TCL.LOSS_WEIGHT.SEM_SEG_BCE = 1.0
+    # Weight of SemSegDiceLoss: dice loss of the soft masks of classes that are there, over the same pixels.
+    cfg.MODEL.TCL.LOSS_WEIGHT.SEM_SEG_DICE = 1.0
     # Weight of the ablation WholeImageLoss: contrast of the whole image, without masks, with the texts.
     cfg.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
     # Benchmarks to evaluate while training; their average picks the best checkpoint. () for DATASETS.TEST.
     cfg.DATASETS.VAL = ()
+
+    # Short sides to which labeled training images are resized, the least and the greatest, in pixels; a crop of
+    # IMAGE_TEXT.SIZE is cut out of them.
+    cfg.INPUT.MIN_SIZE_TRAIN = (224, 448)
+    # How the short side of a labeled training image is drawn: "range" of MIN_SIZE_TRAIN, or "choice" among its values.
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    # Largest long side of a resized labeled training image, in pixels.
+    cfg.INPUT.MAX_SIZE_TRAIN = 2048
+    cfg.INPUT.SEM_SEG = CN()
+    # Classes of a labeled dataset that are drawn for each of its images from those that the image does not have. Their
+    # masks should be empty.
+    cfg.INPUT.SEM_SEG.NUM_ABSENT = 8
 
     # Order of the color channels; CLIP takes RGB.
     cfg.INPUT.FORMAT = "RGB"
@@ -419,6 +435,11 @@ def add_tcl_config(cfg: CN) -> None:
     # Probability of random erasing (timm's pixel mode).
     cfg.INPUT.IMAGE_TEXT.ERASING_PROB = 0.25
 
+    # Share of the images of each process's batch that is of labeled datasets, where DATASETS.TRAIN names image-text
+    # datasets too: rounded to the nearest number of images, half up, and at least one of each.
+    cfg.DATALOADER.LABELED_RATIO = 0.0
+    # Share of the labeled images to train on, drawn by the seed (Detectron2's RandomSubsetTrainingSampler); 1 for all.
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 1.0
     # Samples in the shuffle buffer of each loader worker, which keeps neighbors in a shard out of one batch.
     cfg.DATALOADER.SHUFFLE_BUFFER = 1000
 

@@ -100,7 +100,8 @@ def world(tmp_path_factory) -> Path:
     root.mkdir(exist_ok=True)
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", "--train", "300", "--val", "12"]))
+        numbers = ["--train", "300", "--labeled", "12", "--val", "12"]
+        shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
     return root
 
 

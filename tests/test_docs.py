@@ -22,6 +22,7 @@ PAGES = (
     "docs/dense_clip.md",
     "docs/objects.md",
     "docs/reco.md",
+    "docs/few_masks.md",
     "datasets/README.md",
 )
 ELSEWHERE = (  # commands that are not run here, by what they need
@@ -41,8 +42,8 @@ QUICK = {  # options that make a command short
     "train_net.py": FEW,
     "tcl-d2 train": FEW,
     "tcl-d2 evaluate": FEW,
-    "tcl-d2 prepare shapes": "--train 300 --val 12",  # the world that is there
-    "prepare_shapes.py": "--train 300 --val 12",
+    "tcl-d2 prepare shapes": "--train 300 --labeled 12 --val 12",  # the world that is there
+    "prepare_shapes.py": "--train 300 --labeled 12 --val 12",
     "tools/analyze.py": "--count 4",
 }
 

@@ -28,6 +28,7 @@ CONFIG = "tcl.yaml"
 def draw_pairs(name: str, config: str, count: int) -> np.ndarray:
     """Draw training pairs as the mapper gives them, image and caption side by side."""
     options = ["DATASETS.TRAIN", (name,), "SOLVER.IMS_PER_BATCH", count, "DATALOADER.NUM_WORKERS", 0]
+    options += ["DATALOADER.LABELED_RATIO", 0.0]  # the pairs alone
     loader = build_image_text_train_loader(load_config(config, options))
     rows = []
     for dataset_dict in next(iter(loader)):

@@ -21,6 +21,7 @@ from ..data import check_datasets
 from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
 from ..engine.dataset_settings import check_dataset_settings
+from ..engine.training_data import check_training_data
 from ..engine.wandb_writer import import_wandb
 from ..evaluation import verify_results
 from ..utils.errors import one_message
@@ -53,6 +54,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
         lambda: check_datasets(train=train, test=test),
         lambda: META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).check_encoder(cfg),
         lambda: check_dataset_settings(cfg, test),
+        lambda: check_training_data(cfg) if train else None,
         lambda: fetch_weights(weights),
         lambda: import_wandb() if cfg.WANDB.PROJECT and not eval_only else None,
     ):

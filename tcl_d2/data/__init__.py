@@ -17,16 +17,21 @@ from .image_text import (
     register_training_path,
     register_webdataset,
 )
+from .labeled import LabeledDatasets, is_labeled, read_labeled_dataset
 from .loader import build_image_text_train_loader, read_dataset
 from .mapper import ImageTextDatasetMapper
+from .sem_seg_mapper import SemSegDatasetMapper
 from .shards import is_remote
 
 __all__ = [
     "BenchmarkMapper",
     "ImageTextDatasetMapper",
+    "LabeledDatasets",
+    "SemSegDatasetMapper",
     "build_image_text_train_loader",
     "check_datasets",
     "check_have_labels",
+    "is_labeled",
     "register_benchmark",
     "register_benchmark_folder",
     "register_caption_folder",
@@ -35,7 +40,10 @@ __all__ = [
     "register_webdataset",
 ]
 _USES = {
-    image_text.TRAIN_ONLY_TYPE: "DATASETS.TRAIN takes image-text pairs (see register_caption_folder)",
+    image_text.TRAIN_ONLY_TYPE: (
+        "DATASETS.TRAIN takes image-text pairs (see register_caption_folder) and labeled datasets (see "
+        "register_benchmark), whose metadata have stuff_classes and whose rows have a sem_seg_file_name"
+    ),
     benchmarks.EVALUATOR_TYPE: (
         "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
         "have stuff_classes and an evaluator_type, or objects of the type coco, lvis or coco_panoptic_seg"
@@ -51,7 +59,7 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
 
     Args:
         names: datasets for either use.
-        train: datasets to train on, as DATASETS.TRAIN: image-text pairs.
+        train: datasets to train on, as DATASETS.TRAIN: image-text pairs, and labeled images.
         test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
 
     Raises:
@@ -91,15 +99,19 @@ def _check_dataset(name: str, use: str | None) -> None:
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
     evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.TRAIN_ONLY_TYPE)
     may_be_pairs = evaluator_type == image_text.TRAIN_ONLY_TYPE
+    may_be_trained_on = may_be_pairs or is_labeled(name)
     is_benchmark = not may_be_pairs and has_classes(name)
-    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_pairs, benchmarks.EVALUATOR_TYPE: is_benchmark}
+    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_trained_on, benchmarks.EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
     if is_of_objects(name):
         check_annotations(name)
     try:
-        read_dataset(name)
+        if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
+            read_labeled_dataset(name)
+        else:
+            read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
 

@@ -348,22 +348,29 @@ def _register_lvis() -> None:
 
 
 def _register_shapes() -> None:
-    """Register the small world's three benchmarks of one set of label files: with and without background, and stuff."""
+    """Register the small world: benchmarks with and without background, and with stuff; labeled scenes to train on.
+
+    Of the labeled scenes, the base classes alone are labeled in a second dataset: pixels of the others are ignored.
+    """
     objects = shapes.OBJECTS
     everything = shapes.OBJECTS + shapes.GROUNDS
     things = range(len(objects))
     grounds = range(len(objects), len(everything))
+    base = [name for name in everything if name not in shapes.NOVEL]
+    base_map = {k: base.index(name) if name in base else 255 for k, name in enumerate(everything)}
 
     variants = {
-        "shapes_val": ((BACKGROUND, *objects), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
-        "shapes_objects_val": (objects, False, {k: k for k in things} | {k: 255 for k in grounds}),
-        "shapes_stuff_val": (everything, False, None),
+        "shapes_val": ("val", (BACKGROUND, *objects), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
+        "shapes_objects_val": ("val", objects, False, {k: k for k in things} | {k: 255 for k in grounds}),
+        "shapes_stuff_val": ("val", everything, False, None),
+        "shapes_sem_seg_train": ("labeled", everything, False, None),
+        "shapes_base_sem_seg_train": ("labeled", base, False, base_map),
     }
-    for name, (classes, background, label_map) in variants.items():
+    for name, (folder, classes, background, label_map) in variants.items():
         register_benchmark(
             name,
-            "shapes/val/images",
-            "shapes/val/labels",
+            f"shapes/{folder}/images",
+            f"shapes/{folder}/labels",
             classes,
             background,
             label_map=label_map,

@@ -1,4 +1,4 @@
-"""The endless, shuffled, seeded stream of image-text pairs, split over processes and their loader workers."""
+"""The endless, shuffled, seeded stream of training images, split over processes and their loader workers."""
 
 import itertools
 import logging
@@ -6,7 +6,7 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, build_detection_train_loader
@@ -17,6 +17,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ..utils.http_stream import UnreadableAddress
 from ..utils.images import IMAGE_SUFFIXES, BrokenSample
+from .labeled import LabeledDatasets, is_labeled, split_batch
 from .mapper import ImageTextDatasetMapper
 from .shards import open_shard
 
@@ -249,6 +250,26 @@ class Mixture(IterableDataset):
             yield next(iterator)
 
 
+class Alternation(IterableDataset):
+    """Gives some samples of each of several streams in turn, so that batches of all of them have the same shares."""
+
+    def __init__(self, streams: Sequence[IterableDataset], counts: Sequence[int]):
+        """Join streams.
+
+        Args:
+            streams: endless.
+            counts: samples in a row of each.
+        """
+        self.streams = streams
+        self.counts = counts
+
+    def __iter__(self) -> Iterator[dict]:
+        iterators = [iter(stream) for stream in self.streams]
+        while True:
+            for iterator, count in zip(iterators, self.counts):
+                yield from itertools.islice(iterator, count)
+
+
 # --------------------------------------------------------------------------------------------- the loader
 
 
@@ -278,10 +299,15 @@ class RestartableLoader:
         return iter(self._loader)
 
 
-def _train_loader_from_config(cfg: CfgNode, *, mapper: Callable | None = None, **overrides: int) -> dict:
+def _train_loader_from_config(
+    cfg: CfgNode, *, mapper: Callable | None = None, labeled_mapper: Callable | None = None, **overrides: int
+) -> dict:
+    labeled_names = [name for name in cfg.DATASETS.TRAIN if is_labeled(name)]
     return {
-        "names": list(cfg.DATASETS.TRAIN),
+        "names": [name for name in cfg.DATASETS.TRAIN if name not in labeled_names],
         "mapper": mapper or ImageTextDatasetMapper(cfg, is_train=True),
+        "labeled": LabeledDatasets(cfg, labeled_names, labeled_mapper) if labeled_names else None,
+        "labeled_ratio": cfg.DATALOADER.LABELED_RATIO,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "buffer": cfg.DATALOADER.SHUFFLE_BUFFER,
@@ -307,17 +333,21 @@ def build_image_text_train_loader(
     names: list[str],
     *,
     mapper: Callable[[dict], dict],
+    labeled: LabeledDatasets | None = None,
+    labeled_ratio: float = 0.0,
     total_batch_size: int,
     num_workers: int = 0,
     buffer: int = 1000,
     seed: int = 0,
     start: int = 0,
 ) -> RestartableLoader:
-    """Build an endless iterable of batches, list[dict] as `mapper` gives them.
+    """Build an endless iterable of batches, list[dict] as the mappers give them: first pairs, then labeled images.
 
     Args:
         names: registered image-text datasets, mixed in proportion to their numbers of pairs.
         mapper: makes of a sample what the model takes, see ImageTextDatasetMapper.
+        labeled: labeled datasets; None for none.
+        labeled_ratio: share of the images of each process's batch that is of them, see split_batch.
         total_batch_size: images in a batch of all processes together.
         num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.
@@ -328,24 +358,35 @@ def build_image_text_train_loader(
     Raises:
         ValueError: no datasets, a dataset without samples, or a number out of its range; names the config key.
     """
-    if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text dataset.")
+    if not names and labeled is None:
+        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text or labeled dataset.")
     _check_numbers(total_batch_size, num_workers, buffer)
+    batch_size = total_batch_size // comm.get_world_size()
+    num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
 
     datasets = [read_dataset(name) for name in names]
     sizes = [count_samples(rows) for rows in datasets]
 
     def build(seed: int, start: int) -> Iterable[list[dict]]:
-        # One stream a dataset, which starts where its share of the samples ends
-        streams = [
-            ImageTextStream(name, rows, mapper, buffer, seed, int(start * size / sum(sizes)))
-            for name, rows, size in zip(names, datasets, sizes)
-        ]
+        parts, counts = [], []
+        if num_pairs:
+            # One stream a dataset, which starts where its share of the samples ends
+            first = start * num_pairs // batch_size
+            streams = [
+                ImageTextStream(name, rows, mapper, buffer, seed, int(first * size / sum(sizes)))
+                for name, rows, size in zip(names, datasets, sizes)
+            ]
+            parts.append(Mixture(streams, sizes, f"{seed} {start}"))
+            counts.append(num_pairs)
+
+        if num_labeled:
+            parts.append(labeled.stream(seed, start * num_labeled // batch_size, num_labeled))
+            counts.append(num_labeled)
 
         # Augmentation draws from the workers' own generators, which are seeded by `augmentation_seed`.
         augmentation_seed = zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode())
         return build_detection_train_loader(
-            Mixture(streams, sizes, f"{seed} {start}"),
+            Alternation(parts, counts),
             mapper=None,
             total_batch_size=total_batch_size,
             aspect_ratio_grouping=False,

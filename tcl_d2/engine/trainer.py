@@ -37,6 +37,7 @@ from .optimizer import build_optimizer
 from .processes import unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
+from .training_data import check_training_data
 from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ class Trainer(DefaultTrainer):
         A subclass may return any endless loader. Only that of build_image_text_train_loader, with any mapper, goes on
         at the right sample after --resume.
         """
+        check_training_data(cfg)
         return build_image_text_train_loader(cfg)
 
     # ------------------------------------------------------------------------------------ evaluation

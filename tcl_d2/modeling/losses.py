@@ -25,7 +25,8 @@ TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules 
 class Grounding:
     """A batch after grounding, B images of this process and N texts of all: what losses need of each image and pair.
 
-    A field is None where no head of the model `needs` it. Every field but `text` is of this process's images.
+    A field is None where no head of the model `needs` it. Every field but `text` is of this process's images. The last
+    ones, LABEL_STATISTICS, are of its L labeled images, the others of its images with captions.
 
     Attributes:
         text: text features [N, D] of the global batch, no gradient.
@@ -36,9 +37,11 @@ class Grounding:
         area: share of the image under the soft mask of each text, [B, N].
         mask_tv: total variation of these masks, [B, N].
         similarity: cosine of a text and the pixel embeddings averaged under its mask, [B, N].
+        sem_seg_bce: binary cross-entropy of the soft masks of an image's classes and its label, [L].
+        sem_seg_dice: dice loss of those of the classes that are there, [L].
     """
 
-    text: Tensor
+    text: Tensor | None = None
     text_offset: int = 0
     masked_image: Tensor | None = None
     mean_embedding: Tensor | None = None
@@ -46,12 +49,15 @@ class Grounding:
     area: Tensor | None = None
     mask_tv: Tensor | None = None
     similarity: Tensor | None = None
+    sem_seg_bce: Tensor | None = None
+    sem_seg_dice: Tensor | None = None
 
     def positive_pairs(self, pairs: Tensor) -> Tensor:
         """Take those of the matching pairs [B] from values of all pairs [B, N]."""
         return pairs[:, self.text_offset : self.text_offset + len(pairs)].diagonal()
 
 
+LABEL_STATISTICS = ("sem_seg_bce", "sem_seg_dice")
 STATISTICS = tuple(field.name for field in fields(Grounding) if field.name not in ("text", "text_offset"))
 
 
@@ -63,6 +69,16 @@ def gather(x: Tensor) -> Tensor:
 def global_mean(x: Tensor) -> Tensor:
     """Average over the equal-sized x of all processes, with gradient."""
     return gather(x.mean()[None]).mean()
+
+
+def labeled_mean(x: Tensor) -> Tensor:
+    """Average x [L] over the labeled images of all processes; 0 where there are none.
+
+    Processes may have different numbers of them. As of every head, the average over the processes of what this returns
+    is that mean.
+    """
+    mean_count = gather(x.new_tensor([float(len(x))])).mean()
+    return x.sum() / mean_count.clamp(min=1e-6)
 
 
 def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
@@ -239,6 +255,37 @@ class MaskTVLoss(LossHead):
 
     def loss(self, grounding: Grounding) -> Tensor:
         return grounding.mask_tv.mean()
+
+
+class SemSegLoss(LossHead):
+    """A mean over labeled images."""
+
+    def loss(self, grounding: Grounding) -> Tensor:
+        (name,) = self.needs
+        return labeled_mean(getattr(grounding, name))
+
+
+@TCL_LOSS_REGISTRY.register()
+class SemSegBCELoss(SemSegLoss):
+    """Binary cross-entropy of the soft masks of classes that are there, and of absent ones, with the label."""
+
+    name = "loss_sem_seg_bce"
+    weight_key = "SEM_SEG_BCE"
+    needs = ("sem_seg_bce",)
+
+
+@TCL_LOSS_REGISTRY.register()
+class SemSegDiceLoss(SemSegLoss):
+    """Dice loss of the soft masks of classes that are there, with the label."""
+
+    name = "loss_sem_seg_dice"
+    weight_key = "SEM_SEG_DICE"
+    needs = ("sem_seg_dice",)
+
+
+def takes_labels(head: nn.Module) -> bool:
+    """Tell whether a loss head is of labeled images; the others are of images with captions."""
+    return bool(head.needs) and set(head.needs) <= set(LABEL_STATISTICS)
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:

@@ -36,8 +36,10 @@ def batch_tokens(batched_inputs: list[dict], tokenizer: Callable[[list[str]], Te
         device: of the result.
 
     Raises:
-        ValueError: an image has neither.
+        ValueError: an image has neither, or there are no images.
     """
+    if not batched_inputs:
+        raise ValueError("Training needs images with captions, for its loss heads; the batch has none.")
     if all("tokens" in input_per_image for input_per_image in batched_inputs):
         return torch.stack([input_per_image["tokens"] for input_per_image in batched_inputs]).to(device)
     if all("caption" in input_per_image for input_per_image in batched_inputs):

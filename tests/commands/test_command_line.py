@@ -197,7 +197,7 @@ def test_inputs_are_needed(tmp_path):
 
 
 def test_a_world_is_drawn_and_checked(tmp_path):
-    done = run(tmp_path, "prepare", "shapes", "--train", 3, "--val", 1, "--processes", 1)
+    done = run(tmp_path, "prepare", "shapes", "--train", 3, "--labeled", 1, "--val", 1, "--processes", 1)
     assert done.returncode == 0 and (tmp_path / "shapes/world.json").exists(), done.stderr
     check_error(run(tmp_path, "prepare", "shapes", "--val", 0), "--val and --processes are at least 1")
 

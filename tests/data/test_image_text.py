@@ -266,7 +266,8 @@ def test_all_missing_datasets_are_named_at_once(root):
 
 
 @pytest.mark.fault(
-    "a training source in DATASETS.TEST, a benchmark in DATASETS.TRAIN", "refused before anything is built"
+    "a training source in DATASETS.TEST, what has neither captions nor classes of pixels in DATASETS.TRAIN",
+    "refused before anything is built",
 )
 def test_datasets_of_the_wrong_use_are_refused(in_world, tmp_path, forget):
     folder = str(tmp_path / "benchmark")
@@ -274,12 +275,12 @@ def test_datasets_of_the_wrong_use_are_refused(in_world, tmp_path, forget):
     Path(folder, "classes.txt").write_text("brick\nlava")
     forget(folder)
     check_datasets(train=["shapes_train"], test=["shapes_val", folder])
+    check_datasets(train=["shapes_train", "shapes_val", folder])  # the last two have labels
     with pytest.raises(ValueError) as error:
-        check_datasets(train=["shapes_train", "shapes_val", folder, "no_set"], test=["shapes_train"])
-    to_evaluate_on, folder_to_evaluate_on, unknown, to_train_on = str(error.value).split("\n  ")
-    assert "'shapes_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in to_evaluate_on
-    assert f"'{folder}' is of the wrong kind: DATASETS.TRAIN" in folder_to_evaluate_on
-    assert "'no_set' is not registered" in unknown
+        check_datasets(train=["shapes_train", "coco_2017_val", "no_set"], test=["shapes_train"])
+    boxes, unknown, to_train_on = str(error.value).split("\n  ")
+    assert "'coco_2017_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in boxes
+    assert "and labeled datasets" in boxes and "'no_set' is not registered" in unknown
     assert "'shapes_train' is of the wrong kind: DATASETS.TEST" in to_train_on
 
     # The same of a path that is met in DATASETS.TRAIN first

@@ -50,22 +50,38 @@ def prepare(root, *options):
 
 def test_preparing_is_whole_repeatable_and_follows_its_numbers(tmp_path, capsys):
     root = tmp_path / "shapes"
-    prepare(root, "--train", "30", "--val", "2")
+    prepare(root, "--train", "30", "--labeled", "3", "--val", "2")
     shard = root / "train/00000.tar"
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 60
     assert json.loads((root / "train/00000_stats.json").read_text())["successes"] == 30
     assert len(list((root / "val/labels").iterdir())) == 2 and not list(root.rglob("*.tmp"))
     time = shard.stat().st_mtime_ns
-    prepare(root, "--train", "30", "--val", "2")
+    prepare(root, "--train", "30", "--labeled", "3", "--val", "2")
     assert "is ready" in capsys.readouterr().out
     assert shard.stat().st_mtime_ns == time
-    prepare(root, "--train", "20", "--val", "2")
+    prepare(root, "--train", "20", "--labeled", "3", "--val", "2")
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 40
 
 
-@pytest.mark.parametrize("option", ["--train", "--val"])
+def test_labeled_scenes_are_those_of_the_captions_and_come_to_a_world_that_has_none(tmp_path):
+    """A world of before there were any keeps its shards."""
+    prepare(tmp_path, "--train", "4", "--labeled", "3", "--val", "1")
+    for index in range(3):
+        scene = draw_scene(0, index)
+        for folder, array in (("images", scene.image), ("labels", scene.label)):
+            assert np.array_equal(np.asarray(Image.open(tmp_path / f"labeled/{folder}/{index:05d}.png")), array)
+
+    shard = tmp_path / "train/00000.tar"
+    time = shard.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "labeled")
+    (tmp_path / "world.json").write_text('{"train": 4, "val": 1, "seed": 0}')
+    prepare(tmp_path, "--train", "4", "--labeled", "2", "--val", "1")
+    assert shard.stat().st_mtime_ns == time and len(list((tmp_path / "labeled/labels").iterdir())) == 2
+
+
+@pytest.mark.parametrize("option", ["--train", "--labeled", "--val"])
 def test_nothing_to_draw_is_refused(tmp_path, option):
     with pytest.raises(SystemExit, match="at least 1"):
         prepare(tmp_path, option, "0")
@@ -105,7 +121,7 @@ def test_a_world_that_was_drawn_before_gets_annotations(in_world, tmp_path):
     val = tmp_path / "shapes/val"
     (val / "instances.json").unlink()
     before = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
-    shapes.main(shapes.argument_parser().parse_args(["--root", f"{tmp_path}/shapes", "--train", "300", "--val", "12"]))
+    prepare(tmp_path / "shapes", "--train", "300", "--labeled", "12", "--val", "12")
     after = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
     assert after.pop(val / "instances.json") == (in_world / "shapes/val/instances.json").read_bytes()
     assert after == before

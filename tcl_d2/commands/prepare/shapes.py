@@ -1,6 +1,7 @@
 """Draw the small world into $DETECTRON2_DATASETS/shapes, in the formats of the real datasets.
 
     train/00000.tar ...   webdataset shards of image (jpg) + caption (txt), with img2dataset's *_stats.json
+    labeled/images, labeled/labels   the first of these scenes (png) and their label maps, to learn from a few masks
     val/images, val/labels   larger scenes (png) and their label maps, for the three benchmarks
     val/instances.json, val/panoptic, val/panoptic.json   their objects, in COCO's formats
     world.json   what it was drawn with; written last, so that it stands for a whole world
@@ -34,6 +35,7 @@ from ...utils.files import replacing
 PER_SHARD = 1000
 TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do
 VAL_OBJECTS = (3, 6)
+FOLDERS = ("train", "labeled", "val")
 
 
 def encode(image: np.ndarray, format: str, **options) -> bytes:
@@ -60,8 +62,9 @@ def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
     return len(indices)
 
 
-def write_val(index: int, folder: Path, seed: int) -> None:
-    scene = draw_scene(seed, index, VAL_SIZE, objects=VAL_OBJECTS)
+def write_labeled(index: int, folder: Path, seed: int, **options) -> None:
+    """Write a scene and its label map; `options` are draw_scene's."""
+    scene = draw_scene(seed, index, **options)
     for subfolder, array in (("labels", scene.label), ("images", scene.image)):
         with replacing(folder / subfolder / f"{index:05d}.png") as unfinished:
             unfinished.write_bytes(encode(array, "PNG"))
@@ -72,18 +75,24 @@ def start_world(root: Path, world: dict) -> bool:
 
     Args:
         root: folder of the world.
-        world: the numbers that it is drawn with; lie in started.json while it is drawn, and in world.json afterwards.
+        world: the numbers that it is drawn with: the scenes of each folder, and the seed. They lie in started.json
+            while it is drawn, and in world.json afterwards.
     """
     started, done = root / "started.json", root / "world.json"
     if done.exists() and json.loads(done.read_text()) == world:
         return False
 
-    is_same_world = started.exists() and json.loads(started.read_text()) == world
-    if not is_same_world:
-        for folder in ("train", "val"):
-            shutil.rmtree(root / folder, ignore_errors=True)
+    # Keep the folders that were drawn with the same numbers
+    previous = {}
+    for record in (started, done):
+        if record.exists():
+            previous = json.loads(record.read_text())
     done.unlink(missing_ok=True)
-    for folder in ("train", "val/images", "val/labels"):
+    for folder in FOLDERS:
+        if (previous.get(folder), previous.get("seed")) != (world[folder], world["seed"]):
+            shutil.rmtree(root / folder, ignore_errors=True)
+
+    for folder in ("train", "labeled/images", "labeled/labels", "val/images", "val/labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     started.write_text(json.dumps(world))
     return True
@@ -94,6 +103,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=datasets_root() / "shapes")
     parser.add_argument("--train", type=int, default=20_000, help="image-caption pairs")
+    parser.add_argument("--labeled", type=int, default=512, help="training scenes with labels")
     parser.add_argument("--val", type=int, default=100, help="images with labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -106,26 +116,31 @@ def main(args: argparse.Namespace) -> None:
     Args:
         args: of `argument_parser`.
     """
-    if min(args.train, args.val, args.processes) < 1 or args.seed < 0:
-        sys.exit("error: --train, --val and --processes are at least 1, --seed is at least 0")
+    if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
+        sys.exit("error: --train, --labeled, --val and --processes are at least 1, --seed is at least 0")
 
-    world = {"train": args.train, "val": args.val, "seed": args.seed}
+    world = {"train": args.train, "labeled": args.labeled, "val": args.val, "seed": args.seed}
+    content = f"{args.train} training pairs, {args.labeled} labeled scenes, {args.val} validation images"
     if not start_world(args.root, world):
         if not (args.root / "val" / INSTANCES).exists():  # a world that was drawn before there were annotations
             write_annotations(args.root / "val")
-        print(f"{args.root} is ready: {args.train} training pairs, {args.val} validation images")
+        print(f"{args.root} is ready: {content}")
         return
 
     # Training draws from an even seed, validation from an odd one: no scene is in both.
     num_shards = math.ceil(args.train / PER_SHARD)
     draw_shard = partial(write_shard, folder=args.root / "train", count=args.train, seed=2 * args.seed)
-    draw_val = partial(write_val, folder=args.root / "val", seed=2 * args.seed + 1)
-    with Pool(args.processes) as pool, tqdm(total=args.train + args.val, desc="drawing", unit="scene") as progress:
+    draw_labeled = partial(write_labeled, folder=args.root / "labeled", seed=2 * args.seed, size=TRAIN_SIZE)
+    val = {"size": VAL_SIZE, "objects": VAL_OBJECTS}
+    draw_val = partial(write_labeled, folder=args.root / "val", seed=2 * args.seed + 1, **val)
+    total = args.train + args.labeled + args.val
+    with Pool(args.processes) as pool, tqdm(total=total, desc="drawing", unit="scene") as progress:
         for count in pool.imap_unordered(draw_shard, range(num_shards)):
             progress.update(count)
-        for _ in pool.imap_unordered(draw_val, range(args.val), chunksize=16):
-            progress.update(1)
+        for draw, count in ((draw_labeled, args.labeled), (draw_val, args.val)):
+            for _ in pool.imap_unordered(draw, range(count), chunksize=16):
+                progress.update(1)
 
     write_annotations(args.root / "val")
     os.replace(args.root / "started.json", args.root / "world.json")
-    print(f"{args.root}: {args.train} training pairs, {args.val} validation images")
+    print(f"{args.root}: {content}")

@@ -1,11 +1,14 @@
 """TCL: text-grounded contrastive learning (Cha et al., CVPR 2023)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -16,12 +19,26 @@ from ...utils.visualizer import draw_text
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask, normalize
-from ..losses import Grounding, build_losses, gather
+from ..losses import LABEL_STATISTICS, Grounding, build_losses, gather, takes_labels
 from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import CropFeatures, ZeroShotSegmentor
+from ..sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics
 from ..text import batch_tokens
+from ..vocabulary import dataset_vocabulary, join_vocabularies
 
 _TEXTS_AT_ONCE = 64
+
+
+class LabeledBatch(NamedTuple):
+    """The labeled images of a training batch.
+
+    Attributes:
+        images: normalized, [L, 3, H, W], of whole patches.
+        targets: what the masks of each should be.
+    """
+
+    images: Tensor
+    targets: list[MaskTarget]
 
 
 @META_ARCH_REGISTRY.register()
@@ -78,6 +95,8 @@ class TCL(ZeroShotSegmentor):
         self.grounder = Grounder(self.clip, freeze, decoder_blocks)
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
+        self.needs_labels = any(takes_labels(head) for head in losses)
+        self.needs_captions = not all(takes_labels(head) for head in losses)
         self.kp_weight = kp_weight
         self.kp_head = kp_head or MaskCLIPHead()
 
@@ -120,30 +139,53 @@ class TCL(ZeroShotSegmentor):
                 caption: its text (str), or
                 tokens: its text's tokens, int [context].
 
+            For loss heads on labels, labeled images beside or in place of these, as SemSegDatasetMapper gives them:
+
+                image: as above.
+                sem_seg: class of each pixel, or the `ignore_label` of the dataset's metadata, int64 [H, W].
+                classes: whose masks are compared with it, int64 [C].
+                dataset_name: registered dataset, which has the classes' words.
+
         Returns:
             the weighted losses by name.
         """
         if not self.training:
             return super().forward(batched_inputs)
 
-        images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
+        labeled = None
+        if self.needs_labels:
+            labeled = self._batch_labels(batched_inputs)
+            batched_inputs = [input_per_image for input_per_image in batched_inputs if not _is_label(input_per_image)]
+        if not self.needs_captions:
+            return self.compute_losses(None, None, None, labeled)
+
         tokens = batch_tokens(batched_inputs, self.tokenizer, self.device)
-        losses = self.compute_losses(images, tokens)
+        images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
+        losses = self.compute_losses(images, tokens, None, labeled)
 
         captions = [input_per_image.get("caption", "") for input_per_image in batched_inputs]
         draw = partial(self._draw_masks, images, tokens, captions)
         put_picture("image, mask of its text, mask of another, caption", self.vis_period, draw)
         return losses
 
-    def compute_losses(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> dict[str, Tensor]:
+    def compute_losses(
+        self,
+        images: Tensor | None,
+        tokens: Tensor | None,
+        uniform: Tensor | None = None,
+        labeled: LabeledBatch | None = None,
+    ) -> dict[str, Tensor]:
         """Compute the weighted losses by name.
 
         Args:
-            images: normalized, [B, 3, H, W], of whole patches.
+            images: normalized, [B, 3, H, W], of whole patches; None where no loss head needs captions.
             tokens: int [B, context]; text i belongs to image i.
             uniform: noise of the hard masks [B, 1, h, w] in (0, 1), to repeat a step exactly; None draws it.
+            labeled: labeled images; None where no loss head needs them.
         """
-        grounding = self.ground(images, tokens, uniform)
+        grounding = Grounding() if images is None else self.ground(images, tokens, uniform)
+        if labeled is not None:
+            grounding = replace(grounding, **self.compare_with_labels(labeled))
         return {head.name: head(grounding) for head in self.losses.values()}
 
     def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
@@ -162,20 +204,63 @@ class TCL(ZeroShotSegmentor):
             size = [side * self.grounder.scale for side in self.clip.grid(images)]
             uniform = self.sim2mask.noise((len(images), 1, *size), images.device)
 
-        names = sorted({name for head in self.losses.values() for name in head.needs})
+        names = sorted({name for head in self.losses.values() for name in head.needs} - set(LABEL_STATISTICS))
 
         def statistics_of_part(images: Tensor, positive_text: Tensor, uniform: Tensor) -> list[Tensor]:
             statistics = self._compute_statistics(images, text, positive_text, uniform, names)
             return [statistics[name] for name in names]
 
-        batch = images, positive_text, uniform
-        if 0 < self.micro_batch_size < len(images):
-            parts = list(zip(*(whole.split(self.micro_batch_size) for whole in batch)))
-            trained = [p for p in (*self.grounder.parameters(), *self.sim2mask.parameters()) if p.requires_grad]
-            values = forward_in_parts(statistics_of_part, parts, trained)
-        else:
-            values = statistics_of_part(*batch)
+        values = self._compute_in_parts(statistics_of_part, images, positive_text, uniform)
         return Grounding(text, text_offset, **dict(zip(names, values)))
+
+    def compare_with_labels(self, labeled: LabeledBatch) -> dict[str, Tensor]:
+        """Compute the statistics of labeled images, LABEL_STATISTICS by name; with `micro_batch_size` as `ground`."""
+
+        def statistics_of_part(images: Tensor, targets: list[MaskTarget]) -> list[Tensor]:
+            statistics = sem_seg_statistics(self.pixel_embedding(images), targets, self.sim2mask)
+            return [statistics[name] for name in LABEL_STATISTICS]
+
+        return dict(zip(LABEL_STATISTICS, self._compute_in_parts(statistics_of_part, *labeled)))
+
+    def _compute_in_parts(self, function: Callable[..., list[Tensor]], *batch: Sequence) -> Sequence[Tensor]:
+        """Call a function that gives values [B] of a batch, with the activations of some images at once."""
+        size = self.micro_batch_size
+        if not 0 < size < len(batch[0]):
+            return function(*batch)
+        parts = [tuple(whole[i : i + size] for whole in batch) for i in range(0, len(batch[0]), size)]
+        trained = [p for p in (*self.grounder.parameters(), *self.sim2mask.parameters()) if p.requires_grad]
+        return forward_in_parts(function, parts, trained)
+
+    def _batch_labels(self, batched_inputs: list[dict]) -> LabeledBatch:
+        """Take the labeled images of a training batch, of which there may be none; see forward."""
+        labeled = [input_per_image for input_per_image in batched_inputs if "sem_seg" in input_per_image]
+        _check_labels(labeled)
+        images = [input_per_image["image"] for input_per_image in labeled or batched_inputs]
+        images = self.normalize_images(images)[: len(labeled)]
+        size = [side * self.grounder.scale for side in self.clip.grid(images)]
+
+        # The words of each dataset
+        names = {input_per_image["dataset_name"] for input_per_image in labeled}
+        words_by_dataset = {name: self._embed_dataset(name) for name in names}
+
+        targets = []
+        for input_per_image in labeled:
+            name = input_per_image["dataset_name"]
+            ignore_label = MetadataCatalog.get(name).get("ignore_label", 255)
+            sem_seg = input_per_image["sem_seg"].to(self.device)
+            classes = input_per_image["classes"]
+            targets.append(make_mask_target(sem_seg, classes, ignore_label, *words_by_dataset[name], size))
+        return LabeledBatch(images, targets)
+
+    def _embed_dataset(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the text features of a dataset's words [W, D], prompted as in evaluation, and the words' classes [W].
+
+        They are computed once, and in full precision, for an evaluation takes the same from the cache.
+        """
+        words, (subset,) = join_vocabularies([dataset_vocabulary(name)])
+        with torch.autocast(self.device.type, enabled=False):
+            text = self.embed_vocabulary(words, self.templates)
+        return text[subset.words.to(text.device)], subset.classes
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -250,3 +335,19 @@ class TCL(ZeroShotSegmentor):
             row = row.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
             rows.append(np.concatenate([row, draw_text(captions[i], len(row), 260)], axis=1))
         return np.concatenate(rows).transpose(2, 0, 1)
+
+
+def _is_label(input_per_image: dict) -> bool:
+    """Tell whether an image of a batch has a label and no text."""
+    return "sem_seg" in input_per_image and not {"caption", "tokens"} & input_per_image.keys()
+
+
+def _check_labels(labeled: list[dict]) -> None:
+    """Raise a ValueError unless labeled images have all that TCL.forward says, and labels of their size."""
+    for input_per_image in labeled:
+        missing = {"classes", "dataset_name"} - input_per_image.keys()
+        if missing:
+            raise ValueError(f"An image has a 'sem_seg' but no '{min(missing)}': see SemSegDatasetMapper.")
+        sizes = [list(input_per_image[key].shape[-2:]) for key in ("sem_seg", "image")]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"A 'sem_seg' is {sizes[0]}, but its 'image' {sizes[1]}: expected the same size.")

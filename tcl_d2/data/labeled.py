@@ -1,0 +1,144 @@
+"""What masks are learned from: the images of labeled datasets, and their share of a batch."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
+from detectron2.data.common import ToIterableDataset
+from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import IterableDataset, Sampler
+
+from ..modeling.vocabulary import dataset_vocabulary
+from .image_text import TRAIN_ONLY_TYPE
+from .labels import LabelMapper
+from .sem_seg_mapper import SemSegDatasetMapper
+
+
+def is_labeled(name: str) -> bool:
+    """Tell whether a registered dataset has classes for each pixel: a benchmark, or one of Detectron2's sem_seg."""
+    metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog else {}
+    return "stuff_classes" in metadata and metadata.get("evaluator_type") != TRAIN_ONLY_TYPE
+
+
+def read_labeled_dataset(name: str) -> list[dict]:
+    """Return the rows of a labeled dataset, each with its `dataset_name`.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: it has no rows, or rows without labels, or its metadata do not fit together; names it.
+    """
+    rows = DatasetCatalog.get(name)
+    unlabeled = [row for row in rows if not row.get("sem_seg_file_name")]
+    if not rows or unlabeled:
+        reason = f"{len(unlabeled)} of its {len(rows)} rows have no 'sem_seg_file_name'" if rows else "it has no rows"
+        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {reason}.")
+
+    try:
+        LabelMapper.of(name)
+        dataset_vocabulary(name)
+    except ValueError as error:
+        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {error}") from None
+    return [{**row, "dataset_name": name} for row in rows]
+
+
+def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: bool) -> tuple[int, int]:
+    """Split the images of a process's batch into those with captions and those with labels.
+
+    Args:
+        batch_size: images of the process.
+        ratio: share of them that has labels, where there are datasets of both: rounded to the nearest number of
+            images, half up, and at least one of each.
+        has_captions: whether there are image-text datasets to train on.
+        has_labels: whether there are labeled datasets to train on.
+
+    Raises:
+        ValueError: the ratio does not fit the datasets, or the batch is too small for both.
+    """
+    if not has_labels:
+        if ratio:
+            raise ValueError(
+                f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names no labeled dataset: name one, or set "
+                "the ratio to 0."
+            )
+        return batch_size, 0
+    if not has_captions:
+        return 0, batch_size
+
+    if not 0 < ratio < 1:
+        raise ValueError(
+            f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names labeled and image-text datasets: expected "
+            "the share of the images of a batch that has labels, more than 0 and less than 1."
+        )
+    if batch_size < 2:
+        raise ValueError(
+            f"A process's batch has {batch_size} image, too few for one with a caption and one with labels: raise "
+            "SOLVER.IMS_PER_BATCH."
+        )
+    labeled_size = min(max(math.floor(ratio * batch_size + 0.5), 1), batch_size - 1)
+    return batch_size - labeled_size, labeled_size
+
+
+class LabeledDatasets:
+    """Labeled datasets, of which each image comes once an epoch, in an order of Detectron2's samplers."""
+
+    @configurable
+    def __init__(self, names: Sequence[str], *, mapper: Callable[[dict], dict], subset_ratio: float = 1.0):
+        """Read the datasets' rows.
+
+        Args:
+            names: registered labeled datasets; they may have different classes.
+            mapper: makes of a row what the model takes, see SemSegDatasetMapper.
+            subset_ratio: share of all images together to train on, drawn by the seed; 1 for all.
+
+        Raises:
+            FileNotFoundError, ValueError: see read_labeled_dataset; or no image is in the subset.
+        """
+        self.mapper = mapper
+        self.subset_ratio = subset_ratio
+        self._rows = [row for name in names for row in read_labeled_dataset(name)]
+        if not (0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))):
+            raise ValueError(
+                f"DATALOADER.RANDOM_SUBSET_RATIO is {subset_ratio}; expected a share of the {len(self._rows)} labeled "
+                "images that is at least one of them and at most 1."
+            )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, names: Sequence[str], mapper: Callable[[dict], dict] | None = None) -> dict:
+        return {
+            "names": names,
+            "mapper": mapper or SemSegDatasetMapper(cfg, names),
+            "subset_ratio": cfg.DATALOADER.RANDOM_SUBSET_RATIO,
+        }
+
+    def stream(self, seed: int, start: int, chunk_size: int) -> IterableDataset:
+        """Return the endless stream of a process's images, of which each loader worker has its share.
+
+        Args:
+            seed: the same seed gives the same images in the same order.
+            start: images of all processes to leave out at the beginning.
+            chunk_size: images in a row that one worker has.
+        """
+        # Choose the order, without what was drawn before
+        size = len(self._rows)
+        if self.subset_ratio < 1:
+            sampler = RandomSubsetTrainingSampler(size, self.subset_ratio, seed_shuffle=seed, seed_subset=seed)
+        else:
+            sampler = TrainingSampler(size, seed=seed)
+        sampler = _LaterSampler(sampler, start // comm.get_world_size())
+
+        dataset = MapDataset(DatasetFromList(self._rows, copy=False), self.mapper)
+        return ToIterableDataset(dataset, sampler, shard_chunk_size=chunk_size)
+
+
+class _LaterSampler(Sampler):
+    """The indices of an endless sampler without the first ones."""
+
+    def __init__(self, sampler: Sampler, start: int):
+        self.sampler = sampler
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(iter(self.sampler), self.start, None)
