@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 # Bounds of the windows that are encoded at once, of one image or several
 _WINDOWS_AT_ONCE = 64
 _WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
+_WINDOW_PIXELS_AT_ONCE_ON_CPU = 2 * 448 * 448  # more take longer, each
 # What an image is asked for; images that are segmented together are asked for the same
 _REQUEST = ("vocabulary", "background", "negative", "labels_only", "label_scores", *OUTPUTS)
 
@@ -23,18 +24,21 @@ class ImageBatches:
     """Batches of images whose windows are encoded together; smaller ones from when memory runs out.
 
     Attributes:
-        pixels_at_once: bound of the pixels of all windows that are encoded at once; halved where memory runs out.
+        pixels_at_once: bound of the pixels of all windows that are encoded at once, from when memory ran out; before,
+            it is None, and depends on the device.
         is_memory_short: whether memory ran out with single windows: then averages are on the CPU, and windows are
             encoded again for each part of the words rather than held.
     """
 
     def __init__(self):
-        self.pixels_at_once = _WINDOW_PIXELS_AT_ONCE
+        self.pixels_at_once: int | None = None
         self.is_memory_short = False
 
-    def windows_at_once(self, window_size: Sequence[int]) -> int:
+    def windows_at_once(self, window_size: Sequence[int], device: torch.device) -> int:
         """Return how many windows of a size (height, width) are encoded at once."""
-        return max(1, min(_WINDOWS_AT_ONCE, self.pixels_at_once // math.prod(window_size)))
+        on_device = _WINDOW_PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _WINDOW_PIXELS_AT_ONCE
+        pixels_at_once = self.pixels_at_once or on_device
+        return max(1, min(_WINDOWS_AT_ONCE, pixels_at_once // math.prod(window_size)))
 
     def hold(self, compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
         """Return a function that gives again what `compute` gives: held, or computed anew where memory is short."""
@@ -48,6 +52,7 @@ class ImageBatches:
         function: Callable[[Sequence[dict]], list[dict]],
         batched_inputs: Sequence[dict],
         grid: "WindowGrid",
+        device: torch.device,
         one_by_one: bool,
     ) -> list[dict]:
         """Segment images batch by batch, with smaller batches where memory runs out.
@@ -56,10 +61,11 @@ class ImageBatches:
             function: segments images whose windows have one size, and whose words are the same.
             batched_inputs: of the images, in Detectron2's format.
             grid: how windows are laid over them.
+            device: the model's.
             one_by_one: whether a batch has one image only.
         """
         outputs: list[dict] = [{} for _ in batched_inputs]
-        for indices in self._split(batched_inputs, grid, one_by_one):
+        for indices in self._split(batched_inputs, grid, device, one_by_one):
             inputs = [batched_inputs[index] for index in indices]
             results = None
             try:
@@ -70,13 +76,15 @@ class ImageBatches:
 
             # Once the error, which holds memory, is gone
             if results is None:
-                self._take_less_memory(inputs, grid)
-                results = self.segment(function, inputs, grid, one_by_one)
+                self._take_less_memory(inputs, grid, device)
+                results = self.segment(function, inputs, grid, device, one_by_one)
             for index, result in zip(indices, results):
                 outputs[index] = result
         return outputs
 
-    def _split(self, batched_inputs: Sequence[dict], grid: "WindowGrid", one_by_one: bool) -> Iterator[list[int]]:
+    def _split(
+        self, batched_inputs: Sequence[dict], grid: "WindowGrid", device: torch.device, one_by_one: bool
+    ) -> Iterator[list[int]]:
         """Yield the indices of the images of each batch: of one size of windows, and of the same words.
 
         Images are taken together as long as a batch has room for all of their windows, so that no more is held of
@@ -91,18 +99,18 @@ class ImageBatches:
             batch, num_windows = [], 0
             for index in members:
                 count = grid.num_windows(batched_inputs[index])
-                if batch and (one_by_one or num_windows + count > self.windows_at_once(window_size)):
+                if batch and (one_by_one or num_windows + count > self.windows_at_once(window_size, device)):
                     yield batch
                     batch, num_windows = [], 0
                 batch.append(index)
                 num_windows += count
             yield batch
 
-    def _take_less_memory(self, batched_inputs: Sequence[dict], grid: "WindowGrid") -> None:
+    def _take_less_memory(self, batched_inputs: Sequence[dict], grid: "WindowGrid", device: torch.device) -> None:
         """From now on, encode half as many windows at once as these images, for which memory ran out."""
         torch.cuda.empty_cache()
         window_size = grid.window_size(batched_inputs[0])
-        count = min(self.windows_at_once(window_size), sum(map(grid.num_windows, batched_inputs)))
+        count = min(self.windows_at_once(window_size, device), sum(map(grid.num_windows, batched_inputs)))
         self.is_memory_short = count == 1
         count = max(1, count // 2)
         self.pixels_at_once = count * math.prod(window_size)

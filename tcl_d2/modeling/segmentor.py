@@ -388,7 +388,7 @@ class ZeroShotSegmentor(nn.Module):
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             one_by_one = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
-            return self._batches.segment(self._segment_images, batched_inputs, self._grid, one_by_one)
+            return self._batches.segment(self._segment_images, batched_inputs, self._grid, self.device, one_by_one)
 
     @torch.no_grad()
     def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
@@ -401,7 +401,7 @@ class ZeroShotSegmentor(nn.Module):
             sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
 
         # Crops are encoded once; what that gives is held only where it is used again
-        batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]))
+        batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]), self.device)
 
         def encode() -> Iterator[tuple]:
             return map(self.encode_crops, batch_windows(windows, batch_size))
