@@ -281,6 +281,8 @@ class TCLPredictor:
         bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
         num_held = 1 + 2 * num_threads
         batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel // num_held)
+        if num_threads:  # the first image is alone, so that the threads begin soon
+            batches = chain(([reading] for reading in islice(readings, 1)), batches)
         results = chain.from_iterable(self._segment_batches(batches, request, num_threads))
         return results if return_exceptions else map(_raise_error, results)
 
@@ -293,17 +295,18 @@ class TCLPredictor:
     ) -> Iterator[list[Segmentation | Exception]]:
         """Segment batches in threads that share the CPU's cores, and yield their results in order."""
         segment, batches = partial(self._segment_in_memory, request=request), iter(batches)
-        yield from map(
-            segment, islice(batches, 1) if num_threads else batches
-        )  # words are embedded once, before threads
         if not num_threads:
+            yield from map(segment, batches)
             return
 
+        # The first one embeds the words, once for all threads
+        yield from map(segment, islice(batches, 1))
+
+        # The others share the cores
         num_cores = torch.get_num_threads()
+        set_num_cores = partial(torch.set_num_threads, num_cores // num_threads)
         try:
-            yield from map_ahead(
-                segment, batches, num_threads, partial(torch.set_num_threads, num_cores // num_threads)
-            )
+            yield from map_ahead(segment, batches, num_threads, set_num_cores)
         finally:
             torch.set_num_threads(num_cores)  # a thread's number is also that of threads that come after it
 
