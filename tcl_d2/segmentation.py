@@ -224,9 +224,11 @@ class Segmentation:
             RuntimeError: boxes without OpenCV.
             ValueError: heat maps or boxes of a segmentation without scores.
         """
-        # Draw boxes and heat maps first: without scores, no file is written
+        # Boxes and heat maps first: without scores, no file is written
         paths = result_paths(folder, name, self.classes if heat_maps else (), boxes)
         overlay_path, labels_path, areas_path, *other_paths = paths
+        if heat_maps:
+            self.class_scores(self.classes[0])
         if boxes:
             self._save_boxes(name, *other_paths[:2])
         heat_map_paths = other_paths[2:] if boxes else other_paths

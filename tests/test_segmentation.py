@@ -100,6 +100,13 @@ def test_files_hold_overlay_labels_areas_and_heat_maps(segmentation, tmp_path):
         assert labels.getpalette()[:6] == [0, 0, 0, *segmentation.colors()[1]]
 
 
+def test_heat_maps_need_scores_and_no_box_is_written_without(segmentation, tmp_path):
+    labels = replace(segmentation, scores=None, label_scores=np.asarray(segmentation.scores.amax(0)))
+    with pytest.raises(ValueError, match="labels alone"):
+        labels.save(tmp_path, "x", heat_maps=True, boxes=True)
+    assert not any(tmp_path.iterdir())
+
+
 def test_heat_maps_need_scores_and_no_file_is_written_without(segmentation, tmp_path):
     segmentation.scores = None
     with pytest.raises(ValueError, match="labels alone.*labels_only=False"):

@@ -78,7 +78,8 @@ class ResultFolder:
         settings = json.loads(json.dumps(settings, default=str))
         can_resume = resume and (self.folder / RECORD).exists()
         record = self._read() if can_resume else {"settings": settings, "files": {}}
-        differing = [key for key in settings if settings[key] != record["settings"].get(key)]
+        recorded = record["settings"]
+        differing = [key for key in {**settings, **recorded} if settings.get(key) != recorded.get(key)]
         if differing:
             raise ValueError(
                 f"--resume: the results in {self.folder} were made with other settings ({', '.join(differing)}): give "

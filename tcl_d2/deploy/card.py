@@ -1,9 +1,9 @@
 """What an exported file says of itself: how images, windows, words and scores go with its graph."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
-from ..utils.words import BACKGROUND, NO_CLASS, class_names
+from ..utils.words import BACKGROUND, NO_CLASS, class_names, negative_name
 from ..version import __version__
 
 FORMAT = 1  # to be raised where a reader of the old format would go wrong
@@ -20,12 +20,14 @@ class VocabularyCard:
         word_indices: index of the text embedding of each word of each class.
         class_indices: index of that class; the background is 0, if there is one. The number of classes for words of no
             class.
+        negative: negative words, which are of no class.
     """
 
     classes: list[str | list[str]]
     background: bool | list[str]
     word_indices: list[int]
     class_indices: list[int]
+    negative: list[str] = field(default_factory=list)
 
     @property
     def has_background(self) -> bool:
@@ -45,6 +47,8 @@ class VocabularyCard:
         """The names of all that a pixel may be."""
         names = [BACKGROUND] if self.has_background else []
         names += class_names(self.classes)
+        if self.negative:
+            return [*names, negative_name(self.negative)]
         return [*names, NO_CLASS] if max(self.class_indices) == self.num_classes else names
 
     def check(self) -> None:
@@ -152,7 +156,7 @@ def read_card(card_type: type, text: str, path: object) -> ModelCard | Embedding
         )
 
     try:
-        if set(values) != {field.name for field in fields(card_type)}:
+        if set(values) != {entry.name for entry in fields(card_type)}:
             raise ValueError("entries are missing, or it has others")
         if values["vocabulary"] is not None:
             values["vocabulary"] = VocabularyCard(**values["vocabulary"])

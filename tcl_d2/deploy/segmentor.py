@@ -10,6 +10,7 @@ import numpy as np
 from ..segmentation import Segmentation
 from ..utils.images import ImageLike, as_array
 from ..utils.resize import resize_bilinear, segmentation_size
+from ..utils.words import split_negative
 from .bands import ScoreBands
 from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, read_card
 from .labels import ScoreRule
@@ -106,8 +107,8 @@ class OnnxSegmentor:
             labels, scores = self._segment(bands, size, labels_only)
         except MemoryError:
             raise ValueError(f"memory ran out for an image of {size[1]} x {size[0]} pixels: shrink it") from None
-        names = self.vocabulary.names
-        return Segmentation(pixels, names, labels, self.vocabulary.has_background, scores)
+        has_background, has_negative = self.vocabulary.has_background, bool(self.vocabulary.negative)
+        return Segmentation(pixels, self.vocabulary.names, labels, has_background, scores, has_negative)
 
     def predict(self, crops: np.ndarray) -> np.ndarray:
         """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w'].
@@ -146,7 +147,7 @@ class OnnxSegmentor:
 
     def _check_classes(self, classes: Sequence | None, background: bool | Sequence[str] | None) -> None:
         """Check that classes are those of the file; ValueError names them."""
-        is_same = classes is None or list(classes) == self.words
+        is_same = classes is None or split_negative(classes) == (self.words, self.vocabulary.negative)
         if not is_same or background not in (None, self.background):
             raise ValueError(
                 f"'{self.path}' was exported for {', '.join(self.vocabulary.names)}: export it with other classes, or "

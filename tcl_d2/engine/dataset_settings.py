@@ -8,7 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
 from ..data.words import RELEASES, read_dataset_words, released_words
-from ..evaluation.measures import build_measures
+from ..evaluation.measures import build_measures, check_measures
 from ..evaluation.objects import check_panoptic
 from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
@@ -70,6 +70,7 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        check_measures(cfg)
         if not is_of_objects(dataset_name):
             build_measures(cfg, dataset_name)
         elif MetadataCatalog.get(dataset_name).evaluator_type in PANOPTIC_TYPES:

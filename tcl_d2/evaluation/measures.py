@@ -53,6 +53,28 @@ class Measure:
         return {}
 
 
+def check_measures(cfg: CfgNode) -> None:
+    """Check that there are the measures of TEST.ZERO_SHOT.MEASURES, and that a given similarity is used.
+
+    Args:
+        cfg: the configuration.
+
+    Raises:
+        ValueError: an unknown measure, or a TEST.ZERO_SHOT.SIMILARITY that no measure needs.
+    """
+    test = cfg.TEST.ZERO_SHOT
+    for name in test.MEASURES:
+        if name not in MEASURE_REGISTRY:
+            known = ", ".join(known for known, _ in MEASURE_REGISTRY)
+            raise ValueError(f"TEST.ZERO_SHOT.MEASURES has '{name}'; expected names of {known}.")
+
+    if test.SIMILARITY and not any(MEASURE_REGISTRY.get(name).needs_similarity for name in test.MEASURES):
+        raise ValueError(
+            f"TEST.ZERO_SHOT.SIMILARITY is '{test.SIMILARITY}', but no measure of TEST.ZERO_SHOT.MEASURES needs it: "
+            "add SoftIoU or ConfusedPairs, or leave it empty."
+        )
+
+
 def build_measures(cfg: CfgNode, dataset_name: str) -> list[Measure]:
     """Build the measures that TEST.ZERO_SHOT.MEASURES names, with the similarity that is in a file, if it is.
 
@@ -61,20 +83,16 @@ def build_measures(cfg: CfgNode, dataset_name: str) -> list[Measure]:
         dataset_name: name in the catalog.
 
     Raises:
-        OSError, ValueError: an unknown measure, one that is not for this dataset, or see read_similarity.
+        OSError, ValueError: a measure that is not for this dataset, or see check_measures and read_similarity.
         RuntimeError: a measure needs a package that is not installed.
     """
+    check_measures(cfg)
     class_names = MetadataCatalog.get(dataset_name).stuff_classes
-    measures = []
-    for name in dict.fromkeys(cfg.TEST.ZERO_SHOT.MEASURES):
-        if name not in MEASURE_REGISTRY:
-            known = ", ".join(known for known, _ in MEASURE_REGISTRY)
-            raise ValueError(f"TEST.ZERO_SHOT.MEASURES has '{name}'; expected names of {known}.")
-        measures.append(MEASURE_REGISTRY.get(name)(class_names))
+    measures = [MEASURE_REGISTRY.get(name)(class_names) for name in dict.fromkeys(cfg.TEST.ZERO_SHOT.MEASURES)]
 
     # Similarity
     path = cfg.TEST.ZERO_SHOT.SIMILARITY
-    if path and any(measure.needs_similarity for measure in measures):
+    if path:
         similarity = read_similarity(path, dataset_name, len(class_names))
         for measure in measures:
             measure.similarity = similarity

@@ -10,6 +10,7 @@ from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
 from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies, make_vocabulary
 from ..utils.tensors import digest_tensors
+from ..utils.words import split_negative
 
 
 class EmbeddedVocabulary(NamedTuple):
@@ -29,12 +30,20 @@ class EmbeddedVocabulary(NamedTuple):
 def embed_vocabulary(
     model: ZeroShotSegmentor, classes: Sequence[ClassWords], background: bool | Sequence[str] = False
 ) -> EmbeddedVocabulary:
-    """Embed the words of classes as a model does; for the arguments and errors see ZeroShotSegmentor.set_vocabulary."""
-    words, (subset,) = join_vocabularies([make_vocabulary(classes, background, model.filler_words)])
+    """Embed the words of classes as a model does; errors as ZeroShotSegmentor.set_vocabulary.
+
+    Args:
+        model: the model.
+        classes: see set_vocabulary; entries such as "not: shadow" are negative words.
+        background: see set_vocabulary.
+    """
+    classes, negative = split_negative(classes)
+    vocabulary = make_vocabulary(classes, background, model.filler_words, negative=negative)
+    words, (subset,) = join_vocabularies([vocabulary])
     text = model.embed_vocabulary(words, model.templates)
     classes = [entry if isinstance(entry, str) else list(entry) for entry in classes]
     background = background if isinstance(background, bool) else list(background)
-    card = VocabularyCard(classes, background, subset.words.tolist(), subset.classes.tolist())
+    card = VocabularyCard(classes, background, subset.words.tolist(), subset.classes.tolist(), negative)
     return EmbeddedVocabulary(text, subset, card)
 
 

@@ -29,12 +29,16 @@ def at_specificity(
         a vocabulary without parents; negative words stay as they are, see split_negative.
 
     Raises:
-        ValueError: another specificity; or a "<" that is not between the words of a class and those of its parent.
+        ValueError: another specificity; a "<" that is not between the words of a class and those of its parent, or a
+            parent of negative words.
     """
     if specificity not in SPECIFICITIES:
         raise ValueError(f"The specificity is '{specificity}'; expected one of {', '.join(SPECIFICITIES)}.")
     entries = split_words(classes) if isinstance(classes, str) else list(classes)
     negative = [entry for entry in entries if is_negative(entry)]
+    for entry in negative:
+        if _split_parents(entry)[1]:
+            raise ValueError(f"{entry!r} are negative words, which have no parent: leave out what is behind the '<'.")
     families = [_split_parents(entry) for entry in entries if not is_negative(entry)]
 
     if specificity == "parents":

@@ -222,6 +222,9 @@ def test_boxes_are_written_beside_the_pictures(world, tmp_path):
         assert all(result["image_id"] == name for result in results)
         assert min(Image.open(output / f"{name}_boxes.png").size) >= 480
 
+    without_boxes = [part for part in command if part != "--boxes"]
+    check_error(run(world, *without_boxes, "--output", output, "--resume"), "other settings (--boxes)")
+
 
 @pytest.mark.fault("--boxes for a video", "refused at the start")
 def test_boxes_of_a_video(world, tmp_path):

@@ -160,6 +160,17 @@ def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
         check_dataset_settings(cfg, ["shapes_val"])
 
 
+@pytest.mark.fault("an unknown measure, or a similarity that no measure needs", "an error, also for objects alone")
+@pytest.mark.parametrize("name", ["shapes_val", "shapes_instances_val"])
+@pytest.mark.parametrize(
+    "key, value, message", [("MEASURES", ["SoftIou"], "has 'SoftIou'"), ("SIMILARITY", "s.npy", "SoftIoU")]
+)
+def test_unfit_measures_are_named(cfg, name, key, value, message):
+    cfg.TEST.ZERO_SHOT[key] = value
+    with pytest.raises(ValueError, match=f"'{name}': TEST.ZERO_SHOT.{key} .*{message}"):
+        check_dataset_settings(cfg, [name])
+
+
 @pytest.mark.fault("settings of a dataset that are no list", "they are named, with an example")
 @pytest.mark.parametrize("value", [3, "INPUT.MIN_SIZE_TEST", {"INPUT.MIN_SIZE_TEST": 96}])
 def test_settings_that_are_no_list_are_named(cfg, value):

@@ -193,10 +193,19 @@ BROKEN = {
         lambda content: {**content, "categories": [{"id": 1, "name": ""}]},
         ["has no 'name' in entry 0 of 'categories'"],
     ),
+    **{
+        f"an annotation without {key}": (
+            lambda content, key=key: {**content, "annotations": [without(content["annotations"][0], key)]},
+            [f"has no '{key}' in entry 0 of 'annotations'"],
+        )
+        for key in ("id", "bbox", "area", "iscrowd", "segmentation")
+    },
 }
 
 
-@pytest.mark.fault("annotations that are no JSON, or lack images, categories or names", "an error names file and entry")
+@pytest.mark.fault(
+    "annotations that are no JSON, or lack images, categories, names or boxes", "an error names file and entry"
+)
 @pytest.mark.parametrize("fault", BROKEN)
 def test_broken_annotations(fault, content, register, tmp_path):
     change, parts = BROKEN[fault]

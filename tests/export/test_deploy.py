@@ -74,13 +74,14 @@ def test_windows_of_a_large_image_are_not_held(segmentor, monkeypatch):
 
 @pytest.mark.parametrize("background", [False, True, ["a"]])
 @pytest.mark.parametrize("settings", [(0.5, 0.0, 0.0), (0.4, 40.0, 0.0), (0.4, 40.0, 0.2)])
-def test_rules_of_labels_are_those_of_the_model(background, settings, tcl, segmentor):
-    """With a softmax or without, with SCLIP's area rule, with words of no class."""
+@pytest.mark.parametrize("words", [["x", ["y", "z"]], ["x", "not: y | w", "z"]])
+def test_rules_of_labels_are_those_of_the_model(background, settings, words, tcl, segmentor):
+    """With a softmax or without, with SCLIP's area rule, with words of no class, negative ones among them."""
     import torch
 
     settings = ScoreSettings(*settings)
     model = tcl.model
-    vocabulary = embed_vocabulary(model, ["x", ["y", "z"]], background)
+    vocabulary = embed_vocabulary(model, words, background)
     scores = torch.rand(vocabulary.card.num_embeddings, 5, 7)
     names = ("background_score", "logit_scale", "area_threshold")
     rule = ScoreRule(replace(segmentor.card, **dict(zip(names, settings))), vocabulary.card)

@@ -37,6 +37,13 @@ def test_negative_words_are_of_no_class():
     assert make_vocabulary(["cat"], negative=["shadow"]) == Vocabulary(("cat", "shadow"), (0, 1), 1, False)
 
 
+@pytest.mark.fault("a negative word among the words of a class, or of the background", "an error names it")
+@pytest.mark.parametrize("arguments", [([["cat", "not: dog"]],), (["cat"], ["Not : dog"])])
+def test_negative_words_among_others(arguments):
+    with pytest.raises(ValueError, match="'[Nn]ot ?: dog' stands among other words"):
+        make_vocabulary(*arguments)
+
+
 @pytest.mark.fault("a word that is asked for and negative", "an error names it")
 @pytest.mark.parametrize(
     "background, negative, message",

@@ -43,6 +43,12 @@ def test_half_a_family_is_refused(text):
         at_specificity(text)
 
 
+@pytest.mark.fault("negative words with a parent", "an error names them")
+def test_negative_words_have_no_parent():
+    with pytest.raises(ValueError, match="'not: shadow < thing' are negative words, which have no parent"):
+        at_specificity("dog, not: shadow < thing")
+
+
 def test_another_specificity_is_refused():
     with pytest.raises(ValueError, match="specificity is 'vague'; expected one of word, synonyms, parents"):
         at_specificity("dog", "vague")
