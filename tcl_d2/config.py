@@ -472,7 +472,7 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
     # Images of a batch in evaluation and in segmenting files; their windows are encoded together. Results are those of
     # one image at a time.
-    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 8
+    cfg.TEST.ZERO_SHOT.IMS_PER_BATCH = 4
     # Number of evenly spaced images of each benchmark to evaluate, for a quick look; 0 for all.
     cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
     # Whether to save predicted labels as palette PNGs below OUTPUT_DIR/inference.
