@@ -45,6 +45,7 @@ from .utils.words import (
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
+_SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
 _RANKING_SIDE = 256  # longest side at which words are ranked, in pixels: that of the scores of a thousand words
 
 
@@ -232,7 +233,7 @@ class TCLPredictor:
             batch_size: greatest number of images in a batch, as large images make smaller ones; None for
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
             num_workers: number of threads that read images; None for DATALOADER.NUM_WORKERS. 0 does all in the calling
-                thread; otherwise a CPU also runs the model in two.
+                thread; otherwise a CPU also runs the model in two, where windows are small.
             return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
                 for, rather than to raise it.
 
@@ -287,8 +288,10 @@ class TCLPredictor:
         return results if return_exceptions else map(_raise_error, results)
 
     def _num_threads(self) -> int:
-        """Return how many threads run the model: two on a CPU, as operations on small images do not fill its cores."""
-        return 2 if self.model.device.type == "cpu" and torch.get_num_threads() > 1 else 0
+        """Return how many threads run the model: two on a CPU where windows are small; 0 for the calling one alone."""
+        window_size = self.model.crop_size or self.cfg.INPUT.MIN_SIZE_TEST
+        has_cores = self.model.device.type == "cpu" and torch.get_num_threads() > 1
+        return 2 if has_cores and window_size <= _SMALL_WINDOW else 0
 
     def _segment_batches(
         self, batches: Iterable[Sequence[_Reading | Exception]], request: dict, num_threads: int

@@ -379,6 +379,12 @@ def test_two_threads_share_the_cores(predictor, monkeypatch, num_cores):
     assert threads.pop(threading.current_thread().name) == 2 and set(threads.values()) == {1}
     assert 7 <= len(taken) <= 1 + 3 * 7 + 3 and torch.get_num_threads() == 2
 
+    # Large windows fill the cores
+    threads.clear()
+    monkeypatch.setattr(predictor.model, "crop_size", 448)
+    assert len(list(predictor.stream([np.zeros((8, 8, 3), np.uint8)] * 5, "brick", batch_size=2))) == 5
+    assert threads == {threading.current_thread().name: 2}
+
 
 def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypatch, num_cores):
     """A generator may be endless, and large images make small batches."""
