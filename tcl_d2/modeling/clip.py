@@ -85,6 +85,25 @@ class PositionRule(NamedTuple):
 RESIZED_TO_GRID = PositionRule()  # TCL's
 
 
+class KeptPositions:
+    """The last resized position embeddings of a frozen model, for the next images: resizing is slow on a GPU."""
+
+    def __init__(self):
+        self._last: tuple[tuple, Tensor] | None = None
+
+    def __call__(self, rule: PositionRule, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Return rule.resize(position, size, grid)."""
+        if torch.compiler.is_compiling() or position.is_inference():
+            return rule.resize(position, size, grid)
+
+        # Loaded weights have another version, and moved ones another device
+        key = rule, grid, position.device, position.dtype, position._version
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != key:
+            last = self._last = key, rule.resize(position, size, grid)
+        return last[1]
+
+
 def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> list[Tensor]:
     """Compute queries, keys and values of a block's attention.
 
@@ -182,7 +201,7 @@ class FrozenCLIP(FrozenDualEncoder):
         _check_tower(model.visual)
         super().__init__(model)
         self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
-        self._last_positions: tuple[tuple, Tensor] | None = None
+        self._positions = KeptPositions()
 
     @property
     def visual(self) -> VisionTransformer:
@@ -233,25 +252,13 @@ class FrozenCLIP(FrozenDualEncoder):
         # Embed patches, add the class token and positions
         x = self._embed_patches(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        positions = self._positions(position, self.grid(images))
+        positions = self._positions(position, visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
         # Run the blocks
         for block in self.blocks[:depth]:
             x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
         return x
-
-    def _positions(self, rule: PositionRule, grid: tuple[int, int]) -> Tensor:
-        """Return position embeddings [1 + h*w, C] for a grid. The last ones are kept: resizing is slow on a GPU."""
-        weight = self.visual.positional_embedding
-        if torch.compiler.is_compiling():
-            return rule.resize(weight, tuple(self.visual.grid_size), grid)
-
-        # Loaded weights have another version, and moved ones another device
-        key = rule, grid, weight.device, weight.dtype, weight._version
-        if self._last_positions is None or self._last_positions[0] != key:
-            self._last_positions = key, rule.resize(weight, tuple(self.visual.grid_size), grid)
-        return self._last_positions[1]
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..utils.tensors import digest_weights, read_tensors
-from .clip import RESIZED_TO_GRID, PositionRule, tokens_to_map
+from .clip import RESIZED_TO_GRID, KeptPositions, PositionRule, tokens_to_map
 from .clip_loading import compare_shapes
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -40,6 +40,7 @@ class VisionEncoder(nn.Module):
         # In a tuple it is no submodule: its weights come by its name, and checkpoints of the model do not need them
         self._model = (model.requires_grad_(False).eval(),)
         self.position = position
+        self._positions = KeptPositions()
 
         # The model sees images in ImageNet's normalization: (x * std + mean - imagenet_mean) / imagenet_std
         mean, std, imagenet_mean, imagenet_std = (
@@ -73,7 +74,8 @@ class VisionEncoder(nn.Module):
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
 
         # The position embeddings are resized by this rule rather than by timm's
-        position = self.position.resize(self.model.pos_embed[0], tuple(self.model.patch_embed.grid_size), grid)
+        size = tuple(self.model.patch_embed.grid_size)
+        position = self._positions(self.position, self.model.pos_embed[0], size, grid)
         tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tcl_d2.modeling import FrozenCLIP, build_clip, build_tokenizer
-from tcl_d2.modeling.clip import run_block
+from tcl_d2.modeling.clip import KeptPositions, PositionRule, run_block
 from tests import golden
 
 
@@ -189,3 +189,14 @@ def test_kept_positions_follow_grid_and_weights():
     other.visual.positional_embedding.mul_(2)
     clip.load_state_dict(other.state_dict())
     torch.testing.assert_close(clip.encode_image(images), other.encode_image(images), rtol=0, atol=0)
+
+
+def test_kept_positions_in_threads():
+    """What a thread gets is for its own grid, also where another one replaces what is kept at once."""
+
+    class ReplacedAtOnce(KeptPositions):
+        _last = property(lambda self: (("of another thread",), torch.zeros(1)), lambda self, value: None)
+
+    kept, rule, position = ReplacedAtOnce(), PositionRule(), torch.randn(10, 4)
+    for grid in ((3, 4), (3, 4), (5, 2)):
+        assert torch.equal(kept(rule, position, (3, 3), grid), rule.resize(position, (3, 3), grid))
