@@ -55,8 +55,10 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
             f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
         )
     for name in dataset_names:
+        if name not in DatasetCatalog.list():
+            continue
         is_known = {"stuff_classes", "thing_classes"} & MetadataCatalog.get(name).as_dict().keys()
-        if name in DatasetCatalog.list() and has_classes(name) and is_known:
+        if has_classes(name) and is_known:
             _check_settings(dataset_config(cfg, name), name)  # what is no benchmark is another check's error
 
 

@@ -24,7 +24,7 @@ def add_objects(output: dict, subset: WordSubset, settings: ComponentSettings, w
         wanted: those of OUTPUTS to add, see make_instances and make_panoptic_seg.
     """
     if "sem_seg" in output:
-        scores, labels = output["sem_seg"].amax(0), output["sem_seg"].argmax(0)
+        scores, labels = output["sem_seg"].max(0)
     else:
         scores, labels = output["sem_seg_scores"], output["sem_seg_labels"]
     labels, scores = labels.cpu().numpy(), scores.cpu().numpy()

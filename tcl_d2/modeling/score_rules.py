@@ -178,9 +178,8 @@ class ArgmaxOfAllScores(AllScores):
     """
 
     def output(self) -> dict[str, Tensor]:
-        scores = super().output()["sem_seg"]
-        best = {"sem_seg_scores": scores.amax(0)} if self.settings.keep_best else {}
-        return {"sem_seg_labels": scores.argmax(0), **best}
+        best, labels = super().output()["sem_seg"].max(0)
+        return {"sem_seg_labels": labels, **({"sem_seg_scores": best} if self.settings.keep_best else {})}
 
 
 def build_score_rule(subset: WordSubset, settings: ScoreSettings, labels_only: bool) -> ScoreRule:
