@@ -27,7 +27,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.benchmarks import benchmark_classes
-from ..data.words import read_class_words
+from ..data.class_words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor, class_words

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ..modeling.image_index import (
+from ..modeling.reco.image_index import (
     ArchiveImages,
     ImageEmbedder,
     ImageRecord,

@@ -15,8 +15,8 @@ from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
 from ..utils.words import BACKGROUND, as_lists, class_names, unique_names
 from . import shapes
+from .class_words import Source, check_class_words, check_fits_classes, read_class_words
 from .labels import parse_rule
-from .words import Source, check_class_words, check_fits_classes, read_class_words
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 

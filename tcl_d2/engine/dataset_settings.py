@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
-from ..data.words import RELEASES, read_dataset_words, released_words
+from ..data.class_words import RELEASES, read_dataset_words, released_words
 from ..evaluation.measures import build_measures, check_measures
 from ..evaluation.objects import check_panoptic
 from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects

@@ -275,7 +275,7 @@ def test_card_and_configuration_of_a_folder_for_the_hub(tmp_path):
 
 
 @pytest.mark.fault("--hub --strip for a GroupViT", "an error: nothing would be left")
-def test_a_stripped_group_vit_is_refused():
+def test_a_stripped_groupvit_is_refused():
     cfg = load_config(ROOT / "configs/groupvit/yfcc.yaml")
     with pytest.raises(ValueError, match="nothing without its encoders: give --hub without --strip"):
         portable_config(cfg, {})

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from ..utils.images import BrokenSample, read_image
-from ..utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
-from .grounder import normalize
-from .segmentor import ZeroShotSegmentor
+from ...utils.images import BrokenSample, read_image
+from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
+from ..grounder import normalize
+from ..segmentor import ZeroShotSegmentor
 
 _ROWS_AT_ONCE = 16384  # of an index that are compared with texts at once
 _PARTS = "[0-9]*-of-[0-9]*.safetensors"
