@@ -64,14 +64,20 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
     """Check sizes, protocol, words and measures of a dataset; `cfg` has its settings."""
+    test = cfg.TEST.ZERO_SHOT
     try:
+        # Numbers
         check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
-            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {count}; expected a number of images, or 0 for all")
-        if (count := cfg.TEST.ZERO_SHOT.IMS_PER_BATCH) < 1:
-            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
+        if test.MAX_IMAGES < 0:
+            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {test.MAX_IMAGES}; expected a number, or 0 for all images")
+        if test.IMS_PER_BATCH < 1:
+            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {test.IMS_PER_BATCH}; expected at least 1 image")
+
+        # Protocol and words
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), test.FILLER_WORDS)
+
+        # Measures
         check_measures(cfg)
         if not is_of_objects(dataset_name):
             build_measures(cfg, dataset_name)

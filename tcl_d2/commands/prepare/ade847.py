@@ -20,10 +20,10 @@ from PIL import Image
 
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
-from ...data.benchmark_mapper import resize_bilinear
 from ...data.benchmarks import datasets_root
 from ...utils.files import replacing
 from ...utils.images import as_array
+from ...utils.resize import resize_bilinear
 
 RELEASE = "ADE20K_2021_17_01"
 IGNORED = 65535

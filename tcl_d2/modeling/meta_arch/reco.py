@@ -138,14 +138,18 @@ class ReCo(ZeroShotSegmentor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        # The index first, before models are built
         reco = cfg.MODEL.RECO
         index_folder = Path(reco.INDEX).expanduser()
         if reco.INDEX:
-            find_index(index_folder)  # before models are built
+            find_index(index_folder)
+
+        # The image encoder
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
             encoder = VisionEncoder(model, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+
         return {
             **super().from_config(cfg),
             "index_folder": index_folder,
