@@ -25,7 +25,7 @@ from ..modeling.reco.image_index import (
     save_part,
 )
 from ..utils.images import IMAGE_SUFFIXES
-from .benchmarks import walk_files
+from .dataset_files import walk_files
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)

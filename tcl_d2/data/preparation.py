@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..utils.files import replacing
 from ..utils.images import BrokenSample, read_image
-from .benchmarks import datasets_root
+from .dataset_files import datasets_root
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
-from ..data.benchmarks import subsample
+from ..data.dataset_files import subsample
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, needed_outputs
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
 from ..evaluation.similarity import class_similarity

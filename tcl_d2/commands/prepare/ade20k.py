@@ -9,7 +9,7 @@ Can be repeated and interrupted.
 import argparse
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 
 
 def prepare(args: argparse.Namespace) -> None:

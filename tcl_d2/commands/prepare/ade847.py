@@ -20,7 +20,7 @@ from PIL import Image
 
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 from ...utils.images import as_array
 from ...utils.resize import resize_bilinear

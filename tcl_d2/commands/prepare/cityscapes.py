@@ -13,7 +13,7 @@ from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"

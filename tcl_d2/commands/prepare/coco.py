@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...data.labels import LabelMapper
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"

@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from scipy.io import loadmat
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"

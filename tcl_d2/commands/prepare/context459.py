@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 from .context import PAGE, bring_release, read_label_map
 

@@ -17,7 +17,7 @@ from detectron2.data import MetadataCatalog
 from lvis import LVIS
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 NAME = "zeroshot_lvis_val"

@@ -27,7 +27,7 @@ import webdataset as wds
 from PIL import Image
 from tqdm import tqdm
 
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...data.shapes import draw_scene
 from ...data.shapes_objects import INSTANCES, write_annotations
 from ...utils.files import replacing

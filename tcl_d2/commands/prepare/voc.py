@@ -9,7 +9,7 @@ Only the images that have a segmentation are taken. Can be repeated and interrup
 import argparse
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 
 NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
 
