@@ -75,9 +75,7 @@ def test_broken_share_of_samples(tmp_path, share, monkeypatch):
     """A pass gives each good sample once; the counts are those of the faults."""
     rows, reasons, good = write_shards(tmp_path, share)
     counted = Counter()
-    monkeypatch.setattr(
-        "tcl_d2.data.image_text_stream.SkipCounter.add", lambda self, reason, message: counted.update([reason])
-    )
+    monkeypatch.setattr(SkipCounter, "add", lambda self, reason, message: counted.update([reason]))
     one_pass = list(islice(ImageTextStream("t", rows, mapper, 20, 0), len(good)))
     assert set(one_pass) == good and counted <= reasons  # those after the last good one are not met yet
     assert sum(reasons.values()) - sum(counted.values()) <= 20
