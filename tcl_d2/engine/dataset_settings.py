@@ -18,7 +18,7 @@ from ..utils.words import class_names
 FIRST_WORDS = "first"  # in TEST.ZERO_SHOT.WORDS: the first word of each class alone
 
 
-def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
+def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
     """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own.
 
     Raises:
@@ -75,7 +75,7 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
 
         # Protocol and words
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), test.FILLER_WORDS)
+        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), test.FILLER_WORDS)
 
         # Measures
         check_measures(cfg)
