@@ -128,10 +128,16 @@ def _warn_of_losses(name: str, count: float, num_published: int) -> None:
 def register_coco_captions(
     name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org"
 ) -> None:
-    """Register COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
+    """Register COCO Captions, all captions of an image together.
 
     `DatasetCatalog.get(name)` raises FileNotFoundError if a file or folder is missing, and ValueError if the JSON is no
     COCO Captions.
+
+    Args:
+        name: name in the catalog.
+        json_file: the captions, relative to DETECTRON2_DATASETS or absolute.
+        image_root: folder of the images, relative to DETECTRON2_DATASETS or absolute.
+        prepare: how to get both, for the error when they are missing.
     """
 
     def load() -> list[dict]:

@@ -30,6 +30,7 @@ class SkipCounter:
         self.counts: Counter[str] = Counter()
 
     def add(self, reason: str, message: str) -> None:
+        """Count a sample that was skipped for a reason of a few words; `message` says more of it."""
         self.counts[reason] += 1
         count = self.counts[reason]
         is_power_of_ten = count == 10 ** int(math.log10(count))

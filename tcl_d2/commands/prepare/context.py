@@ -83,6 +83,7 @@ def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
 
 
 def convert_all(folder: Path, processes: int) -> None:
+    """Convert the MATLAB files of both splits, and write the lists of their IDs."""
     words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
     table = read_table(folder / "labels.txt", words)
     for split in ("train", "val"):
@@ -103,6 +104,7 @@ def bring_release(sources: Iterable[Path], folder: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the release into place, and convert its labels."""
     folder = datasets_root() / "VOC2010"
     bring_release(args.source, folder)
     if (folder / "trainval").is_dir():

@@ -82,7 +82,13 @@ class ArchiveImages(Dataset):
 
 
 def iterate_images(images: ArchiveImages, batch_size: int, num_workers: int = 0) -> Iterator[list[Tensor | str]]:
-    """Yield the images in their order, in batches."""
+    """Yield images in their order, in batches, and texts in the place of those that cannot be read.
+
+    Args:
+        images: the images.
+        batch_size: images in a batch.
+        num_workers: processes that read images; 0 for none.
+    """
     return iter(DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list))
 
 
