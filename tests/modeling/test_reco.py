@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.modeling import MaskCLIP, ReCo, ZeroShotSegmentor
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY, MaskCLIP, ReCo, ZeroShotSegmentor
 from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
 from tcl_d2.modeling.reco.cosegmentation import find_seeds, make_reference, weigh_patches
 from tcl_d2.modeling.reco.image_index import ImageEmbedder, ImageRecord
@@ -213,7 +213,7 @@ def test_a_broken_reference_is_made_again(tmp_path):
     assert torch.equal(ReferenceCache(tmp_path).get_all(["a"], None, "cpu"), expected)  # whole again
 
 
-@pytest.mark.parametrize("head", ["clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip"])
+@pytest.mark.parametrize("head", sorted(name for name, _ in DENSE_HEAD_REGISTRY))
 def test_any_dense_head_and_an_encoder_of_timm(model, cfg, head):
     cfg.MODEL.DENSE_CLIP.HEAD = head
     cfg.MODEL.DENSE_CLIP.PROXY.NAME = cfg.MODEL.RECO.ENCODER.NAME = "test_vit"
