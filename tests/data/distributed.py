@@ -37,6 +37,8 @@ def png(values: np.ndarray, palette: bool = False) -> bytes:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a tar of {name in the tar: content}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
