@@ -25,7 +25,6 @@ from .config import check_device, check_meta_architecture, dense_head_config, lo
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
 from .modeling import DenseCLIP, FrozenCLIP
-from .modeling.inference import SCORE_BYTES_AT_ONCE
 from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
@@ -45,6 +44,7 @@ from .utils.words import (
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
+_RESULT_BYTES_AT_ONCE = 256 * 2**20  # of the results of images that are segmented together
 _SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
 _RANKING_SIDE = 256  # longest side at which words are ranked, in pixels: that of the scores of a thousand words
 
@@ -281,7 +281,7 @@ class TCLPredictor:
         num_threads = self._num_threads() if num_workers else 0
         bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
         num_held = 1 + 2 * num_threads
-        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel // num_held)
+        batches = _batch_readings(readings, batch_size, _RESULT_BYTES_AT_ONCE // bytes_per_pixel // num_held)
         if num_threads:  # the first image is alone, so that the threads begin soon
             batches = chain(([reading] for reading in islice(readings, 1)), batches)
         results = chain.from_iterable(self._segment_batches(batches, request, num_threads))
