@@ -59,7 +59,16 @@ def describe(path: Path) -> None:
 
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
-    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its blocks say, or as its configuration says."""
+    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its blocks say, or as its configuration says.
+
+    Args:
+        checkpoint: as read_checkpoint gives it.
+        path: of its file.
+        given: by the user; None where the checkpoint should say it.
+
+    Raises:
+        ValueError: nothing says it.
+    """
     if given is not None:
         return given
 

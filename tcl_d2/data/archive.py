@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ..modeling.image_index import (
+from ..modeling.reco.image_index import (
     ArchiveImages,
     ImageEmbedder,
     ImageRecord,
@@ -25,7 +25,7 @@ from ..modeling.image_index import (
     save_part,
 )
 from ..utils.images import IMAGE_SUFFIXES
-from .benchmarks import walk_files
+from .dataset_files import walk_files
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)

@@ -110,13 +110,15 @@ class TCL(ZeroShotSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         tcl = cfg.MODEL.TCL
+        sim2mask = Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU)
+
         return {
             **super().from_config(cfg),
             # Modules
             "freeze": tcl.FREEZE,
             "losses": build_losses(cfg),
             "decoder_blocks": tcl.DECODER_BLOCKS,
-            "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
+            "sim2mask": sim2mask,
             # Inference and training
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
             "kp_head": build_dense_head(tcl.KP_HEAD, cfg),

@@ -16,7 +16,7 @@ from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.groupvit import GroupViTEncoder, build_untrained_groupvit
 from tcl_d2.modeling.groupvit.multi_label import multi_label_info_nce
 from tcl_d2.modeling.losses import info_nce
-from tcl_d2.modeling.meta_arch import group_vit
+from tcl_d2.modeling.meta_arch import groupvit
 from tests.running import start_processes
 
 SIZES = {"image_size": 32, "patch_size": 8, "width": 32, "depths": (1, 1, 1), "groups": (6, 3), "num_heads": 2}
@@ -147,7 +147,7 @@ def test_micro_batches_are_computed_again_with_the_same_noise(monkeypatch):
     model, batch = build(micro_batch_size=2), draw_batch()
     torch.manual_seed(3)
     values = gradients(model, batch)
-    monkeypatch.setattr(group_vit, "checkpoint", lambda encode, part, use_reentrant: encode(part))
+    monkeypatch.setattr(groupvit, "checkpoint", lambda encode, part, use_reentrant: encode(part))
     torch.manual_seed(3)
     check_equal(values, gradients(model, batch))
 

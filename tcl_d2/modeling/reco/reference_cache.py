@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
+from ...utils.tensors import UnreadableFile, read_tensors, save_tensors
 
 
 def digest_texts(*facts: object) -> str:
