@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .modeling import ZeroShotSegmentor
-from .modeling.inference import SCORE_BYTES_AT_ONCE
 from .segmentation import Segmentation
 from .utils.images import ImageLike
 from .utils.threads import map_ahead
 from .utils.words import BACKGROUND, NO_CLASS, class_names, negative_name
 
+_RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
 _SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
 
 
@@ -106,7 +106,7 @@ def segment_stream(
     """
     # Hold a bounded memory in all threads
     num_held = 1 + 2 * num_threads
-    max_pixels = SCORE_BYTES_AT_ONCE // request.bytes_per_pixel // num_held
+    max_pixels = _RESULT_BYTES_AT_ONCE // request.bytes_per_pixel // num_held
     batches = _batch_readings(readings, batch_size, max_pixels)
     if num_threads:  # the first image is alone, so that the threads begin soon
         batches = chain(([reading] for reading in islice(readings, 1)), batches)

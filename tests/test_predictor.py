@@ -404,7 +404,7 @@ def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypat
         assert 6 <= len(taken) <= 6 + 5 and batch_sizes == [3, 3]
 
         batch_sizes.clear()
-        monkeypatch.setattr(image_stream, "SCORE_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
+        monkeypatch.setattr(image_stream, "_RESULT_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
         images = [np.zeros((60, 60, 3), np.uint8)] * 4
         assert len(list(predictor.stream(images, "brick", labels_only=True))) == 4 and batch_sizes == [3, 1]
     finally:

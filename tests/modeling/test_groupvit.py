@@ -150,7 +150,7 @@ def test_datasets_of_one_pass_have_the_scores_of_each_alone():
 
 
 def test_images_are_encoded_once_for_large_vocabularies(monkeypatch):
-    """1,203 words: 64 at a time are looked up, in a table that is made once."""
+    """1,203 words: 256 at a time are looked up, in a table that is made once."""
     model, counts = golden.build_model(), []
     model.set_text_embeddings(torch.randn(1203, 32), background=True)
     encode, predict = model.encode, model.predict_masks
@@ -162,7 +162,7 @@ def test_images_are_encoded_once_for_large_vocabularies(monkeypatch):
 
     monkeypatch.setattr(model, "predict_masks", count_words)
     labels = model([{"image": golden.image("square")[0], "labels_only": True}])[0]["sem_seg_labels"]
-    assert counts.count("encode") == 1 and max(counts[1:]) == 64 and sum(counts[1:]) == 1203
+    assert counts.count("encode") == 1 and max(counts[1:]) == 256 and sum(counts[1:]) == 1203
     assert labels.shape == (96, 96)
 
 
