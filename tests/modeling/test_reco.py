@@ -32,7 +32,7 @@ CLASSES = ["dog", "cat", "sky"]
 @pytest.mark.parametrize("text_attention, context_elimination", SWITCHES)
 def test_references(text_attention, context_elimination):
     """Also of the context's words, each made without those before it; a class that is one of them has its reference."""
-    expected = golden.found(text_attention, context_elimination)
+    expected = golden.expected(text_attention, context_elimination)
     model = golden.build_model(text_attention, context_elimination)
     for group in ("context", "classes"):
         words = list(expected[group])
@@ -49,14 +49,14 @@ def test_scores(text_attention, context_elimination):
     features = ReCoFeatures(images, F.normalize(scene["dense_clip"], dim=1), scene["encoder"])
     prepared = model.prepare(features, text)
     scores = torch.cat([model.predict_masks(prepared, text, words) for words in (slice(0, 1), slice(1, 3))], dim=1)
-    expected = golden.found(text_attention, context_elimination)["scores"]
+    expected = golden.expected(text_attention, context_elimination)["scores"]
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_steps_of_a_reference():
-    found = golden.found(True, True)
-    steps, images = found["steps of dog"], golden.load()["archive"]["dog"]
-    context = torch.stack(list(found["context"].values()))
+    expected = golden.expected(True, True)
+    steps, images = expected["steps of dog"], golden.load()["archive"]["dog"]
+    context = torch.stack(list(expected["context"].values()))
     attention = golden.build_model().dense_clip_masks(F.normalize(images["dense_clip"], dim=1), images["text"][None])
 
     guidance = weigh_patches(images["encoder"], attention[:, 0], context[:0])
@@ -73,7 +73,7 @@ def test_steps_of_a_reference():
 
 def test_figures_see_the_rule_of_the_release():
     """Its slip moves references far more than the tolerance."""
-    paper, release = (golden.found(True, True, rule)["classes"]["dog"] for rule in ("paper", "code"))
+    paper, release = (golden.expected(True, True, rule)["classes"]["dog"] for rule in ("paper", "code"))
     assert (paper - release).abs().max() > 0.01
 
 
