@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
 from tests import running
 from tests.conftest import ROOT
@@ -132,3 +133,15 @@ def test_links_and_files_exist(page):
         assert ((ROOT / page).parent / link).exists(), link
     for path in named:
         assert (ROOT / path).exists(), path
+
+
+def test_keys_that_are_named_exist():
+    """On all pages; a key that was renamed may be named, too."""
+    cfg = load_config()
+    pattern = r"\b((?:MODEL|TEST|SOLVER|DATASETS|INPUT|DATALOADER|WANDB)\.[A-Z0-9_.]*\w)"
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")):
+        for key in re.findall(pattern, page.read_text()):
+            node = cfg
+            for part in key.split("."):
+                assert cfg.key_is_renamed(key) or part in node, f"{page.name} names {key}"
+                node = node.get(part)
