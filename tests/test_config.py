@@ -25,7 +25,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_round_trip(path, tmp_path):
+def test_a_dumped_config_is_read_as_it_was(path, tmp_path):
     cfg = load_config(path)
     (tmp_path / "dumped.yaml").write_text(cfg.dump())
     again = load_config(tmp_path / "dumped.yaml")

@@ -96,7 +96,7 @@ def test_losses_and_gradients_of_tcl(setting, stage):
     "name, pamr, kp_weight", [("plain", False, 0), ("kp", False, 0.3), ("pamr", True, 0), ("pamr_kp", True, 0.3)]
 )
 @torch.no_grad()
-def test_masks_of_tcl(setting, name, pamr, kp_weight):
+def test_masks_of_tcl_are_the_releases(setting, name, pamr, kp_weight):
     figures = golden.load()["inference"]
     model = golden.build_model(pamr, kp_weight).to(setting.device)
     image, text = figures["image"].float().to(setting.device), figures["text_embedding"].to(setting.device)
@@ -105,7 +105,7 @@ def test_masks_of_tcl(setting, name, pamr, kp_weight):
     setting.check("scores", masks, figures[name])
 
 
-def test_whole_image_of_tcl(setting):
+def test_scores_of_a_whole_image_are_the_releases(setting):
     """Windows, their average, enlarging and background, as forward runs them."""
     figures = golden.load()["inference"]
     model = golden.build_model(pamr=True, kp_weight=0.3).to(setting.device)
@@ -142,7 +142,7 @@ def test_cosines_of_proxyclip(setting):
 
 
 @torch.no_grad()
-def test_tables_of_groupvit(setting):
+def test_tables_of_groupvit_are_the_releases(setting):
     """The groups of a trained model are far apart; those of this random one may change in a low precision."""
     pytest.importorskip("transformers")
     model, expected = groupvit.build_model().to(setting.device), groupvit.load()["whole"]["square"]

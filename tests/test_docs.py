@@ -96,14 +96,14 @@ def run_line(folder: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_snippets(folder, page):
+def test_snippets_run(folder, page):
     """All of a page in one go, as a reader would who goes from top to bottom."""
     snippets = folder / f"{Path(page).stem}.py"
     snippets.write_text("\n".join(blocks(page, "python")))
     run(folder, snippets.name)
 
 
-def test_tutorial(folder):
+def test_the_tutorial_runs(folder):
     """With fewer iterations."""
     text = (ROOT / "docs/tutorial.py").read_text()
     for setting, short in (('MAX_ITER", 30', 'MAX_ITER", 3'), ('ITERS", 5', 'ITERS", 1'), ('ITER", 20', 'ITER", 2')):
@@ -115,7 +115,7 @@ def test_tutorial(folder):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands(folder, page):
+def test_commands_run(folder, page):
     """In their order: later ones use what earlier ones made."""
     for command in commands(page):
         if any(re.search(pattern, command) for pattern in ELSEWHERE):

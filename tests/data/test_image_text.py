@@ -169,7 +169,7 @@ def test_coco_captions_groups_by_image(root, register):
         ),
     ],
 )
-def test_list_files(root, register, name, text):
+def test_lists_of_every_format_give_the_same_pairs(root, register, name, text):
     save_image(root / "lists/a.png")
     save_image(root / "lists/sub/b.png")
     (root / "lists" / name).write_text(text)

@@ -272,7 +272,7 @@ def tiny_lvis(in_world, content, tmp_path) -> str:
     MetadataCatalog.remove("tiny_lvis_val")
 
 
-def test_lvis(cfg, tiny_lvis):
+def test_lvis_is_measured_by_its_own_metrics(cfg, tiny_lvis):
     """Words without underscores; the metrics of frequencies; the truth has all points, also on a part of the images."""
     check_datasets(test=[tiny_lvis])
     cfg.DATASETS.TEST = (tiny_lvis,)

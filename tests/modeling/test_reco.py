@@ -30,7 +30,7 @@ CLASSES = ["dog", "cat", "sky"]
 
 
 @pytest.mark.parametrize("text_attention, context_elimination", SWITCHES)
-def test_references(text_attention, context_elimination):
+def test_references_are_the_releases(text_attention, context_elimination):
     """Also of the context's words, each made without those before it; a class that is one of them has its reference."""
     expected = golden.expected(text_attention, context_elimination)
     model = golden.build_model(text_attention, context_elimination)
@@ -42,7 +42,7 @@ def test_references(text_attention, context_elimination):
 
 
 @pytest.mark.parametrize("text_attention, context_elimination", SWITCHES)
-def test_scores(text_attention, context_elimination):
+def test_scores_are_the_releases(text_attention, context_elimination):
     model = golden.build_model(text_attention, context_elimination)
     scene, text = golden.load()["scene"], golden.text(CLASSES)
     images = torch.zeros(2, 3, *scene["size"])

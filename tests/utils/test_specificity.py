@@ -17,7 +17,7 @@ NEGATIVE = ["not: shadow", "dark spot"]
         ("parents", [["animal", "beast", "dog", "puppy", "cat"], "car"]),
     ],
 )
-def test_three_levels(specificity, expected):
+def test_a_class_is_its_word_its_synonyms_or_its_parent(specificity, expected):
     """Of a text and of lists alike, such as the lines of a file; negative words stay."""
     lists = [["dog", "puppy < animal", "beast"], "car", ["cat < animal"], NEGATIVE]
     for classes in (TEXT, lists):
