@@ -197,7 +197,7 @@ def _segment(
 def _make_segmentation(
     reading: Reading, request: Request, names: list[str], output: dict[str, Tensor], model: ZeroShotSegmentor
 ) -> Segmentation:
-    """Bring a model's output for an image to the CPU."""
+    """Make the segmentation of an image, on the CPU, of a model's output."""
     scores = None if request.labels_only else output["sem_seg"].float().cpu()
     labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
     return Segmentation(

@@ -157,7 +157,7 @@ def test_tables_of_groupvit(setting):
 
 @torch.no_grad()
 def test_references_and_scores_of_reco(setting):
-    expected, scene = reco.found(True, True), reco.load()["scene"]
+    expected, scene = reco.expected(True, True), reco.load()["scene"]
     model = reco.build_model().to(setting.device)
     text = reco.text(["dog", "cat", "sky"]).to(setting.device)
     images, clip_features = torch.zeros(2, 3, *scene["size"]), F.normalize(scene["dense_clip"], dim=1)
