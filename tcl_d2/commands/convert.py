@@ -212,6 +212,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--hub FOLDER says where to write to: give it without an output, --check and --to")
     if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
+    if args.output is not None and args.output.exists() and not args.check:
+        raise ValueError(f"there is a file {args.output} already: give another name, or --check to compare the two")
 
 
 def main(args: argparse.Namespace) -> None:

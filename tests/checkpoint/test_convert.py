@@ -91,6 +91,16 @@ def test_errors(run, tmp_path):
     assert not list(tmp_path.glob("*y*"))
 
 
+@pytest.mark.fault("tools/convert_checkpoint.py writes over its input, or another file", "refused; both stay")
+def test_no_file_is_replaced(run, tmp_path):
+    for name in ("x.pth", "other.pth"):
+        torch.save({"model": {"clip.a": torch.zeros(1), "b": torch.zeros(1)}}, tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("x.pth", "other.pth"):
+        assert f"{name} already: give another name" in run(tmp_path / "x.pth", tmp_path / name, "--strip")[0]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.fault("tools/convert_checkpoint.py gets a file that holds no model", "one line that names it")
 def test_files_without_a_model_are_named(run, tmp_path):
     torch.save({"model": {0: torch.zeros(1)}}, tmp_path / "odd.pth")
