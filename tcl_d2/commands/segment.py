@@ -72,9 +72,7 @@ def read_background(text: str) -> list[str]:
     return words
 
 
-def read_classes(
-    text: str, background: bool | list[str] = False
-) -> tuple[list[str | list[str]], bool | list[str]]:
+def read_classes(text: str, background: bool | list[str] = False) -> tuple[list[str | list[str]], bool | list[str]]:
     """Read class words.
 
     Args:

@@ -85,10 +85,19 @@ def test_errors(run, tmp_path):
     assert "give --freeze" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
     assert "there is no file" in run(tmp_path / "none.pth")[0]
     assert "give --config-file" in run(tmp_path / "x.pth", tmp_path / "x.pth", "--check")[0]
+    assert "y.pth cannot be written" in run(tmp_path / "x.pth", tmp_path / "x.pth/y.pth")[0]
+    assert "expected a number of blocks" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--freeze", "-1")[0]
     assert "must end in .pth or .safetensors" in run(tmp_path / "x.pth", tmp_path / "y.onnx")[0]
     assert "--check compares two files" in run(tmp_path / "x.pth", "--check")[0]
     assert "give it without an output" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--hub", tmp_path / "y")[0]
     assert not list(tmp_path.glob("*y*"))
+
+
+@pytest.mark.fault("--freeze of another number than the checkpoint has", "refused, with that number; no file")
+def test_frozen_blocks_are_those_of_the_checkpoint(run, trained, tmp_path):
+    target = tmp_path / "y.pth"
+    assert "has 5 frozen blocks" in run(trained, target, "--to", "official", "--freeze", "9")[0]
+    assert not target.exists() and run(trained, target, "--to", "official", "--freeze", "5")[0] == 0
 
 
 @pytest.mark.fault("tools/convert_checkpoint.py writes over its input, or another file", "refused; both stay")
