@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 
 from tcl_d2 import load_config
-from tcl_d2.data.benchmarks import datasets_root
+from tcl_d2.data.dataset_files import datasets_root
 from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
 

@@ -154,12 +154,14 @@ def _read_yaml(path: str | Path) -> dict:
             f"Config file '{path}' is Python, such as a LazyConfig, which tcl_d2.model_zoo.get_config reads; expected "
             "a YAML file here"
         )
+
     try:
         values = _ConfigFile.load_yaml_with_base(local_path)
     except TypeError:
         raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
     except yaml.YAMLError as error:
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
+
     if not isinstance(values, dict):
         raise ValueError(f"Config file '{path}' holds a {type(values).__name__}; expected keys and values in YAML")
     return values

@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +22,8 @@ from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
+from .image_stream import Reading, Request, num_model_threads, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
-from .modeling.inference import SCORE_BYTES_AT_ONCE
 from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
@@ -33,34 +31,11 @@ from .utils.regions import as_mask
 from .utils.resize import check_sizes
 from .utils.specificity import at_specificity
 from .utils.threads import map_ahead
-from .utils.words import (
-    BACKGROUND,
-    NO_CLASS,
-    as_lists,
-    class_names,
-    negative_name,
-    split_background_words,
-    split_negative,
-)
+from .utils.words import BACKGROUND, as_lists, split_background_words, split_negative
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
-_SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
 _RANKING_SIDE = 256  # longest side at which words are ranked, in pixels: that of the scores of a thousand words
-
-
-class _Reading(NamedTuple):
-    """An image that was read.
-
-    Attributes:
-        image: what it was read from.
-        pixels: at the result's size, RGB uint8 [H, W, 3].
-        inputs: what the model takes of it, see model_input.
-    """
-
-    image: ImageLike
-    pixels: np.ndarray
-    inputs: dict
 
 
 @dataclass(frozen=True)
@@ -255,63 +230,14 @@ class TCLPredictor:
             raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0.")
         if longest_side is not None and longest_side < 1:
             raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
-        if isinstance(background, str):
-            background = split_background_words(background) or False
-        vocabulary, written_negative = split_negative(class_words(classes, background is not False))
-        if isinstance(negative, str):
-            negative = split_background_words(negative)
-        negative = [*negative, *written_negative]
-        make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
-        request = {
-            "vocabulary": vocabulary,
-            "background": background,
-            "negative": negative,
-            "labels_only": labels_only,
-            "label_scores": label_scores and labels_only,
-        }
+        vocabulary, background, negative = self._read_words(classes, background, negative)
+        request = Request(vocabulary, background, negative, labels_only, label_scores and labels_only)
 
         # Read, batch and segment, as results are taken
-        def read(image: ImageLike) -> _Reading | OSError | ValueError:
-            try:
-                return self._read(image, longest_side)
-            except (OSError, ValueError) as error:
-                return error
-
-        readings = map_ahead(read, images, num_workers)
-        num_threads = self._num_threads() if num_workers else 0
-        bytes_per_pixel = 8 + 4 * label_scores if labels_only else 4 * (1 + len(vocabulary))
-        num_held = 1 + 2 * num_threads
-        batches = _batch_readings(readings, batch_size, SCORE_BYTES_AT_ONCE // bytes_per_pixel // num_held)
-        if num_threads:  # the first image is alone, so that the threads begin soon
-            batches = chain(([reading] for reading in islice(readings, 1)), batches)
-        results = chain.from_iterable(self._segment_batches(batches, request, num_threads))
+        readings = map_ahead(partial(self._read_or_error, longest_side=longest_side), images, num_workers)
+        num_threads = num_model_threads(self.model, self.cfg.INPUT.MIN_SIZE_TEST) if num_workers else 0
+        results = segment_stream(self.model, readings, request, batch_size, num_threads)
         return results if return_exceptions else map(_raise_error, results)
-
-    def _num_threads(self) -> int:
-        """Return how many threads run the model: two on a CPU where windows are small; 0 for the calling one alone."""
-        window_size = self.model.crop_size or self.cfg.INPUT.MIN_SIZE_TEST
-        has_cores = self.model.device.type == "cpu" and torch.get_num_threads() > 1
-        return 2 if has_cores and window_size <= _SMALL_WINDOW else 0
-
-    def _segment_batches(
-        self, batches: Iterable[Sequence[_Reading | Exception]], request: dict, num_threads: int
-    ) -> Iterator[list[Segmentation | Exception]]:
-        """Segment batches in threads that share the CPU's cores, and yield their results in order."""
-        segment, batches = partial(self._segment_in_memory, request=request), iter(batches)
-        if not num_threads:
-            yield from map(segment, batches)
-            return
-
-        # The first one embeds the words, once for all threads
-        yield from map(segment, islice(batches, 1))
-
-        # The others share the cores
-        num_cores = torch.get_num_threads()
-        set_num_cores = partial(torch.set_num_threads, num_cores // num_threads)
-        try:
-            yield from map_ahead(segment, batches, num_threads, set_num_cores)
-        finally:
-            torch.set_num_threads(num_cores)  # a thread's number is also that of threads that come after it
 
     # ------------------------------------------------------------------------------------------------- interactive
 
@@ -362,12 +288,38 @@ class TCLPredictor:
         scores = torch.as_tensor(segmentation.scores)
         shares = F.interpolate(mask[None, None], scores.shape[1:], mode="area").flatten()
         means = scores.flatten(1) @ shares / shares.sum()
-        ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda item: -item[1])
+        ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda word_and_mean: -word_and_mean[1])
         return dict(ranking)
 
-    # ------------------------------------------------------------------------------------------------- batches
+    # ------------------------------------------------------------------------------------------------- reading
 
-    def _read(self, image: ImageLike | EncodedImage, longest_side: int | None) -> _Reading:
+    def _read_words(
+        self,
+        classes: str | Sequence[str | Sequence[str]],
+        background: bool | str | Sequence[str],
+        negative: str | Sequence[str],
+    ) -> tuple[list[str | list[str]], bool | Sequence[str], list[str]]:
+        """Return the vocabulary, the background and the negative words that a user means; errors as __call__'s."""
+        if isinstance(background, str):
+            background = split_background_words(background) or False
+        vocabulary, written_negative = split_negative(parse_classes(classes, background is not False))
+        if isinstance(negative, str):
+            negative = split_background_words(negative)
+        negative = [*negative, *written_negative]
+
+        make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
+        return vocabulary, background, negative
+
+    def _read_or_error(
+        self, image: ImageLike | EncodedImage, longest_side: int | None
+    ) -> Reading | OSError | ValueError:
+        """Return an image that was read, or the error with which that failed."""
+        try:
+            return self._read(image, longest_side)
+        except (OSError, ValueError) as error:
+            return error
+
+    def _read(self, image: ImageLike | EncodedImage, longest_side: int | None) -> Reading:
         """Read an image, and resize it for the model and for the result."""
         if isinstance(image, EncodedImage):
             if image.model is not self.model:
@@ -376,88 +328,11 @@ class TCLPredictor:
         else:
             pixels = as_array(image)
             inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+
         if longest_side is not None:
             pixels = _shrink(pixels, longest_side)
         inputs["height"], inputs["width"] = pixels.shape[:2]
-        return _Reading(image, pixels, inputs)
-
-    def _segment_in_memory(
-        self, batch: Sequence[_Reading | Exception], request: dict
-    ) -> list[Segmentation | Exception]:
-        """Segment a batch; where memory runs out, image by image, with an error for one that is too large."""
-        try:
-            return list(self._segment(batch, request))
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-
-        # Once the error, which holds memory, is gone
-        if len(batch) > 1:
-            return [self._segment_in_memory([each], request)[0] for each in batch]
-        height, width = batch[0].pixels.shape[:2]
-        name = batch[0].image if isinstance(batch[0].image, (str, Path)) else "an image"
-        message = f"memory ran out for {name} of {width} x {height} pixels: shrink it, or ask for a longest_side"
-        return [ValueError(message)]
-
-    def _segment(self, batch: Sequence[_Reading | Exception], request: dict) -> Iterator[Segmentation | Exception]:
-        """Segment the images of a batch, and yield the results, with errors in their places.
-
-        Args:
-            batch: the images.
-            request: what the model is asked for, with each image.
-        """
-        # Run the model
-        with torch.no_grad():
-            outputs = iter(self.model([each.inputs | request for each in batch if isinstance(each, _Reading)]))
-        names = class_names(request["vocabulary"])
-        has_background = request["background"] is not False
-        if has_background:
-            names = [BACKGROUND, *names]
-        if request["negative"]:
-            names = [*names, negative_name(request["negative"])]
-        elif self.model.filler_words and not has_background:
-            names = [*names, NO_CLASS]
-
-        # Bring labels and scores to the CPU
-        for each in batch:
-            if not isinstance(each, _Reading):
-                yield each
-                continue
-            output = next(outputs)
-            scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
-            labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
-            yield Segmentation(
-                each.pixels,
-                names,
-                labels.numpy(),
-                has_background,
-                scores,
-                negative=bool(request["negative"]),
-                label_scores=output["sem_seg_scores"].cpu().numpy() if request["label_scores"] else None,
-                components=self.model.components,
-            )
-
-
-def _batch_readings(
-    readings: Iterable[_Reading | Exception], batch_size: int, max_pixels: int
-) -> Iterator[list[_Reading | Exception]]:
-    """Group images in their order: so many, or fewer where their results have `max_pixels` together."""
-    batch, num_pixels = [], 0
-    for reading in readings:
-        batch.append(reading)
-        if isinstance(reading, _Reading):
-            num_pixels += reading.pixels.shape[0] * reading.pixels.shape[1]
-        if len(batch) == batch_size or num_pixels >= max_pixels:
-            yield batch
-            batch, num_pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # For the memory of the CPU, torch has no type of error
-    is_type = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return is_type or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        return Reading(image, pixels, inputs)
 
 
 def _raise_error(result: Segmentation | Exception) -> Segmentation:
@@ -480,8 +355,8 @@ def _pretrained_config(name: str) -> CfgNode:
     )
 
 
-def class_words(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:
-    """Return class words as a vocabulary; entries of negative words stay as they are, see split_negative.
+def parse_classes(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:
+    """Return the classes that a user writes as a vocabulary; negative words stay as they are, see split_negative.
 
     Args:
         classes: a word or a list of words for each class; or one text, see split_words. Words of parents are left out,
@@ -504,15 +379,15 @@ def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list
     """Return words as a vocabulary; of what is the name of a benchmark, or is written like one, those of its classes.
 
     Args:
-        words: see class_words; or the name of a registered benchmark.
+        words: see parse_classes; or the name of a registered benchmark.
 
     Raises:
-        ValueError: there is no such benchmark; or see class_words.
+        ValueError: there is no such benchmark; or see parse_classes.
     """
     if isinstance(words, str) and (words in DatasetCatalog.list() or re.fullmatch(r"\w+_\w+", words)):
         classes, _ = benchmark_classes(words)
         return classes
-    return class_words(words)
+    return parse_classes(words)
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

@@ -34,6 +34,7 @@ QUICK = (
     "checkpoint/test_official.py",
     "data/test_image_text.py",
     "utils/test_images.py",
+    "data/test_image_text_stream.py",
     "data/test_loader.py",
     "evaluation/test_zero_shot.py",
     "modeling/test_golden.py",

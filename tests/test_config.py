@@ -1,5 +1,7 @@
 """Configuration: it survives a round trip, every shipped file builds, and every key is documented."""
 
+import inspect
+import re
 import subprocess
 import sys
 
@@ -197,19 +199,33 @@ def test_a_downloaded_config_imports_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def leaves(node, prefix=""):
+    """Yield the keys of a configuration with their values."""
+    for key, value in node.items():
+        yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(f"{prefix}{key}", value)]
+
+
 def test_every_key_is_documented():
     """docs/config.md is what dev/config_table.py prints, with a comment for every key that differs or is new."""
     assert (ROOT / "docs/config.md").read_text() == config_table.table()
     documented = dict(config_table.documented_keys())
     assert all(documented.values())
 
-    def leaves(node, prefix=""):
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(f"{prefix}{key}", value)]
-
     theirs = dict(leaves(get_cfg()))
     changed = {key for key, value in leaves(load_config()) if key not in theirs or theirs[key] != value}
     assert changed <= documented.keys()
+
+
+def test_every_key_is_read():
+    """A key that is the plugin's alone has its name, as an attribute or a text, somewhere but in the table of keys."""
+    sources = [path.read_text() for path in (ROOT / "tcl_d2").rglob("*.py") if path.name != "config.py"]
+    sources.append(inspect.getsource(tcl_d2.config).replace(inspect.getsource(tcl_d2.add_tcl_config), ""))
+    names = set(re.findall(r"[.\"]([A-Z][A-Z0-9_]+)\b", "\n".join(sources)))
+
+    theirs = dict(leaves(get_cfg()))
+    assert not [
+        key for key, _ in config_table.documented_keys() if key not in theirs and key.split(".")[-1] not in names
+    ]
 
 
 def test_comments_of_keys_stand_alone():

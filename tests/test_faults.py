@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import register_benchmark_folder
-from tcl_d2.data.loader import ImageTextStream
+from tcl_d2.data.image_text_stream import ImageTextStream, SkipCounter
 from tcl_d2.data.mapper import read_caption, read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import TCL
@@ -75,7 +75,7 @@ def test_broken_share_of_samples(tmp_path, share, monkeypatch):
     """A pass gives each good sample once; the counts are those of the faults."""
     rows, reasons, good = write_shards(tmp_path, share)
     counted = Counter()
-    monkeypatch.setattr("tcl_d2.data.loader.SkipCounter.add", lambda self, reason, message: counted.update([reason]))
+    monkeypatch.setattr(SkipCounter, "add", lambda self, reason, message: counted.update([reason]))
     one_pass = list(islice(ImageTextStream("t", rows, mapper, 20, 0), len(good)))
     assert set(one_pass) == good and counted <= reasons  # those after the last good one are not met yet
     assert sum(reasons.values()) - sum(counted.values()) <= 20

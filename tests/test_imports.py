@@ -16,6 +16,7 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "checkpoint",
     "model_zoo",
     "evaluation",
+    "image_stream",
     "predictor",
     "export",
     "engine",

@@ -26,7 +26,14 @@ from tests.golden import groupvit
 
 gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
-from tcl_d2.commands import app  # noqa: E402  (it needs gradio)
+from tcl_d2.commands.page import (  # noqa: E402  (it needs gradio)
+    KEPT_IMAGES,
+    TYPED_WORDS,
+    Page,
+    area_changes,
+    rankable_benchmarks,
+)
+from tcl_d2.commands.page_layout import build_page  # noqa: E402
 
 try:
     from selenium import webdriver
@@ -43,7 +50,7 @@ SETTINGS = {"background": True, "background_words": "", "method": "tcl", "thresh
 
 @pytest.fixture(scope="module")
 def page():
-    return app.Page(TCLPredictor(ROOT / "configs/shapes/trained.yaml"))
+    return Page(TCLPredictor(ROOT / "configs/shapes/trained.yaml"))
 
 
 @pytest.mark.fault("web page: two visitors with 16 megapixels and 50 words", "150 MB are kept for both together")
@@ -105,7 +112,7 @@ def test_methods_are_built_once_and_share_the_clip(page):
 def test_a_model_without_a_clip_is_the_only_method():
     """The other methods change the last block of a CLIP; which refiners there are depends on what is installed."""
     predictor = SimpleNamespace(model=groupvit.build_model(), cfg=load_config(ROOT / "configs/groupvit/yfcc.yaml"))
-    page = app.Page(predictor)
+    page = Page(predictor)
     assert page.methods == [("GroupViT", "tcl")]
     threshold, kp, refine = page.settings("tcl")
     assert (threshold.value, kp.visible, refine.value) == (0.95, False, "none")
@@ -113,9 +120,9 @@ def test_a_model_without_a_clip_is_the_only_method():
 
 def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    assert app.Page(page.predictor("tcl")).refiners == ["none", "pamr"]
+    assert Page(page.predictor("tcl")).refiners == ["none", "pamr"]
     monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
-    assert set(app.Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
+    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
 
 
 def test_form_has_the_settings_of_the_method(page):
@@ -205,12 +212,12 @@ def test_negative_words_and_specificity_change_the_areas(page, striped):
     (_, masks), result, colors, text = striped[3]
     assert {name for _, name in masks} == colors.keys() == {"marble", "striped"} and "not: grass 8" in text
 
-    rows = {word: change for word, *change in app.area_changes(results[2], results[3])}
+    rows = {word: change for word, *change in area_changes(results[2], results[3])}
     before, now = (results[index].segmentation.areas() for index in (2, 3))
     assert rows["not: grass"] == ["0.0", f"{100 * now['not: grass']:.1f}", f"+{100 * now['not: grass']:.1f}"]
     assert rows["striped"][2] == f"{100 * (now['striped'] - before['striped']):+.1f}" < "0"
     assert not np.array_equal(results[0].segmentation.labels, results[1].segmentation.labels)
-    assert app.area_changes(None, result) == app.area_changes(result._replace(path="other"), result) == []
+    assert area_changes(None, result) == area_changes(result._replace(path="other"), result) == []
 
 
 def click(x: int, y: int) -> gr.SelectData:
@@ -222,7 +229,7 @@ def test_regions_are_ranked_where_they_are_clicked(page, striped):
     result = striped[3][1]
     factor = result.segmentation.draw_classes().shape[0] // 384
     y, x = np.argwhere(result.segmentation.mask("marble"))[20]
-    picture, label = page.rank(result, app.TYPED_WORDS, click(factor * x, factor * y))
+    picture, label = page.rank(result, TYPED_WORDS, click(factor * x, factor * y))
     ranking = label.constructor_args["value"]
     assert "this region of 'marble'" in label.label and next(iter(ranking)) == "marble" and "not: grass" in ranking
     assert (picture[factor * y, factor * x] > picture[-1, -1]).all()
@@ -247,7 +254,7 @@ def test_clicks_that_cannot_be_answered_are_named(page, striped):
     ):
         with pytest.raises(gr.Error, match=reason):
             page.rank(kept, words, click(*point))
-    assert "zeroshot_ade20k_val" in app.rankable_benchmarks() and "zeroshot_lvis_val" not in app.rankable_benchmarks()
+    assert "zeroshot_ade20k_val" in rankable_benchmarks() and "zeroshot_lvis_val" not in rankable_benchmarks()
 
 
 def test_pictures_are_encoded_once_and_few_are_kept(page, tmp_path, monkeypatch):
@@ -269,7 +276,7 @@ def test_pictures_are_encoded_once_and_few_are_kept(page, tmp_path, monkeypatch)
 
     for index in range(6):
         page.segment(str(tmp_path / f"{index}.png"), ["brick"], **SETTINGS)
-    assert len(page._images) == app.KEPT_IMAGES
+    assert len(page._images) == KEPT_IMAGES
 
 
 def test_page_answers(page, tmp_path, monkeypatch):
@@ -277,7 +284,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
     (tmp_path / "text.png").write_text("no image")
-    blocks = app.build_page(page, [])
+    blocks = build_page(page, [])
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_error=True)
     try:
         client = gradio_client.Client(address, verbose=False)
@@ -292,7 +299,7 @@ def test_page_answers(page, tmp_path, monkeypatch):
 
 def test_what_is_kept_goes_after_a_while(page):
     """Results in memory, and gradio's files of uploads and results."""
-    blocks = app.build_page(page, [])
+    blocks = build_page(page, [])
     (state,) = (block for block in blocks.blocks.values() if isinstance(block, gr.State))
     assert 0 < state.time_to_live <= 3600 and blocks.delete_cache and max(blocks.delete_cache) <= 3600
 

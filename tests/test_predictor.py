@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import tcl_d2.predictor as predictor_module
-from tcl_d2 import load_config
+from tcl_d2 import image_stream, load_config
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
-from tcl_d2.predictor import TCLPredictor, class_words
+from tcl_d2.predictor import TCLPredictor, parse_classes
 from tcl_d2.segmentation import Segmentation
 from tcl_d2.utils.specificity import at_specificity
 from tests.conftest import ROOT
@@ -86,9 +85,9 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
 
 @pytest.mark.parametrize("classes", ["person | man, background music", [["person", "man"], "background music"]])
 def test_a_class_may_have_several_words(classes):
-    assert class_words(classes, background=True) == [["person", "man"], "background music"]
+    assert parse_classes(classes, background=True) == [["person", "man"], "background music"]
     with pytest.raises(ValueError, match="'background' is one of the class words"):
-        class_words("wall | background, cat", background=True)
+        parse_classes("wall | background, cat", background=True)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +404,7 @@ def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypat
         assert 6 <= len(taken) <= 6 + 5 and batch_sizes == [3, 3]
 
         batch_sizes.clear()
-        monkeypatch.setattr(predictor_module, "SCORE_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
+        monkeypatch.setattr(image_stream, "_RESULT_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
         images = [np.zeros((60, 60, 3), np.uint8)] * 4
         assert len(list(predictor.stream(images, "brick", labels_only=True))) == 4 and batch_sizes == [3, 1]
     finally:

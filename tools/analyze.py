@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from tcl_d2.data import check_datasets, check_have_labels
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
-from tcl_d2.data.benchmarks import class_legend, subsample
+from tcl_d2.data.benchmarks import class_legend
+from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, read_label
-from tcl_d2.engine.dataset_settings import class_words
+from tcl_d2.engine.dataset_settings import words_from_config
 from tcl_d2.evaluation.confusion import compute_metrics, confusion_matrix, most_confused
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
@@ -169,7 +170,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     model, mapper, classes = predictor.model, BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
 
     # Each word is a class of its own, so that the scores of words can be mixed
-    vocabulary = dataset_vocabulary(data, class_words(predictor.cfg, data), model.filler_words)
+    vocabulary = dataset_vocabulary(data, words_from_config(predictor.cfg, data), model.filler_words)
     words, (subset,) = join_vocabularies([vocabulary])
     model.set_text_embeddings(model.embed_vocabulary(words, model.templates))
     first = int(vocabulary.background)

@@ -14,7 +14,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2 import load_config
 from tcl_d2.data import build_image_text_train_loader, check_datasets, check_have_labels
-from tcl_d2.data.benchmarks import class_legend, subsample
+from tcl_d2.data.benchmarks import class_legend
+from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.modeling.dataset_classes import INSTANCE_TYPES
 from tcl_d2.utils.errors import one_message

@@ -96,7 +96,12 @@ def as_table(rows: Sequence[Row]) -> str:
 
 
 def read_config(path: str, options: Sequence[str]) -> CfgNode:
-    """Return a configuration whose model can be built here; errors as load_config, check_device."""
+    """Return a configuration whose model can be built here; errors as load_config, check_device.
+
+    Args:
+        path: its file.
+        options: KEY, VALUE pairs over its values.
+    """
     cfg = load_config(path, options)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -179,7 +184,17 @@ def add_counts(
 
 
 def measure(model: ZeroShotSegmentor, inputs: dict, num_words: int, count: int) -> dict[str, float]:
-    """Segment an image `count` times, after a first time that does not count; return the state of CostMeter."""
+    """Segment an image, and measure what it costs.
+
+    Args:
+        model: with any weights.
+        inputs: the image, see image_input.
+        num_words: words that are looked for.
+        count: how often, after a first time that does not count.
+
+    Returns:
+        the state of a CostMeter.
+    """
     model.set_text_embeddings(torch.randn(num_words, model.clip.embed_dim))
     meter = CostMeter(model, {})
     for _ in range(1 + count):

@@ -59,7 +59,16 @@ def describe(path: Path) -> None:
 
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
-    """Return MODEL.TCL.FREEZE of a checkpoint: as its blocks say, as given, or as its configuration says."""
+    """Return MODEL.TCL.FREEZE of a checkpoint: as its blocks say, as given, or as its configuration says.
+
+    Args:
+        checkpoint: as read_checkpoint gives it.
+        path: of its file.
+        given: by the user; None where the checkpoint should say it.
+
+    Raises:
+        ValueError: nothing says it, or the user says another number than the blocks.
+    """
     # Count the blocks of CLIP and of the grounder
     pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
     blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}

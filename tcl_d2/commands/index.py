@@ -18,7 +18,7 @@ from ..checkpoint import TCLCheckpointer
 from ..config import check_device, check_meta_architecture, load_config
 from ..data.archive import index_archive, list_archive
 from ..engine import output_folder
-from ..modeling.image_index import ImageEmbedder
+from ..modeling.reco.image_index import ImageEmbedder
 from ..utils.errors import one_message
 from ..utils.imports import add_import_argument, import_code
 

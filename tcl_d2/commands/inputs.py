@@ -5,7 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from ..utils.images import IMAGE_SUFFIXES
+
+SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # those of datasets, and what else users have
 
 
 def find_inputs(inputs: list[str], output: Path) -> list[Path]:

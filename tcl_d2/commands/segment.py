@@ -14,24 +14,22 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TextIO
 
-import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.benchmarks import benchmark_classes
-from ..data.words import read_class_words
+from ..data.class_words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
-from ..predictor import TCLPredictor, class_words
+from ..predictor import TCLPredictor, parse_classes
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
 from ..utils.instances import check_opencv
@@ -50,6 +48,7 @@ from ..utils.words import (
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import ResultFolder, Source
+from .video import segment_video
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
 
@@ -151,7 +150,14 @@ def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 def result_settings(
     predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
 ) -> dict:
-    """Return what results depend on, by name: the model, the words, and what is written."""
+    """Return what results depend on, by name: the model, the words, and what is written.
+
+    Args:
+        predictor: of the model.
+        args: of `argument_parser`.
+        words: a vocabulary.
+        background: whether there is one, or its words.
+    """
     settings = evaluation_settings(predictor.cfg.clone())
     for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
         for name in names:  # results do not depend on these, but on the weights themselves
@@ -170,10 +176,18 @@ def segment_files(
     words: list[str | list[str]],
     background: bool | list[str],
 ) -> None:
-    """Segment files in batches, while threads read the next ones and write the results of the last ones."""
+    """Segment files in batches, while threads read the next ones and write the results of the last ones.
 
-    def write(item: tuple[Source, Segmentation | Exception]) -> tuple[str, TextIO]:
-        source, segmentation = item
+    Args:
+        predictor: of the model.
+        args: of `argument_parser`.
+        sources: the files, with the names of their results.
+        words: a vocabulary.
+        background: whether there is one, or its words.
+    """
+
+    def write(source_and_result: tuple[Source, Segmentation | Exception]) -> tuple[str, TextIO]:
+        source, segmentation = source_and_result
         if isinstance(segmentation, Exception):
             return f"left out: {segmentation}", sys.stderr
 
@@ -192,84 +206,33 @@ def segment_files(
         tqdm.write(line, file)
 
 
-# ------------------------------------------------------------------------------------------- videos
-
-
-def read_frames(capture) -> Iterator[np.ndarray]:
-    """Yield the frames of an OpenCV video, RGB uint8 [H, W, 3]."""
-    while True:
-        has_frame, frame = capture.read()
-        if not has_frame:
-            return
-        yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's are BGR
-
-
-def segment_video(
-    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
-) -> None:
-    """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
-    try:
-        import cv2
-    except ImportError as error:
-        package = "opencv-python" if args.webcam else "opencv-python-headless"
-        sys.exit(f"error: this needs OpenCV ({error}): pip install {package}")
-
-    # Open the video
-    capture = cv2.VideoCapture(0 if args.webcam else args.video_input)
-    if not capture.isOpened():
-        sys.exit(f"error: cannot open {'the webcam' if args.webcam else args.video_input}")
-    count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-
-    # Segment frame by frame
-    images = tqdm(read_frames(capture), total=count, unit="frame")
-    segmentations = (predictor(image, words, background, labels_only=True) for image in images)
-    pictures = (segmentation.draw_overlay(shares=False)[..., ::-1] for segmentation in segmentations)
-    if args.webcam:
-        show(cv2, pictures)
-    else:
-        rate = capture.get(cv2.CAP_PROP_FPS) or 25
-        write_video(cv2, pictures, rate, args.output / f"{Path(args.video_input).stem}.mp4")
-
-
-def show(cv2: ModuleType, pictures: Iterator[np.ndarray]) -> None:
-    """Show BGR pictures uint8 [H, W, 3] in a window until q is pressed."""
-    for picture in pictures:
-        cv2.imshow("q ends", picture)
-        if cv2.waitKey(1) == ord("q"):
-            return
-
-
-def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, path: Path) -> None:
-    """Write BGR pictures uint8 [H, W, 3] of one size; Ctrl-C ends the video there."""
-    unfinished = path.with_name(f".{path.name}.tmp.mp4")  # OpenCV takes the format from the name's end
-    writer = None
-    try:
-        for picture in pictures:
-            if writer is None:
-                size = picture.shape[1::-1]
-                writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
-            writer.write(picture)
-    except KeyboardInterrupt:
-        print("stopped")
-
-    if writer is None:
-        sys.exit(f"error: no frames for {path}")
-    writer.release()
-    unfinished.replace(path)
-    print(path)
+# ------------------------------------------------------------------------------------------- the command
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_files(parser)
+    _add_words(parser)
+    _add_results(parser)
 
-    # Input and output
+    # How a long list is worked off
+    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+    add_model_options(parser)
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     inputs = {"metavar": "INPUT", "help": "images, globs or folders; - reads a list from the standard input"}
     source.add_argument("inputs", nargs="*", default=[], **inputs)
     source.add_argument("--input", nargs="+", **inputs)
     source.add_argument("--video-input", help="a video file")
     source.add_argument("--webcam", action="store_true", help="the first camera, in a window")
+
     parser.add_argument(
         "--output",
         type=Path,
@@ -277,13 +240,23 @@ def argument_parser() -> argparse.ArgumentParser:
         help="folder for the results, in which no input may lie; results of an earlier run there are replaced",
     )
 
-    # Classes and settings
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    # Classes
     parser.add_argument(
         "--classes",
         required=True,
         help='"a | synonym of a, b, not: c", a file with a class a line, or a benchmark\'s name; '
         "pixels that c fits best belong to no class",
     )
+    parser.add_argument(
+        "--specificity",
+        choices=SPECIFICITIES,
+        default="synonyms",
+        help="of 'dog | puppy < animal', dog alone, dog and puppy (default), or a class 'animal' of all three",
+    )
+
+    # What is none of them
     parser.add_argument(
         "--background",
         nargs="?",
@@ -294,30 +267,21 @@ def argument_parser() -> argparse.ArgumentParser:
         help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
         "fits best. Give inputs before it, or with another option between",
     )
-    parser.add_argument(
-        "--specificity",
-        choices=SPECIFICITIES,
-        default="synonyms",
-        help="of 'dog | puppy < animal', dog alone, dog and puppy (default), or a class 'animal' of all three",
-    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
     )
+
+    # What is written
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
     parser.add_argument(
         "--boxes",
         action="store_true",
         help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
     )
-
-    # How a long list is worked off
     parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
-    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
-    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
-    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
-    add_model_options(parser)
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -363,7 +327,7 @@ def read_request(
     build_predictor = read_model(args, *options)
     words, background = read_classes(args.classes, args.background)
     words = at_specificity(words, args.specificity)
-    return build_predictor, class_words(words, bool(background)), background
+    return build_predictor, parse_classes(words, bool(background)), background
 
 
 def check_boxes(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..modeling.dataset_classes import has_classes, is_of_objects
-from . import benchmarks, image_text, shapes_objects  # noqa: F401 (registers its datasets)
+from . import benchmarks, builtin, image_text  # noqa: F401 (builtin registers its datasets)
 from .annotations import check_annotations
 from .benchmark_mapper import BenchmarkMapper
 from .benchmarks import register_benchmark, register_benchmark_folder
@@ -17,8 +17,9 @@ from .image_text import (
     register_training_path,
     register_webdataset,
 )
+from .image_text_stream import read_dataset
 from .labeled import LabeledDatasets, is_labeled, read_labeled_dataset
-from .loader import build_image_text_train_loader, read_dataset
+from .loader import build_image_text_train_loader
 from .mapper import ImageTextDatasetMapper
 from .sem_seg_mapper import SemSegDatasetMapper
 from .shards import is_remote

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ..modeling.image_index import (
+from ..modeling.reco.image_index import (
     ArchiveImages,
     ImageEmbedder,
     ImageRecord,
@@ -26,7 +26,7 @@ from ..modeling.image_index import (
 )
 from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES
-from .benchmarks import walk_files
+from .dataset_files import walk_files
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,12 @@ from ..utils.resize import check_sizes, resize_bilinear, segmentation_size
 
 
 def model_input(image: np.ndarray, short: int, long: int) -> dict:
-    """Make of an RGB image uint8 [H, W, 3] what ZeroShotSegmentor takes; for the sizes see segmentation_size.
+    """Make of an image what ZeroShotSegmentor takes.
+
+    Args:
+        image: RGB uint8 [H, W, 3].
+        short: see segmentation_size.
+        long: see segmentation_size.
 
     Returns:
         a dict with:

@@ -1,29 +1,18 @@
 """What models are evaluated on: zero-shot benchmarks as Detectron2 catalog entries."""
 
-import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
-from ..assets import FOLDER as ASSETS
 from ..modeling.dataset_classes import has_classes
 from ..modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
-from ..utils.images import IMAGE_SUFFIXES
 from ..utils.visualizer import distinct_colors
-from ..utils.words import BACKGROUND, as_lists, class_names, unique_names
-from . import shapes
-from .labels import parse_rule
-from .words import Source, check_class_words, check_fits_classes, read_class_words
+from ..utils.words import BACKGROUND, as_lists, class_names
+from .class_words import Source, check_class_words, check_fits_classes, read_class_words
+from .dataset_files import check_files, datasets_root, find_images
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
-
-
-def datasets_root() -> Path:
-    """Return the folder of the datasets: $DETECTRON2_DATASETS, or datasets/ in the working directory, as Detectron2."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 # --------------------------------------------------------------------------------------------- listing files
@@ -41,52 +30,16 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
         image_paths = find_images(images)
     else:
         image_paths = {key: root / images.format(key) for key in _read_ids(root / ids)}
-        _check_files(image_paths.values(), "images")
+        check_files(image_paths.values(), "images")
 
     pattern = _choose_labels(labels)
     label_paths = {key: root / pattern.format(key) for key in image_paths}
-    _check_files(label_paths.values(), "labels")
+    check_files(label_paths.values(), "labels")
 
     return [
         {"file_name": str(image_paths[key]), "sem_seg_file_name": str(label_paths[key]), "image_id": key}
         for key in sorted(image_paths)
     ]
-
-
-def find_images(images: str) -> dict[str, Path]:
-    """Find the image files of a folder, or of a pattern 'folder/{}suffix'.
-
-    Returns:
-        path by ID: the part of the path below the folder, without the suffix.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
-        ValueError: two images have one ID.
-    """
-    head, _, tail = images.partition("{}")
-    folder = datasets_root() / head
-    suffixes = (tail,) if tail else IMAGE_SUFFIXES
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
-
-    paths = {}
-    for path in walk_files(folder):
-        suffix = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
-        if suffix is not None:
-            key = path.relative_to(folder).as_posix()[: -len(suffix)]
-            if key in paths:
-                raise ValueError(f"two images have the name '{key}', {paths[key]} and {path}; rename or remove one")
-            paths[key] = path
-
-    if not paths:
-        raise FileNotFoundError(f"no images in {folder}")
-    return paths
-
-
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and of folders below it, links too."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent, name) for name in names)
 
 
 def _read_ids(path: Path) -> list[str]:
@@ -106,26 +59,6 @@ def _choose_labels(labels: Sequence[str]) -> str:
         if folder.is_dir():
             return pattern
     raise FileNotFoundError(f"no folder {' or '.join(map(str, folders))}")
-
-
-def _check_files(paths: Iterable[Path], content: str) -> None:
-    """Raise FileNotFoundError unless all files exist."""
-    # Each folder is listed once: over a network, a look at every file is slow.
-    paths = list(paths)
-    names_in = {}
-    for folder in {path.parent for path in paths}:
-        names_in[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-
-    missing = [path for path in paths if path.name not in names_in[path.parent]]
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
-
-
-def subsample(rows: Sequence, count: int) -> list:
-    """Return `count` of the rows, evenly spaced, so that a quick look meets all of a dataset; 0: all."""
-    if not 0 < count < len(rows):
-        return list(rows)
-    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 # ----------------------------------------------------------------------------------------------- registering
@@ -287,97 +220,3 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
 
     register_benchmark(name, str(path / "images"), str(path / "labels"), classes, background, class_words=class_words)
     return name
-
-
-# ---------------------------------------------------------------------------------- what comes with the project
-
-
-def _read_json(path: str) -> dict:
-    return json.loads((ASSETS / path).read_text(encoding="utf-8"))
-
-
-def _register_table() -> None:
-    """Register the eight benchmarks of the unified protocol, two large ones, and train splits for model selection."""
-    for name, entry in _read_json("benchmarks.json").items():
-        # Read the classes: names with colors, or a list of words
-        colors = {BACKGROUND: entry["background"]} if "background" in entry else {}
-        for file in entry.get("classes", ()):
-            colors |= _read_json(f"classes/{file}.json")
-        class_words = None
-        if "words" in entry:
-            class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
-
-        ignore_label = entry.get("ignore_label", 255)
-        register_benchmark(
-            name,
-            entry["images"],
-            entry["labels"],
-            list(colors) if class_words is None else unique_names(class_words),
-            BACKGROUND in colors,
-            ids=entry.get("ids"),
-            label_map=parse_rule(entry["rule"], ignore_label) if "rule" in entry else None,
-            ignore_label=ignore_label,
-            colors=list(colors.values()),
-            prepare=f"tcl-d2 prepare {entry['prepare']}",
-            title=entry["title"],
-            num_images=entry["num_images"],
-            class_words=class_words,
-            shared_words=class_words is not None,
-        )
-
-
-def _register_lvis() -> None:
-    """Register LVIS v1 as a benchmark of 1,203 classes."""
-    # Label files hold category IDs, and 0 where nothing is annotated. 255 is a class.
-    ignore_label = 65535
-    categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
-    label_map = {0: ignore_label} | {category["id"]: k for k, category in enumerate(categories)}
-
-    register_benchmark(
-        "zeroshot_lvis_val",
-        images="coco/{}.jpg",
-        labels="lvis/semantic/{}.png",
-        ids="lvis/semantic/val.txt",
-        classes=[category["name"].replace("_", " ") for category in categories],
-        label_map=label_map,
-        ignore_label=ignore_label,
-        prepare="tcl-d2 prepare lvis",
-        title="LVIS",
-        num_images=(19809,),
-    )
-
-
-def _register_shapes() -> None:
-    """Register the small world: benchmarks with and without background, and with stuff; labeled scenes to train on.
-
-    Of the labeled scenes, the base classes alone are labeled in a second dataset: pixels of the others are ignored.
-    """
-    objects = shapes.OBJECTS
-    everything = shapes.OBJECTS + shapes.GROUNDS
-    things = range(len(objects))
-    grounds = range(len(objects), len(everything))
-    base = [name for name in everything if name not in shapes.NOVEL]
-    base_map = {k: base.index(name) if name in base else 255 for k, name in enumerate(everything)}
-
-    variants = {
-        "shapes_val": ("val", (BACKGROUND, *objects), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
-        "shapes_objects_val": ("val", objects, False, {k: k for k in things} | {k: 255 for k in grounds}),
-        "shapes_stuff_val": ("val", everything, False, None),
-        "shapes_sem_seg_train": ("labeled", everything, False, None),
-        "shapes_base_sem_seg_train": ("labeled", base, False, base_map),
-    }
-    for name, (folder, classes, background, label_map) in variants.items():
-        register_benchmark(
-            name,
-            f"shapes/{folder}/images",
-            f"shapes/{folder}/labels",
-            classes,
-            background,
-            label_map=label_map,
-            prepare="tcl-d2 prepare shapes",
-        )
-
-
-_register_table()
-_register_lvis()
-_register_shapes()

@@ -15,7 +15,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from .benchmarks import datasets_root, find_images
+from .dataset_files import datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
 # The `evaluator_type` in a training dataset's metadata. No evaluator has this name: check_datasets tells by it what can
@@ -128,10 +128,16 @@ def _warn_of_losses(name: str, count: float, num_published: int) -> None:
 def register_coco_captions(
     name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org"
 ) -> None:
-    """Register COCO Captions, all captions of an image together; paths relative to DETECTRON2_DATASETS or absolute.
+    """Register COCO Captions, all captions of an image together.
 
     `DatasetCatalog.get(name)` raises FileNotFoundError if a file or folder is missing, and ValueError if the JSON is no
     COCO Captions.
+
+    Args:
+        name: name in the catalog.
+        json_file: the captions, relative to DETECTRON2_DATASETS or absolute.
+        image_root: folder of the images, relative to DETECTRON2_DATASETS or absolute.
+        prepare: how to get both, for the error when they are missing.
     """
 
     def load() -> list[dict]:
@@ -326,28 +332,3 @@ def register_training_path(path: str) -> None:
             f"Dataset '{path}' is not registered, and no path of pairs to train on: expected a folder of images with "
             "captions (NAME.jpg, NAME.txt), a list (.csv, .tsv, .jsonl), or shards (.tar)"
         )
-
-
-# ---------------------------------------------------------------------------------- what comes with the project
-
-register_webdataset(
-    "cc3m_train",
-    "cc3m/*.tar",
-    prepare="img2dataset, from CC3M's list, or ready shards (see datasets/README.md)",
-    num_published=2_881_393,
-)
-register_webdataset(
-    "cc12m_train",
-    "cc12m/*.tar",
-    prepare="img2dataset, from CC12M's list, or ready shards (see datasets/README.md)",
-    num_published=11_286_526,
-)
-register_webdataset("redcaps_train", "redcaps/*.tar", prepare="img2dataset, from RedCaps' lists")
-register_webdataset("yfcc14m_train", "yfcc14m/*.tar", prepare="img2dataset, from a list of YFCC100M with captions")
-register_webdataset("shapes_train", "shapes/train/*.tar", prepare="tcl-d2 prepare shapes")
-register_coco_captions(
-    "coco_captions_train2017",
-    "coco/annotations/captions_train2017.json",
-    "coco/train2017",
-    "annotations_trainval2017 and train2017 from https://cocodataset.org",
-)

@@ -11,8 +11,8 @@ from torchvision import transforms
 
 from ..modeling.templates import get_templates
 from ..utils.images import BrokenSample, read_image
+from .class_words import read_class_words
 from .nouns import NounPrompter
-from .words import read_class_words
 
 
 def read_caption(text: str | bytes, name: str) -> str:

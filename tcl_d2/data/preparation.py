@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..utils.files import replacing
 from ..utils.images import BrokenSample, read_image
-from .benchmarks import datasets_root
+from .dataset_files import datasets_root
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
@@ -57,7 +57,13 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None], names: Sequence[str]) -> None:
-    """Run a whole command: prepare (unless --check), check the datasets `names`, exit with 1 if any is wrong."""
+    """Run a whole command: prepare the data, unless --check is given, check it, and exit with 1 if any is wrong.
+
+    Args:
+        args: of `arguments`.
+        prepare: brings the data into place.
+        names: registered datasets to check.
+    """
     if not args.source:
         args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
 

@@ -1,4 +1,4 @@
-"""The small world's objects: annotations in COCO's formats, and the datasets of them.
+"""The small world's objects: annotations in COCO's formats.
 
 A scene has each class at most once, so that the pixels of a class are one object, also where another one cuts it.
 """
@@ -8,35 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from ..assets import FolderHandler
 from ..utils.files import replacing
-from ..utils.visualizer import distinct_colors
-from .benchmarks import datasets_root
 from .shapes import GROUNDS, MIN_VISIBLE, OBJECTS
 
 INSTANCES, PANOPTIC = "instances.json", "panoptic.json"
 _CLASSES = OBJECTS + GROUNDS
-_PREPARE = "tcl-d2 prepare shapes"
-
-
-class DatasetsHandler(FolderHandler):
-    """Handler of datasets://X, the file X below DETECTRON2_DATASETS as it is when the file is read."""
-
-    PREFIX = "datasets://"
-
-    def folder(self) -> Path:
-        return datasets_root()
-
-
-PathManager.register_handler(DatasetsHandler())
-
-
-# ---------------------------------------------------------------------------------------------- annotations
 
 
 def write_annotations(folder: Path) -> None:
@@ -104,52 +82,3 @@ def _visible_classes(label: np.ndarray) -> list[int]:
 def _write_json(path: Path, content: dict) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content))
-
-
-# ---------------------------------------------------------------------------------------------- datasets
-
-
-def _load_panoptic() -> list[dict]:
-    """Return a row for each image, with its panoptic segments; Detectron2's own reader knows .jpg alone."""
-    folder = datasets_root() / "shapes/val"
-    content = json.loads((folder / PANOPTIC).read_text())
-    return [
-        {
-            "file_name": str(folder / "images" / annotation["file_name"]),
-            "image_id": annotation["image_id"],
-            "pan_seg_file_name": str(folder / "panoptic" / annotation["file_name"]),
-            "segments_info": annotation["segments_info"],
-        }
-        for annotation in content["annotations"]
-    ]
-
-
-def _register() -> None:
-    """Register the validation scenes as a dataset of instances, and as one of panoptic segments."""
-    things = {k + 1: k for k in range(len(OBJECTS))}
-    register_coco_instances(
-        "shapes_instances_val",
-        {
-            "thing_classes": list(OBJECTS),
-            "thing_colors": distinct_colors(len(OBJECTS) + 1)[1:],
-            "thing_dataset_id_to_contiguous_id": things,
-            "prepare": _PREPARE,
-        },
-        f"{DatasetsHandler.PREFIX}shapes/val/{INSTANCES}",
-        f"{DatasetsHandler.PREFIX}shapes/val/images",
-    )
-
-    DatasetCatalog.register("shapes_panoptic_val", _load_panoptic)
-    MetadataCatalog.get("shapes_panoptic_val").set(
-        evaluator_type="coco_panoptic_seg",
-        thing_classes=list(_CLASSES),
-        stuff_classes=list(_CLASSES),
-        thing_dataset_id_to_contiguous_id=things,
-        stuff_dataset_id_to_contiguous_id={k + 1: k for k in range(len(_CLASSES))},
-        panoptic_json=f"{DatasetsHandler.PREFIX}shapes/val/{PANOPTIC}",
-        panoptic_root=f"{DatasetsHandler.PREFIX}shapes/val/panoptic",
-        prepare=_PREPARE,
-    )
-
-
-_register()

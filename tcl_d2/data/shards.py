@@ -25,7 +25,7 @@ from ..utils import http_stream
 from ..utils.files import is_web_page
 from ..utils.http_stream import HTTPStream, UnreadableAddress
 from ..utils.images import IMAGE_SUFFIXES
-from .benchmarks import subsample
+from .dataset_files import subsample
 
 PAUSES = http_stream.PAUSES  # seconds before each further try while training
 CHECK_PAUSES = (1, 2, 4)  # the same before a training

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import dataset_config
-from ..data.words import RELEASES, read_dataset_words, released_words
+from ..data.class_words import RELEASES, read_dataset_words, released_words
 from ..evaluation.measures import build_measures, check_measures
 from ..evaluation.objects import check_panoptic
 from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
@@ -18,7 +18,7 @@ from ..utils.words import class_names
 FIRST_WORDS = "first"  # in TEST.ZERO_SHOT.WORDS: the first word of each class alone
 
 
-def class_words(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
+def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
     """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own.
 
     Raises:
@@ -64,14 +64,20 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
     """Check sizes, protocol, words and measures of a dataset; `cfg` has its settings."""
+    test = cfg.TEST.ZERO_SHOT
     try:
+        # Numbers
         check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        if (count := cfg.TEST.ZERO_SHOT.MAX_IMAGES) < 0:
-            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {count}; expected a number of images, or 0 for all")
-        if (count := cfg.TEST.ZERO_SHOT.IMS_PER_BATCH) < 1:
-            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {count}; expected at least 1 image")
+        if test.MAX_IMAGES < 0:
+            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {test.MAX_IMAGES}; expected a number, or 0 for all images")
+        if test.IMS_PER_BATCH < 1:
+            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {test.IMS_PER_BATCH}; expected at least 1 image")
+
+        # Protocol and words
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, class_words(cfg, dataset_name), cfg.TEST.ZERO_SHOT.FILLER_WORDS)
+        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), test.FILLER_WORDS)
+
+        # Measures
         check_measures(cfg)
         if not is_of_objects(dataset_name):
             build_measures(cfg, dataset_name)

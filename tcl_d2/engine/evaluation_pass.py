@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_every_n_seconds, log_first_n
 from torch import nn
 
-from ..data.benchmarks import subsample
+from ..data.dataset_files import subsample
 from ..evaluation import SharedImagesEvaluator, ZeroShotSemSegEvaluator, needed_outputs
 from ..evaluation.progress import EvaluationProgress, fingerprint, stat_files
 from ..evaluation.similarity import class_similarity
@@ -25,7 +25,7 @@ from ..modeling.objects import OUTPUTS
 from ..modeling.vocabulary import dataset_vocabulary, join_vocabularies
 from ..utils.tensors import digest_weights
 from ..version import __version__
-from .dataset_settings import class_words
+from .dataset_settings import words_from_config
 from .processes import unwrap_ddp
 from .signals import StoppableLoader
 
@@ -134,7 +134,7 @@ class EvaluationPass:
         model = unwrap_ddp(self.model)
         if self.cfg.TEST.ZERO_SHOT.BY_DATASET:
             model.set_protocol(**model.protocol_from_config(self.cfg))
-        words = {name: class_words(self.cfg, name) for name in self.evaluators}
+        words = {name: words_from_config(self.cfg, name) for name in self.evaluators}
         model.set_dataset(*self.evaluators, class_words=words)
 
     def _set_similarity(self) -> None:
@@ -142,7 +142,7 @@ class EvaluationPass:
         model = unwrap_ddp(self.model)
         for name, evaluator in self.evaluators.items():
             if isinstance(evaluator, ZeroShotSemSegEvaluator) and evaluator.needs_similarity:
-                words, (subset,) = join_vocabularies([dataset_vocabulary(name, class_words(self.cfg, name))])
+                words, (subset,) = join_vocabularies([dataset_vocabulary(name, words_from_config(self.cfg, name))])
                 evaluator.set_similarity(class_similarity(subset, model.embed_vocabulary(words, model.templates)))
 
     def _build_progress(self, resume: bool) -> dict[str, EvaluationProgress]:
@@ -167,7 +167,7 @@ class EvaluationPass:
                 "settings": settings,
                 "data": self.dataset_dicts[name],
                 "metadata": MetadataCatalog.get(name).as_dict(),
-                "words": class_words(self.cfg, name),
+                "words": words_from_config(self.cfg, name),
                 "files": stat_files(self.dataset_dicts[name]),
             }
             progress[name] = EvaluationProgress(inference_folder(self.cfg, name), fingerprint(weights, **facts), resume)

@@ -93,7 +93,12 @@ class RestartDataHook(HookBase):
 
 
 def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
-    """Write a checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD."""
+    """Write a checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD.
+
+    Args:
+        checkpointer: writes it.
+        iteration: the last one that is done.
+    """
     checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
     comm.synchronize()  # if another process ended now, the launcher would end the main one while it writes
 

@@ -48,6 +48,10 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Return the trained parameters in two groups: with weight decay, and without it (biases and 1-d parameters).
 
+    Args:
+        model: the model.
+        weight_decay: of the first group.
+
     Raises:
         ValueError: the model has nothing to train.
     """
@@ -56,8 +60,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
 
     # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
-    spared = [p for name, p in parameters.items() if p.ndim == 1 or name.endswith(".bias")]
-    decayed = [p for name, p in parameters.items() if not (p.ndim == 1 or name.endswith(".bias"))]
+    decayed, spared = [], []
+    for name, parameter in parameters.items():
+        is_spared = parameter.ndim == 1 or name.endswith(".bias")
+        (spared if is_spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 

@@ -32,11 +32,17 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> object:
-    """Run main(args) in every process; if one dies, the others are ended, and this one exits with the reason."""
+def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run main(args) in every process; if one dies, the others are ended, and this one exits with the reason.
+
+    Args:
+        main: the work of a process.
+        args: of `argument_parser`, which say how many processes there are.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
-        return main(args)
+        main(args)
+        return
 
     _check_arguments(args)
     if args.num_processes > 1:
@@ -48,7 +54,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
 
     try:
         work = (main, args, get_start_method())
-        return launch_on_gpus(_work, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=work)
+        launch_on_gpus(_work, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=work)
     except ProcessRaisedException as error:
         sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
     except ProcessExitedException as error:
@@ -79,10 +85,10 @@ def _exit_like(error: ProcessExitedException) -> None:
     sys.exit(f"error: process {error.error_index} {how}, the others were ended; --resume goes on")
 
 
-def _work(main: Callable, args: argparse.Namespace, method: str) -> object:
+def _work(main: Callable, args: argparse.Namespace, method: str) -> None:
     # A spawned process would spawn its loader workers too: that takes seconds for each, and their log is lost.
     set_start_method(method, force=True)
-    return main(args)
+    main(args)
 
 
 def join_torchrun() -> None:

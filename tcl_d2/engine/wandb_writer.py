@@ -60,6 +60,7 @@ class WandbWriter(EventWriter, HookBase):
                 f"WANDB.PROJECT '{self._cfg.WANDB.PROJECT}': the run could not be started ({error}). Log in with wandb "
                 "login, or set WANDB_MODE=offline"
             ) from None
+
         # By iteration, not by wandb's own step, which may not go back to that of an earlier checkpoint
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")

@@ -53,7 +53,13 @@ def _with_random_references(features: NamedTuple, text: Tensor) -> NamedTuple:
 
 
 def image_input(cfg: CfgNode, height: int, width: int) -> dict:
-    """Return a random image of a size in pixels as the configuration brings it to the model."""
+    """Return a random image as a configuration brings it to the model.
+
+    Args:
+        cfg: the configuration.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+    """
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return {**model_input(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), "labels_only": True}
 

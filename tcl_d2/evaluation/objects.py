@@ -32,8 +32,8 @@ def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
     """Return the model's outputs that an evaluator takes, or several joined by Detectron2's DatasetEvaluators."""
     evaluators = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     return frozenset(
-        next((output for base, output in _OUTPUTS.items() if isinstance(each, base)), "sem_seg")
-        for each in evaluators or (None,)
+        next((output for base, output in _OUTPUTS.items() if isinstance(part, base)), "sem_seg")
+        for part in evaluators or (None,)
     )
 
 

@@ -15,6 +15,7 @@ class SkippedImages:
         self._paths: set[str] = set()
 
     def add(self, path: str, reason: object) -> None:
+        """Count an image by its file, and log the reason, unless it was counted before."""
         if path not in self._paths:
             self._paths.add(path)
             logger.warning("Image left out of the evaluation (%d so far): %s", len(self._paths), reason)

@@ -59,6 +59,8 @@ def make_card(
         vocabulary: in the graph; None where text embeddings are an input.
     """
     patch_size = model.clip.patch_size
+    pad_to = model.pad_to or patch_size  # None: to whole patches
+
     return ModelCard(
         # Model and words
         method=cfg.MODEL.META_ARCHITECTURE,
@@ -72,7 +74,7 @@ def make_card(
         stride=model.stride,
         windows_at_once=8,
         patch_size=patch_size,
-        pad_to=model.pad_to or patch_size,
+        pad_to=pad_to,
         pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
         # Scores
         background_score=model.background_score,

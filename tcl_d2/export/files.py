@@ -36,7 +36,13 @@ def _crop_shape(card: ModelCard) -> dict[int, Dim]:
 
 
 def save_program(module: nn.Module, path: Path, card: ModelCard) -> None:
-    """Write a module as torch.export.load reads it (.pt2), with the card in its file KEY."""
+    """Write a module as torch.export.load reads it (.pt2), with the card in its file KEY.
+
+    Args:
+        module: CropScores or CropLabels.
+        path: of the file.
+        card: of the model.
+    """
     program = make_program(module, card)
     with replacing(path) as unfinished:
         torch.export.save(program, unfinished, extra_files={KEY: write_card(card)})
@@ -75,6 +81,12 @@ def _quantize(path: Path) -> None:
 
 
 def save_embeddings(path: Path, text: Tensor, card: EmbeddingsCard) -> None:
-    """Write text embeddings [W, D] as an .npz file, with their card."""
+    """Write text embeddings as an .npz file, with their card.
+
+    Args:
+        path: of the file.
+        text: text features [W, D].
+        card: of their vocabulary.
+    """
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, text=text.float().cpu().numpy(), card=write_card(card))

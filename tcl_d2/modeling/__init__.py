@@ -2,6 +2,7 @@
 
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer
+from .crop_segmentor import CropFeatures
 from .dense_crf import DenseCRF
 from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
 from .dual_encoder import DualEncoder, FrozenDualEncoder
@@ -10,7 +11,7 @@ from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
 from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
 from .pamr import PAMR
 from .refiner import REFINER_REGISTRY, Refiner, build_refiner
-from .segmentor import CropFeatures, ZeroShotSegmentor
+from .segmentor import ZeroShotSegmentor
 
 __all__ = [
     "DENSE_HEAD_REGISTRY",

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from ..utils.windows import window_starts
 
-# Bounds of the scores that are held at once, for vocabularies of thousands of words and for large images.
-WORDS_AT_ONCE = 64
-SCORE_BYTES_AT_ONCE = 256 * 2**20
+# Bounds for vocabularies of thousands of words and for large images: of the words that are predicted at once in a crop,
+# and of their scores at the size of the result
+WORDS_AT_ONCE = 256
+SCORE_BYTES_AT_ONCE = 64 * 2**20
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
@@ -40,15 +41,17 @@ class Windows:
     All windows of an image have one size: crop_size, or the image's side where that is shorter.
     """
 
-    def __init__(self, image: Tensor, crop_size: int, stride: int):
+    def __init__(self, image: Tensor, crop_size: int, stride: int, result_size: tuple[int, int] | None = None):
         """Lay windows over an image.
 
         Args:
             image: [3, H, W].
             crop_size: side of the windows in pixels; 0: the whole image is the window.
             stride: step between windows in pixels, 1 <= stride <= crop_size.
+            result_size: height and width that the average is enlarged to; None for the image's.
         """
         self.image = image
+        self.result_size = result_size or tuple(image.shape[-2:])
         self.slices = window_slices(*image.shape[-2:], crop_size, stride)
 
     def average(self, score_batches: Iterable[Tensor]) -> Tensor:
@@ -58,8 +61,11 @@ class Windows:
             score_batches: scores [n, K, h, w] of the crops, in the order of `slices`; consumed once.
 
         Returns:
-            fp32 [K, H, W].
+            fp32 [K, *result_size].
         """
+        return resize_scores(self._average_at_image_size(score_batches)[None], self.result_size)[0]
+
+    def _average_at_image_size(self, score_batches: Iterable[Tensor]) -> Tensor:
         if len(self.slices) == 1:
             (scores,) = chain.from_iterable(score_batches)
             return scores.float()
@@ -82,7 +88,7 @@ def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tenso
 
 
 def average_windows(windows: Iterable[Windows], score_batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the averages fp32 [K, H, W] of images, each as soon as the scores of its windows are there.
+    """Yield the averages fp32 [K, *result_size] of images, each as soon as the scores of its windows are there.
 
     Args:
         windows: of each image.
@@ -93,10 +99,19 @@ def average_windows(windows: Iterable[Windows], score_batches: Iterable[Tensor])
         yield image_windows.average([islice(scores, len(image_windows.slices))])
 
 
-def split_words(count: int, *sizes: tuple[int, int]) -> list[slice]:
-    """Split `count` words into parts whose scores, of these sizes (height, width) in pixels, are held at once."""
+def split_words(count: int) -> list[slice]:
+    """Split `count` words into parts that are predicted at once."""
+    return _split(count, WORDS_AT_ONCE)
+
+
+def split_by_bytes(count: int, windows: Iterable[Windows]) -> list[slice]:
+    """Split `count` words into parts whose scores, over any of these images, fit into SCORE_BYTES_AT_ONCE."""
+    sizes = [size for each in windows for size in (each.image.shape[-2:], each.result_size)]
     bytes_per_word = 4 * max(height * width for height, width in sizes)
-    at_once = max(1, min(WORDS_AT_ONCE, SCORE_BYTES_AT_ONCE // bytes_per_word))
+    return _split(count, max(1, SCORE_BYTES_AT_ONCE // bytes_per_word))
+
+
+def _split(count: int, at_once: int) -> list[slice]:
     return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
 

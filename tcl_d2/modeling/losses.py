@@ -145,17 +145,22 @@ class ContrastLoss(LossHead):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
+class ImageContrastLoss(ContrastLoss):
+    """A feature of each image, the statistic that the head needs, is contrasted with the texts."""
+
+    def loss(self, grounding: Grounding) -> Tensor:
+        (name,) = self.needs
+        image = gather(normalize(getattr(grounding, name), 1))
+        return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
+
+
 @TCL_LOSS_REGISTRY.register()
-class ImageTCLLoss(ContrastLoss):
+class ImageTCLLoss(ImageContrastLoss):
     """Image level: the masked image, as CLIP sees it, is contrasted with the texts."""
 
     name = "loss_tcl_image"
     weight_key = "TCL_IMAGE"
     needs = ("masked_image",)
-
-    def loss(self, grounding: Grounding) -> Tensor:
-        image = gather(normalize(grounding.masked_image, 1))
-        return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
 
 
 @TCL_LOSS_REGISTRY.register()
@@ -171,16 +176,12 @@ class FeatureTCLLoss(ContrastLoss):
 
 
 @TCL_LOSS_REGISTRY.register()
-class WholeImageLoss(ContrastLoss):
+class WholeImageLoss(ImageContrastLoss):
     """Ablation, in place of TCL: the mean pixel embedding of the whole image is contrasted with the texts."""
 
     name = "loss_whole_image"
     weight_key = "WHOLE_IMAGE"
     needs = ("mean_embedding",)
-
-    def loss(self, grounding: Grounding) -> Tensor:
-        image = gather(normalize(grounding.mean_embedding, 1))
-        return info_nce(image @ normalize(grounding.text, 1).T, self.logit_scale)
 
 
 class AreaLoss(LossHead):

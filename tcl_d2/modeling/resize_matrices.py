@@ -7,7 +7,13 @@ _A = -0.75  # of Keys' kernel, as in torch and OpenCV
 
 
 def linear_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
-    """Return the matrix [target, source] that resizes a side as F.interpolate's bilinear with align_corners=True."""
+    """Return the matrix [target, source] that resizes a side as F.interpolate's bilinear with align_corners=True.
+
+    Args:
+        source: values on the side before.
+        target: values on the side after.
+        device: of the result.
+    """
     step = (source - 1) / max(target - 1, 1)
     position = torch.arange(target, device=device, dtype=torch.float32) * step
     first = position.floor()

@@ -1,71 +1,42 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.connected_components import ComponentSettings
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
+from .crop_segmentor import CropSegmentor
 from .dataset_classes import has_classes
 from .dual_encoder import DualEncoder
-from .grounder import normalize
 from .image_batches import ImageBatches, WindowGrid
-from .inference import (
-    Windows,
-    average_windows,
-    batch_windows,
-    pad_to_multiple,
-    resize_scores,
-    split_words,
-)
+from .inference import Windows, batch_windows
 from .objects import OUTPUTS, add_objects
-from .refiner import Refiner, build_refiner, keep_scores
+from .refiner import Refiner, build_refiner
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
+from .word_scores import WordScores
 
 
-class CropFeatures(NamedTuple):
-    """What is computed of a batch of crops once, for any words.
+class ZeroShotSegmentor(CropSegmentor):
+    """Segments images into the classes of a vocabulary: windows, words and background.
 
-    Attributes:
-        images: normalized crops [B, 3, H, W].
-        clip_features: CLIP's own of each patch, normalized, [B, D, h, w].
-        embedding: the grounder's pixel embeddings, [B, D, h', w'].
-        refine: what brings masks [B, K, h, w] of the crops to their edges, see bind_refiner.
-    """
-
-    images: Tensor
-    clip_features: Tensor | None
-    embedding: Tensor | None = None
-    refine: Callable[[Tensor], Tensor] = keep_scores
-
-
-class ZeroShotSegmentor(nn.Module):
-    """Segments images into the classes of a vocabulary: windows, words and background, on a frozen CLIP.
-
-    A subclass says in `encode` and `predict_masks` how images and text features become scores, in `prepare` what
-    depends on all words together, and in `predict_background` where the background is, if not by a constant score. One
-    that stands on another model than CLIP builds it in `build_encoder`.
+    A subclass says what CropSegmentor asks for. One that stands on another model than CLIP builds that model in
+    `build_encoder`.
 
     Attributes:
         scores_depend_on_vocabulary: whether a word's scores depend on the other words. Datasets of the same images
             then share what `encode` computes, but not the scores.
-        has_background_map: whether `predict_background` takes the place of the background's constant score.
-        pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
     """
 
     scores_depend_on_vocabulary = False
-    has_background_map = False
-    pad_to: int | None = None
 
     @configurable
     def __init__(
@@ -99,14 +70,11 @@ class ZeroShotSegmentor(nn.Module):
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
-        super().__init__()
-
-        # Images
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        super().__init__(
+            clip=clip, pixel_mean=pixel_mean, pixel_std=pixel_std, mask_shift=mask_shift, mask_scale=mask_scale
+        )
 
         # Words
-        self.clip = clip
         self.tokenizer = tokenizer
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
         self.register_load_state_dict_post_hook(_forget_embeddings)
@@ -117,8 +85,6 @@ class ZeroShotSegmentor(nn.Module):
         # Scores
         self.set_protocol(**protocol)
         self.precision = precision
-        self.mask_shift = mask_shift
-        self.mask_scale = mask_scale
         self._batches = ImageBatches()
 
     @classmethod
@@ -229,48 +195,8 @@ class ZeroShotSegmentor(nn.Module):
         }
 
     @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    @property
     def _grid(self) -> WindowGrid:
         return WindowGrid(self.crop_size, self.stride)
-
-    # ------------------------------------------------------------------------------------ what a subclass says
-
-    def encode(self, images: Tensor) -> CropFeatures:
-        """Compute what does not depend on words, of normalized images [B, 3, H, W]."""
-        raise NotImplementedError
-
-    def prepare(self, features: CropFeatures, text: Tensor) -> CropFeatures:
-        """Add what depends on all words together, given their text features [W, D]; by default nothing.
-
-        It is called once for a vocabulary, and what it gives is held: it should be small for thousands of words.
-        """
-        return features
-
-    def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
-        """Predict scores of a part of the words.
-
-        Args:
-            features: of crops, from `encode` and `prepare`.
-            text: text features of all words [W, D].
-            words: the k words that are wanted.
-
-        Returns:
-            scores [B, k, h, w]: masks in 0..1, or similarities.
-        """
-        raise NotImplementedError
-
-    def predict_background(self, features: CropFeatures) -> Tensor:
-        """Predict the background's own scores [B, 1, h, w]; it is asked for where `has_background_map`.
-
-        They are averaged over windows and enlarged as a word's, and a pixel is background where no word is above them.
-
-        Args:
-            features: of crops, from `encode` and `prepare`.
-        """
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------ classes
 
@@ -394,11 +320,7 @@ class ZeroShotSegmentor(nn.Module):
     def _segment_images(self, batched_inputs: Sequence[dict]) -> list[dict]:
         """Segment images whose windows have one size, and whose words are the same."""
         text, subsets = self._classes(batched_inputs[0])
-        windows, sizes = [], []
-        for input_per_image in batched_inputs:
-            image = self.normalize_images([input_per_image["image"]])[0]
-            windows.append(Windows(image, self.crop_size, self.stride))
-            sizes.append((input_per_image.get("height", image.shape[1]), input_per_image.get("width", image.shape[2])))
+        windows = [self._lay_windows(input_per_image) for input_per_image in batched_inputs]
 
         # Crops are encoded once; what that gives is held only where it is used again
         batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]), self.device)
@@ -417,10 +339,15 @@ class ZeroShotSegmentor(nn.Module):
 
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = self._segment_words(windows, encode, group_text, group, sizes, batched_inputs[0])
+            results = self._segment_words(windows, encode, group_text, group, batched_inputs[0])
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
         return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
+
+    def _lay_windows(self, input_per_image: dict) -> Windows:
+        image = self.normalize_images([input_per_image["image"]])[0]
+        height, width = (input_per_image.get(key, side) for key, side in zip(("height", "width"), image.shape[1:]))
+        return Windows(image, self.crop_size, self.stride, (height, width))
 
     def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
         """Group datasets that can share scores: the text features of their words, and the words of each."""
@@ -434,7 +361,6 @@ class ZeroShotSegmentor(nn.Module):
         encode: Callable[[], Iterable[tuple]],
         text: Tensor,
         subsets: list[WordSubset],
-        sizes: Sequence[tuple[int, int]],
         request: Mapping[str, object],
     ) -> list[list[dict]]:
         """Segment images into the classes of datasets that share the scores of their words.
@@ -444,151 +370,38 @@ class ZeroShotSegmentor(nn.Module):
             encode: gives of each batch of windows the features and their place, see encode_crops.
             text: text features of all words [W, D].
             subsets: the words of each dataset.
-            sizes: height and width of each image's results.
             request: an image's input, which says what is asked for.
 
         Returns:
             for each image, the result of each dataset.
         """
-        # What depends on all words is held only where it is used again
-        parts = split_words(len(text), *sizes, *(tuple(each.image.shape[-2:]) for each in windows))
-        has_map = self.has_background_map and any(subset.background for subset in subsets)
-
-        def prepare() -> Iterator[tuple]:
-            return ((self.prepare(features, text), place) for features, place in encode())
-
-        if has_map or len(parts) > 1:
-            prepare = self._batches.hold(prepare)
-
         # Where the background is
-        refiners = [self._bind_refiner_to_image("image", each.image, size) for each, size in zip(windows, sizes)]
-        backgrounds = itertools.repeat(self.background_score)
-        if has_map:
-            scores = self._average_crops(windows, prepare(), self.predict_background, sizes)
-            backgrounds = [refine(image_scores)[0] for refine, image_scores in zip(refiners, scores)]
+        has_map = self.has_background_map and any(subset.background for subset in subsets)
+        scores = WordScores(self, windows, encode, text, self._batches, has_map)
+        backgrounds = scores.background() if has_map else [self.background_score] * len(windows)
 
         # Each dataset takes what it needs of the scores, as they come
         labels_only = request.get("labels_only", False)
         objects = [name for name in OUTPUTS if request.get(name)]
         keep_best = bool(objects) or request.get("label_scores", False)
         rules = []
-        for image_windows, size, background in zip(windows, sizes, backgrounds):
+        for image_windows, background in zip(windows, backgrounds):
             settings = ScoreSettings(background, self.logit_scale, self.area_threshold, keep_best=keep_best)
             if self.refines("classes"):
-                settings = settings._replace(refine=self._bind_refiner_to_image("classes", image_windows.image, size))
+                settings = settings._replace(refine=scores.bind_refiner("classes", image_windows))
             rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
-        for words in parts:
-            predict = partial(self.predict_masks, text=text, words=words)
-            scores = self._average_crops(windows, prepare(), predict, sizes)
-            for image_rules, refine, image_scores in zip(rules, refiners, scores):
-                refined = refine(image_scores)
+        for scores_of_words in scores:
+            for image_rules, image_scores in zip(rules, scores_of_words):
                 for rule in image_rules:
-                    rule.update(refined)
+                    rule.update(image_scores)
+
+        # Results
         outputs = [[rule.output() for rule in image_rules] for image_rules in rules]
         if objects:
             for image_outputs in outputs:
                 for output, subset in zip(image_outputs, subsets):
                     add_objects(output, subset, self.components, objects)
         return outputs
-
-    def _average_crops(
-        self,
-        windows: Sequence[Windows],
-        crops: Iterable[tuple],
-        predict: Callable[..., Tensor],
-        sizes: Sequence[tuple[int, int]],
-    ) -> Iterator[Tensor]:
-        """Average over windows what `predict` makes of the features of crops; yield it, enlarged to fp32 [k, *size]."""
-        batches = (self._fit_to_crops(predict(features), features, place) for features, place in crops)
-        if self._batches.is_memory_short:
-            batches = map(Tensor.cpu, batches)
-
-        for size, average in zip(sizes, average_windows(windows, batches)):
-            yield resize_scores(average[None], size)[0]
-
-    # ------------------------------------------------------------------------------------ refinement
-
-    def refines(self, stage: str) -> bool:
-        """Return whether there is a refiner for scores of this stage, see Refiner."""
-        return self.refiner is not None and self.refiner.stage == stage
-
-    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
-
-        Args:
-            stage: see Refiner.
-            images: normalized, [B, 3, H, W].
-
-        Returns:
-            a function of scores [B, K, h, w]. What depends on images alone is computed once.
-        """
-        return self.refiner.bind(images) if self.refines(stage) else keep_scores
-
-    def _bind_refiner_to_image(self, stage: str, image: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-        """Return the same for the scores [K, *size] of one image [3, H, W] at the output's size."""
-        if not self.refines(stage):
-            return keep_scores
-        image = image.cpu() if self._batches.is_memory_short else image
-        refine = self.bind_refiner(stage, resize_scores(image[None], size))
-        return lambda scores: refine(scores[None])[0]
-
-    # ------------------------------------------------------------------------------------ crops
-
-    def normalize_images(self, images: list[Tensor]) -> Tensor:
-        """Normalize images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device.
-
-        Raises:
-            ValueError: images of another shape, or of several sizes.
-        """
-        for image in images:
-            if image.ndim != 3 or image.shape[0] != 3 or image.shape != images[0].shape:
-                shapes = sorted({tuple(image.shape) for image in images})
-                raise ValueError(f"'image' must be a tensor [3, H, W], of one size in a training batch; got {shapes}.")
-        batch = torch.stack(images).to(self.device)  # one copy, of bytes where images have bytes
-        return (batch.float() - self.pixel_mean) / self.pixel_std
-
-    def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
-        """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
-
-        Returns:
-            their features, and the slices (rows, columns) at which the crops lie in the padded ones.
-        """
-        patch_size = self.clip.patch_size
-        multiple = self.pad_to or patch_size
-        if min(crops.shape[-2:]) < patch_size:
-            multiple = max(multiple, patch_size)
-        padded, place = pad_to_multiple(crops, multiple)
-        return self.encode(padded), place
-
-    def crop_masks(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor) -> Tensor:
-        """Predict scores [B, W, H, W] of crops, at their own size.
-
-        Args:
-            features: of the crops, from encode_crops.
-            place: of the crops in the padded ones, from encode_crops.
-            text: text features of all words [W, D].
-        """
-        features = self.prepare(features, text)
-        return self._fit_to_crops(self.predict_masks(features, text, slice(None)), features, place)
-
-    def _fit_to_crops(self, scores: Tensor, features: CropFeatures, place: tuple[slice, slice]) -> Tensor:
-        """Enlarge scores [B, k, h, w] to the padded crops, and cut the padding off."""
-        return resize_scores(scores, features.images.shape[-2:])[(..., *place)]
-
-    # ------------------------------------------------------------------------------------ CLIP's own features
-
-    def clip_similarity(self, features: Tensor, text: Tensor) -> Tensor:
-        """Compute cosines fp32 [B, K, h, w] of dense features [B, D, h, w], normalized, and text features [K, D]."""
-        with torch.autocast(features.device.type, enabled=False):  # scales make much of small errors
-            return torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
-
-    def dense_clip_masks(self, features: Tensor, text: Tensor) -> Tensor:
-        """Predict CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w], normalized."""
-        return self.to_masks(self.clip_similarity(features, text))
-
-    def to_masks(self, similarity: Tensor) -> Tensor:
-        """Make masks in 0..1 of similarities of CLIP's own."""
-        return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
 
 
 def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:

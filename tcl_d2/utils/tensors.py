@@ -38,7 +38,13 @@ class UnreadableFile(ValueError):
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write contiguous tensors as a .safetensors file, whole or not at all."""
+    """Write a .safetensors file, whole or not at all.
+
+    Args:
+        path: of the file.
+        tensors: contiguous, by name.
+        metadata: texts beside them, by name.
+    """
     with replacing(path) as unfinished:
         # safetensors' own save_file makes files that only their owner can read.
         unfinished.write_bytes(save(dict(tensors), metadata))

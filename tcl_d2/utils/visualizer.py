@@ -118,7 +118,7 @@ def draw_overlay(
 def draw_classes(
     image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], plain: Collection[int] = ()
 ) -> np.ndarray:
-    """Draw the picture of draw_overlay without its legend: enlarged, RGB uint8 [H', W', 3]."""
+    """Draw the picture of draw_overlay without its legend: enlarged, RGB uint8 [H', W', 3]; arguments as there."""
     is_plain = np.isin(labels, list(plain))[..., None]
     picture = np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA))
     return draw_outlines(picture, labels)
@@ -189,7 +189,14 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
 
 
 def draw_text(text: str, height: int, width: int, size: int = 12) -> np.ndarray:
-    """Draw a text, broken into lines, in the upper left of a white picture."""
+    """Draw a text, broken into lines, in the upper left of a white picture, RGB uint8 [H, W, 3].
+
+    Args:
+        text: the text.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        size: of the letters, in pixels.
+    """
     picture = Image.new("RGB", (width, height), "white")
     lines = textwrap.fill(text, max(1, int(width / (0.55 * size))))
     ImageDraw.Draw(picture).text((4, 2), lines, fill="black", font=ImageFont.load_default(size))

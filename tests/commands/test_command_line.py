@@ -19,7 +19,7 @@ FEW = ["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER"
 FEW += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "TEST.ZERO_SHOT.REFINE", "none", "OUTPUT_DIR", "out"]
 MY_DATA = """
 from tcl_d2.data import register_benchmark_folder
-from tcl_d2.data.benchmarks import datasets_root
+from tcl_d2.data.dataset_files import datasets_root
 
 register_benchmark_folder(str(datasets_root() / "shapes/val"), "my_val")
 """

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import check_datasets, register_benchmark, register_benchmark_folder
-from tcl_d2.data.benchmarks import subsample
+from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, parse_rule
 
 EIGHT = {  # classes, images, and whether there is a background, as published

@@ -11,11 +11,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset, shards
-from tcl_d2.data.loader import ImageTextStream
+from tcl_d2.data.image_text_stream import ImageTextStream
 from tcl_d2.data.shards import expand_shards
 from tcl_d2.engine import Trainer
 from tests.data.test_image_text import write_tar
-from tests.data.test_loader import identity
+from tests.data.test_image_text_stream import identity
 from tests.web import serve
 
 NUM_SHARDS, PER_SHARD = 4, 10

@@ -7,7 +7,7 @@ from tcl_d2 import load_config
 from tcl_d2.config import dataset_config
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import check_dataset_settings, class_words
+from tcl_d2.engine.dataset_settings import check_dataset_settings, words_from_config
 from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
@@ -69,7 +69,7 @@ def test_words_of_a_file(cfg, tmp_path):
     path.write_text("\n".join(["meadow, sand", f"{names[0]}, {names[0]} thing", *names[1:]]))
     cfg.TEST.ZERO_SHOT.WORDS = str(path)
     evaluate(cfg, "shapes_val")
-    words = class_words(cfg, "shapes_val")
+    words = words_from_config(cfg, "shapes_val")
     assert background and words[0] == ["meadow", "sand"]
 
     model = Trainer.build_model(cfg)
@@ -82,10 +82,10 @@ def test_words_of_a_file(cfg, tmp_path):
 def test_first_words_alone(cfg):
     """Of a benchmark with synonyms, whose first words are not all different."""
     cfg.TEST.ZERO_SHOT.WORDS = "first"
-    words = class_words(cfg, "zeroshot_ade847_val")
+    words = words_from_config(cfg, "zeroshot_ade847_val")
     assert words[11] == ["person"] and len(words) == 847
     check_dataset_settings(cfg, ["zeroshot_ade847_val", "shapes_val"])
-    assert class_words(cfg, "shapes_val") == [[name] for name in dataset_classes("shapes_val")[0]]
+    assert words_from_config(cfg, "shapes_val") == [[name] for name in dataset_classes("shapes_val")[0]]
 
 
 @pytest.mark.fault("another file of words under the same name when an evaluation is resumed", "it begins anew")
@@ -110,7 +110,7 @@ def test_shipped_settings_fit_their_benchmarks(config):
     cfg = load_config(ROOT / "configs" / config)
     check_dataset_settings(cfg, cfg.DATASETS.TEST)
     for name in cfg.DATASETS.TEST:
-        classes, background = dataset_classes(name, class_words(dataset_config(cfg, name), name))
+        classes, background = dataset_classes(name, words_from_config(dataset_config(cfg, name), name))
         num_classes = len(MetadataCatalog.get(name).stuff_classes)
         assert make_vocabulary(classes, background).num_classes == num_classes
 
@@ -130,7 +130,7 @@ def test_published_settings():
         name = f"zeroshot_{benchmark}_val"
         cfg = dataset_config(load_config(ROOT / f"configs/dense_clip/{method}.yaml"), name)
         test = cfg.TEST.ZERO_SHOT
-        vocabulary = make_vocabulary(*dataset_classes(name, class_words(cfg, name)))
+        vocabulary = make_vocabulary(*dataset_classes(name, words_from_config(cfg, name)))
         size = cfg.INPUT.MIN_SIZE_TEST, test.CROP_SIZE, test.STRIDE
         assert (*size, test.LOGIT_SCALE, test.BACKGROUND_SCORE, len(vocabulary.words)) == values, (method, benchmark)
 

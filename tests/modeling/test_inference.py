@@ -155,9 +155,12 @@ def test_a_batch_holds_no_more_windows_than_memory_has_room_for(model, monkeypat
 
 
 @pytest.mark.fault("an image with very many windows", "no more of them are held than are encoded at once")
+@pytest.mark.parametrize("words_at_once", [1, 3])
 @torch.no_grad()
-def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch):
-    model.set_vocabulary(["brick"])
+def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch, words_at_once):
+    """Also where the scores of all words do not fit at the image's size: then the windows' scores are held alone."""
+    monkeypatch.setattr(inference, "SCORE_BYTES_AT_ONCE", words_at_once * 4 * 48 * 48 * 6)
+    model.set_vocabulary(["brick", "wood", "grass"])
     encode, features, num_alive = model.encode, [], []
 
     def encode_and_watch(images: torch.Tensor):
@@ -175,6 +178,7 @@ def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch):
 @torch.no_grad()
 def test_short_memory_holds_no_windows_between_words(model, monkeypatch):
     """Where words come in parts, windows are encoded again for each part, with the same scores."""
+    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 40)
     model.set_vocabulary([f"word {number}" for number in range(70)])
     inputs = [{"image": torch.randint(0, 256, (3, 48, 96))}]
     (expected,) = model(inputs)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tcl_d2.modeling.references import ReferenceCache
+from tcl_d2.modeling.reco.reference_cache import ReferenceCache
 from tcl_d2.modeling.text import TextEmbedder
 from tests import golden
 

@@ -20,10 +20,10 @@ from PIL import Image
 
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
-from ...data.benchmark_mapper import resize_bilinear
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 from ...utils.images import as_array
+from ...utils.resize import resize_bilinear
 
 RELEASE = "ADE20K_2021_17_01"
 IGNORED = 65535
@@ -87,6 +87,7 @@ def convert(source: Path, folder: Path, table: np.ndarray) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the release's validation set into place, and convert it."""
     # The release's list of its files is a pickle, which could run any code: names tell the validation set as well
     folder = datasets_root() / RELEASE
     pattern = rf"(?P<path>images/ADE/(?:.+/)?ADE_val_\d+(\.jpg|{re.escape(LABEL_SUFFIX)}))"

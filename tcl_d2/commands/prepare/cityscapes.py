@@ -13,7 +13,7 @@ from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
@@ -34,6 +34,7 @@ def draw(polygons: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the validation set into place, and draw its labels."""
     folder = datasets_root() / "cityscapes"
     pattern = r"(?P<path>(leftImg8bit/val/[^/]+/[^/]+_leftImg8bit\.png|gtFine/val/[^/]+/[^/]+_gtFine_polygons\.json))"
     preparation.bring(args.source, pattern, folder)

@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...data.labels import LabelMapper
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
@@ -29,7 +29,15 @@ UNLABELED = 255  # as in COCO-Stuff's maps, where a category's value is its ID -
 
 
 def draw(image_id: int, coco: COCO, folder: Path) -> None:
-    """Draw an image's things as COCO-Stuff numbers them: crowds first, then large ones before small ones."""
+    """Draw an image's things as COCO-Stuff numbers them, unless that is done.
+
+    Crowds come first, then large things before small ones.
+
+    Args:
+        image_id: of the image.
+        coco: the annotations.
+        folder: for the label map.
+    """
     target = folder / f"{image_id:012d}.png"
     if preparation.is_whole(target):
         return
@@ -43,6 +51,7 @@ def draw(image_id: int, coco: COCO, folder: Path) -> None:
 
 
 def draw_all(folder: Path, processes: int) -> None:
+    """Draw the things of all images from instances_val2017.json; FileNotFoundError where it is missing."""
     annotations = folder / "annotations/instances_val2017.json"
     if not annotations.is_file():
         raise FileNotFoundError(f"no file {annotations}")
@@ -72,6 +81,7 @@ def compare(path: Path) -> np.ndarray:
 
 
 def print_difference(folder: Path, processes: int) -> None:
+    """Print how far the maps that were drawn from instances differ from COCO-Stuff's."""
     paths = sorted((folder / "instancemaps/val2017").glob("*.png"))
     counts = sum(preparation.convert(compare, paths, processes, "comparing"))
     same, other, only_stuff, only_drawn = 100 * counts / counts.sum()
@@ -83,6 +93,7 @@ def print_difference(folder: Path, processes: int) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring images and maps into place, and draw maps from instances where that is asked for."""
     folder = datasets_root() / "coco"
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.jpg)", folder)
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.png)", folder / "stuffthingmaps")

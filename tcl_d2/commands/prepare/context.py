@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from scipy.io import loadmat
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
@@ -83,6 +83,7 @@ def convert(job: tuple[Path, Path], table: np.ndarray) -> None:
 
 
 def convert_all(folder: Path, processes: int) -> None:
+    """Convert the MATLAB files of both splits, and write the lists of their IDs."""
     words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
     table = read_table(folder / "labels.txt", words)
     for split in ("train", "val"):
@@ -103,6 +104,7 @@ def bring_release(sources: Iterable[Path], folder: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the release into place, and convert its labels."""
     folder = datasets_root() / "VOC2010"
     bring_release(args.source, folder)
     if (folder / "trainval").is_dir():

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 from .context import PAGE, bring_release, read_label_map
 
@@ -66,6 +66,7 @@ def read_split(release: Path) -> list[str]:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the release into place, and convert the labels of its validation split."""
     root = datasets_root()
     release, target = root / "VOC2010", root / "pcontext_full/val"
 

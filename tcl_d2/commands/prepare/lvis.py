@@ -17,7 +17,7 @@ from detectron2.data import MetadataCatalog
 from lvis import LVIS
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 NAME = "zeroshot_lvis_val"
@@ -56,6 +56,7 @@ def draw(image: dict, annotations: LVIS, folder: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring annotations and images into place, draw the label maps, and list the images."""
     folder = datasets_root() / "lvis"
 
     # Bring the annotations, and the images that have any

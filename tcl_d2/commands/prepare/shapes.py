@@ -27,7 +27,7 @@ import webdataset as wds
 from PIL import Image
 from tqdm import tqdm
 
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 from ...data.shapes import draw_scene
 from ...data.shapes_objects import INSTANCES, write_annotations
 from ...utils.files import replacing
@@ -39,13 +39,24 @@ FOLDERS = ("train", "labeled", "val")
 
 
 def encode(image: np.ndarray, format: str, **options) -> bytes:
+    """Return the content of a picture's file; `options` are those of PIL for the format."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
-    """Write a shard of the world `seed`, which has `count` scenes in all; return how many are in the shard."""
+    """Write a shard of training scenes, unless it is there.
+
+    Args:
+        number: of the shard.
+        folder: of the shards.
+        count: scenes in all shards.
+        seed: number of the world.
+
+    Returns:
+        how many scenes are in the shard.
+    """
     indices = range(number * PER_SHARD, min(count, (number + 1) * PER_SHARD))
     path = folder / f"{number:05d}.tar"
     if path.exists():
@@ -63,7 +74,14 @@ def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
 
 
 def write_labeled(index: int, folder: Path, seed: int, **options) -> None:
-    """Write a scene and its label map; `options` are draw_scene's."""
+    """Write a scene and its label map.
+
+    Args:
+        index: number of the scene.
+        folder: has labels and images.
+        seed: number of the world.
+        options: see draw_scene.
+    """
     scene = draw_scene(seed, index, **options)
     for subfolder, array in (("labels", scene.label), ("images", scene.image)):
         with replacing(folder / subfolder / f"{index:05d}.png") as unfinished:

@@ -9,12 +9,13 @@ Only the images that have a segmentation are taken. Can be repeated and interrup
 import argparse
 
 from ...data import preparation
-from ...data.benchmarks import datasets_root
+from ...data.dataset_files import datasets_root
 
 NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
 
 
 def prepare(args: argparse.Namespace) -> None:
+    """Bring the lists, the labels and the images that have one into place."""
     folder = datasets_root() / "VOC2012"
     lists = folder / "ImageSets/Segmentation"
     pattern = r"VOC2012/(?P<path>ImageSets/Segmentation/(train|val)\.txt|SegmentationClass/[^/]+\.png)"

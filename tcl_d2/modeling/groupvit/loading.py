@@ -186,47 +186,50 @@ def read_sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
         KeyError: a weight is missing.
         ValueError: the width is no multiple of `num_heads`.
     """
-    # Image encoder
+    return {
+        "vision_config": _vision_sizes(state, num_heads),
+        "text_config": _text_sizes(state),
+        "projection_dim": state["img_projector.linear_out.weight"].shape[0],
+        "projection_intermediate_dim": state["img_projector.linear_out.weight"].shape[1],
+    }
+
+
+def _vision_sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
     _, num_patches, width = state["img_encoder.pos_embed"].shape
     if width % num_heads:
         raise ValueError(f"its width {width} is no multiple of MODEL.GROUPVIT.NUM_HEADS {num_heads}")
     patch_size = state["img_encoder.patch_embed.proj.weight"].shape[-1]
-    stage = "img_encoder.layers.{}"
-    num_stages = _count(state, stage)
-    depths = [_count(state, f"{stage.format(index)}.blocks.{{}}") for index in range(num_stages)]
-    grouping = range(num_stages - 1)  # the last stage has no groups of its own
 
-    # Text encoder
-    text_width = state["text_encoder.positional_embedding"].shape[1]
-    heads = max(1, text_width // HEAD_WIDTH)
+    # Stages, of which the last one has no groups of its own
+    stages = [f"img_encoder.layers.{index}" for index in range(_count(state, "img_encoder.layers.{}"))]
+    depths = [_count(state, f"{stage}.blocks.{{}}") for stage in stages]
+    group_tokens = [state[f"{stage}.group_token"].shape[1] for stage in stages[:-1]]
+    groups = [state[f"{stage}.downsample.mlp_inter.fc2.weight"].shape[0] for stage in stages[:-1]]
 
     return {
-        "vision_config": {
-            "hidden_size": width,
-            "intermediate_size": state["img_encoder.layers.0.blocks.0.mlp.fc1.weight"].shape[0],
-            "depths": depths,
-            "num_hidden_layers": sum(depths),
-            "num_group_tokens": [state[f"{stage.format(i)}.group_token"].shape[1] for i in grouping] + [0],
-            "num_output_groups": [
-                state[f"{stage.format(i)}.downsample.mlp_inter.fc2.weight"].shape[0] for i in grouping
-            ]
-            + [0],
-            "num_attention_heads": num_heads,
-            "image_size": patch_size * round(num_patches**0.5),
-            "patch_size": patch_size,
-        },
-        "text_config": {
-            "vocab_size": state["text_encoder.token_embedding.weight"].shape[0],
-            "hidden_size": text_width,
-            "intermediate_size": state["text_encoder.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-            "num_hidden_layers": _count(state, "text_encoder.transformer.resblocks.{}"),
-            "num_attention_heads": heads,
-            "max_position_embeddings": state["text_encoder.positional_embedding"].shape[0],
-            "bos_token_id": None,
-            "eos_token_id": 2,  # transformers' sign for the token with the largest number, which ends a text
-        },
-        "projection_dim": state["img_projector.linear_out.weight"].shape[0],
-        "projection_intermediate_dim": state["img_projector.linear_out.weight"].shape[1],
+        "hidden_size": width,
+        "intermediate_size": state["img_encoder.layers.0.blocks.0.mlp.fc1.weight"].shape[0],
+        "depths": depths,
+        "num_hidden_layers": sum(depths),
+        "num_group_tokens": [*group_tokens, 0],
+        "num_output_groups": [*groups, 0],
+        "num_attention_heads": num_heads,
+        "image_size": patch_size * round(num_patches**0.5),
+        "patch_size": patch_size,
+    }
+
+
+def _text_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    context_length, width = state["text_encoder.positional_embedding"].shape
+    return {
+        "vocab_size": state["text_encoder.token_embedding.weight"].shape[0],
+        "hidden_size": width,
+        "intermediate_size": state["text_encoder.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        "num_hidden_layers": _count(state, "text_encoder.transformer.resblocks.{}"),
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "max_position_embeddings": context_length,
+        "bos_token_id": None,
+        "eos_token_id": 2,  # transformers' sign for the token with the largest number, which ends a text
     }
 
 

@@ -47,6 +47,7 @@ def build_untrained_groupvit(
     _check_sizes(image_size, patch_size, width, num_heads, text_width)
     _check_stages(depths, groups)
     transformers = import_transformers()
+
     config = transformers.GroupViTConfig(
         vision_config={
             "image_size": image_size,
@@ -72,6 +73,7 @@ def build_untrained_groupvit(
         projection_dim=embed_dim,
         projection_intermediate_dim=projection_width,
     )
+
     model = transformers.GroupViTModel(config)
     _draw_tokens(model.vision_model)
     return model

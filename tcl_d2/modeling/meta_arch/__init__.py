@@ -1,7 +1,7 @@
 """The meta-architectures, a file for each system."""
 
 from .dense_clip import DenseCLIP, MaskCLIP
-from .group_vit import GroupViT
+from .groupvit import GroupViT
 from .reco import ReCo
 from .tcl import TCL
 

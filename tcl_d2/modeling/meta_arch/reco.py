@@ -21,12 +21,22 @@ from tqdm import tqdm
 
 from ...utils.tensors import digest_weights
 from ..clip import tokens_to_map
-from ..cosegmentation import find_seeds, make_reference, weigh_patches
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
-from ..image_index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
 from ..inference import resize_scores
-from ..references import ReferenceCache, digest_texts
+from ..reco import (
+    ArchiveImages,
+    ImageEmbedder,
+    ImageIndex,
+    ImageRecord,
+    ReferenceCache,
+    digest_texts,
+    find_index,
+    find_seeds,
+    iterate_images,
+    make_reference,
+    weigh_patches,
+)
 from ..refiner import keep_scores
 from ..segmentor import ZeroShotSegmentor
 from ..vision import VisionEncoder, build_vision_model
@@ -128,14 +138,18 @@ class ReCo(ZeroShotSegmentor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        # The index first, before models are built
         reco = cfg.MODEL.RECO
         index_folder = Path(reco.INDEX).expanduser()
         if reco.INDEX:
-            find_index(index_folder)  # before models are built
+            find_index(index_folder)
+
+        # The image encoder
         encoder = reco.ENCODER.BLOCKS
         if reco.ENCODER.NAME != "clip":
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
             encoder = VisionEncoder(model, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
+
         return {
             **super().from_config(cfg),
             "index_folder": index_folder,

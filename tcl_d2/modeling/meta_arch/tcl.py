@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from ...utils.events import put_picture
 from ...utils.visualizer import draw_text
+from ..crop_segmentor import CropFeatures
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask, normalize
 from ..losses import LABEL_STATISTICS, Grounding, build_losses, gather, takes_labels
 from ..mask_statistics import pair_statistics, total_variation
-from ..segmentor import CropFeatures, ZeroShotSegmentor
+from ..segmentor import ZeroShotSegmentor
 from ..sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics
 from ..text import batch_tokens
 from ..vocabulary import dataset_vocabulary, join_vocabularies
@@ -109,13 +110,15 @@ class TCL(ZeroShotSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         tcl = cfg.MODEL.TCL
+        sim2mask = Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU)
+
         return {
             **super().from_config(cfg),
             # Modules
             "freeze": tcl.FREEZE,
             "losses": build_losses(cfg),
             "decoder_blocks": tcl.DECODER_BLOCKS,
-            "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
+            "sim2mask": sim2mask,
             # Inference and training
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
             "kp_head": build_dense_head(tcl.KP_HEAD, cfg),

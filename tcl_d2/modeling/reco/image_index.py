@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from ..utils.images import BrokenSample, read_image
-from ..utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
-from .grounder import normalize
-from .segmentor import ZeroShotSegmentor
+from ...utils.images import BrokenSample, read_image
+from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
+from ..grounder import normalize
+from ..segmentor import ZeroShotSegmentor
 
 _ROWS_AT_ONCE = 16384  # of an index that are compared with texts at once
 _PARTS = "[0-9]*-of-[0-9]*.safetensors"
@@ -82,7 +82,13 @@ class ArchiveImages(Dataset):
 
 
 def iterate_images(images: ArchiveImages, batch_size: int, num_workers: int = 0) -> Iterator[list[Tensor | str]]:
-    """Yield the images in their order, in batches."""
+    """Yield images in their order, in batches, and texts in the place of those that cannot be read.
+
+    Args:
+        images: the images.
+        batch_size: images in a batch.
+        num_workers: processes that read images; 0 for none.
+    """
     return iter(DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, keep_tensors, read_tensors
+from ...utils.tensors import UnreadableFile, keep_tensors, read_tensors
 
 
 def digest_texts(*facts: object) -> str:

@@ -20,7 +20,7 @@ from tcl_d2.checkpoint.hub import portable_config, write_folder
 from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import class_words
+from tcl_d2.engine.dataset_settings import words_from_config
 from tcl_d2.modeling import GroupViT, Refiner, inference
 from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
 from tcl_d2.modeling.text import TextEmbedder
@@ -150,7 +150,7 @@ def test_datasets_of_one_pass_have_the_scores_of_each_alone():
 
 
 def test_images_are_encoded_once_for_large_vocabularies(monkeypatch):
-    """1,203 words: 64 at a time are looked up, in a table that is made once."""
+    """1,203 words: 256 at a time are looked up, in a table that is made once."""
     model, counts = golden.build_model(), []
     model.set_text_embeddings(torch.randn(1203, 32), background=True)
     encode, predict = model.encode, model.predict_masks
@@ -162,7 +162,7 @@ def test_images_are_encoded_once_for_large_vocabularies(monkeypatch):
 
     monkeypatch.setattr(model, "predict_masks", count_words)
     labels = model([{"image": golden.image("square")[0], "labels_only": True}])[0]["sem_seg_labels"]
-    assert counts.count("encode") == 1 and max(counts[1:]) == 64 and sum(counts[1:]) == 1203
+    assert counts.count("encode") == 1 and max(counts[1:]) == 256 and sum(counts[1:]) == 1203
     assert labels.shape == (96, 96)
 
 
@@ -233,8 +233,8 @@ def test_settings_of_the_release(name):
     assert f"nvidia/groupvit-gcc-{name}" == cfg.MODEL.GROUPVIT.WEIGHTS
     for dataset_name, threshold in zip(cfg.DATASETS.TEST, (0.95, 0.35, 0.95)):
         assert threshold == dataset_config(cfg, dataset_name).TEST.ZERO_SHOT.BACKGROUND_SCORE
-        assert ["background"] not in class_words(cfg, dataset_name)
-    assert ["monitor"] in class_words(cfg, "zeroshot_context_val")
+        assert ["background"] not in words_from_config(cfg, dataset_name)
+    assert ["monitor"] in words_from_config(cfg, "zeroshot_context_val")
 
 
 def test_evaluation_of_a_hubs_folder(folder, in_world, tmp_path):
@@ -275,7 +275,7 @@ def test_card_and_configuration_of_a_folder_for_the_hub(tmp_path):
 
 
 @pytest.mark.fault("--hub --strip for a GroupViT", "an error: nothing would be left")
-def test_a_stripped_group_vit_is_refused():
+def test_a_stripped_groupvit_is_refused():
     cfg = load_config(ROOT / "configs/groupvit/yfcc.yaml")
     with pytest.raises(ValueError, match="nothing without its encoders: give --hub without --strip"):
         portable_config(cfg, {})

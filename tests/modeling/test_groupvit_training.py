@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
@@ -17,7 +16,8 @@ from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.groupvit import GroupViTEncoder, build_untrained_groupvit
 from tcl_d2.modeling.groupvit.multi_label import multi_label_info_nce
 from tcl_d2.modeling.losses import info_nce
-from tcl_d2.modeling.meta_arch import group_vit
+from tcl_d2.modeling.meta_arch import groupvit
+from tests.running import start_processes
 
 SIZES = {"image_size": 32, "patch_size": 8, "width": 32, "depths": (1, 1, 1), "groups": (6, 3), "num_heads": 2}
 SIZES |= {"text_width": 64, "text_depth": 1, "projection_width": 24, "embed_dim": 16}
@@ -147,7 +147,7 @@ def test_micro_batches_are_computed_again_with_the_same_noise(monkeypatch):
     model, batch = build(micro_batch_size=2), draw_batch()
     torch.manual_seed(3)
     values = gradients(model, batch)
-    monkeypatch.setattr(group_vit, "checkpoint", lambda encode, part, use_reentrant: encode(part))
+    monkeypatch.setattr(groupvit, "checkpoint", lambda encode, part, use_reentrant: encode(part))
     torch.manual_seed(3)
     check_equal(values, gradients(model, batch))
 
@@ -174,7 +174,7 @@ def test_processes_equal_one(tmp_path, monkeypatch):
     without_noise(monkeypatch)
     model = build(multi_label=True)
     expected = gradients(model, draw_batch(num_nouns=2))
-    mp.start_processes(work, args=(2, str(tmp_path)), nprocs=2, start_method="fork")
+    start_processes(work, (2, str(tmp_path)), 2)
     for rank in range(2):
         *values, running_mean = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         check_equal(tuple(values), expected)

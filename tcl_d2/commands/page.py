@@ -1,0 +1,306 @@
+"""What the web page does for its visitors, with models that all of them share."""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from PIL import Image
+
+from ..data.benchmarks import benchmark_names
+from ..modeling import FrozenCLIP
+from ..modeling.refiner import Refiner, build_refiner, refiner_names
+from ..predictor import EncodedImage, TCLPredictor, words_to_rank
+from ..segmentation import Segmentation
+from ..utils import visualizer
+from ..utils.regions import grow_mask
+from ..utils.specificity import SPECIFICITIES, at_specificity
+from ..utils.words import as_lists, split_background_words, split_words
+from .model_options import TCL, method_names, with_method
+
+try:
+    import gradio as gr
+except ImportError:
+    sys.exit("error: the page needs gradio: pip install 'gradio>=6'")
+
+MAX_PIXELS = 16_000_000
+MAX_WORDS = 50
+MAX_RANKED_WORDS = 200  # among which a region's are looked for
+LONGEST_SIDE = 1024  # pixels of the result that is shown
+KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are kept
+KEPT_IMAGES = 4  # whose features are kept, of all visitors together
+TYPED_WORDS = "the words above"  # to rank for a region
+
+
+class ModelSettings(NamedTuple):
+    """A visitor's choice of a model.
+
+    Attributes:
+        method: one of method_names.
+        threshold: score of the background.
+        kp: share of CLIP's own masks, where the method has them.
+        refine: one of Page.refiners.
+    """
+
+    method: str
+    threshold: float
+    kp: float
+    refine: str
+
+
+class Result(NamedTuple):
+    """What is kept of a visitor's last result.
+
+    Attributes:
+        segmentation: at the size that is shown, its scores uint8.
+        path: of the picture.
+        words: what was looked for, a vocabulary.
+        settings: by which it was made.
+    """
+
+    segmentation: Segmentation
+    path: str
+    words: list[str | list[str]]
+    settings: ModelSettings
+
+
+class Page:
+    """What the page does, with models that all its visitors share (their requests wait for each other).
+
+    Attributes:
+        methods: (label, name) of each method, see method_names.
+        refiners: values of TEST.ZERO_SHOT.REFINE that can be used here.
+    """
+
+    def __init__(self, predictor: TCLPredictor):
+        """Begin with the model of the configuration; those of other methods share its CLIP.
+
+        Args:
+            predictor: of the configuration.
+        """
+        self.refiners = [name for name in refiner_names() if _has_refiner(predictor.cfg, name)]
+        labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
+        names = method_names() if isinstance(predictor.model.clip, FrozenCLIP) else [TCL]  # the others need a CLIP
+        self.methods = [(labels.get(name, name), name) for name in names]
+        self._predictors = {TCL: predictor}
+        self._images: OrderedDict[tuple, EncodedImage] = OrderedDict()  # the last one that was used at the end
+        self._lock = Lock()
+
+    def predictor(self, method: str) -> TCLPredictor:
+        """Return the predictor of a method, which is built once; see TCLPredictor.with_dense_head for errors."""
+        if method not in self._predictors:
+            self._predictors[method] = with_method(self._predictors[TCL], method)
+        return self._predictors[method]
+
+    def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
+        """Return the fields threshold, kp and refine of the form, see `segment`, with the values of a method."""
+        try:
+            predictor = self.predictor(method)
+        except (OSError, ValueError) as error:
+            raise gr.Error(str(error)) from None
+
+        test, has_kp = predictor.cfg.TEST.ZERO_SHOT, hasattr(predictor.model, "kp_weight")
+        return (
+            gr.Slider(0, 1, test.BACKGROUND_SCORE, step=0.01, label="Score of the background", elem_id="threshold"),
+            gr.Slider(0, 1, test.KP_WEIGHT, step=0.05, label="Share of CLIP's own masks", visible=has_kp),
+            gr.Dropdown(self.refiners, value=test.REFINE, label="Refine by the picture's edges"),
+        )
+
+    def segment(
+        self,
+        path: str | None,
+        words: list[str] | None,
+        background: bool,
+        background_words: str,
+        method: str,
+        threshold: float,
+        kp: float,
+        refine: str,
+        specificity: int = 1,
+    ) -> tuple[tuple[np.ndarray, list], Result, dict, str]:
+        """Look for the words in the picture.
+
+        Args:
+            path: of the picture.
+            words: class words; each may be a text of several classes, see split_words, of negative words, or have a
+                parent, see at_specificity.
+            background: whether pixels that no word fits well are background.
+            background_words: words of the background, which there is then in any case; see split_background_words.
+            method: see ModelSettings.
+            threshold: see ModelSettings.
+            kp: see ModelSettings.
+            refine: see ModelSettings.
+            specificity: index into SPECIFICITIES.
+
+        Returns:
+            - the image and a mask of each class in it, as gr.AnnotatedImage takes them;
+            - the result, to be kept for heat maps and regions;
+            - the color of each class in it, "#rrggbb";
+            - the areas of the classes, as text.
+
+        Raises:
+            gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
+        """
+        # Check the input
+        words = split_words(",".join(words or []))
+        words = [entry for index, entry in enumerate(words) if entry not in words[:index]]
+        if path is None:
+            raise gr.Error("Give a picture first.")
+        if not words:
+            raise gr.Error("Give at least one word to look for.")
+        try:
+            words = at_specificity(words, SPECIFICITIES[specificity])
+        except ValueError as error:
+            raise gr.Error(str(error)) from None
+        background_words = split_background_words(background_words)
+        num_words = sum(map(len, as_lists(words))) + len(background_words)
+        if num_words > MAX_WORDS:
+            raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
+
+        # Segment with the visitor's settings
+        settings = ModelSettings(method, threshold, kp, refine)
+        with self._lend(path, settings) as (predictor, encoded):
+            segmentation = predictor(encoded, words, background_words or background)
+        segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
+
+        # Make what the page shows
+        image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
+        visible = [index for index in np.unique(labels) if index not in segmentation.plain_classes()]
+        masks = [(labels == index, segmentation.classes[index]) for index in visible]
+        class_colors = segmentation.colors()
+        colors = {segmentation.classes[index]: "#{:02x}{:02x}{:02x}".format(*class_colors[index]) for index in visible}
+        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
+        return (image, masks), Result(segmentation, path, words, settings), colors, areas
+
+    def heat_map(self, result: Result | None, event: gr.SelectData) -> gr.Image:
+        """Draw the heat map of the word that was clicked.
+
+        Args:
+            result: the visitor's last one.
+            event: has the word.
+
+        Raises:
+            gr.Error: there is no result.
+        """
+        segmentation = _check_result(result).segmentation
+        picture = visualizer.enlarge(segmentation.draw_heat_map(event.value))
+        return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
+
+    def rank(self, result: Result | None, words: str | None, event: gr.SelectData) -> tuple[np.ndarray, gr.Label]:
+        """Rank words for the region that was clicked, see Segmentation.region and TCLPredictor.rank_words.
+
+        Args:
+            result: the visitor's last one.
+            words: to be ranked: TYPED_WORDS, the name of a benchmark, or words.
+            event: has the pixel of the picture of the regions.
+
+        Returns:
+            the picture of the regions, dark but for this one; and the words that fit it best, with their scores.
+
+        Raises:
+            gr.Error: no result, no or too many words, an unknown benchmark, or a click outside the picture.
+        """
+        # Check the input
+        segmentation = _check_result(result).segmentation
+        factor = visualizer.enlarging_factor(segmentation.image)
+        x, y = (int(coordinate) // factor for coordinate in event.index)
+        try:
+            region = segmentation.region(x, y)
+            classes = result.words if words == TYPED_WORDS else words_to_rank(words or "")
+        except ValueError as error:
+            raise gr.Error(str(error)) from None
+        num_words = sum(map(len, as_lists(classes)))
+        if not 1 <= num_words <= MAX_RANKED_WORDS:
+            raise gr.Error(
+                f"Give 1 to {MAX_RANKED_WORDS} words to compare, or a benchmark of so many; not {num_words}."
+            )
+
+        # Rank them
+        with self._lend(result.path, result.settings) as (predictor, encoded):
+            ranking = predictor.rank_words(encoded, region, classes)
+        name = segmentation.classes[segmentation.labels[y, x]]
+        place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
+        picture = visualizer.darken_around(segmentation.draw_classes(), visualizer.enlarge(grow_mask(region)))
+        return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
+
+    @contextmanager
+    def _lend(self, path: str, settings: ModelSettings) -> Iterator[tuple[TCLPredictor, EncodedImage]]:
+        """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time.
+
+        Raises:
+            gr.Error: the method cannot be built, the picture is too large or unreadable, or what is done cannot be.
+        """
+        try:
+            predictor = self.predictor(settings.method)
+            with self._lock:
+                model = predictor.model
+                model.background_score = settings.threshold
+                model.refiner = _build_refiner(predictor.cfg, settings.refine)
+                if hasattr(model, "kp_weight"):
+                    model.kp_weight = settings.kp
+                yield predictor, self._encode(path, settings)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise gr.Error(str(error).replace(path, "the file")) from None
+
+    def _encode(self, path: str, settings: ModelSettings) -> EncodedImage:
+        """Return the picture encoded by a method; of few pictures, the last ones, the features are kept."""
+        key = (path, settings.method, settings.refine, settings.kp > 0)  # what the features depend on
+        if key not in self._images:
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
+            self._images[key] = self._predictors[settings.method].encode(path, LONGEST_SIDE)
+            if len(self._images) > KEPT_IMAGES:
+                self._images.popitem(last=False)
+        self._images.move_to_end(key)
+        return self._images[key]
+
+
+def _check_result(result: Result | None) -> Result:
+    if result is None:
+        raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
+    return result
+
+
+def area_changes(former: Result | None, result: Result) -> list[list[str]]:
+    """Return what has changed since the former result of the same picture.
+
+    Args:
+        former: the result before; None for none.
+        result: the result now.
+
+    Returns:
+        rows of a word, its area before and now, and the difference, as texts in percent; none for another picture.
+    """
+    if former is None or former.path != result.path:
+        return []
+
+    rows = []
+    for name, (before, now) in result.segmentation.area_changes(former.segmentation).items():
+        rows.append([name, f"{100 * before:.1f}", f"{100 * now:.1f}", f"{100 * (now - before):+.1f}"])
+    return rows
+
+
+def rankable_benchmarks() -> list[str]:
+    """List the benchmarks whose words can be ranked on the page."""
+    names = benchmark_names()
+    return [name for name in names if sum(map(len, as_lists(words_to_rank(name)))) <= MAX_RANKED_WORDS]
+
+
+def _build_refiner(cfg: CfgNode, name: str) -> Refiner | None:
+    cfg = cfg.clone()
+    cfg.TEST.ZERO_SHOT.REFINE = name
+    return build_refiner(cfg)
+
+
+def _has_refiner(cfg: CfgNode, name: str) -> bool:
+    """Return whether a refiner can be built: DenseCRF needs a package that is optional."""
+    try:
+        _build_refiner(cfg, name)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,192 @@
+"""The datasets that come with the project, registered when the package is imported; no file of them is read then."""
+
+import json
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
+
+from ..assets import FOLDER as ASSETS
+from ..utils.visualizer import distinct_colors
+from ..utils.words import BACKGROUND, unique_names
+from .benchmarks import register_benchmark
+from .class_words import read_class_words
+from .dataset_files import DatasetsHandler, datasets_root
+from .image_text import register_coco_captions, register_webdataset
+from .labels import parse_rule
+from .shapes import GROUNDS, NOVEL, OBJECTS
+from .shapes_objects import INSTANCES, PANOPTIC
+
+_PREPARE_SHAPES = "tcl-d2 prepare shapes"
+
+
+# --------------------------------------------------------------------------------------------- pairs to train on
+
+
+def _register_pairs() -> None:
+    """Register the image-text datasets of the paper and of GroupViT, COCO Captions, and the small world's."""
+    advice = "or ready shards (see datasets/README.md)"
+    register_webdataset(
+        "cc3m_train",
+        "cc3m/*.tar",
+        prepare=f"img2dataset, from CC3M's list, {advice}",
+        num_published=2_881_393,
+    )
+    register_webdataset(
+        "cc12m_train",
+        "cc12m/*.tar",
+        prepare=f"img2dataset, from CC12M's list, {advice}",
+        num_published=11_286_526,
+    )
+    register_webdataset("redcaps_train", "redcaps/*.tar", prepare="img2dataset, from RedCaps' lists")
+    register_webdataset("yfcc14m_train", "yfcc14m/*.tar", prepare="img2dataset, from a list of YFCC100M with captions")
+    register_webdataset("shapes_train", "shapes/train/*.tar", prepare=_PREPARE_SHAPES)
+
+    register_coco_captions(
+        "coco_captions_train2017",
+        "coco/annotations/captions_train2017.json",
+        "coco/train2017",
+        "annotations_trainval2017 and train2017 from https://cocodataset.org",
+    )
+
+
+# --------------------------------------------------------------------------------------------- benchmarks
+
+
+def _read_json(path: str) -> dict:
+    return json.loads((ASSETS / path).read_text(encoding="utf-8"))
+
+
+def _register_benchmarks() -> None:
+    """Register the eight benchmarks of the unified protocol, two large ones, and train splits for model selection."""
+    for name, entry in _read_json("benchmarks.json").items():
+        # Read the classes: names with colors, or a list of words
+        colors = {BACKGROUND: entry["background"]} if "background" in entry else {}
+        for file in entry.get("classes", ()):
+            colors |= _read_json(f"classes/{file}.json")
+        class_words = None
+        if "words" in entry:
+            class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
+
+        ignore_label = entry.get("ignore_label", 255)
+        register_benchmark(
+            name,
+            entry["images"],
+            entry["labels"],
+            list(colors) if class_words is None else unique_names(class_words),
+            BACKGROUND in colors,
+            ids=entry.get("ids"),
+            label_map=parse_rule(entry["rule"], ignore_label) if "rule" in entry else None,
+            ignore_label=ignore_label,
+            colors=list(colors.values()),
+            prepare=f"tcl-d2 prepare {entry['prepare']}",
+            title=entry["title"],
+            num_images=entry["num_images"],
+            class_words=class_words,
+            shared_words=class_words is not None,
+        )
+
+
+def _register_lvis() -> None:
+    """Register LVIS v1 as a benchmark of 1,203 classes."""
+    # Label files hold category IDs, and 0 where nothing is annotated. 255 is a class.
+    ignore_label = 65535
+    categories = sorted(LVIS_CATEGORIES, key=lambda category: category["id"])
+    label_map = {0: ignore_label} | {category["id"]: k for k, category in enumerate(categories)}
+
+    register_benchmark(
+        "zeroshot_lvis_val",
+        images="coco/{}.jpg",
+        labels="lvis/semantic/{}.png",
+        ids="lvis/semantic/val.txt",
+        classes=[category["name"].replace("_", " ") for category in categories],
+        label_map=label_map,
+        ignore_label=ignore_label,
+        prepare="tcl-d2 prepare lvis",
+        title="LVIS",
+        num_images=(19809,),
+    )
+
+
+# --------------------------------------------------------------------------------------------- the small world
+
+
+def _register_shapes() -> None:
+    """Register the small world: benchmarks with and without background, and with stuff; labeled scenes to train on.
+
+    Of the labeled scenes, the base classes alone are labeled in a second dataset: pixels of the others are ignored.
+    """
+    everything = OBJECTS + GROUNDS
+    things = range(len(OBJECTS))
+    grounds = range(len(OBJECTS), len(everything))
+    base = [name for name in everything if name not in NOVEL]
+    base_map = {k: base.index(name) if name in base else 255 for k, name in enumerate(everything)}
+
+    variants = {
+        "shapes_val": ("val", (BACKGROUND, *OBJECTS), True, {k: k + 1 for k in things} | {k: 0 for k in grounds}),
+        "shapes_objects_val": ("val", OBJECTS, False, {k: k for k in things} | {k: 255 for k in grounds}),
+        "shapes_stuff_val": ("val", everything, False, None),
+        "shapes_sem_seg_train": ("labeled", everything, False, None),
+        "shapes_base_sem_seg_train": ("labeled", base, False, base_map),
+    }
+    for name, (folder, classes, background, label_map) in variants.items():
+        register_benchmark(
+            name,
+            f"shapes/{folder}/images",
+            f"shapes/{folder}/labels",
+            classes,
+            background,
+            label_map=label_map,
+            prepare=_PREPARE_SHAPES,
+        )
+
+
+def _load_panoptic() -> list[dict]:
+    """Return a row for each image, with its panoptic segments; Detectron2's own reader knows .jpg alone."""
+    folder = datasets_root() / "shapes/val"
+    content = json.loads((folder / PANOPTIC).read_text())
+    return [
+        {
+            "file_name": str(folder / "images" / annotation["file_name"]),
+            "image_id": annotation["image_id"],
+            "pan_seg_file_name": str(folder / "panoptic" / annotation["file_name"]),
+            "segments_info": annotation["segments_info"],
+        }
+        for annotation in content["annotations"]
+    ]
+
+
+def _register_shapes_objects() -> None:
+    """Register the small world's validation scenes as a dataset of instances, and as one of panoptic segments."""
+    everything = OBJECTS + GROUNDS
+    things = {k + 1: k for k in range(len(OBJECTS))}
+    register_coco_instances(
+        "shapes_instances_val",
+        {
+            "thing_classes": list(OBJECTS),
+            "thing_colors": distinct_colors(len(OBJECTS) + 1)[1:],
+            "thing_dataset_id_to_contiguous_id": things,
+            "prepare": _PREPARE_SHAPES,
+        },
+        f"{DatasetsHandler.PREFIX}shapes/val/{INSTANCES}",
+        f"{DatasetsHandler.PREFIX}shapes/val/images",
+    )
+
+    DatasetCatalog.register("shapes_panoptic_val", _load_panoptic)
+    MetadataCatalog.get("shapes_panoptic_val").set(
+        evaluator_type="coco_panoptic_seg",
+        thing_classes=list(everything),
+        stuff_classes=list(everything),
+        thing_dataset_id_to_contiguous_id=things,
+        stuff_dataset_id_to_contiguous_id={k + 1: k for k in range(len(everything))},
+        panoptic_json=f"{DatasetsHandler.PREFIX}shapes/val/{PANOPTIC}",
+        panoptic_root=f"{DatasetsHandler.PREFIX}shapes/val/panoptic",
+        prepare=_PREPARE_SHAPES,
+    )
+
+
+_register_pairs()
+_register_benchmarks()
+_register_lvis()
+_register_shapes()
+_register_shapes_objects()

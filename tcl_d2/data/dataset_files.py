@@ -1,0 +1,83 @@
+"""Where datasets lie, and the files of their folders."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
+
+from ..assets import FolderHandler
+from ..utils.images import IMAGE_SUFFIXES
+
+
+def datasets_root() -> Path:
+    """Return the folder of the datasets: $DETECTRON2_DATASETS, or datasets/ in the working directory, as Detectron2."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+class DatasetsHandler(FolderHandler):
+    """Handler of datasets://X, the file X below DETECTRON2_DATASETS as it is when the file is read."""
+
+    PREFIX = "datasets://"
+
+    def folder(self) -> Path:
+        return datasets_root()
+
+
+PathManager.register_handler(DatasetsHandler())
+
+
+def find_images(images: str) -> dict[str, Path]:
+    """Find the image files of a folder, or of a pattern 'folder/{}suffix'.
+
+    Returns:
+        path by ID: the part of the path below the folder, without the suffix.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ValueError: two images have one ID.
+    """
+    head, _, tail = images.partition("{}")
+    folder = datasets_root() / head
+    suffixes = (tail,) if tail else IMAGE_SUFFIXES
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+
+    paths = {}
+    for path in walk_files(folder):
+        suffix = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
+        if suffix is not None:
+            key = path.relative_to(folder).as_posix()[: -len(suffix)]
+            if key in paths:
+                raise ValueError(f"two images have the name '{key}', {paths[key]} and {path}; rename or remove one")
+            paths[key] = path
+
+    if not paths:
+        raise FileNotFoundError(f"no images in {folder}")
+    return paths
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, and of folders below it, links too."""
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent, name) for name in names)
+
+
+def check_files(paths: Iterable[Path], content: str) -> None:
+    """Raise FileNotFoundError unless all files exist."""
+    # Each folder is listed once: over a network, a look at every file is slow.
+    paths = list(paths)
+    names_in = {}
+    for folder in {path.parent for path in paths}:
+        names_in[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+
+    missing = [path for path in paths if path.name not in names_in[path.parent]]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
+
+
+def subsample(rows: Sequence, count: int) -> list:
+    """Return `count` of the rows, evenly spaced, so that a quick look meets all of a dataset; 0: all."""
+    if not 0 < count < len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]

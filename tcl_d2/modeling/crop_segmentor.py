@@ -1,0 +1,192 @@
+"""CropSegmentor: what a method says about the masks of crops; windows, words and background are ZeroShotSegmentor's."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .dual_encoder import DualEncoder
+from .grounder import normalize
+from .inference import pad_to_multiple, resize_scores
+from .refiner import Refiner, keep_scores
+
+
+class CropFeatures(NamedTuple):
+    """What is computed of a batch of crops once, for any words.
+
+    Attributes:
+        images: normalized crops [B, 3, H, W].
+        clip_features: CLIP's own of each patch, normalized, [B, D, h, w].
+        embedding: the grounder's pixel embeddings, [B, D, h', w'].
+        refine: what brings masks [B, K, h, w] of the crops to their edges, see bind_refiner.
+    """
+
+    images: Tensor
+    clip_features: Tensor | None
+    embedding: Tensor | None = None
+    refine: Callable[[Tensor], Tensor] = keep_scores
+
+
+class CropScores(NamedTuple):
+    """The scores of words in a batch of crops, as predicted.
+
+    Attributes:
+        scores: [B, k, h, w], of any resolution.
+        size: height and width of the padded crops, in pixels.
+        place: the slices (rows, columns) at which the crops lie in the padded ones.
+    """
+
+    scores: Tensor
+    size: tuple[int, int]
+    place: tuple[slice, slice]
+
+    def enlarge(self, words: slice = slice(None)) -> Tensor:
+        """Enlarge the scores of some of the words to the padded crops, and cut the padding off: [B, k', H, W]."""
+        return resize_scores(self.scores[:, words], self.size)[(..., *self.place)]
+
+
+class CropSegmentor(nn.Module):
+    """Predicts scores of words in crops of images, on a frozen CLIP.
+
+    A subclass says in `encode` and `predict_masks` how images and text features become scores, in `prepare` what
+    depends on all words together, and in `predict_background` where the background is, if not by a constant score.
+
+    Attributes:
+        has_background_map: whether `predict_background` takes the place of the background's constant score.
+        pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
+        refiner: what brings scores to the image's edges; None for nothing.
+    """
+
+    has_background_map = False
+    pad_to: int | None = None
+
+    def __init__(
+        self,
+        *,
+        clip: DualEncoder,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        mask_shift: float,
+        mask_scale: float,
+    ):
+        """Build it from its parts; for the arguments see ZeroShotSegmentor."""
+        super().__init__()
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.clip = clip
+        self.mask_shift = mask_shift
+        self.mask_scale = mask_scale
+        self.refiner: Refiner | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    # ------------------------------------------------------------------------------------ what a subclass says
+
+    def encode(self, images: Tensor) -> CropFeatures:
+        """Compute what does not depend on words, of normalized images [B, 3, H, W]."""
+        raise NotImplementedError
+
+    def prepare(self, features: CropFeatures, text: Tensor) -> CropFeatures:
+        """Add what depends on all words together, given their text features [W, D]; by default nothing.
+
+        It is called once for a vocabulary, and what it gives is held: it should be small for thousands of words.
+        """
+        return features
+
+    def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
+        """Predict scores of a part of the words.
+
+        Args:
+            features: of crops, from `encode` and `prepare`.
+            text: text features of all words [W, D].
+            words: the k words that are wanted.
+
+        Returns:
+            scores [B, k, h, w]: masks in 0..1, or similarities.
+        """
+        raise NotImplementedError
+
+    def predict_background(self, features: CropFeatures) -> Tensor:
+        """Predict the background's own scores [B, 1, h, w]; it is asked for where `has_background_map`.
+
+        They are averaged over windows and enlarged as a word's, and a pixel is background where no word is above them.
+
+        Args:
+            features: of crops, from `encode` and `prepare`.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------ refinement
+
+    def refines(self, stage: str) -> bool:
+        """Return whether there is a refiner for scores of this stage, see Refiner."""
+        return self.refiner is not None and self.refiner.stage == stage
+
+    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
+
+        Args:
+            stage: see Refiner.
+            images: normalized, [B, 3, H, W].
+
+        Returns:
+            a function of scores [B, K, h, w]. What depends on images alone is computed once.
+        """
+        return self.refiner.bind(images) if self.refines(stage) else keep_scores
+
+    # ------------------------------------------------------------------------------------ crops
+
+    def normalize_images(self, images: list[Tensor]) -> Tensor:
+        """Normalize images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device.
+
+        Raises:
+            ValueError: images of another shape, or of several sizes.
+        """
+        for image in images:
+            if image.ndim != 3 or image.shape[0] != 3 or image.shape != images[0].shape:
+                shapes = sorted({tuple(image.shape) for image in images})
+                raise ValueError(f"'image' must be a tensor [3, H, W], of one size in a training batch; got {shapes}.")
+        batch = torch.stack(images).to(self.device)  # one copy, of bytes where images have bytes
+        return batch.float().sub_(self.pixel_mean).div_(self.pixel_std)
+
+    def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
+        """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
+
+        Returns:
+            their features, and the slices (rows, columns) at which the crops lie in the padded ones.
+        """
+        patch_size = self.clip.patch_size
+        multiple = self.pad_to or patch_size
+        if min(crops.shape[-2:]) < patch_size:
+            multiple = max(multiple, patch_size)
+        padded, place = pad_to_multiple(crops, multiple)
+        return self.encode(padded), place
+
+    def crop_masks(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor) -> Tensor:
+        """Predict scores [B, W, H, W] of crops, at their own size.
+
+        Args:
+            features: of the crops, from encode_crops.
+            place: of the crops in the padded ones, from encode_crops.
+            text: text features of all words [W, D].
+        """
+        scores = self.predict_masks(self.prepare(features, text), text, slice(None))
+        return CropScores(scores, features.images.shape[-2:], place).enlarge()
+
+    # ------------------------------------------------------------------------------------ CLIP's own features
+
+    def clip_similarity(self, features: Tensor, text: Tensor) -> Tensor:
+        """Compute cosines fp32 [B, K, h, w] of dense features [B, D, h, w], normalized, and text features [K, D]."""
+        with torch.autocast(features.device.type, enabled=False):  # scales make much of small errors
+            return torch.einsum("bdhw,kd->bkhw", features, normalize(text, 1))
+
+    def dense_clip_masks(self, features: Tensor, text: Tensor) -> Tensor:
+        """Predict CLIP's own masks [B, K, h, w] from its dense features [B, D, h, w], normalized."""
+        return self.to_masks(self.clip_similarity(features, text))
+
+    def to_masks(self, similarity: Tensor) -> Tensor:
+        """Make masks in 0..1 of similarities of CLIP's own."""
+        return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
