@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.commands.compare import argument_parser, main
+from tcl_d2.commands.compare import argument_parser, main, read_results
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
 from tcl_d2.evaluation.cost import CostMeter
 from tcl_d2.evaluation.published import find_published
@@ -85,6 +85,13 @@ def test_stopped_comparison_goes_on(in_world, tmp_path):
         name: content["results"] for name, content in whole.items()
     }
     assert before["trained"]["cost"]["images"] < after["trained"]["cost"]["images"] <= 11
+
+
+@pytest.mark.fault("a damaged file of what a comparison has measured", "taken for none")
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_damaged_measurements_are_none(tmp_path, content):
+    (tmp_path / "comparison.json").write_text(content)
+    assert read_results(tmp_path) == read_results(tmp_path / "none") == {}
 
 
 @pytest.mark.fault("a comparison of a config or dataset that is not there, or of two configs of one name", "one error")

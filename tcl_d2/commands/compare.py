@@ -153,7 +153,7 @@ def run(name: str, *request: object) -> dict:
         sys.exit(f"error: '{name}' was ended by {reason}; the same command goes on from what is done")
     if process.exitcode:
         sys.exit(process.exitcode)
-    return _read_results(request[2])
+    return read_results(request[2])
 
 
 def evaluate(request: Sequence, environment: Mapping[str, str]) -> None:
@@ -180,7 +180,7 @@ def _evaluate(cfg: CfgNode) -> None:
     TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
 
     # Go on with the measurement of an earlier run with the same settings
-    content = _read_results(folder)
+    content = read_results(folder)
     settings = fingerprint("", settings=evaluation_settings(cfg))
     is_same = content.get("settings") == settings
     meter = CostMeter(model, content["cost"] if is_same else {})
@@ -200,7 +200,10 @@ def _evaluate(cfg: CfgNode) -> None:
             unfinished.write_text(json.dumps(content, indent=1))
 
 
-def _read_results(folder: Path) -> dict:
-    """Return what an evaluation has written to a folder; empty where there is nothing."""
-    path = folder / _RESULTS
-    return json.loads(path.read_text()) if path.exists() else {}
+def read_results(folder: Path) -> dict:
+    """Return what an evaluation has written to a folder; empty where there is nothing, or a damaged file."""
+    try:
+        content = json.loads((folder / _RESULTS).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

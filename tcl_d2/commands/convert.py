@@ -27,7 +27,7 @@ from ..checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_of
 from ..checkpoint.hub import check_new_folder, portable_config, write_folder
 from ..config import load_config, merge_options
 from ..utils.errors import one_message
-from ..utils.files import replacing
+from ..utils.files import check_output, replacing
 from ..utils.tensors import save_tensors
 
 TOLERANCE = 1e-5
@@ -59,7 +59,7 @@ def describe(path: Path) -> None:
 
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
-    """Return MODEL.TCL.FREEZE of a checkpoint: as given, as its blocks say, or as its configuration says.
+    """Return MODEL.TCL.FREEZE of a checkpoint: as its blocks say, as given, or as its configuration says.
 
     Args:
         checkpoint: as read_checkpoint gives it.
@@ -67,19 +67,21 @@ def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> i
         given: by the user; None where the checkpoint should say it.
 
     Raises:
-        ValueError: nothing says it.
+        ValueError: nothing says it, or the user says another number than the blocks.
     """
-    if given is not None:
-        return given
-
     # Count the blocks of CLIP and of the grounder
     pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
     blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
     counts = Counter(blocks.values())
     if "clip.model.visual.transformer.resblocks" in counts:
-        return counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+        num_frozen = counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+        if given not in (None, num_frozen):
+            raise ValueError(f"--freeze is {given}, but the checkpoint has {num_frozen} frozen blocks: leave it out")
+        return num_frozen
 
-    # Look into the configuration that it carries
+    # Without CLIP's blocks, somebody has to say it
+    if given is not None:
+        return given
     if (carried := carried_config(checkpoint, str(path))) is not None:
         return carried.MODEL.TCL.FREEZE
     raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
@@ -221,6 +223,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--hub FOLDER says where to write to: give it without an output, --check and --to")
     if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
+    if args.freeze is not None and args.freeze < 0:
+        raise ValueError(f"--freeze is {args.freeze}; expected a number of blocks")
+    if args.output is not None and args.output.exists() and not args.check:
+        raise ValueError(f"there is a file {args.output} already: give another name, or --check to compare the two")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -235,4 +241,5 @@ def main(args: argparse.Namespace) -> None:
         elif args.output is None:
             describe(args.input)
         else:
+            check_output(args.output)
             convert(args.input, args.output, args.to, args.strip, args.freeze)

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,8 +76,8 @@ class ResultFolder:
         """
         # Go on from a record with the same settings
         settings = json.loads(json.dumps(settings, default=str))
-        can_resume = resume and (self.folder / RECORD).exists()
-        record = self._read() if can_resume else {"settings": settings, "files": {}}
+        earlier = self._read_earlier(resume)
+        record = earlier if resume and earlier else {"settings": settings, "files": {}}
         recorded = record["settings"]
         differing = [key for key in {**settings, **recorded} if settings.get(key) != recorded.get(key)]
         if differing:
@@ -99,8 +99,10 @@ class ResultFolder:
         left = [key for key, file in files.items() if known.get(key) != file or not self._is_done(file)]
         for key in left:
             self._remove_results(files[key])
+        self._remove_pictures(earlier, {files[key]["name"] for key in left})
+        record = {"settings": settings, "heat_maps": list(heat_maps), "boxes": boxes, "files": known | files}
         with replacing(self.folder / RECORD) as unfinished:
-            unfinished.write_text(json.dumps({"settings": settings, "files": known | files}, indent=0))
+            unfinished.write_text(json.dumps(record, indent=0))
         return [Source(path_by_key[key], names[key]) for key in left]
 
     def num_done(self, inputs: Iterable[Path]) -> int:
@@ -108,12 +110,22 @@ class ResultFolder:
         files = self._read()["files"]
         return sum(self._is_done(files[key]) for key in map(os.path.abspath, inputs))
 
+    def _read_earlier(self, resume: bool) -> dict:
+        """Return the record of an earlier run; empty where there is none, or a damaged one without --resume."""
+        try:
+            return self._read() if (self.folder / RECORD).exists() else {}
+        except ValueError:
+            if resume:
+                raise
+            return {}
+
     def _read(self) -> dict:
         """Return the record of a run; ValueError where the file is no record."""
         path = self.folder / RECORD
         try:
             record = json.loads(path.read_text())
-            return {"settings": dict(record["settings"]), "files": dict(record["files"])}
+            pictures = {"heat_maps": list(record.get("heat_maps", ())), "boxes": bool(record.get("boxes"))}
+            return {"settings": dict(record["settings"]), **pictures, "files": dict(record["files"])}
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"{path} is no record of results: give another folder, or go without --resume") from None
 
@@ -126,6 +138,14 @@ class ResultFolder:
         if labels.exists() and areas.exists():
             overlay.unlink(missing_ok=True)
         areas.unlink(missing_ok=True)
+
+    def _remove_pictures(self, earlier: Mapping[str, object], names: Container[str]) -> None:
+        """Remove heat maps and boxes that an earlier run made by these names: they are of other labels."""
+        for file in earlier.get("files", {}).values():
+            if file["name"] in names:
+                paths = result_paths(self.folder, file["name"], earlier["heat_maps"], earlier["boxes"])
+                for path in paths[3:]:
+                    path.unlink(missing_ok=True)
 
     def _areas_path(self, file: Mapping[str, object]) -> Path:
         return result_paths(self.folder, file["name"])[2]

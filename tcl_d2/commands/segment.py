@@ -15,6 +15,7 @@ import glob
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -70,21 +71,27 @@ def read_background(text: str) -> list[str]:
     return words
 
 
-def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
+def read_classes(text: str, background: bool | list[str] = False) -> tuple[list[str | list[str]], bool | list[str]]:
     """Read class words.
 
     Args:
         text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark. A first
             line "background, sky, wall" of a file is the background, with its words if it has any.
+        background: of --background; its words stand over those of a file.
 
     Returns:
         the words, with negative ones as they are written (see split_negative), and whether there is a background
         besides, or its words.
 
     Raises:
-        FileNotFoundError: a word looks like the name of a file, and there is none.
+        FileNotFoundError: a word looks like the name of a file, or of a benchmark, and there is none.
         ValueError: a dataset without class words, or a file that cannot be used.
     """
+    words, background_of_text = _read_classes(text)
+    return words, background if isinstance(background, list) else background_of_text or background
+
+
+def _read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
         class_words = read_class_words(text)
         if class_words[0][0] != BACKGROUND:
@@ -94,6 +101,11 @@ def read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
     if text in DatasetCatalog.list():
         return benchmark_classes(text)
 
+    similar = get_close_matches(text, DatasetCatalog.list(), n=1, cutoff=0.8) if "_" in text else []
+    if similar:
+        raise FileNotFoundError(
+            f"--classes: no benchmark '{text}'; did you mean '{similar[0]}'? A class word is written with spaces"
+        )
     words = split_words(text)
     for word in class_names(words):
         if "/" in word or word.lower().endswith(TEXT_SUFFIXES):
@@ -313,9 +325,7 @@ def read_request(
     """Return a function that builds the model (see read_model), the class words, and whether there is a background."""
     options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
     build_predictor = read_model(args, *options)
-    words, background = read_classes(args.classes)
-    if not isinstance(background, list) or isinstance(args.background, list):
-        background = args.background or background
+    words, background = read_classes(args.classes, args.background)
     words = at_specificity(words, args.specificity)
     return build_predictor, parse_classes(words, bool(background)), background
 

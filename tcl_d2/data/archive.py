@@ -24,6 +24,7 @@ from ..modeling.reco.image_index import (
     read_parts,
     save_part,
 )
+from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES
 from .dataset_files import walk_files
 from .shards import expand_shards, is_remote
@@ -164,6 +165,7 @@ def _digest_files(parts: Sequence[Sequence[str]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         for file in part:
-            digest.update(os.fsencode(os.path.relpath(file, root)) + b"\0%d\0" % os.stat(file).st_size)
+            size, _ = stat_file(file) or (-1, 0)  # a broken link is counted where it is read
+            digest.update(os.fsencode(os.path.relpath(file, root)) + b"\0%d\0" % size)
         digest.update(b"\n")
     return digest.hexdigest()

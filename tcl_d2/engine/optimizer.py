@@ -67,12 +67,32 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
+def check_solver(solver: CfgNode) -> None:
+    """Check the optimizer's numbers, of which torch takes some unseen; ValueError names the first key that is wrong.
+
+    Args:
+        solver: SOLVER of a configuration.
+    """
+    limited = ("BASE_LR", "WEIGHT_DECAY", "WARMUP_FACTOR", "EPS")
+    values = {key: solver[key] for key in limited}
+    values["CLIP_GRADIENTS.CLIP_VALUE"] = solver.CLIP_GRADIENTS.CLIP_VALUE  # below 0, gradients would change their sign
+    for key, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"SOLVER.{key} is {value}; expected 0 or more")
+
+    betas = solver.BETAS
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"SOLVER.BETAS is {list(betas)}; expected two numbers, from 0 to less than 1")
+
+
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build AdamW over the trained parameters; see parameter_groups.
 
     Raises:
-        ValueError: the model has nothing to train, or SOLVER.CLIP_GRADIENTS asks for another type of clipping.
+        ValueError: the model has nothing to train, a number is out of its range, or SOLVER.CLIP_GRADIENTS asks for
+            another type of clipping.
     """
+    check_solver(cfg.SOLVER)
     groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":

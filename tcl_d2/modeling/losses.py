@@ -193,6 +193,8 @@ class AreaLoss(LossHead):
     @configurable
     def __init__(self, weight: float = 1.0, prior: float = 0.0):
         super().__init__(weight=weight)
+        if not 0 <= prior <= 1:
+            raise ValueError(f"MODEL.TCL.{self.prior_key} is a share in 0..1, not {prior}.")
         self.prior = prior
 
     @classmethod

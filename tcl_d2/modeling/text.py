@@ -8,7 +8,7 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, read_tensors, save_tensors
+from ..utils.tensors import UnreadableFile, keep_tensors, read_tensors
 from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .vocabulary import check_words
@@ -127,7 +127,8 @@ class TextEmbedder:
             return read_tensors(path)["embedding"].to(device)
         except (FileNotFoundError, UnreadableFile):
             features = self._compute(tokens, len(names), device)
-            save_tensors(path, {"embedding": features.cpu()})
+            if not keep_tensors(path, {"embedding": features.cpu()}):
+                self.folder = None  # the warning comes once
             return features
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
         name: what to call the image in the error.
 
     Raises:
-        BrokenSample: missing, truncated, no image, or too large.
+        BrokenSample: missing, truncated, no image, of floats, or too large.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open_path(source)
@@ -64,7 +64,16 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a PIL image of any mode to RGB, upright as its EXIF says, 16 bits scaled to 8."""
+    """Convert a PIL image to RGB, upright as its EXIF says, 16 bits scaled to 8.
+
+    Args:
+        image: of any mode but "F".
+
+    Raises:
+        ValueError: its pixels are floats, of which nothing says what is white.
+    """
+    if image.mode == "F":
+        raise ValueError("an image of floats, of which nothing says what is white: save it with 8 or 16 bits")
     image = _turn_upright(image)
     if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))

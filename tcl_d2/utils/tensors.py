@@ -5,6 +5,7 @@ safetensors, and TorchScript archives.
 """
 
 import hashlib
+import logging
 import pickle
 import re
 import zipfile
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from .files import is_web_page, replacing
 from .torchscript import StandIn, read_torchscript
+
+logger = logging.getLogger(__name__)
 
 # Settings that training checkpoints carry beside the weights. They are not needed: a stand-in takes their place, and
 # nothing of them is imported or called.
@@ -45,6 +48,20 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     with replacing(path) as unfinished:
         # safetensors' own save_file makes files that only their owner can read.
         unfinished.write_bytes(save(dict(tensors), metadata))
+
+
+def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Write a file of a cache as save_tensors; where it cannot be written, a warning says so.
+
+    Returns:
+        whether it was written; if not, what it would hold is computed again another time.
+    """
+    try:
+        save_tensors(path, tensors)
+    except OSError as error:
+        logger.warning("Nothing is kept in the cache %s, which cannot be written: %s", path.parent, error.strerror)
+        return False
+    return True
 
 
 def read_tensors(path: str | Path) -> Any:

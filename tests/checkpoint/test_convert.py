@@ -85,10 +85,29 @@ def test_what_is_missing_or_does_not_go_together_is_named(run, tmp_path):
     assert "give --freeze" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
     assert "there is no file" in run(tmp_path / "none.pth")[0]
     assert "give --config-file" in run(tmp_path / "x.pth", tmp_path / "x.pth", "--check")[0]
+    assert "y.pth cannot be written" in run(tmp_path / "x.pth", tmp_path / "x.pth/y.pth")[0]
+    assert "expected a number of blocks" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--freeze", "-1")[0]
     assert "must end in .pth or .safetensors" in run(tmp_path / "x.pth", tmp_path / "y.onnx")[0]
     assert "--check compares two files" in run(tmp_path / "x.pth", "--check")[0]
     assert "give it without an output" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--hub", tmp_path / "y")[0]
     assert not list(tmp_path.glob("*y*"))
+
+
+@pytest.mark.fault("--freeze of another number than the checkpoint has", "refused, with that number; no file")
+def test_frozen_blocks_are_those_of_the_checkpoint(run, trained, tmp_path):
+    target = tmp_path / "y.pth"
+    assert "has 5 frozen blocks" in run(trained, target, "--to", "official", "--freeze", "9")[0]
+    assert not target.exists() and run(trained, target, "--to", "official", "--freeze", "5")[0] == 0
+
+
+@pytest.mark.fault("tools/convert_checkpoint.py writes over its input, or another file", "refused; both stay")
+def test_no_file_is_replaced(run, tmp_path):
+    for name in ("x.pth", "other.pth"):
+        torch.save({"model": {"clip.a": torch.zeros(1), "b": torch.zeros(1)}}, tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("x.pth", "other.pth"):
+        assert f"{name} already: give another name" in run(tmp_path / "x.pth", tmp_path / name, "--strip")[0]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.fault("tools/convert_checkpoint.py gets a file that holds no model", "one line that names it")

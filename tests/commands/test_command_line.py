@@ -156,6 +156,13 @@ def test_background_of_words(picture):
     assert areas(picture, *options) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.fault("the mistyped name of a benchmark in place of class words", "an error names the nearest")
+def test_a_mistyped_benchmark_is_no_class_word(picture):
+    done = run(picture.parent, "segment", picture.name, "--classes", "shapes_vall")
+    check_error(done, "no benchmark 'shapes_vall'", "'shapes_val'")
+    assert set(areas(picture, "--classes", "fire_truck")) == {"fire_truck"}
+
+
 @pytest.mark.fault("an input after --background, where words may stand; no words there", "an error says what to do")
 @pytest.mark.parametrize("text", ["a.png", "b.JPG", "photos/b", "*.png", "-", "folder"])
 def test_inputs_are_no_words_of_the_background(picture, text):

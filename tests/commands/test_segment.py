@@ -178,6 +178,20 @@ def test_the_overlay_of_an_earlier_run_goes_with_its_results(tmp_path):
     assert set(os.listdir(tmp_path / "out")) == {"a_labels.png", "b.png", RECORD}  # b.png may be the user's
 
 
+@pytest.mark.fault(
+    "demo without --boxes and --heat-maps over results that have them", "none of them stays beside other labels"
+)
+def test_boxes_and_heat_maps_of_an_earlier_run_go_with_its_results(world, tmp_path, photos):
+    """Those of files that this run does not segment stay, and so do files that no run has written."""
+    output = tmp_path / "out"
+    options = ["demo/demo.py", "--refine", "none", "--output", output]
+    run(world, *options, "--classes", "brick, lava", "--heat-maps", "--boxes", photos / "a.png", photos / "b.png")
+    (output / "a_7_notes.png").write_text("the user's")
+    expected = set(os.listdir(output)) - {"a_0_brick.png", "a_1_lava.png", "a_boxes.png", "a_boxes.json"}
+    done = run(world, *options, "--classes", "grass, ice", photos / "a.png")
+    assert done.returncode == 0 and set(os.listdir(output)) == expected, done.stderr
+
+
 def test_names_of_many_files_are_chosen_in_linear_time(tmp_path):
     """Of which many have one name, and some have taken others' numbers."""
     paths = [tmp_path / f"{index}/{name}.png" for index in range(5000) for name in ("image", f"image_{index}")]

@@ -129,6 +129,14 @@ def test_broken_images_are_counted(embed, tmp_path):
     assert len(index) == len(records) == 3 and all(record.read() for record in records)
 
 
+@pytest.mark.fault("a link to nothing in an archive", "counted as broken; the rest is indexed")
+def test_broken_links_are_counted(embed, tmp_path):
+    write_images(tmp_path / "images", 2)
+    (tmp_path / "images/link.png").symlink_to(tmp_path / "nothing.png")
+    counts = index_archive(list_archive(str(tmp_path / "images")), tmp_path / "index", embed)
+    assert counts == {"images": 2, "broken": 1}
+
+
 @pytest.mark.fault("a compressed shard in an archive", "counted as unreadable: images in it have no place of their own")
 def test_compressed_shards_are_counted(embed, tmp_path):
     with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as tar:

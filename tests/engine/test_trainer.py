@@ -216,9 +216,16 @@ def test_low_precision_on_a_gpu(cfg, dtype):
         ("VIS_PERIOD", -1, "VIS_PERIOD is -1"),
         ("MODEL.TCL.FREEZE", 6, "in 0..5"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "full_model"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0; expected 0 or more"),
+        ("SOLVER.BASE_LR", -1, "SOLVER.BASE_LR is -1.0"),
+        ("SOLVER.WEIGHT_DECAY", -1, "SOLVER.WEIGHT_DECAY is -1.0"),
+        ("SOLVER.BETAS", [0.9], "SOLVER.BETAS is .0.9.; expected two numbers"),
+        ("SOLVER.BETAS", [0.9, 1.0], "SOLVER.BETAS is .0.9, 1.0."),
+        ("MODEL.TCL.AREA_PRIOR", 5, "MODEL.TCL.AREA_PRIOR is a share in 0..1, not 5"),
         ("MODEL.META_ARCHITECTURE", "MaskCLIP", "nothing to train"),
     ],
 )
+@pytest.mark.fault("numbers of a training out of their range", "refused, with the config key")
 def test_unfit_settings_are_named(cfg, key, value, message):
     cfg.SOLVER.AMP.ENABLED = "AMP" in key
     cfg.merge_from_list([key, value])

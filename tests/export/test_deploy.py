@@ -285,6 +285,17 @@ def test_export_says_what_does_not_go_together(world, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_exported_words_are_those_of_the_segment_command(world, tmp_path):
+    """Words of the background in a file stay where --background stands without words."""
+    (tmp_path / "words.txt").write_text("background, sky, fire\nbrick\nlava, ice\n")
+    options = ("--classes", "words.txt", "--config-file", "shapes/trained.yaml")
+    for words, expected in ([], ["sky", "fire"]), (["grass"], ["grass"]):
+        done = run(world, ROOT / EXPORT, "words.npz", "--background", *words, *options, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with np.load(tmp_path / "words.npz", allow_pickle=False) as archive:
+            assert json.loads(str(archive["card"]))["vocabulary"]["background"] == expected
+
+
 def test_export_writes_what_the_predictor_does(world, build, clip_config, tmp_path):
     """In 8 bits; the labels of most pixels are the same."""
     classes = ("--classes", "brick, grass", "--background")

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tcl_d2.modeling.reco.reference_cache import ReferenceCache
 from tcl_d2.modeling.text import TextEmbedder
 from tests import golden
 
@@ -77,6 +78,22 @@ def test_text_embeddings_are_kept_in_files(tmp_path, monkeypatch):
         clip.model.text_projection[0, 0] += 1
     assert not torch.equal(TextEmbedder(clip, tokenizer, tmp_path)(["cat", "a dog"], ["a {}", "{}"]), first)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.fault("a cache of text features, or of ReCo's references, that cannot be written", "a warning; goes on")
+def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    embedder = TextEmbedder(golden.build_clip(), lambda prompts: torch.ones(len(prompts), 77, dtype=torch.long))
+    expected = embedder(["cat"], ["{}"])
+    embedder.folder = tmp_path / "file"
+    assert torch.equal(embedder(["cat"], ["a {}"]), expected)
+    cache = ReferenceCache(tmp_path / "file")
+    for key in ("a", "b"):
+        assert cache.get_all([key], lambda numbers: [torch.ones(3)], "cpu").shape == (1, 3)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and all(
+        f"cache {tmp_path / 'file'}, which cannot be written" in text for text in messages
+    )
 
 
 @pytest.mark.parametrize("copied", [False, True])

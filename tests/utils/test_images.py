@@ -56,6 +56,15 @@ def test_16_bit_gray_is_scaled_in_all_ways(tmp_path):
     np.testing.assert_array_equal(benchmark_image(path), expected)
 
 
+@pytest.mark.fault("a picture of floats", "refused, not taken for black")
+def test_pictures_of_floats_are_refused(tmp_path):
+    image = Image.fromarray(np.full((4, 5), 0.9, np.float32))
+    image.save(tmp_path / "a.tif")
+    for source in (image, tmp_path / "a.tif"):
+        with pytest.raises(ValueError, match="an image of floats, of which nothing says what is white"):
+            as_array(source)
+
+
 def test_gray_arrays_of_8_bits_become_rgb():
     np.testing.assert_array_equal(as_array(PIXELS[..., 0]), PIXELS[..., [0, 0, 0]])
     assert as_array(PIXELS) is PIXELS

@@ -77,8 +77,7 @@ def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
     # Embed the classes
     vocabulary = None
     if args.classes:
-        classes, background = read_classes(args.classes)
-        background = args.background or background
+        classes, background = read_classes(args.classes, args.background)
         vocabulary = embed_vocabulary(model, parse_classes(classes, bool(background)), background)
     if args.output.suffix == ".npz":
         save_embeddings(args.output, vocabulary.text, EmbeddingsCard(digest_text_encoder(model), vocabulary.card))

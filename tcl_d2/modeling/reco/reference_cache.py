@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...utils.tensors import UnreadableFile, read_tensors, save_tensors
+from ...utils.tensors import UnreadableFile, keep_tensors, read_tensors
 
 
 def digest_texts(*facts: object) -> str:
@@ -59,8 +59,8 @@ class ReferenceCache:
 
     def _put(self, key: str, reference: Tensor) -> None:
         self._references[key] = reference
-        if self.folder is not None:
-            save_tensors(self._path(key), {"reference": reference})
+        if self.folder is not None and not keep_tensors(self._path(key), {"reference": reference}):
+            self.folder = None  # the warning comes once
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
