@@ -152,6 +152,10 @@ class CropSegmentor(nn.Module):
         batch = torch.stack(images).to(self.device)  # one copy, of bytes where images have bytes
         return batch.float().sub_(self.pixel_mean).div_(self.pixel_std)
 
+    def denormalize_images(self, images: Tensor) -> Tensor:
+        """Bring normalized images [B, 3, H, W] back to 0..255; rounding errors may leave that range."""
+        return images * self.pixel_std + self.pixel_mean
+
     def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
         """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
 

@@ -16,7 +16,7 @@ def normalize(x: Tensor, dim: int) -> Tensor:
 
 
 class GatedConv(nn.Module):
-    """g * conv3x3(GELU(LayerNorm over channels)), g = tanh(gate), which is 0 at the start: [B, C, H, W] -> same."""
+    """x + g * conv3x3(GELU(LayerNorm over channels of x)), g = tanh(gate), which is 0 at the start."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -28,9 +28,10 @@ class GatedConv(nn.Module):
         return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor, double: bool = False) -> Tensor:
-        """Apply to x, or to x enlarged to double size; norm and GELU, which commute with that, run before it."""
-        x = self.activate(x)
-        return torch.tanh(self.gate) * (conv_of_doubled(x, self.conv) if double else self.conv(x))
+        """Apply to x [B, C, H, W], or to x enlarged to double size, which norm and GELU commute with."""
+        activated = self.activate(x)
+        update = conv_of_doubled(activated, self.conv) if double else self.conv(activated)
+        return torch.addcmul(enlarge(x) if double else x, torch.tanh(self.gate), update)
 
 
 def enlarge(x: Tensor) -> Tensor:
@@ -52,12 +53,13 @@ def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     height, width = x.shape[-2:]
     framed = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
+    weight = conv.weight.permute(0, 2, 3, 1).contiguous()  # channels last, in which taps lie together
     result = None
-    for i, rows in enumerate(sum_taps(conv.weight, 2)):
-        for j, taps in enumerate(sum_taps(rows, 3)):
+    for i, rows in enumerate(sum_taps(weight, 1)):
+        for j, taps in enumerate(sum_taps(rows, 2)):
             # Convolve the low-resolution map
             part = framed[:, :, i : i + height + 1, j : j + width + 1]
-            phase = F.conv2d(part, taps.contiguous(memory_format=torch.channels_last), conv.bias)
+            phase = F.conv2d(part, taps.permute(0, 3, 1, 2), conv.bias)
 
             # Put the phase into every second row and column; autocast decides the result's dtype
             if result is None:
@@ -77,8 +79,7 @@ class DecoderBlock(nn.Module):
         self.conv2 = GatedConv(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = enlarge(x) + self.conv1(x, double=True)
-        return x + self.conv2(x)
+        return self.conv2(self.conv1(x, double=True))
 
 
 class ImageProjection(nn.Module):

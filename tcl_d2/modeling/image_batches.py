@@ -107,7 +107,7 @@ class ImageBatches:
             yield batch
 
     def _take_less_memory(self, batched_inputs: Sequence[dict], grid: "WindowGrid", device: torch.device) -> None:
-        """From now on, encode half as many windows at once as these images, for which memory ran out."""
+        """Halve the windows that are encoded at once from now on, after memory ran out for these images."""
         torch.cuda.empty_cache()
         window_size = grid.window_size(batched_inputs[0])
         count = min(self.windows_at_once(window_size, device), sum(map(grid.num_windows, batched_inputs)))

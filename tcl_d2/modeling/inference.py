@@ -82,7 +82,7 @@ class Windows:
 
 def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tensor]:
     """Yield the crops of images whose windows have one size, at most `batch_size` at once: [n, 3, h, w]."""
-    crops = (each.image[:, y, x] for each in windows for y, x in each.slices)
+    crops = (image_windows.image[:, y, x] for image_windows in windows for y, x in image_windows.slices)
     while batch := list(islice(crops, batch_size)):
         yield torch.stack(batch)
 
@@ -106,8 +106,8 @@ def split_words(count: int) -> list[slice]:
 
 def split_by_bytes(count: int, windows: Iterable[Windows]) -> list[slice]:
     """Split `count` words into parts whose scores, over any of these images, fit into SCORE_BYTES_AT_ONCE."""
-    sizes = [size for each in windows for size in (each.image.shape[-2:], each.result_size)]
-    bytes_per_word = 4 * max(height * width for height, width in sizes)
+    sizes = [(*image_windows.image.shape[-2:], *image_windows.result_size) for image_windows in windows]
+    bytes_per_word = 4 * max(max(height * width, rows * columns) for height, width, rows, columns in sizes)
     return _split(count, max(1, SCORE_BYTES_AT_ONCE // bytes_per_word))
 
 

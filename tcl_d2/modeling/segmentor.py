@@ -90,6 +90,7 @@ class ZeroShotSegmentor(CropSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
+
         return {
             # Words and images
             "clip": clip or cls.build_encoder(cfg),
@@ -181,6 +182,7 @@ class ZeroShotSegmentor(CropSegmentor):
         _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
         components = component_settings(cfg)
         components.check()
+
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,

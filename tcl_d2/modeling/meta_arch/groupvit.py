@@ -198,7 +198,7 @@ class GroupViT(ZeroShotSegmentor):
         images = images[:count]
         with inference_context(self.clip):
             stages = self.predict_groups(images)
-        pixels = (images * self.pixel_std + self.pixel_mean).clamp(0, 255).byte()
+        pixels = self.denormalize_images(images).clamp(0, 255).byte()
 
         rows = []
         for i, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):

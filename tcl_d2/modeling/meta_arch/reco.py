@@ -305,7 +305,7 @@ class ReCo(ZeroShotSegmentor):
             # Its images and their seeds
             (records,) = self.index.search(text[None], self.num_images)
             features = self.encode_archive(records)
-            pixels = (features.images * self.pixel_std + self.pixel_mean).round().clamp(0, 255).byte()
+            pixels = self.denormalize_images(features.images).round().clamp(0, 255).byte()
             if not len(pixels):
                 return RetrievedImages(pixels, torch.empty(0, 4, dtype=torch.int64))
             seeds = find_seeds(features.embedding, self._weigh_patches(features, text, context))

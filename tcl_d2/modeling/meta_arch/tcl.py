@@ -325,7 +325,7 @@ class TCL(ZeroShotSegmentor):
         images = images[:count]
         text = self.encode_text(tokens[: count + 1])
         masks = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), text))
-        pixels = images * self.pixel_std + self.pixel_mean
+        pixels = self.denormalize_images(images)
 
         rows = []
         for i, image in enumerate(pixels):
