@@ -87,6 +87,84 @@ def build_optimizer(model: torch.nn.Module, lr: float, steps: int) -> tuple[Adam
     return optimizer, LambdaLR(optimizer, factor)
 
 
+class Training:
+    """A CLIP with its optimizer and schedule, which is saved now and then, and goes on from there."""
+
+    def __init__(self, folder: Path, steps: int, lr: float, device: str):
+        """Build the model with random weights, or go on from the folder's checkpoint.
+
+        Args:
+            folder: of the checkpoint.
+            steps: in all.
+            lr: the largest learning rate.
+            device: of the model.
+        """
+        torch.manual_seed(SEED)
+        open_clip.add_model_config(ASSETS / "model.json")
+        self.model = open_clip.create_model("model", device=device)
+        self.optimizer, self.schedule = build_optimizer(self.model, lr, steps)
+        self.clip_loss = ClipLoss()
+
+        # Go on from the checkpoint
+        self.path = folder / "last.pth"
+        self.num_done = 0
+        if self.path.exists():
+            state = torch.load(self.path, map_location=device, weights_only=True)
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.num_done = state["step"]
+            print(f"going on from step {self.num_done} of {self.path}")
+
+    def _parts(self) -> dict[str, torch.nn.Module | AdamW | LambdaLR]:
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        states = {name: part.state_dict() for name, part in self._parts().items()}
+        with replacing(self.path) as unfinished:
+            torch.save({**states, "step": self.num_done}, unfinished)
+
+    def run_step(self, images: torch.Tensor, tokens: torch.Tensor) -> str:
+        """Train on pairs, images uint8 [B, 3, S, S] and tokens [B, context]; return how well they go together."""
+        image, text, scale = self.model(normalize(random_flip(images.float())), tokens.long())
+        loss = self.clip_loss(image, text, scale)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.model.logit_scale.data.clamp_(0, math.log(100))
+        self.num_done += 1
+
+        # Say how well
+        is_right = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
+        accuracy = 100 * is_right.float().mean().item()
+        return f"loss {loss.item():.3f} batch accuracy {accuracy:.1f}% scale {scale.item():.1f}"
+
+
+def train(training: Training, images: torch.Tensor, tokens: torch.Tensor, steps: int, batch_size: int) -> None:
+    """Train on random batches of pairs until all steps are done.
+
+    Args:
+        training: goes on.
+        images: uint8 [N, 3, S, S].
+        tokens: int16 [N, context].
+        steps: in all.
+        batch_size: pairs of a step.
+    """
+    start, start_time = training.num_done, time.perf_counter()
+    generator = torch.Generator().manual_seed(SEED + start)
+    for step in range(start + 1, steps + 1):
+        batch = torch.randint(len(images), (batch_size,), generator=generator).to(images.device)
+        message = training.run_step(images[batch], tokens[batch])
+
+        if step % 20 == 0:
+            minutes_left = (time.perf_counter() - start_time) / (step - start) * (steps - step) / 60
+            print(f"step {step}/{steps} {message}, {minutes_left:.0f} min left", flush=True)
+        if step % 100 == 0 or step == steps:
+            training.save()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/shapes_clip"))
@@ -103,60 +181,13 @@ def main() -> None:
     held_out, images = images[:HELD_OUT], images[HELD_OUT:]
     held_out_tokens, tokens = tokens[:HELD_OUT], tokens[HELD_OUT:]
 
-    # Build model and optimizer
-    torch.manual_seed(SEED)
-    open_clip.add_model_config(ASSETS / "model.json")
-    model = open_clip.create_model("model", device=args.device)
-    optimizer, schedule = build_optimizer(model, args.lr, args.steps)
-    clip_loss = ClipLoss()
-
-    # Go on from the last checkpoint
-    checkpoint = args.output / "last.pth"
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=args.device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start = state["step"]
-        print(f"going on from step {start} of {checkpoint}")
-
-    generator = torch.Generator().manual_seed(SEED + start)
-    start_time = time.perf_counter()
-    for step in range(start, args.steps):
-        # Train a step
-        batch = torch.randint(len(images), (args.batch,), generator=generator).to(args.device)
-        image, text, scale = model(normalize(random_flip(images[batch].float())), tokens[batch].long())
-        loss = clip_loss(image, text, scale)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        model.logit_scale.data.clamp_(0, math.log(100))
-
-        # Log
-        done = step + 1
-        if done % 20 == 0:
-            left = (time.perf_counter() - start_time) / (done - start) * (args.steps - done) / 60
-            is_right = (scale * image @ text.T).argmax(1).eq(torch.arange(len(image), device=image.device))
-            accuracy = 100 * is_right.float().mean().item()
-            print(
-                f"step {done}/{args.steps} loss {loss.item():.3f} batch accuracy {accuracy:.1f}% "
-                f"scale {scale.item():.1f}, {left:.0f} min left",
-                flush=True,
-            )
-
-        # Save
-        if done % 100 == 0 or done == args.steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            with replacing(checkpoint) as unfinished:
-                torch.save({**state, "schedule": schedule.state_dict(), "step": done}, unfinished)
+    training = Training(args.output, args.steps, args.lr, args.device)
+    train(training, images, tokens, args.steps, args.batch)
 
     # Test, and write the weights
-    accuracy = retrieval_accuracy(model, held_out, held_out_tokens)
+    accuracy = retrieval_accuracy(training.model, held_out, held_out_tokens)
     print(f"held-out scenes: {accuracy:.1f}% find their caption among 100")
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.half().contiguous() for name, tensor in training.model.state_dict().items()}
     save_tensors(args.output / "weights.safetensors", weights)
     print(f"written: {args.output / 'weights.safetensors'}; copy it to {ASSETS} to use it")
 

@@ -14,7 +14,7 @@ from .modeling import ZeroShotSegmentor
 from .segmentation import Segmentation
 from .utils.images import ImageLike
 from .utils.threads import map_ahead
-from .utils.words import BACKGROUND, NO_CLASS, class_names, negative_name
+from .utils.words import result_names
 
 _RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
 _SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
@@ -61,19 +61,6 @@ class Request(NamedTuple):
         if self.labels_only:
             return 8 + 4 * self.label_scores
         return 4 * (1 + len(self.vocabulary))
-
-    def class_names(self, has_filler_words: bool) -> list[str]:
-        """Return the names of a result's classes.
-
-        Args:
-            has_filler_words: whether the model has words of no class.
-        """
-        names = class_names(self.vocabulary)
-        if self.has_background:
-            names = [BACKGROUND, *names]
-        if self.negative:
-            return [*names, negative_name(self.negative)]
-        return [*names, NO_CLASS] if has_filler_words and not self.has_background else names
 
 
 def num_model_threads(model: ZeroShotSegmentor, image_size: int) -> int:
@@ -186,7 +173,7 @@ def _segment(
     with torch.no_grad():
         outputs = iter(model(inputs))
 
-    names = request.class_names(bool(model.filler_words))
+    names = result_names(request.vocabulary, request.has_background, request.negative, bool(model.filler_words))
     for reading in batch:
         if isinstance(reading, Reading):
             yield _make_segmentation(reading, request, names, next(outputs), model)
@@ -197,7 +184,7 @@ def _segment(
 def _make_segmentation(
     reading: Reading, request: Request, names: list[str], output: dict[str, Tensor], model: ZeroShotSegmentor
 ) -> Segmentation:
-    """Bring a model's output for an image to the CPU."""
+    """Make the segmentation of an image, on the CPU, of a model's output."""
     scores = None if request.labels_only else output["sem_seg"].float().cpu()
     labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
     return Segmentation(

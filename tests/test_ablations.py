@@ -87,7 +87,7 @@ def test_rows_name_configs():
         ([30.0, 31.0], [30.5, 31.5], [10.0, 11.0], ["within the spread", "yes", "yes"]),
     ],
 )
-def test_order(good, middle, bad, outcomes):
+def test_differences_within_the_spread_say_nothing(good, middle, bad, outcomes):
     results = {GOOD: good, MIDDLE: middle, BAD: bad}
     lines = {
         names: (published, outcome) for names, published, _, outcome in compare_order((BAD, GOOD, MIDDLE), results)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
 from tests import running
 from tests.conftest import ROOT
@@ -95,14 +96,14 @@ def run_line(folder: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_snippets(folder, page):
+def test_snippets_run(folder, page):
     """All of a page in one go, as a reader would who goes from top to bottom."""
     snippets = folder / f"{Path(page).stem}.py"
     snippets.write_text("\n".join(blocks(page, "python")))
     run(folder, snippets.name)
 
 
-def test_tutorial(folder):
+def test_the_tutorial_runs(folder):
     """With fewer iterations."""
     text = (ROOT / "docs/tutorial.py").read_text()
     for setting, short in (('MAX_ITER", 30', 'MAX_ITER", 3'), ('ITERS", 5', 'ITERS", 1'), ('ITER", 20', 'ITER", 2')):
@@ -114,7 +115,7 @@ def test_tutorial(folder):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands(folder, page):
+def test_commands_run(folder, page):
     """In their order: later ones use what earlier ones made."""
     for command in commands(page):
         if any(re.search(pattern, command) for pattern in ELSEWHERE):
@@ -132,3 +133,15 @@ def test_links_and_files_exist(page):
         assert ((ROOT / page).parent / link).exists(), link
     for path in named:
         assert (ROOT / path).exists(), path
+
+
+def test_keys_that_are_named_exist():
+    """On all pages; a key that was renamed may be named, too."""
+    cfg = load_config()
+    pattern = r"\b((?:MODEL|TEST|SOLVER|DATASETS|INPUT|DATALOADER|WANDB)\.[A-Z0-9_.]*\w)"
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")):
+        for key in re.findall(pattern, page.read_text()):
+            node = cfg
+            for part in key.split("."):
+                assert cfg.key_is_renamed(key) or part in node, f"{page.name} names {key}"
+                node = node.get(part)

@@ -20,7 +20,7 @@ from tcl_d2.data.mapper import read_caption, read_image
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import TCL
 from tests import running
-from tests.data.test_image_text import write_tar
+from tests.data.distributed import write_tar
 from tests.engine.test_trainer import train, weights
 
 

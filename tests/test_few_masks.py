@@ -40,7 +40,7 @@ def test_trainings_differ_in_labels_and_captions_alone(way, count):
         assert ratio * cfg.SOLVER.IMS_PER_BATCH == 8 and count == 512 * cfg.DATALOADER.RANDOM_SUBSET_RATIO
 
 
-def test_table_and_figure(tmp_path, monkeypatch, capsys):
+def test_the_table_has_means_of_the_last_evaluations(tmp_path, monkeypatch, capsys):
     """From what trainings write: the last evaluation counts, a class's IoU in its own group."""
 
     def write_trainings(recipes, seeds, iterations, output, jobs):

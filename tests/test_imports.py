@@ -1,6 +1,7 @@
-"""The package's layers: imports run down, so that any part can be used without what lies above it."""
+"""The package's layers: imports run down, so that any part can be used without what lies above it; and their map."""
 
 import ast
+import re
 
 from tests.conftest import ROOT
 
@@ -46,3 +47,15 @@ def test_imports_run_down():
             if LAYERS.index(part) > LAYERS.index(layer):
                 upwards.append(f"{path.relative_to(ROOT)} imports {part}")
     assert not upwards
+
+
+def test_the_map_has_every_file_of_the_large_parts():
+    """docs/architecture.md names no file that is gone, and leaves out none of the model and of the data."""
+    named = set(re.findall(r"`(?:tcl_d2/)?(\w+(?:\.py|/))`", (ROOT / "docs/architecture.md").read_text()))
+    existing = {path.name for path in (ROOT / "tcl_d2").rglob("*.py")}
+    existing |= {f"{path.name}/" for path in (ROOT / "tcl_d2").rglob("*") if path.is_dir()}
+    assert named <= existing | {"demo/", "dev/", "tools/", "datasets/"}
+
+    parts = [path for part in ("modeling", "data") for path in (ROOT / "tcl_d2" / part).iterdir()]
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in parts if not path.name.startswith("__")}
+    assert names <= named

@@ -26,7 +26,7 @@ def segmentation():
     return Segmentation(image, ["background", "cat", "a dog"], labels, background=True, scores=scores)
 
 
-def test_masks_and_areas(segmentation):
+def test_masks_and_areas_are_of_the_labels(segmentation):
     assert segmentation.areas() == {"background": 8 / 24, "cat": 12 / 24, "a dog": 4 / 24}
     assert segmentation.mask("cat")[:2].all() and segmentation.mask("cat").sum() == 12
     assert segmentation.mask("a dog")[2:, :2].all()

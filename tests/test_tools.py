@@ -298,8 +298,8 @@ def test_analysis_of_wording_keeps_the_words_of_a_benchmark(in_world, tmp_path, 
     predictor.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     ious = analyze.analyze_wording(data, predictor, tmp_path, 0, split_words("grass | lawn, grass"))
     assert list(ious) == ["grass | lawn", "grass"]
-    assert seen and all(each["background"] == ["sky", "cloud"] for each in seen)
-    assert [each["vocabulary"][names.index("grass") - 1] for each in seen[:2]] == [["grass", "lawn"], "grass"]
+    assert seen and all(inputs["background"] == ["sky", "cloud"] for inputs in seen)
+    assert [inputs["vocabulary"][names.index("grass") - 1] for inputs in seen[:2]] == [["grass", "lawn"], "grass"]
     with pytest.raises(ValueError, match="'background', the first of the words, must be a class"):
         analyze.analyze_wording(data, predictor, tmp_path, 0, ["background", "grass"])
 

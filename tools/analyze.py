@@ -68,9 +68,10 @@ def save_figure(figure, path: Path) -> None:
 
 def draw_bars(ious: dict[str, float], path: Path) -> None:
     """Draw the IoU in percent of each class, the best above."""
-    known = sorted((item for item in ious.items() if np.isfinite(item[1])), key=lambda item: item[1])
+    known = {name: iou for name, iou in ious.items() if np.isfinite(iou)}
+    names = sorted(known, key=known.get)
     figure, axis = plt.subplots(figsize=(6, 0.8 + 0.2 * len(known)))
-    axis.barh([name for name, _ in known], [value for _, value in known], color="tab:blue")
+    axis.barh(names, [known[name] for name in names], color="tab:blue")
     axis.set_xlabel("IoU, %")
     axis.set_xlim(0, 100)
     axis.margins(y=0.01)
@@ -192,18 +193,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
                 totals[i, j] += count_pixels(prediction.numpy(), label, len(classes))
     mious = [[compute_metrics(matrix, classes)["mIoU"] for matrix in row] for row in totals]
 
-    # Draw lines over the background's score, or, without a background, over CLIP's share
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    if vocabulary.background:
-        for weight, row in zip(KP_WEIGHTS, mious):
-            axis.plot(thresholds, row, label=f"CLIP's share {weight}")
-        axis.set_xlabel("score of the background")
-        axis.legend(fontsize=8)
-    else:
-        axis.plot(KP_WEIGHTS, [row[0] for row in mious], marker="o")
-        axis.set_xlabel("share of CLIP's own masks")
-    axis.set_ylabel("mIoU, %")
-    save_figure(figure, output / "settings.png")
+    draw_settings(thresholds, mious, output / "settings.png")
 
     # Find the best pair
     i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
@@ -212,6 +202,28 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
         best["score of the background"] = float(thresholds[j])
     print(f"best on these images: {best}. Results are reported on them: do not choose settings by them.")
     return {"best": best, "shares": KP_WEIGHTS, "background scores": list(thresholds), "mIoU": mious}
+
+
+def draw_settings(thresholds: Sequence[float], mious: list[list[float]], path: Path) -> None:
+    """Draw lines of mIoU over the background's score or, without a background, over the share of CLIP's own masks.
+
+    Args:
+        thresholds: background scores; a single one where there is no background.
+        mious: mIoU in percent, a row for each share of KP_WEIGHTS, a column for each threshold.
+        path: of the picture.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+    if len(thresholds) > 1:
+        for weight, row in zip(KP_WEIGHTS, mious):
+            axis.plot(thresholds, row, label=f"CLIP's share {weight}")
+        axis.set_xlabel("score of the background")
+        axis.legend(fontsize=8)
+    else:
+        axis.plot(KP_WEIGHTS, [row[0] for row in mious], marker="o")
+        axis.set_xlabel("share of CLIP's own masks")
+
+    axis.set_ylabel("mIoU, %")
+    save_figure(figure, path)
 
 
 @torch.no_grad()

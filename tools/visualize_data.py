@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Shows what training and evaluation see of a dataset: augmented pairs with captions, a benchmark's labels, or objects.
+"""Show what training and evaluation see of a dataset: augmented pairs with captions, a benchmark's labels, or objects.
 
 python tools/visualize_data.py shapes_train --config-file configs/shapes/tcl.yaml
 python tools/visualize_data.py shapes_val --count 6 --output output/labels.png

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Shows into which groups a GroupViT divides images: a row has the image, the groups of each stage, and the classes.
+"""Show into which groups a GroupViT divides images: a row has the image, the groups of each stage, and the classes.
 
 A group has the mean color of its pixels. The image is one window, so that all of it has the same groups.
 

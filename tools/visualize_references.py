@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Shows of which images ReCo makes the reference embeddings of words: a row a word, with a frame around each seed.
+"""Show of which images ReCo makes the reference embeddings of words: a row a word, with a frame around each seed.
 
 python tools/visualize_references.py "brick, grass" --config-file configs/shapes/reco.yaml
 """

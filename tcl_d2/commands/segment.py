@@ -40,7 +40,7 @@ from ..utils.words import (
     BACKGROUND,
     as_vocabulary,
     class_names,
-    negative_name,
+    result_names,
     split_background_words,
     split_negative,
     split_words,
@@ -135,12 +135,12 @@ def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
         # Every n-th of the files that are left
         sources = None
         if comm.is_main_process():
-            heat_maps = [BACKGROUND, *class_names(classes)] if background else class_names(classes)
-            if negative:
-                heat_maps.append(negative_name(negative))
+            heat_maps = ()
+            if args.heat_maps:
+                heat_maps = result_names(classes, bool(background), negative, bool(predictor.model.filler_words))
             settings = result_settings(predictor, args, words, background)
             folder = ResultFolder(args.output)
-            sources = folder.begin(paths, settings, heat_maps if args.heat_maps else (), args.resume, args.boxes)
+            sources = folder.begin(paths, settings, heat_maps, args.resume, args.boxes)
             if len(sources) < len(paths):
                 print(f"{len(paths) - len(sources)} of {len(paths)} images were done before")
         sources = comm.all_gather(sources)[0]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 
-from ..utils.words import BACKGROUND, NO_CLASS, class_names, negative_name
+from ..utils.words import result_names
 from ..version import __version__
 
 FORMAT = 1  # to be raised where a reader of the old format would go wrong
@@ -45,11 +45,8 @@ class VocabularyCard:
     @property
     def names(self) -> list[str]:
         """The names of all that a pixel may be."""
-        names = [BACKGROUND] if self.has_background else []
-        names += class_names(self.classes)
-        if self.negative:
-            return [*names, negative_name(self.negative)]
-        return [*names, NO_CLASS] if max(self.class_indices) == self.num_classes else names
+        has_filler_words = max(self.class_indices) == self.num_classes
+        return result_names(self.classes, self.has_background, self.negative, has_filler_words)
 
     def check(self) -> None:
         """Raise a ValueError if the indices do not go together."""

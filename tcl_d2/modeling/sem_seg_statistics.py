@@ -33,7 +33,7 @@ def make_mask_target(
     class_of_word: Tensor,
     size: tuple[int, int],
 ) -> MaskTarget:
-    """Bring a label to the masks' size, by averages over the label's pixels that a mask's pixel covers.
+    """Resize a label to the masks' size, by averages over the label's pixels that a mask's pixel covers.
 
     Args:
         sem_seg: class of each pixel, or `ignore_label`, int64 [H, W].

@@ -19,7 +19,7 @@ _DRAWING = Lock()  # matplotlib, on which the Visualizer draws, is not safe in t
 def make_instances(
     components: Sequence[Component], image_size: tuple[int, int], indices: Mapping[int, int]
 ) -> Instances:
-    """Bring connected components into Detectron2's format.
+    """Make Detectron2's Instances of connected components.
 
     Args:
         components: N components.

@@ -77,6 +77,28 @@ def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
     return [words[0] for words in as_lists(vocabulary)]
 
 
+def result_names(
+    vocabulary: Iterable[str | Sequence[str]],
+    background: bool = False,
+    negative: Sequence[str] = (),
+    has_filler_words: bool = False,
+) -> list[str]:
+    """Return the names of what a pixel of a segmentation may be, in the order of the labels.
+
+    Args:
+        vocabulary: the word or the words of each class.
+        background: whether there is one, which comes first.
+        negative: negative words, which come last.
+        has_filler_words: whether there are words of no class, which come last where there is no background.
+    """
+    names = class_names(vocabulary)
+    if background:
+        names = [BACKGROUND, *names]
+    if negative:
+        return [*names, negative_name(negative)]
+    return [*names, NO_CLASS] if has_filler_words and not background else names
+
+
 def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
     """Return names of classes of which several may have the same first word: "bag", "bag (handbag)"."""
     count = Counter(words[0] for words in class_words)

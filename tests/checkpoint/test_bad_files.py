@@ -49,7 +49,7 @@ def test_configurations_that_are_no_yaml_of_keys(tmp_path, text):
 
 @pytest.mark.fault("weights of NaN or Inf are loaded", "an error that names the file and the first such weight")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_bad_numbers(tmp_path, value):
+def test_weights_of_nan_or_inf_are_refused(tmp_path, value):
     state = {"weight": torch.zeros(1, 2), "bias": torch.tensor([value])}
     torch.save({"model": state}, tmp_path / "bad.pth")
     with pytest.raises(ValueError, match="MODEL.WEIGHTS: .*bad.pth' is of no use: 1 of its 2 weights .* such as bias"):

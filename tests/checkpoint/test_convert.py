@@ -80,7 +80,7 @@ def test_a_checkpoint_says_what_it_is(run, trained, tmp_path):
     assert "iterations: 2" in run(trained)[1]
 
 
-def test_errors(run, tmp_path):
+def test_what_is_missing_or_does_not_go_together_is_named(run, tmp_path):
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
     assert "give --freeze" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
     assert "there is no file" in run(tmp_path / "none.pth")[0]

@@ -37,6 +37,8 @@ def png(values: np.ndarray, palette: bool = False) -> bytes:
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    """Write a tar of {name in the tar: content}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
@@ -239,12 +241,18 @@ def ade847(folder: Path, large: tuple[int, int] = SIZE) -> dict[str, Truth]:
     """
     rng = np.random.default_rng(4)
     indices = json.loads((ASSETS / "classes/ade847_indices.json").read_text())
-    files, truth, top = {"ADE20K_2021_17_01/index_ade20k.pkl": b"never read"}, {}, "ADE20K_2021_17_01/images/ADE"
+    top = "ADE20K_2021_17_01/images/ADE"
+    files = {"ADE20K_2021_17_01/index_ade20k.pkl": b"never read"}
+    truth = {}
     for i, (scene, size) in enumerate((("urban/street", SIZE), ("unsorted", large))):
+        # Draw the colors of classes
         key = f"ADE_val_0000000{i + 1}"
         classes = rng.integers(-1, 847, size)
         values = np.where(classes < 0, 5, np.take(indices, classes.clip(0)))  # 5 is no index of a class
         colors = np.stack([values // 256 * 10 + rng.integers(0, 10, size), values % 256, rng.integers(0, 256, size)], 2)
+        truth[key] = classes
+
+        # Write them, and what is not to be read
         image = rng.integers(0, 256, (*size, 3))
         for suffix, pixels, format in ((".jpg", image, "JPEG"), ("_seg.png", colors, "PNG")):
             buffer = io.BytesIO()
@@ -252,7 +260,7 @@ def ade847(folder: Path, large: tuple[int, int] = SIZE) -> dict[str, Truth]:
             files[f"{top}/validation/{scene}/{key}{suffix}"] = buffer.getvalue()
         files[f"{top}/validation/{scene}/{key}_parts_1.png"] = b"never read"
         files[f"{top}/training/{scene}/ADE_train_0000000{i + 1}_seg.png"] = b"never read"
-        truth[key] = classes
+
     write_zip(folder / "ADE20K_2021_17_01.zip", files)
     return {"zeroshot_ade847_val": truth}
 

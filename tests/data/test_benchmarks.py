@@ -59,7 +59,7 @@ def test_large_benchmarks_are_registered(name, classes, images):
         LabelMapper.of(metadata.name)(np.array([[classes]], np.uint16), "x")
 
 
-def test_rules_as_data():
+def test_rules_are_spelled_out_as_label_maps():
     assert parse_rule({"0": "ignore", "1..3": "0..2", "7..8": 2}, 255) == {0: 255, 1: 0, 2: 1, 3: 2, 7: 2, 8: 2}
     with pytest.raises(ValueError):
         parse_rule({"1..3": "0..1"}, 255)

@@ -1,10 +1,8 @@
 """Image-text sources as catalog entries: what each format gives, and the one clear error when something is missing."""
 
-import io
 import json
 import logging
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from tcl_d2.data import (
     register_webdataset,
 )
 from tcl_d2.data.shards import expand_shards
+from tests.data.distributed import write_tar
 
 
 @pytest.fixture
@@ -46,16 +45,6 @@ def register():
 def save_image(path, size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "red").save(path)
-
-
-def write_tar(path, samples):
-    """Write a tar of {name in the tar: bytes}."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in samples.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def test_builtin_names_are_registered_without_touching_the_disk(root):
@@ -180,7 +169,7 @@ def test_coco_captions_groups_by_image(root, register):
         ),
     ],
 )
-def test_list_files(root, register, name, text):
+def test_lists_of_every_format_give_the_same_pairs(root, register, name, text):
     save_image(root / "lists/a.png")
     save_image(root / "lists/sub/b.png")
     (root / "lists" / name).write_text(text)

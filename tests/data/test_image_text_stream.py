@@ -8,7 +8,7 @@ import pytest
 
 from tcl_d2.data.image_text_stream import ImageTextStream, SkipCounter
 from tcl_d2.utils.images import BrokenSample
-from tests.data.test_image_text import write_tar
+from tests.data.distributed import write_tar
 
 
 def identity(sample: dict) -> dict:

@@ -150,7 +150,7 @@ def test_novel_classes_of_the_small_world_are_ignored(in_world):
         (4, 0.5, False, True, (0, 4)),
     ],
 )
-def test_shares_of_a_batch(batch_size, ratio, has_captions, has_labels, expected):
+def test_a_batch_is_split_by_the_ratio(batch_size, ratio, has_captions, has_labels, expected):
     assert split_batch(batch_size, ratio, has_captions, has_labels) == expected
 
 

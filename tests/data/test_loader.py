@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
 from tcl_d2.data.image_text_stream import ImageTextStream
 from tcl_d2.data.loader import Mixture
-from tests.data.test_image_text import write_tar
+from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity, make_shards
 
 

@@ -127,7 +127,7 @@ def test_unusable_captions(captions, reason):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr"])
-def test_image_modes(mode):
+def test_images_of_any_mode_become_rgb(mode):
     format = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
     image = read_image(encode(picture().convert(mode), format), "x")
     assert image.mode == "RGB" and image.size == (60, 40)

@@ -14,7 +14,7 @@ from tcl_d2.data import build_image_text_train_loader, check_datasets, register_
 from tcl_d2.data.image_text_stream import ImageTextStream
 from tcl_d2.data.shards import expand_shards
 from tcl_d2.engine import Trainer
-from tests.data.test_image_text import write_tar
+from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity
 from tests.web import serve
 

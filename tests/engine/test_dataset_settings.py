@@ -126,6 +126,7 @@ def test_published_settings():
         ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.3, 150),
         ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 97),
     }
+
     for (method, benchmark), values in expected.items():
         name = f"zeroshot_{benchmark}_val"
         cfg = dataset_config(load_config(ROOT / f"configs/dense_clip/{method}.yaml"), name)

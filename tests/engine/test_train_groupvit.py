@@ -114,7 +114,7 @@ def test_nothing_of_it_can_be_stripped(cfg):
         stripped(Trainer.build_model(cfg).state_dict())
 
 
-def test_train_command(in_world, tmp_path):
+def test_the_command_trains_from_a_folder_of_weights(in_world, tmp_path):
     """Two iterations from a hub's folder, in bfloat16, with an evaluation."""
     Trainer.build_model(load_config(CONFIG, SMALL)).clip.model.save_pretrained(tmp_path / "weights")
     options = [*SMALL, *EVALUATION, "MODEL.GROUPVIT.WEIGHTS", tmp_path / "weights", "OUTPUT_DIR", tmp_path / "output"]

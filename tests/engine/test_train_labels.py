@@ -53,7 +53,7 @@ def test_labels_beside_captions_resumed(in_world, tmp_path):
         assert parts[iteration] == pytest.approx(losses, abs=1e-4)
 
 
-def test_labels_alone(in_world, tmp_path):
+def test_masks_learn_from_labels_alone(in_world, tmp_path):
     """No captions, and no losses of them; the masks of the trained model learn."""
     cfg = small_config("finetune", tmp_path, "SOLVER.MAX_ITER", 8, "SOLVER.BASE_LR", 1e-3, "SOLVER.WARMUP_ITERS", 0)
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.34  # 4 of 12 images, all of them in each batch

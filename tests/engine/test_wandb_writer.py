@@ -68,8 +68,8 @@ def test_a_run_has_metrics_and_pictures_and_is_resumed(cfg, runs):
     cfg.SOLVER.MAX_ITER = 4
     train(cfg, resume=True)
     train(cfg)
-    ids = [each.options["id"] for each in runs]
-    assert ids[0] == ids[1] != ids[2] and all(each.options["resume"] == "allow" for each in runs)
+    ids = [run.options["id"] for run in runs]
+    assert ids[0] == ids[1] != ids[2] and all(run.options["resume"] == "allow" for run in runs)
     assert min(row["iteration"] for row in runs[1].rows) >= 2
 
 

@@ -107,12 +107,12 @@ def test_groups_are_counted():
 
 
 def test_windows_and_words_multiply():
-    _, one = count("shapes/tcl.yaml", "INPUT.MIN_SIZE_TEST", 48)
+    _, single = count("shapes/tcl.yaml", "INPUT.MIN_SIZE_TEST", 48)
     _, four = count("shapes/tcl.yaml", "INPUT.MIN_SIZE_TEST", 72)
-    assert four.windows == 4 and four.by_part["grounder"]["flops"] == 4 * one.by_part["grounder"]["flops"]
+    assert four.windows == 4 and four.by_part["grounder"]["flops"] == 4 * single.by_part["grounder"]["flops"]
     _, words = count("shapes/tcl.yaml", "INPUT.MIN_SIZE_TEST", 48, words=10)
-    assert words.by_part["refiner"]["activations"] == 2 * one.by_part["refiner"]["activations"]
-    assert words.by_part["clip"] == one.by_part["clip"]
+    assert words.by_part["refiner"]["activations"] == 2 * single.by_part["refiner"]["activations"]
+    assert words.by_part["clip"] == single.by_part["clip"]
 
 
 def test_parameters_are_frozen_or_trained():

@@ -152,8 +152,8 @@ def test_what_is_around_objects_is_background(content, register):
 @pytest.mark.fault("an image, or a whole dataset, without an object", "evaluated; AP is nan where no object is")
 def test_empty_instance_sets(cfg, content, register):
     """An image without annotations counts: what is found there is wrong."""
-    some = [annotation for annotation in content["annotations"] if annotation["image_id"] != 0]
-    name = register({**content, "annotations": some})
+    others = [annotation for annotation in content["annotations"] if annotation["image_id"] != 0]
+    name = register({**content, "annotations": others})
     assert evaluate_truth(cfg, name, DatasetCatalog.get(name))["segm"]["AP"] == pytest.approx(100)
     wrong = [dict(row, annotations=DatasetCatalog.get(name)[1]["annotations"]) for row in DatasetCatalog.get(name)[:2]]
     assert evaluate_truth(cfg, name, wrong)["bbox"]["AP"] < 100
@@ -272,7 +272,7 @@ def tiny_lvis(in_world, content, tmp_path) -> str:
     MetadataCatalog.remove("tiny_lvis_val")
 
 
-def test_lvis(cfg, tiny_lvis):
+def test_lvis_is_measured_by_its_own_metrics(cfg, tiny_lvis):
     """Words without underscores; the metrics of frequencies; the truth has all points, also on a part of the images."""
     check_datasets(test=[tiny_lvis])
     cfg.DATASETS.TEST = (tiny_lvis,)

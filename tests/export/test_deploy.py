@@ -128,6 +128,8 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     path, predictor = open_model
     with pytest.raises(ValueError, match="was exported without classes: give a file of text embeddings"):
         OnnxSegmentor(path)
+
+    # Of another CLIP, for another model, or of another size
     vocabulary = embed_vocabulary(predictor.model, ["brick"])
     save_embeddings(tmp_path / "other.npz", vocabulary.text, EmbeddingsCard("0" * 32, vocabulary.card))
     with pytest.raises(ValueError, match="other.npz' has embeddings of another CLIP"):
@@ -138,6 +140,8 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     save_embeddings(tmp_path / "short.npz", vocabulary.text[:, :3], card)
     with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
         OnnxSegmentor(path, tmp_path / "short.npz")
+
+    # Broken
     for content in (b"PK\x03\x04 no archive", b"text", b""):
         (tmp_path / "broken.npz").write_bytes(content)
         with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):

@@ -22,7 +22,7 @@ def load() -> dict:
     return torch.load(PATH, weights_only=True)
 
 
-def found(text_attention: bool, context_elimination: bool, rule: str = "paper") -> dict:
+def expected(text_attention: bool, context_elimination: bool, rule: str = "paper") -> dict:
     return load()["found"][f"{rule}, text attention {text_attention}, context elimination {context_elimination}"]
 
 

@@ -33,6 +33,8 @@ def test_common_towers_are_accepted(name):
 def test_weights_file_errors(tmp_path):
     config, weights = golden.write_clip(tmp_path)
     build_clip(str(config), str(weights))
+
+    # Files
     html, empty = tmp_path / "page.pt", tmp_path / "empty.pt"
     html.write_text("<html>not found</html>")
     empty.write_bytes(b"")
@@ -43,6 +45,8 @@ def test_weights_file_errors(tmp_path):
         build_clip(str(config), str(tmp_path / "missing.pt"))
     with pytest.raises(ValueError, match="does not fit MODEL.CLIP.NAME"):
         build_clip("tcl_d2://shapes_clip/model.json", str(weights))
+
+    # Names and tags
     with pytest.raises(ValueError, match="knows no model 'ViT-B-17'"):
         build_clip("ViT-B-17", "")
     with pytest.raises(ValueError, match="neither a weights file nor a tag"):

@@ -46,7 +46,7 @@ def compute_features(head, image, quick_gelu=True):
 
 @pytest.mark.parametrize("name", golden.IMAGES)
 @pytest.mark.parametrize("method", HEADS)
-def test_features(method, name):
+def test_features_are_the_releases(method, name):
     check_features(compute_features(HEADS[method](), golden.image(name)), golden.load()[method][name])
 
 
@@ -61,7 +61,7 @@ def test_neighborhood_of_another_size():
 
 
 @pytest.mark.parametrize("name", golden.IMAGES)
-def test_neighborhood(name):
+def test_neighborhoods_are_the_releases(name):
     expected = golden.load()["naclip"][name]["addition_row_7"]
     rows, columns = (side // 8 for side in golden.image(name).shape[-2:])
     omega = NACLIPHead().neighborhood((rows, columns))
@@ -170,7 +170,7 @@ def test_refinements_of_the_network(refinement, options, name):
     torch.testing.assert_close(scores, golden.load()["maskclip_official"][name][refinement], rtol=0, atol=5e-5)
 
 
-def test_pamr_of_naclip():
+def test_pamr_of_naclip_is_the_releases():
     figures = golden.load()["pamr"]
     image, logits = figures["image"].float(), figures["logits"].float()
     logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=True)

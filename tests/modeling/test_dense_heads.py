@@ -96,12 +96,12 @@ def test_tcl_with_the_masks_of_a_head(cfg, name):
     mixed = golden.build_model(kp_weight=0.25, kp_head=build_dense_head(name, cfg))
 
     features, place = mixed.encode_crops(crops)
-    own = alone.predict_masks(alone.encode_crops(crops)[0], text, slice(None))
+    tcl_masks = alone.predict_masks(alone.encode_crops(crops)[0], text, slice(None))
     head_masks = mixed.dense_clip_masks(features.clip_features, text)
-    head_masks = F.interpolate(head_masks, size=own.shape[-2:], mode="bilinear", align_corners=False)
+    head_masks = F.interpolate(head_masks, size=tcl_masks.shape[-2:], mode="bilinear", align_corners=False)
     masks = mixed.predict_masks(features, text, slice(None))
-    torch.testing.assert_close(masks, 0.25 * head_masks + 0.75 * own)
-    assert (head_masks - own).abs().max() > 0.01
+    torch.testing.assert_close(masks, 0.25 * head_masks + 0.75 * tcl_masks)
+    assert (head_masks - tcl_masks).abs().max() > 0.01
 
 
 # ------------------------------------------------------------------------------------ labels without scores

@@ -23,7 +23,7 @@ def step(request):
     return figures, model, losses, soft
 
 
-def test_losses(step):
+def test_losses_are_the_releases(step):
     figures, _, losses, _ = step
     assert losses.keys() == set(golden.LOSS_NAMES.values())
     for official, ours in golden.LOSS_NAMES.items():
@@ -31,7 +31,7 @@ def test_losses(step):
     torch.testing.assert_close(sum(losses.values()), figures["total"], rtol=1e-5, atol=0)
 
 
-def test_gradients(step):
+def test_gradients_are_the_releases(step):
     """Every stored gradient within 1e-4, every gradient's norm, and no gradient beside those."""
     figures, model, _, _ = step
     ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -45,7 +45,7 @@ def test_gradients(step):
         assert error < 1e-4, f"{name}: {error}"
 
 
-def test_soft_masks(step):
+def test_soft_masks_are_the_releases(step):
     figures, _, _, soft = step
     matching = torch.eye(4, dtype=torch.bool)
     torch.testing.assert_close(soft[matching][:, None], figures["soft_pos_mask"], rtol=0, atol=1e-5)
@@ -74,7 +74,7 @@ def test_class_embedding_is_mean_over_templates():
     "name, pamr, kp_weight", [("plain", False, 0), ("kp", False, 0.3), ("pamr", True, 0), ("pamr_kp", True, 0.3)]
 )
 @torch.no_grad()
-def test_masks(name, pamr, kp_weight):
+def test_masks_of_a_crop_are_the_releases(name, pamr, kp_weight):
     """Masks of a crop that needs padding, at image size."""
     figures = golden.load()["inference"]
     model = golden.build_model(pamr, kp_weight)
@@ -83,7 +83,7 @@ def test_masks(name, pamr, kp_weight):
 
 
 @torch.no_grad()
-def test_sliding_window():
+def test_scores_averaged_over_windows_are_the_releases():
     figures = golden.load()["inference"]
     model = golden.build_model(pamr=True, kp_weight=0.3)
     model.set_text_embeddings(figures["text_embedding"], background=True)
@@ -96,7 +96,7 @@ def test_sliding_window():
 
 
 @torch.no_grad()
-def test_similarity_map():
+def test_similarities_are_the_releases():
     """The grounder's raw similarities on the padded crop, before w, b and the sigmoid."""
     figures = golden.load()["inference"]
     model = golden.build_model()

@@ -76,7 +76,7 @@ def test_tokens_and_features(name):
     torch.testing.assert_close(maps, expected["group_map"], rtol=0, atol=1e-5)
 
 
-def test_texts():
+def test_text_features_are_the_releases():
     """7 classes x 2 templates, with the golden tokens for tokenizer."""
     figures = golden.load()
     encoder, tokens = golden.build_encoder(), figures["tokens"].flatten(0, 1)
@@ -94,7 +94,7 @@ def test_tokenizer_is_the_releases():
 
 
 @pytest.mark.parametrize("name", golden.WHOLE)
-def test_scores_of_a_crop(name):
+def test_scores_of_a_crop_are_the_releases(name):
     model, expected = golden.build_model(), golden.load()["whole"][name]
     text = golden.load()["text_embedding"]
     features = model.prepare(model.encode(golden.image(name)), text)
@@ -110,7 +110,7 @@ def test_scores_of_a_crop(name):
 
 @pytest.mark.parametrize("words_at_once", [2, 64])
 @pytest.mark.parametrize("background", [False, True])
-def test_windows(background, words_at_once, monkeypatch):
+def test_scores_averaged_over_windows_are_the_releases(background, words_at_once, monkeypatch):
     monkeypatch.setattr(inference, "WORDS_AT_ONCE", words_at_once)
     model, figures = golden.build_model(), golden.load()["windows"]
     expected = figures["background" if background else "plain"]
@@ -194,7 +194,7 @@ def test_config_reaches_the_model():
     assert list(model.templates) == ["a photo of a {}."]
 
 
-def test_predictor(folder):
+def test_words_give_masks_and_dense_heads_are_refused(folder):
     """Words in, masks out; methods that change a CLIP's last block are refused."""
     options = ["MODEL.GROUPVIT.WEIGHTS", folder, "MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.CROP_SIZE", 96]
     options += ["TEST.ZERO_SHOT.STRIDE", 48, "INPUT.MIN_SIZE_TEST", 96, "TEST.ZERO_SHOT.TEXT_CACHE", ""]

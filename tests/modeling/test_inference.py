@@ -164,7 +164,7 @@ def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch, words_at_
     encode, features, num_alive = model.encode, [], []
 
     def encode_and_watch(images: torch.Tensor):
-        num_alive.append(sum(each() is not None for each in features))
+        num_alive.append(sum(reference() is not None for reference in features))
         encoded = encode(images)
         features.append(weakref.ref(encoded.features))
         return encoded

@@ -58,13 +58,13 @@ def plain_info_nce(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return 0.5 * (rows + columns) / len(a)
 
 
-def test_image_level():
+def test_image_level_loss_equals_a_plain_info_nce():
     batch = Batch()
     expected = plain_info_nce((batch.pictures * batch.hard).mean((2, 3)), batch.text)
     torch.testing.assert_close(ImageTCLLoss(weight=0.1)(batch.grounding), 0.1 * expected)
 
 
-def test_feature_level():
+def test_feature_level_loss_contrasts_features_under_masks():
     batch = Batch()
     similarity = torch.zeros(3, 3)
     for b in range(3):
@@ -77,7 +77,7 @@ def test_feature_level():
     torch.testing.assert_close(FeatureTCLLoss(weight=0.2)(batch.grounding), 0.2 * expected)
 
 
-def test_areas():
+def test_area_losses_are_distances_from_the_priors():
     batch = Batch()
     positive = torch.stack([batch.soft[i, i] for i in range(3)]).mean()
     negative = torch.stack([batch.soft[i, j] for i in range(3) for j in range(3) if i != j]).mean()
@@ -92,7 +92,7 @@ def test_total_variation_of_a_ramp():
     assert total_variation(torch.ones(1, 1, 1, 1)).item() == 0
 
 
-def test_smoothness():
+def test_tv_losses_equal_plain_differences():
     batch = Batch()
 
     def plain(x: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ def test_smoothness():
     torch.testing.assert_close(MaskTVLoss(weight=0.5)(batch.grounding), 0.5 * plain(batch.soft))
 
 
-def test_whole_image():
+def test_whole_image_loss_equals_a_plain_info_nce():
     batch = Batch()
     expected = plain_info_nce(batch.embedding.mean((2, 3)), batch.text)
     torch.testing.assert_close(WholeImageLoss(weight=1.0)(batch.grounding), expected)

@@ -23,11 +23,14 @@ def work(rank: int, size: int, folder: str, backend: str) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     comm.create_local_process_group(size)
+
+    # Model and images of this process
     indices = torch.arange(4).chunk(size)[rank]
     model = golden.build_model().train().to(device)
     model.micro_batch_size = 1 if rank else 0  # must not matter
     images = golden.load()["image"].float()[indices]  # of which the model takes a mean of 0 and a deviation of 1
     batch = [{"image": image, "tokens": golden.load()["tokens"][i]} for image, i in zip(images, indices)]
+
     trainer, switch, results = SimpleNamespace(model=wrap_ddp(model), iter=0), UnfreezeHook(1), {}
     switch.trainer = trainer
     for trainer.iter, stage in enumerate(("stage1", "stage2")):
@@ -42,6 +45,7 @@ def work(rank: int, size: int, folder: str, backend: str) -> None:
             "losses": {name: loss.detach().cpu() for name, loss in losses.items()},
             "gradients": gradients,
         }
+
     torch.save(results, f"{folder}/{rank}.pth")
     dist.destroy_process_group()
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.modeling import MaskCLIP, ReCo, ZeroShotSegmentor
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY, MaskCLIP, ReCo, ZeroShotSegmentor
 from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
 from tcl_d2.modeling.reco.cosegmentation import find_seeds, make_reference, weigh_patches
 from tcl_d2.modeling.reco.image_index import ImageEmbedder, ImageRecord
@@ -30,9 +30,9 @@ CLASSES = ["dog", "cat", "sky"]
 
 
 @pytest.mark.parametrize("text_attention, context_elimination", SWITCHES)
-def test_references(text_attention, context_elimination):
+def test_references_are_the_releases(text_attention, context_elimination):
     """Also of the context's words, each made without those before it; a class that is one of them has its reference."""
-    expected = golden.found(text_attention, context_elimination)
+    expected = golden.expected(text_attention, context_elimination)
     model = golden.build_model(text_attention, context_elimination)
     for group in ("context", "classes"):
         words = list(expected[group])
@@ -42,21 +42,21 @@ def test_references(text_attention, context_elimination):
 
 
 @pytest.mark.parametrize("text_attention, context_elimination", SWITCHES)
-def test_scores(text_attention, context_elimination):
+def test_scores_are_the_releases(text_attention, context_elimination):
     model = golden.build_model(text_attention, context_elimination)
     scene, text = golden.load()["scene"], golden.text(CLASSES)
     images = torch.zeros(2, 3, *scene["size"])
     features = ReCoFeatures(images, F.normalize(scene["dense_clip"], dim=1), scene["encoder"])
     prepared = model.prepare(features, text)
     scores = torch.cat([model.predict_masks(prepared, text, words) for words in (slice(0, 1), slice(1, 3))], dim=1)
-    expected = golden.found(text_attention, context_elimination)["scores"]
+    expected = golden.expected(text_attention, context_elimination)["scores"]
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
 
 def test_steps_of_a_reference():
-    found = golden.found(True, True)
-    steps, images = found["steps of dog"], golden.load()["archive"]["dog"]
-    context = torch.stack(list(found["context"].values()))
+    expected = golden.expected(True, True)
+    steps, images = expected["steps of dog"], golden.load()["archive"]["dog"]
+    context = torch.stack(list(expected["context"].values()))
     attention = golden.build_model().dense_clip_masks(F.normalize(images["dense_clip"], dim=1), images["text"][None])
 
     guidance = weigh_patches(images["encoder"], attention[:, 0], context[:0])
@@ -73,7 +73,7 @@ def test_steps_of_a_reference():
 
 def test_figures_see_the_rule_of_the_release():
     """Its slip moves references far more than the tolerance."""
-    paper, release = (golden.found(True, True, rule)["classes"]["dog"] for rule in ("paper", "code"))
+    paper, release = (golden.expected(True, True, rule)["classes"]["dog"] for rule in ("paper", "code"))
     assert (paper - release).abs().max() > 0.01
 
 
@@ -213,7 +213,7 @@ def test_a_broken_reference_is_made_again(tmp_path):
     assert torch.equal(ReferenceCache(tmp_path).get_all(["a"], None, "cpu"), expected)  # whole again
 
 
-@pytest.mark.parametrize("head", ["clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip"])
+@pytest.mark.parametrize("head", sorted(name for name, _ in DENSE_HEAD_REGISTRY))
 def test_any_dense_head_and_an_encoder_of_timm(model, cfg, head):
     cfg.MODEL.DENSE_CLIP.HEAD = head
     cfg.MODEL.DENSE_CLIP.PROXY.NAME = cfg.MODEL.RECO.ENCODER.NAME = "test_vit"

@@ -119,7 +119,8 @@ def test_kept_crops_give_the_same_scores(model):
         for input_per_image, scores in zip(inputs, expected):
             for request, scores_of_request in zip(requests, scores):
                 assert torch.equal(model([{**input_per_image, **request}])[0]["sem_seg"], scores_of_request)
-        assert sum(num_encoded) == sum(len(crops.images) for each in inputs for crops, _ in each["kept_crops"])
+        kept = [crops for input_per_image in inputs for crops, _ in input_per_image["kept_crops"]]
+        assert sum(num_encoded) == sum(len(crops.images) for crops in kept)
 
         outputs = model([{**input_per_image, **requests[0]} for input_per_image in inputs])
         for output, scores in zip(outputs, expected):

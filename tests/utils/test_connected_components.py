@@ -61,6 +61,6 @@ def test_no_object_is_an_empty_list():
     "settings, key",
     [({"min_area": 0}, "MIN_AREA is 0"), ({"connectivity": 6}, "CONNECTIVITY"), ({"max_objects": 0}, "DETECTIONS_PER")],
 )
-def test_bad_settings(settings, key):
+def test_numbers_out_of_range_name_the_key(settings, key):
     with pytest.raises(ValueError, match=key):
         EVERYTHING._replace(**settings).check()

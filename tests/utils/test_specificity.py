@@ -3,7 +3,7 @@
 import pytest
 
 from tcl_d2.utils.specificity import at_specificity
-from tcl_d2.utils.words import negative_name, split_negative
+from tcl_d2.utils.words import negative_name, result_names, split_negative
 
 TEXT = "dog | puppy < animal | beast, car, cat < animal, not: shadow | dark spot"
 NEGATIVE = ["not: shadow", "dark spot"]
@@ -17,7 +17,7 @@ NEGATIVE = ["not: shadow", "dark spot"]
         ("parents", [["animal", "beast", "dog", "puppy", "cat"], "car"]),
     ],
 )
-def test_three_levels(specificity, expected):
+def test_a_class_is_its_word_its_synonyms_or_its_parent(specificity, expected):
     """Of a text and of lists alike, such as the lines of a file; negative words stay."""
     lists = [["dog", "puppy < animal", "beast"], "car", ["cat < animal"], NEGATIVE]
     for classes in (TEXT, lists):
@@ -66,3 +66,17 @@ def test_negative_words_are_taken_out():
 def test_not_without_a_word_is_refused(entry):
     with pytest.raises(ValueError, match="names no negative word: write it as 'not: shadow'"):
         split_negative(["car", entry])
+
+
+@pytest.mark.parametrize(
+    "background, negative, has_filler_words, names",
+    [
+        (False, (), False, ["dog", "cat"]),
+        (True, (), True, ["background", "dog", "cat"]),
+        (False, (), True, ["dog", "cat", "(no class)"]),
+        (True, ("shadow", "wall"), True, ["background", "dog", "cat", "not: shadow | wall"]),
+    ],
+)
+def test_names_are_in_the_order_of_the_labels(background, negative, has_filler_words, names):
+    """What filler words take is background, where there is one, or goes with the negative words."""
+    assert result_names([["dog", "puppy"], "cat"], background, negative, has_filler_words) == names

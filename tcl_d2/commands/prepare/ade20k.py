@@ -13,7 +13,7 @@ from ...data.dataset_files import datasets_root
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the validation set into place."""
+    """Put the validation set into place."""
     pattern = r"ADEChallengeData2016/(?P<path>(images/validation/[^/]+\.jpg|annotations/validation/[^/]+\.png))"
     preparation.bring(args.source, pattern, datasets_root() / "ADEChallengeData2016")
 

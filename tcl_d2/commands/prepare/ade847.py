@@ -87,7 +87,7 @@ def convert(source: Path, folder: Path, table: np.ndarray) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the release's validation set into place, and convert it."""
+    """Put the release's validation set into place, and convert it."""
     # The release's list of its files is a pickle, which could run any code: names tell the validation set as well
     folder = datasets_root() / RELEASE
     pattern = rf"(?P<path>images/ADE/(?:.+/)?ADE_val_\d+(\.jpg|{re.escape(LABEL_SUFFIX)}))"

@@ -34,7 +34,7 @@ def draw(polygons: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the validation set into place, and draw its labels."""
+    """Put the validation set into place, and draw its labels."""
     folder = datasets_root() / "cityscapes"
     pattern = r"(?P<path>(leftImg8bit/val/[^/]+/[^/]+_leftImg8bit\.png|gtFine/val/[^/]+/[^/]+_gtFine_polygons\.json))"
     preparation.bring(args.source, pattern, folder)

@@ -93,7 +93,7 @@ def print_difference(folder: Path, processes: int) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring images and maps into place, and draw maps from instances where that is asked for."""
+    """Put images and maps into place, and draw maps from instances where that is asked for."""
     folder = datasets_root() / "coco"
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.jpg)", folder)
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.png)", folder / "stuffthingmaps")

@@ -96,7 +96,7 @@ def convert_all(folder: Path, processes: int) -> None:
 
 
 def bring_release(sources: Iterable[Path], folder: Path) -> None:
-    """Bring VOC 2010's images and lists, and PASCAL Context's labels, into a folder."""
+    """Put VOC 2010's images and lists, and PASCAL Context's labels, into a folder."""
     pattern = r"VOC2010/(?P<path>(JPEGImages/[^/]+\.jpg|ImageSets/(Main|SegmentationContext)/(train|val)\.txt))"
     preparation.bring(sources, pattern, folder)
     pattern = r"(?P<path>(SegmentationClassContext/[^/]+\.png|trainval/[^/]+\.mat|trainval_merged\.json|labels\.txt))"
@@ -104,7 +104,7 @@ def bring_release(sources: Iterable[Path], folder: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the release into place, and convert its labels."""
+    """Put the release into place, and convert its labels."""
     folder = datasets_root() / "VOC2010"
     bring_release(args.source, folder)
     if (folder / "trainval").is_dir():

@@ -66,7 +66,7 @@ def read_split(release: Path) -> list[str]:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the release into place, and convert the labels of its validation split."""
+    """Put the release into place, and convert the labels of its validation split."""
     root = datasets_root()
     release, target = root / "VOC2010", root / "pcontext_full/val"
 

@@ -56,7 +56,7 @@ def draw(image: dict, annotations: LVIS, folder: Path) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring annotations and images into place, draw the label maps, and list the images."""
+    """Put annotations and images into place, draw the label maps, and list the images."""
     folder = datasets_root() / "lvis"
 
     # Bring the annotations, and the images that have any

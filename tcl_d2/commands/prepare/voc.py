@@ -15,7 +15,7 @@ NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Bring the lists, the labels and the images that have one into place."""
+    """Put the lists, the labels and the images that have one into place."""
     folder = datasets_root() / "VOC2012"
     lists = folder / "ImageSets/Segmentation"
     pattern = r"VOC2012/(?P<path>ImageSets/Segmentation/(train|val)\.txt|SegmentationClass/[^/]+\.png)"
