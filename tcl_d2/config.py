@@ -159,7 +159,7 @@ def _read_yaml(path: str | Path) -> dict:
         values = _ConfigFile.load_yaml_with_base(local_path)
     except TypeError:
         raise ValueError(f"Config file '{path}', or its _BASE_, is empty; expected keys and values in YAML") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"Config file '{path}' could not be read: {error}") from None
 
     if not isinstance(values, dict):
@@ -212,7 +212,7 @@ def check_meta_architecture(cfg: CN) -> None:
 
     Raises:
         ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head
-            or refiner; lists what there is.
+            or refiner, which lists what there is; or the channels are in another order than CLIP's.
         RuntimeError: the refiner needs a package that is not installed.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
@@ -222,6 +222,8 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
         )
+    if cfg.INPUT.FORMAT != "RGB":
+        raise ValueError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; expected RGB, the order of channels that CLIP takes")
     check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
     check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
     build_refiner(cfg)

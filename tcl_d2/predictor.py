@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from .checkpoint import TCLCheckpointer, fetch_weights
+from .checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import model_input
@@ -92,8 +92,7 @@ class TCLPredictor:
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"
         check_device(self.cfg.MODEL.DEVICE)
-        if self.cfg.MODEL.META_ARCHITECTURE == "TCL" and not self.cfg.MODEL.WEIGHTS:
-            logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
+        warn_if_untrained(self.cfg)
 
         # Build the model, once its weights are there
         fetch_weights(self.cfg.MODEL.WEIGHTS)

@@ -72,6 +72,12 @@ def test_a_model_that_is_no_segmentor_is_named(name):
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 
 
+@pytest.mark.fault("another order of color channels than RGB", "an error, for images are always given in RGB")
+def test_channels_are_in_clips_order():
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'BGR'; expected RGB"):
+        check_meta_architecture(load_config(ROOT / "configs/tcl.yaml", ["INPUT.FORMAT", "BGR"]))
+
+
 def test_an_int_is_taken_for_a_float(tmp_path):
     """On the command line and in a file, also below another file; yacs refuses it."""
     (tmp_path / "base.yaml").write_text("TEST: {ZERO_SHOT: {KP_WEIGHT: 0}}\nSOLVER: {MAX_ITER: 7}")
@@ -130,6 +136,12 @@ def test_bad_config_files_are_named(tmp_path, text, message):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises((KeyError, ValueError), match=message):
         load_config(tmp_path / "bad.yaml")
+
+
+@pytest.mark.fault("a picture in place of a config file", "an error that names it")
+def test_a_file_that_is_no_text_is_named():
+    with pytest.raises(ValueError, match="page.png' could not be read"):
+        load_config(ROOT / "docs/page.png")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tcl_d2.commands.page import (  # noqa: E402  (it needs gradio)
     TYPED_WORDS,
     Page,
     area_changes,
+    feature_bytes,
     rankable_benchmarks,
 )
 from tcl_d2.commands.page_layout import build_page  # noqa: E402
@@ -277,6 +278,22 @@ def test_pictures_are_encoded_once_and_few_are_kept(page, tmp_path, monkeypatch)
     for index in range(6):
         page.segment(str(tmp_path / f"{index}.png"), ["brick"], **SETTINGS)
     assert len(page._images) == KEPT_IMAGES
+
+
+@pytest.mark.fault("web page: pictures whose features take much memory", "the last ones that fit are kept")
+def test_features_are_kept_up_to_a_size(page, tmp_path, monkeypatch):
+    def num_kept(index: int, width: int) -> int:
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(draw_scene(seed=7, index=index, size=48).image).resize((width, 48)).save(path)
+        page.segment(str(path), ["brick"], **SETTINGS)
+        return len(page._images)
+
+    page._images.clear()
+    num_kept(0, 480)
+    (image,) = page._images.values()
+    monkeypatch.setattr("tcl_d2.commands.page.KEPT_BYTES", 3 * feature_bytes(image))
+    assert [num_kept(index, 480) for index in range(5)] == [1, 2, 3, 3, 3]
+    assert num_kept(5, 48) == 0 and num_kept(6, 480) == 1  # a square has more windows
 
 
 def test_page_answers(page, tmp_path, monkeypatch):

@@ -81,6 +81,19 @@ def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
+@pytest.mark.fault("demo: results of a run with another --output below the folder of pictures", "left out, and named")
+def test_demo_leaves_results_of_other_runs_alone(world, tmp_path):
+    draw_scenes(tmp_path, "a.png")
+    for name in ("first", "second"):
+        done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / name)
+        assert done.returncode == 0 and "1 of 1 images" in done.stdout, done.stderr
+    assert f"left out: {tmp_path / 'first'}, which has results" in done.stderr
+
+    # A folder of results that is named itself is what the user wants
+    done = run(world, *DEMO, "--input", tmp_path / "first", "--output", tmp_path / "third")
+    assert "2 of 2 images" in done.stdout, done.stderr
+
+
 @pytest.mark.fault("demo: extreme pictures, an empty file, a long and a strange name", "the folder goes on")
 def test_demo_goes_on_with_odd_files(world, tmp_path):
     draw_scenes(tmp_path, "x" * 240 + ".png", "a[1].png", "caf\udce9.png")

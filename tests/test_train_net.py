@@ -167,11 +167,20 @@ def test_missing_data_and_weights_are_named_at_once(tmp_path):
         (["--eval-only", "DATASETS.TEST", "('shapes_train',)"], ["shapes_train", "DATASETS.TEST"]),
         (["DATASETS.TRAIN", "()", "MODEL.DEVICE", "gpu"], ["DATASETS.TRAIN is empty", "MODEL.DEVICE is 'gpu'"]),
         (["MODEL.DEVICE", "cuda:x"], ["MODEL.DEVICE is 'cuda:x'"]),
+        (["--eval-only", "DATASETS.TEST", "(2012,)"], ["2012 is no name of a dataset"]),
+        (["TEST.EXPECTED_RESULTS", "[['average', 'mIoU', 40]]"], ["cannot start", "EXPECTED_RESULTS has ['average',"]),
         (["--num-machines", "2"], ["--dist-url tcp://HOST:PORT"]),
     ],
 )
 def test_wrong_arguments_give_one_clear_error(world, tmp_path, arguments, parts):
     check_error(run(world, *arguments, "OUTPUT_DIR", tmp_path), *parts)
+
+
+@pytest.mark.fault("--eval-only of a TCL without weights", "a warning that its grounder is untrained")
+def test_untrained_models_are_told(world, tmp_path):
+    options = ["TEST.ZERO_SHOT.MAX_IMAGES", 1, "DATASETS.TEST", "shapes_objects_val", "OUTPUT_DIR", tmp_path]
+    done = run(world, "--eval-only", "--resume", *options, "TEST.ZERO_SHOT.REFINE", "none")
+    assert done.returncode == 0 and "the grounder of this TCL model is untrained" in done.stdout, done.stderr
 
 
 def test_no_config_file_is_one_clear_error(world):

@@ -1,7 +1,7 @@
 """Checkpoints: reading and writing ours, the official TCL release's layout, and what a checkpoint says of itself."""
 
 from .card import carried_config, make_card
-from .checkpointer import TCLCheckpointer, fetch_weights, read_checkpoint
+from .checkpointer import TCLCheckpointer, fetch_weights, read_checkpoint, warn_if_untrained
 from .official import from_official, is_official, to_official
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "make_card",
     "read_checkpoint",
     "to_official",
+    "warn_if_untrained",
 ]

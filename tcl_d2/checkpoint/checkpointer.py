@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..modeling import FrozenDualEncoder
@@ -21,6 +22,16 @@ from .card import check_resume
 from .official import from_official, is_official
 
 logger = logging.getLogger(__name__)
+
+
+def warn_if_untrained(cfg: CfgNode) -> None:
+    """Warn of a TCL without weights, whose grounder segments at random.
+
+    Args:
+        cfg: the configuration of a model that is to segment.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "TCL" and not cfg.MODEL.WEIGHTS:
+        logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from types import FrameType
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import TCLCheckpointer
+from ..checkpoint import TCLCheckpointer, warn_if_untrained
 from ..config import load_config
 from ..data import check_have_labels
 from ..engine import Trainer, output_folder
@@ -176,6 +176,7 @@ def _evaluate(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     for name in ("detectron2", "tcl_d2"):
         setup_logger(cfg.OUTPUT_DIR, name=name)
+    warn_if_untrained(cfg)
     model = Trainer.build_model(cfg)
     TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
 

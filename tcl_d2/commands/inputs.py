@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ..utils.images import IMAGE_SUFFIXES
+from .result_folder import RECORD
 
 SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # those of datasets, and what else users have
 
@@ -14,7 +15,8 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
     """List the files to segment, each once.
 
     Args:
-        inputs: files, globs, folders (all images below them), or - for a list on the standard input.
+        inputs: files, globs, folders (all images below them, but for folders of results), or - for a list on the
+            standard input.
         output: folder of the results, whose images are left out.
 
     Raises:
@@ -44,11 +46,17 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
 
 
 def _images_below(path: Path, output: Path) -> list[Path]:
-    """Return the images below a folder, without results of an earlier run; for any other path, the path itself."""
+    """Return the images below a folder, without results of earlier runs; for any other path, the path itself."""
     if not os.path.isdir(path):
         return [path]
-    files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-    if path.resolve() in output.resolve().parents:
-        images = [image for image in images if output.resolve() not in image.resolve().parents]
-    return images
+
+    files = []
+    for folder, folders_below, names in os.walk(path):
+        is_below = Path(folder) != path
+        if is_below and Path(folder).resolve() == output.resolve():
+            folders_below.clear()
+        elif is_below and RECORD in names:
+            print(f"left out: {folder}, which has results of another run", file=sys.stderr)
+        else:
+            files += [Path(folder, name) for name in names]
+    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
+from torch import Tensor
 
 from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
@@ -33,6 +34,7 @@ MAX_RANKED_WORDS = 200  # among which a region's are looked for
 LONGEST_SIDE = 1024  # pixels of the result that is shown
 KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are kept
 KEPT_IMAGES = 4  # whose features are kept, of all visitors together
+KEPT_BYTES = 160_000_000  # of these features, which a long picture has many of
 TYPED_WORDS = "the words above"  # to rank for a region
 
 
@@ -243,6 +245,7 @@ class Page:
                 if hasattr(model, "kp_weight"):
                     model.kp_weight = settings.kp
                 yield predictor, self._encode(path, settings)
+                self._drop_images()
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise gr.Error(str(error).replace(path, "the file")) from None
 
@@ -254,10 +257,23 @@ class Page:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
             self._images[key] = self._predictors[settings.method].encode(path, LONGEST_SIDE)
-            if len(self._images) > KEPT_IMAGES:
-                self._images.popitem(last=False)
         self._images.move_to_end(key)
         return self._images[key]
+
+    def _drop_images(self) -> None:
+        """Drop the pictures that were used longest ago, until few are left, and few bytes of features."""
+        while len(self._images) > KEPT_IMAGES or sum(map(feature_bytes, self._images.values())) > KEPT_BYTES:
+            self._images.popitem(last=False)
+
+
+def feature_bytes(image: EncodedImage) -> int:
+    """Return the memory of the features of a picture in bytes; they are there once it was segmented.
+
+    Args:
+        image: as a predictor encodes it.
+    """
+    values = [value for features, _ in image.inputs["kept_crops"] for value in features]
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 def _check_result(result: Result | None) -> Result:

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..checkpoint import TCLCheckpointer, fetch_weights
+from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from ..config import check_device, check_meta_architecture, find_config_file, load_config
 from ..data import check_datasets
 from ..engine import Trainer, output_folder
@@ -23,7 +23,7 @@ from ..engine import argument_parser as engine_parser
 from ..engine.dataset_settings import check_dataset_settings
 from ..engine.training_data import check_training_data
 from ..engine.wandb_writer import import_wandb
-from ..evaluation import verify_results
+from ..evaluation import check_expected_results, verify_results
 from ..utils.errors import one_message
 from ..utils.imports import import_code
 
@@ -54,6 +54,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
         lambda: check_datasets(train=train, test=test),
         lambda: META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).check_encoder(cfg),
         lambda: check_dataset_settings(cfg, test),
+        lambda: check_expected_results(cfg),
         lambda: check_training_data(cfg) if train else None,
         lambda: fetch_weights(weights),
         lambda: import_wandb() if cfg.WANDB.PROJECT and not eval_only else None,
@@ -92,7 +93,10 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> nn.Module | Trainer:
 
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        TCLCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        checkpointer = TCLCheckpointer(model, cfg.OUTPUT_DIR)
+        if not (args.resume and checkpointer.has_checkpoint()):
+            warn_if_untrained(cfg)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return model
 
     trainer = Trainer(cfg)

@@ -92,6 +92,8 @@ def check_have_labels(names: Iterable[str]) -> None:
 
 def _check_dataset(name: str, use: str | None) -> None:
     """Look for the files of a dataset; OSError or ValueError. `use` is one of _USES, or None for any."""
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is no name of a dataset; expected texts, such as ('shapes_val',)")
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
         _register_path(name, use)
     if name not in DatasetCatalog.list():

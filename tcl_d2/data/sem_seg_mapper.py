@@ -16,6 +16,16 @@ from .labels import LabelMapper
 _PADDED = 255  # both bytes of a label's pixel outside of the image: together more than any class
 
 
+def check_num_absent(number: int) -> None:
+    """Check a number of absent classes; ValueError names the config key.
+
+    Args:
+        number: INPUT.SEM_SEG.NUM_ABSENT.
+    """
+    if number < 0:
+        raise ValueError(f"INPUT.SEM_SEG.NUM_ABSENT is {number}; expected a number of classes, 0 or more.")
+
+
 class SemSegDatasetMapper:
     """Reads an image and its label, augments them together, and draws the classes to compare."""
 
@@ -31,8 +41,7 @@ class SemSegDatasetMapper:
         Raises:
             ValueError: a number out of its range, which names the config key, or metadata that do not fit together.
         """
-        if num_absent < 0:
-            raise ValueError(f"INPUT.SEM_SEG.NUM_ABSENT is {num_absent}; expected a number of classes, 0 or more.")
+        check_num_absent(num_absent)
         self.augmentations = T.AugmentationList(augmentations)
         self.num_absent = num_absent
         self._label_mappers = {name: LabelMapper.of(name) for name in dataset_names}

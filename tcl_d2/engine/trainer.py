@@ -115,6 +115,12 @@ class Trainer(DefaultTrainer):
             self.seed = state_dict["seed"]
 
     def resume_or_load(self, resume: bool = True) -> None:
+        if not resume and self.checkpointer.has_checkpoint():
+            logger.warning(
+                "OUTPUT_DIR '%s' has checkpoints of another training, which this one will replace: stop it to keep "
+                "them, and give another OUTPUT_DIR, or --resume to go on",
+                self.cfg.OUTPUT_DIR,
+            )
         super().resume_or_load(resume)
         if self.start_iter > 0 and isinstance(self.data_loader, RestartableLoader):
             # Data begins anew at each checkpoint, so that a resumed training draws the samples that an uninterrupted

@@ -6,6 +6,7 @@ from detectron2.utils import comm
 
 from ..data import is_labeled
 from ..data.labeled import split_batch
+from ..data.sem_seg_mapper import check_num_absent
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 
@@ -17,8 +18,10 @@ def check_training_data(cfg: CfgNode) -> None:
         cfg: the configuration. What a meta-architecture of the user's takes is not known, and not checked.
 
     Raises:
-        ValueError: DATASETS.TRAIN does not fit to DATALOADER.LABELED_RATIO, or to the losses; names the config key.
+        ValueError: DATASETS.TRAIN does not fit to DATALOADER.LABELED_RATIO, or to the losses, or a number is out of
+            its range; names the config key.
     """
+    check_num_absent(cfg.INPUT.SEM_SEG.NUM_ABSENT)
     labeled = [name for name in cfg.DATASETS.TRAIN if is_labeled(name)]
     has_captions = len(labeled) < len(cfg.DATASETS.TRAIN)
     batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()

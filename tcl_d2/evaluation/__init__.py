@@ -3,7 +3,7 @@
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .measures import MEASURE_REGISTRY, Measure
 from .objects import needed_outputs
-from .report import verify_results, write_report
+from .report import check_expected_results, verify_results, write_report
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SharedImagesEvaluator",
     "ZeroShotSemSegEvaluator",
     "build_evaluator",
+    "check_expected_results",
     "needed_outputs",
     "verify_results",
     "write_report",

@@ -125,6 +125,21 @@ def save_report(
         writer.writerows(rows)
 
 
+def check_expected_results(cfg: CfgNode) -> None:
+    """Check that TEST.EXPECTED_RESULTS can be compared with results; ValueError names the first row that cannot.
+
+    Args:
+        cfg: the configuration, see verify_results.
+    """
+    for row in cfg.TEST.EXPECTED_RESULTS:
+        is_row = isinstance(row, (list, tuple)) and len(row) == 4
+        if not is_row or not all(isinstance(value, (int, float)) for value in row[2:]):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS has {row!r}; expected rows of a task, a metric, a value and a tolerance, "
+                "such as ['average', 'mIoU', 37.2, 0.5]"
+            )
+
+
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:
     """Check results against TEST.EXPECTED_RESULTS with Detectron2's function, which exits with 1 where one differs.
 

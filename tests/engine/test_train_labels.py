@@ -83,6 +83,7 @@ def test_masks_learn_from_labels_alone(in_world, tmp_path):
             *("finetune", ["DATASETS.TRAIN", "('shapes_train','shapes_val')", "DATALOADER.LABELED_RATIO", 0.5]),
             "no head of MODEL.TCL.LOSS_HEADS takes captions",
         ),
+        ("finetune", ["INPUT.SEM_SEG.NUM_ABSENT", -1], "INPUT.SEM_SEG.NUM_ABSENT is -1; expected a number of classes"),
         ("groupvit", ["DATASETS.TRAIN", "('shapes_val',)"], "'shapes_val', but GroupViT learns from captions alone"),
     ],
 )

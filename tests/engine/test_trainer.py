@@ -216,12 +216,12 @@ def test_low_precision_on_a_gpu(cfg, dtype):
         ("VIS_PERIOD", -1, "VIS_PERIOD is -1"),
         ("MODEL.TCL.FREEZE", 6, "in 0..5"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "full_model"),
-        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0; expected 0 or more"),
-        ("SOLVER.BASE_LR", -1, "SOLVER.BASE_LR is -1.0"),
-        ("SOLVER.WEIGHT_DECAY", -1, "SOLVER.WEIGHT_DECAY is -1.0"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0; expected 0 or more"),
+        ("SOLVER.BASE_LR", -1.0, "SOLVER.BASE_LR is -1.0"),
+        ("SOLVER.WEIGHT_DECAY", -1.0, "SOLVER.WEIGHT_DECAY is -1.0"),
         ("SOLVER.BETAS", [0.9], "SOLVER.BETAS is .0.9.; expected two numbers"),
         ("SOLVER.BETAS", [0.9, 1.0], "SOLVER.BETAS is .0.9, 1.0."),
-        ("MODEL.TCL.AREA_PRIOR", 5, "MODEL.TCL.AREA_PRIOR is a share in 0..1, not 5"),
+        ("MODEL.TCL.AREA_PRIOR", 5.0, "MODEL.TCL.AREA_PRIOR is a share in 0..1, not 5.0"),
         ("MODEL.META_ARCHITECTURE", "MaskCLIP", "nothing to train"),
     ],
 )
@@ -238,6 +238,16 @@ def test_nothing_is_left_of_a_training_that_is_resumed_at_its_end(cfg):
     before = weights(train(cfg))
     again = train(cfg, resume=True)
     assert again.start_iter == 2 and all(torch.equal(before[name], value) for name, value in weights(again).items())
+
+
+@pytest.mark.fault("a training anew where another one left checkpoints", "a warning before the first is replaced")
+def test_checkpoints_of_another_training_are_told(cfg, caplog):
+    cfg.SOLVER.MAX_ITER = 2
+    train(cfg)
+    train(cfg, resume=True)
+    assert "has checkpoints of another training" not in caplog.text
+    Trainer(cfg).resume_or_load(resume=False)
+    assert f"'{cfg.OUTPUT_DIR}' has checkpoints of another training" in caplog.text
 
 
 def test_training_on_the_small_world_improves_masks(cfg):

@@ -230,8 +230,9 @@ def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, mon
     monkeypatch.setattr(segmentor, "_segment", raise_memory_error)
     with pytest.raises(ValueError, match="memory ran out for an image of 9 x 8 pixels"):
         segmentor(picture(8, 9))
-    with pytest.raises(ValueError, match="number of threads is -1"):
-        OnnxSegmentor(tcl_onnx, num_threads=-1)
+    for number in (-1, 100_000):
+        with pytest.raises(ValueError, match=f"number of threads is {number}"):
+            OnnxSegmentor(tcl_onnx, num_threads=number)
 
 
 # ------------------------------------------------------------------------------------------------- commands
