@@ -27,13 +27,30 @@ def check_training_data(cfg: CfgNode) -> None:
     batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     split_batch(batch_size, cfg.DATALOADER.LABELED_RATIO, has_captions, bool(labeled))
 
+    if labeled:
+        _check_sizes(cfg)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(model, GroupViT) and cfg.SOLVER.IMS_PER_BATCH == 1:
+        raise ValueError("SOLVER.IMS_PER_BATCH is 1, but GroupViT contrasts the pairs of a batch; expected at least 2")
     if issubclass(model, TCL):
         _check_heads(cfg, labeled, has_captions)
     elif issubclass(model, GroupViT) and labeled:
         raise ValueError(
             f"DATASETS.TRAIN names the labeled dataset '{labeled[0]}', but {model.__name__} learns from captions alone."
         )
+
+
+def _check_sizes(cfg: CfgNode) -> None:
+    """Raise a ValueError for sizes to which no labeled image can be resized."""
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    is_range = len(sizes) == 2 and sizes[0] <= sizes[1]
+    if not sizes or min(sizes) < 0 or (sampling == "range" and not is_range):
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected the least and the greatest short side in pixels, or any number "
+            'of them with INPUT.MIN_SIZE_TRAIN_SAMPLING "choice"'
+        )
+    if cfg.INPUT.MAX_SIZE_TRAIN < 1:
+        raise ValueError(f"INPUT.MAX_SIZE_TRAIN is {cfg.INPUT.MAX_SIZE_TRAIN}; expected at least 1 pixel")
 
 
 def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:

@@ -70,8 +70,9 @@ class CropSegmentor(nn.Module):
         mask_shift: float,
         mask_scale: float,
     ):
-        """Build it from its parts; for the arguments see ZeroShotSegmentor."""
+        """Build it from its parts; for the arguments and errors see ZeroShotSegmentor."""
         super().__init__()
+        _check_numbers(pixel_mean, pixel_std, mask_scale)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.clip = clip
@@ -194,3 +195,13 @@ class CropSegmentor(nn.Module):
     def to_masks(self, similarity: Tensor) -> Tensor:
         """Make masks in 0..1 of similarities of CLIP's own."""
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
+
+
+def _check_numbers(pixel_mean: Sequence[float], pixel_std: Sequence[float], mask_scale: float) -> None:
+    for key, values in (("MEAN", pixel_mean), ("STD", pixel_std)):
+        if len(values) != 3:
+            raise ValueError(f"MODEL.PIXEL_{key} has {len(values)} numbers; expected 3, of R, G and B.")
+    if min(pixel_std) <= 0:
+        raise ValueError(f"MODEL.PIXEL_STD must be more than 0, not {list(pixel_std)}.")
+    if mask_scale <= 0:
+        raise ValueError(f"MODEL.CLIP.MASK_SCALE must be more than 0, not {mask_scale}.")

@@ -85,6 +85,9 @@ def test_tracing_is_refused(model):
 @pytest.mark.parametrize(
     "key, value, message",
     [
+        ("MODEL.PIXEL_MEAN", [100.0, 100.0], "PIXEL_MEAN has 2 numbers; expected 3"),
+        ("MODEL.PIXEL_STD", [0.0, 50.0, 50.0], "PIXEL_STD must be more than 0"),
+        ("MODEL.CLIP.MASK_SCALE", 0.0, "MASK_SCALE must be more than 0, not 0.0"),
         ("TEST.ZERO_SHOT.STRIDE", 0, r"STRIDE must be in 1\.\.448"),
         ("TEST.ZERO_SHOT.STRIDE", 449, r"STRIDE must be in 1\.\.448"),
         ("TEST.ZERO_SHOT.CROP_SIZE", -1, "CROP_SIZE must be at least 1"),
