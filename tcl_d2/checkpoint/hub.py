@@ -58,7 +58,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
         card: what the checkpoint says of itself, see make_card; empty where it says nothing.
 
     Raises:
-        FileExistsError: the folder has one of the files.
+        FileExistsError: the folder is not empty.
     """
     check_new_folder(folder)
 
@@ -74,10 +74,13 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise FileExistsError if a folder has files that a model's folder would replace."""
-    existing = [name for name in (CONFIG, WEIGHTS, CARD) if (folder / name).exists()]
+    """Raise FileExistsError unless a folder is missing, or empty but for hidden files: all in it is published."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"'{folder}' is a file: give a folder")
+    existing = sorted(path.name for path in folder.glob("[!.]*"))
     if existing:
-        raise FileExistsError(f"'{folder}' has {', '.join(existing)} already: give another folder")
+        names = ", ".join(existing[:3])
+        raise FileExistsError(f"'{folder}' has files already ({names}): give another folder, as all in it is published")
 
 
 def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:

@@ -153,12 +153,14 @@ def test_files_of_this_disk_are_no_part_of_a_folder(tmp_path):
 
 
 @pytest.mark.fault(
-    "--hub: a folder that has a model, or weights that the configuration does not fit", "nothing written"
+    "--hub: a folder that has files, or weights that the configuration does not fit", "nothing written"
 )
 def test_nothing_is_replaced_and_nothing_unfit_written(folder, tmp_path):
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(SystemExit, match="has config.yaml, model.safetensors, README.md already: give another folder"):
+    with pytest.raises(SystemExit, match="has files already .README.md, config.yaml, model.safetensors.: give another"):
         write_folder(TRAINED, "--hub", folder, "--config-file", CONFIG)
+    with pytest.raises(SystemExit, match="README.md' is a file: give a folder"):
+        write_folder(TRAINED, "--hub", folder / "README.md", "--config-file", CONFIG)
     assert content == {path.name: path.read_bytes() for path in folder.iterdir()}
     options = ["--hub", tmp_path / "new", "--config-file", CONFIG, "--opts", "MODEL.TCL.FREEZE", "4"]
     with pytest.raises(SystemExit, match="does not fit the model"):
