@@ -152,9 +152,7 @@ def test_files_of_this_disk_are_no_part_of_a_folder(tmp_path):
     assert not (tmp_path / "hub").exists()
 
 
-@pytest.mark.fault(
-    "--hub: a folder that has files, or weights that the configuration does not fit", "nothing written"
-)
+@pytest.mark.fault("--hub: a folder that has files, or weights that the configuration does not fit", "nothing written")
 def test_nothing_is_replaced_and_nothing_unfit_written(folder, tmp_path):
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(SystemExit, match="has files already .README.md, config.yaml, model.safetensors.: give another"):
