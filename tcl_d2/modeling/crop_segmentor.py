@@ -28,7 +28,7 @@ class CropFeatures(NamedTuple):
     refine: Callable[[Tensor], Tensor] = keep_scores
 
 
-class CropScores(NamedTuple):
+class CropPrediction(NamedTuple):
     """The scores of words in a batch of crops, as predicted.
 
     Attributes:
@@ -179,7 +179,7 @@ class CropSegmentor(nn.Module):
             text: text features of all words [W, D].
         """
         scores = self.predict_masks(self.prepare(features, text), text, slice(None))
-        return CropScores(scores, features.images.shape[-2:], place).enlarge()
+        return CropPrediction(scores, features.images.shape[-2:], place).enlarge()
 
     # ------------------------------------------------------------------------------------ CLIP's own features
 

@@ -99,7 +99,7 @@ def average_windows(windows: Iterable[Windows], score_batches: Iterable[Tensor])
         yield image_windows.average([islice(scores, len(image_windows.slices))])
 
 
-def split_words(count: int) -> list[slice]:
+def split_by_count(count: int) -> list[slice]:
     """Split `count` words into parts that are predicted at once."""
     return _split(count, WORDS_AT_ONCE)
 

@@ -5,9 +5,9 @@ from functools import partial
 
 from torch import Tensor
 
-from .crop_segmentor import CropScores, CropSegmentor
+from .crop_segmentor import CropPrediction, CropSegmentor
 from .image_batches import ImageBatches
-from .inference import Windows, average_windows, resize_scores, split_by_bytes, split_words
+from .inference import Windows, average_windows, resize_scores, split_by_bytes, split_by_count
 from .refiner import keep_scores
 
 
@@ -43,7 +43,7 @@ class WordScores:
         self.text = text
         self.batches = batches
         self._refiners = [self.bind_refiner("image", image_windows) for image_windows in windows]
-        self._words = split_words(len(text))
+        self._words = split_by_count(len(text))
 
         def prepare() -> Iterator[tuple]:
             return ((model.prepare(features, text), place) for features, place in encode())
@@ -74,14 +74,14 @@ class WordScores:
         refine = self.model.bind_refiner(stage, resize_scores(image[None], windows.result_size))
         return lambda scores: refine(scores[None])[0]
 
-    def _predict(self, predict: Callable[..., Tensor]) -> Iterator[CropScores]:
+    def _predict(self, predict: Callable[..., Tensor]) -> Iterator[CropPrediction]:
         """Yield what `predict` makes of the features of each batch of crops."""
         for features, place in self._crops():
-            yield CropScores(predict(features), features.images.shape[-2:], place)
+            yield CropPrediction(predict(features), features.images.shape[-2:], place)
 
-    def _average(self, crop_scores: Iterable[CropScores], words: slice = slice(None)) -> Iterator[Tensor]:
+    def _average(self, predictions: Iterable[CropPrediction], words: slice = slice(None)) -> Iterator[Tensor]:
         """Yield of each image the average of some words' scores over its windows, refined."""
-        batches = (scores.enlarge(words) for scores in crop_scores)
+        batches = (prediction.enlarge(words) for prediction in predictions)
         if self.batches.is_memory_short:
             batches = map(Tensor.cpu, batches)
 
