@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import winograd
 from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
 
 
@@ -29,9 +30,15 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor, double: bool = False) -> Tensor:
         """Apply to x [B, C, H, W], or to x enlarged to double size, which norm and GELU commute with."""
-        activated = self.activate(x)
-        update = conv_of_doubled(activated, self.conv) if double else self.conv(activated)
+        update = self.convolve(self.activate(x), double)
         return torch.addcmul(enlarge(x) if double else x, torch.tanh(self.gate), update)
+
+    def convolve(self, x: Tensor, double: bool) -> Tensor:
+        """Convolve x [B, C, H, W], or x enlarged to double size, by what is fastest."""
+        filtering = winograd.FILTERING_DOUBLED if double else winograd.FILTERING
+        if winograd.is_faster(x, filtering):
+            return winograd.convolve(x, self.conv.weight, self.conv.bias, filtering)
+        return conv_of_doubled(x, self.conv) if double else self.conv(x)
 
 
 def enlarge(x: Tensor) -> Tensor:

@@ -5,7 +5,16 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.checkpoint import from_official
+from tcl_d2.modeling import winograd
 from tests import golden
+
+
+@pytest.fixture(scope="module", params=["torch", "winograd"], autouse=True)
+def convolution(request):
+    """Each figure is seen with torch's convolutions and with those of large maps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "is_faster", lambda *_: request.param == "winograd")
+        yield
 
 
 @pytest.fixture(scope="module", params=["stage1", "stage2"])
