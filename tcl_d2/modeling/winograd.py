@@ -80,10 +80,10 @@ def is_faster(x: Tensor, filtering: Filtering) -> bool:
     if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
 
-    # The taps' sums cost as the square of the channels, and what is saved grows with the result's pixels too
+    # The taps' sums cost as the square of the channels; what is saved grows with the pixels of the result too
     batch_size, channels, height, width = x.shape
     stride = filtering.stride
-    is_large = channels >= 384 and batch_size * height * width * (2 // stride) ** 2 >= 4 * channels
+    is_large = channels >= 384 and batch_size * height * width * (2 // stride) ** 2 >= channels
     return is_large and height % stride == 0 and width % stride == 0
 
 
@@ -98,11 +98,11 @@ class _Convolution(torch.autograd.Function):
         x, taps = _frame(x), _transform_taps(weight, filtering)
         rows, columns = _count_windows(x, filtering)
         result = x.new_empty(len(x), 2 * rows, 2 * columns, len(weight))
-        for images, windows in _bands(x, filtering):
-            pixels = _transform_pixels(x[images], windows, filtering)
-            products = torch.bmm(pixels.flatten(0, 1).flatten(1, -2), taps)
+        for images, of_x, of_result in _bands(x, filtering):
+            pixels = _transform_pixels(x[images, of_x], filtering)
+            products = torch.bmm(_as_matrices(pixels), taps.transpose(1, 2))
             products = products.view(*pixels.shape[:-1], len(weight))
-            _sum_products(products, result[images, 2 * windows.start : 2 * windows.stop], bias, filtering)
+            _sum_products(products, result[images, of_result], bias, filtering)
 
         return result.permute(0, 3, 1, 2)
 
@@ -115,19 +115,18 @@ class _Convolution(torch.autograd.Function):
         grad_result = grad_result.permute(0, 2, 3, 1)
         x, taps = _frame(x), _transform_taps(weight, filtering)
         grad_x, grad_taps = torch.zeros_like(x), torch.zeros_like(taps)
-        for images, windows in _bands(x, filtering):
+        for images, of_x, of_result in _bands(x, filtering):
             # Go back through the sums and the products
-            pixels = _transform_pixels(x[images], windows, filtering)
-            grad_band = grad_result[images, 2 * windows.start : 2 * windows.stop]
-            grad_products = _spread_gradient(grad_band, filtering).flatten(0, 1).flatten(1, -2)
-            grad_taps.baddbmm_(pixels.flatten(0, 1).flatten(1, -2).transpose(1, 2), grad_products)
+            pixels = _transform_pixels(x[images, of_x], filtering)
+            grad_products = _as_matrices(_spread_gradient(grad_result[images, of_result], filtering))
+            grad_taps.baddbmm_(grad_products.transpose(1, 2), _as_matrices(pixels))
 
             # Windows overlap, and each adds to its pixels' gradient
-            grad_pixels = torch.bmm(grad_products, taps.transpose(1, 2)).view_as(pixels)
-            _add_gradient(grad_pixels, grad_x[images], windows, filtering)
+            grad_pixels = torch.bmm(grad_products, taps).view_as(pixels)
+            _add_gradient(grad_pixels, grad_x[images, of_x], filtering)
 
         matrix = _square(filtering.of_taps, weight)
-        grad_weight = (matrix.T @ grad_taps.flatten(1)).view(3, 3, *grad_taps.shape[1:]).permute(3, 2, 1, 0)
+        grad_weight = (matrix.T @ grad_taps.flatten(1)).view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
         return grad_x[:, 1:-1, 1:-1].permute(0, 3, 1, 2), grad_weight, grad_result.sum((0, 1, 2)), None
 
 
@@ -137,69 +136,74 @@ def _frame(x: Tensor) -> Tensor:
 
 
 def _count_windows(x: Tensor, filtering: Filtering) -> tuple[int, int]:
-    """Return how many windows a framed map has, down and across."""
+    """Return how many windows a framed map, or a band of it, has down and across."""
     return (x.shape[1] - 2) // filtering.stride, (x.shape[2] - 2) // filtering.stride
 
 
-def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice]]:
-    """Divide a framed map into bands: slices of its images, and of its windows from top to bottom."""
+def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice, slice]]:
+    """Divide a framed map into bands: slices of its images, of its rows, and of the result's rows."""
     rows, columns = _count_windows(x, filtering)
     window_bytes = len(filtering.of_pixels) ** 2 * x.shape[3] * x.element_size()
     rows_at_once = max(1, BAND_BYTES // (window_bytes * columns))
     images_at_once = max(1, rows_at_once // rows)
     for image in range(0, len(x), images_at_once):
-        for row in range(0, rows, rows_at_once):
-            yield slice(image, image + images_at_once), slice(row, min(row + rows_at_once, rows))
+        for start in range(0, rows, rows_at_once):
+            stop = min(start + rows_at_once, rows)
+            of_x = slice(start * filtering.stride, stop * filtering.stride + 2)
+            yield slice(image, image + images_at_once), of_x, slice(2 * start, 2 * stop)
 
 
-def _places(first: int, count: int, filtering: Filtering) -> list[slice]:
-    """Return the first pixels of `count` windows from `first` on, the second ones, and so on."""
-    start, stop, stride = first * filtering.stride, (first + count) * filtering.stride, filtering.stride
-    return [slice(start + k, stop + k, stride) for k in range(len(filtering.of_pixels[0]))]
+def _places(count: int, filtering: Filtering) -> list[slice]:
+    """Return where a row has the first pixels of `count` windows, the second ones, and so on."""
+    stride = filtering.stride
+    return [slice(k, k + count * stride, stride) for k in range(len(filtering.of_pixels[0]))]
 
 
 def _square(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    """Return the matrix that applies another one across and down, [N * N, M * M]."""
+    """Return the matrix that applies another one down and across, [N * N, M * M]."""
     matrix = like.new_tensor(matrix)
     return torch.kron(matrix, matrix)
 
 
+def _as_matrices(x: Tensor) -> Tensor:
+    """Flatten [N, N, B, rows, columns, C] to [N * N, B * rows * columns, C]."""
+    return x.flatten(0, 1).flatten(1, -2)
+
+
 def _transform_taps(weight: Tensor, filtering: Filtering) -> Tensor:
-    """Turn a weight [C', C, 3, 3] into the factors of the products, [N * N, C, C'], N of them across and down."""
-    taps = weight.permute(3, 2, 1, 0).flatten(0, 1)
+    """Turn a weight [C', C, 3, 3] into factors of the products, N of them down and across: [N * N, C', C]."""
+    taps = weight.permute(2, 3, 0, 1).flatten(0, 1)
     matrix = _square(filtering.of_taps, weight)
     return (matrix @ taps.flatten(1)).view(len(matrix), *taps.shape[1:])
 
 
-def _transform_pixels(x: Tensor, windows: slice, filtering: Filtering) -> Tensor:
-    """Turn a framed map into the other factors, of some rows of windows: [N, N, B, rows, columns, C]."""
-    rows = [x[:, place] for place in _places(windows.start, windows.stop - windows.start, filtering)]
-    down = _combine(filtering.of_pixels, rows)
-    columns = [down[..., place, :] for place in _places(0, _count_windows(x, filtering)[1], filtering)]
-    return _combine(filtering.of_pixels, columns)
+def _transform_pixels(x: Tensor, filtering: Filtering) -> Tensor:
+    """Turn a band of a framed map into the other factors, of all its windows: [N, N, B, rows, columns, C]."""
+    rows, columns = _count_windows(x, filtering)
+    across = _combine(filtering.of_pixels, [x[:, :, place] for place in _places(columns, filtering)])
+    return _combine(filtering.of_pixels, [across[:, :, place] for place in _places(rows, filtering)])
+
+
+def _add_gradient(grad_pixels: Tensor, grad_x: Tensor, filtering: Filtering) -> None:
+    """Add the gradient of transformed pixels to that of a band: `_transform_pixels`, transposed."""
+    _, count, batch_size, rows, columns, channels = grad_pixels.shape
+    across = grad_x.new_zeros(count, batch_size, grad_x.shape[1], columns, channels)
+    _add_combined(filtering.of_pixels, grad_pixels, [across[:, :, place] for place in _places(rows, filtering)])
+    _add_combined(filtering.of_pixels, across, [grad_x[:, :, place] for place in _places(columns, filtering)])
 
 
 def _sum_products(products: Tensor, result: Tensor, bias: Tensor, filtering: Filtering) -> None:
     """Write a result [B, 2 * rows, 2 * columns, C'] as sums of products [N, N, B, rows, columns, C']."""
-    for column, parts in enumerate(_combine(filtering.of_result, products)):
-        _combine(filtering.of_result, parts, [result[:, row::2, column::2] for row in range(2)])
+    for row, parts in enumerate(_combine(filtering.of_result, products)):
+        _combine(filtering.of_result, parts, [result[:, row::2, column::2] for column in range(2)])
     result += bias
 
 
 def _spread_gradient(grad_result: Tensor, filtering: Filtering) -> Tensor:
     """Turn the gradient of a result into that of the products: `_sum_products`, transposed."""
     matrix = list(zip(*filtering.of_result))
-    columns = [_combine(matrix, [grad_result[:, row::2, column::2] for row in range(2)]) for column in range(2)]
-    return _combine(matrix, columns)
-
-
-def _add_gradient(grad_pixels: Tensor, grad_x: Tensor, windows: slice, filtering: Filtering) -> None:
-    """Add the gradient of transformed pixels to that of a framed map: `_transform_pixels`, transposed."""
-    _, count, batch_size, rows, columns, channels = grad_pixels.shape
-    down = grad_x.new_zeros(count, batch_size, rows, grad_x.shape[2], channels)
-    targets = [down[..., place, :] for place in _places(0, columns, filtering)]
-    _add_combined(filtering.of_pixels, grad_pixels, targets)
-    _add_combined(filtering.of_pixels, down, [grad_x[:, place] for place in _places(windows.start, rows, filtering)])
+    rows = [_combine(matrix, [grad_result[:, row::2, column::2] for column in range(2)]) for row in range(2)]
+    return _combine(matrix, rows)
 
 
 def _combine(
