@@ -1,14 +1,14 @@
 """Plain references for dev/benchmark.py: TCL as in the paper's formulas, with the weights of our model.
 
-Everything is dense and in fp32: attention matrices under a mask, norms and convolutions at full resolution, the masks
-of all pairs held at once, PAMR by shifted copies of the masks.
+Everything is dense and in fp32: CLIP's blocks as open_clip has them, attention matrices under a mask, norms and
+convolutions at full resolution, the masks of all pairs held at once, PAMR by shifted copies of the masks.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tcl_d2.modeling import PAMR, TCL
+from tcl_d2.modeling import PAMR, TCL, FrozenCLIP
 from tcl_d2.modeling.grounder import GatedConv, Grounder
 
 
@@ -50,6 +50,14 @@ def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:
     return masks
 
 
+def encode(clip: FrozenCLIP, images: Tensor, depth: int) -> Tensor:
+    """Return the tokens [B, 1 + L, C] of images after `depth` of open_clip's blocks."""
+    tokens = clip.forward_blocks(images, 0)
+    for block in clip.blocks[:depth]:
+        tokens = block(tokens)
+    return tokens
+
+
 def last_block(block, x: Tensor) -> Tensor:
     """Apply a block by the MaskCLIP rule: each token attends only to itself, by an L x L matrix of the mask."""
     mask = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
@@ -72,7 +80,8 @@ def pixel_embedding(grounder: Grounder, tokens: Tensor, grid: tuple[int, int]) -
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         x = x + gated_conv(block.conv1, x)
         x = x + gated_conv(block.conv2, x)
-    return grounder.projection(x)
+    projection = grounder.projection
+    return (projection.norm(x.permute(0, 2, 3, 1)) @ projection.weight).permute(0, 3, 1, 2)
 
 
 def similarity(embedding: Tensor, text: Tensor) -> Tensor:
@@ -85,7 +94,7 @@ def masks(model: TCL, images: Tensor, text: Tensor) -> Tensor:
     clip, grid = model.clip, model.clip.grid(images)
 
     # TCL's own masks
-    tokens = clip.forward_blocks(images, model.freeze)
+    tokens = encode(clip, images, model.freeze)
     logits = model.sim2mask.w * similarity(pixel_embedding(model.grounder, tokens, grid), text) + model.sim2mask.b
     masks = torch.sigmoid(logits)
     if model.refiner is not None:
@@ -133,8 +142,8 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
     # Encode texts and images
     with torch.no_grad():
         text = clip.encode_text(tokens)
-        clip.forward_blocks(images, len(clip.blocks))
-        image_tokens = clip.forward_blocks(images, model.freeze)
+        encode(clip, images, len(clip.blocks))
+        image_tokens = encode(clip, images, model.freeze)
     embedding = pixel_embedding(model.grounder, image_tokens, clip.grid(images))
     pairs = pair_losses(embedding, text, sim2mask.w, sim2mask.b)
 
@@ -147,7 +156,8 @@ def losses(model: TCL, images: Tensor, tokens: Tensor, uniform: Tensor) -> dict[
     hard = ((relaxed > 0.5).float() + relaxed - relaxed.detach())[matching, matching][:, None]
 
     # Compare the masked images with the texts
-    masked = clip.encode_image(images * F.interpolate(hard, size=images.shape[-2:], mode="nearest"))
+    masked_images = images * F.interpolate(hard, size=images.shape[-2:], mode="nearest")
+    masked = clip.visual.ln_post(encode(clip, masked_images, len(clip.blocks))[:, 0]) @ clip.visual.proj
     cosine = F.normalize(masked, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T
 
     # Compute the losses

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .dual_encoder import FrozenDualEncoder
+from .linear import linear, run_linear
 from .resize_matrices import cubic_matrix
 
 
@@ -119,15 +120,15 @@ def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = 
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
 
     normed = block.ln_1(x)
-    query = F.linear(normed[:, :count], weight[:width], bias[:width])
-    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    query = linear(normed[:, :count], weight[:width], bias[:width])
+    key, value = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
     return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
 
 
 def project_values(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """Compute the values of a block's attention alone, heads joined: tokens [B, L, C] -> [B, L, C]."""
     attention, width = block.attn, x.shape[-1]
-    return F.linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+    return linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
 
 
 def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     attention, width = block.attn, x.shape[-1]
     keys = slice(width, 2 * width)
     normed = block.ln_1(x[:, 1:])
-    return attention.out_proj(F.linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
+    return attention.out_proj(linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
 
 
 def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
@@ -149,8 +150,11 @@ def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> 
     Returns:
         tokens [B, L, C].
     """
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    x = x + block.ls_1(run_linear(block.attn.out_proj, attended))
+    update = block.ln_2(x)
+    for layer in block.mlp:
+        update = run_linear(layer, update)
+    return x + block.ls_2(update)
 
 
 def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from . import winograd
 from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
+from .linear import linear
 
 
 def normalize(x: Tensor, dim: int) -> Tensor:
@@ -98,7 +99,7 @@ class ImageProjection(nn.Module):
         self.weight = nn.Parameter(weight.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.norm(x.permute(0, 2, 3, 1)) @ self.weight).permute(0, 3, 1, 2)
+        return linear(self.norm(x.permute(0, 2, 3, 1)), self.weight.T).permute(0, 3, 1, 2)
 
 
 class Sim2Mask(nn.Module):

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from .linear import blas_is_slow, is_fp32_on_cpu
+
 BAND_BYTES = 16 * 2**20  # of a band's transformed input: small enough for caches, large enough for matrix products
 
 
@@ -72,12 +74,10 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> T
 def is_faster(x: Tensor, filtering: Filtering) -> bool:
     """Tell whether `convolve` is faster than torch's convolutions: in fp32 on a CPU, with many channels and pixels.
 
-    Other devices and dtypes have fast products, for which the sums cost more than they save. Where a graph is traced,
-    torch's own convolution is the one to have in it.
+    Other devices and dtypes have fast products, for which the sums cost more than they save, and so have convolutions
+    where BLAS is slow. Where a graph is traced, torch's own convolution is the one to have in it.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_autocast_enabled("cpu"):
+    if blas_is_slow() or not is_fp32_on_cpu(x):
         return False
 
     # The taps' sums cost as the square of the channels; what is saved grows with the pixels of the result too

@@ -5,15 +5,16 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.checkpoint import from_official
-from tcl_d2.modeling import winograd
+from tcl_d2.modeling import linear, winograd
 from tests import golden
 
 
-@pytest.fixture(scope="module", params=["torch", "winograd"], autouse=True)
-def convolution(request):
-    """Each figure is seen with torch's convolutions and with those of large maps."""
+@pytest.fixture(scope="module", params=["torch", "winograd", "slow_blas"], autouse=True)
+def products(request):
+    """Each figure is seen with torch's products and convolutions, with those of large maps, and where BLAS is slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "is_faster", lambda *_: request.param == "winograd")
+        patch.setattr(linear, "blas_is_slow", lambda: request.param == "slow_blas")
         yield
 
 

@@ -9,6 +9,11 @@ from tcl_d2.modeling.grounder import GatedConv, enlarge
 from tcl_d2.modeling.winograd import FILTERING, FILTERING_DOUBLED
 
 
+@pytest.fixture(autouse=True)
+def fast_blas(monkeypatch):
+    monkeypatch.setattr(winograd, "blas_is_slow", lambda: False)
+
+
 @pytest.mark.parametrize("band_bytes", [1, 5000, 10**8], ids=["rows", "bands", "whole"])
 @pytest.mark.parametrize("filtering, shape", [(FILTERING, (3, 6, 8, 10)), (FILTERING_DOUBLED, (3, 6, 5, 7))])
 def test_equals_convolution(filtering, shape, band_bytes, monkeypatch):
@@ -42,8 +47,8 @@ def test_odd_sides_are_refused():
         winograd.convolve(torch.zeros(1, 4, 5, 6), torch.zeros(4, 4, 3, 3), torch.zeros(4), FILTERING)
 
 
-def test_is_used_in_fp32_on_a_cpu_for_large_maps():
-    """And nowhere else: not in low precision, for small maps, few channels, odd sides, or in a graph."""
+def test_is_used_in_fp32_on_a_cpu_for_large_maps(monkeypatch):
+    """And nowhere else: not in low precision, for small maps, few channels, odd sides, or where BLAS is slow."""
     large = torch.zeros(1, 384, 40, 40)
     assert winograd.is_faster(large, FILTERING)
     assert winograd.is_faster(large[..., :18, :18], FILTERING_DOUBLED)
@@ -55,6 +60,8 @@ def test_is_used_in_fp32_on_a_cpu_for_large_maps():
     assert not winograd.is_faster(large.to("meta"), FILTERING)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.is_faster(large, FILTERING)
+    monkeypatch.setattr(winograd, "blas_is_slow", lambda: True)
+    assert not winograd.is_faster(large, FILTERING)
 
 
 def test_graphs_have_torch_convolutions():

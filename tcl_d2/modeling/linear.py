@@ -1,0 +1,44 @@
+"""Linear layers on CPUs where torch's matrix products are slow: as 1 x 1 convolutions, which oneDNN computes."""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@cache
+def blas_is_slow() -> bool:
+    """Tell whether fp32 matrix products are slow: by MKL, on a CPU that is not Intel's.
+
+    There MKL does not use the CPU's wide vectors, while oneDNN, by which torch convolves, does.
+    """
+    vendor = _CPUINFO.read_text() if _CPUINFO.exists() else platform.processor()
+    return torch.backends.mkl.is_available() and "GenuineIntel" not in vendor
+
+
+def is_fp32_on_cpu(x: Tensor) -> bool:
+    """Tell whether an operation on x is in fp32 on a CPU, and runs now: it is not traced into a graph."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute F.linear(x, weight, bias): [..., C] by [C', C] and [C'] -> [..., C']; where BLAS is slow, by oneDNN."""
+    if not (blas_is_slow() and is_fp32_on_cpu(x) and x.numel() > 0):
+        return F.linear(x, weight, bias)
+
+    # As pixels of a channels-last map, which is not copied
+    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    result = F.conv2d(pixels, weight[..., None, None], bias)
+    return result.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def run_linear(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module to x [..., C], a linear layer by `linear`."""
+    return linear(x, module.weight, module.bias) if isinstance(module, nn.Linear) else module(x)
