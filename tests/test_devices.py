@@ -108,9 +108,10 @@ def test_masks_of_tcl_are_the_releases(setting, name, pamr, kp_weight):
 def test_scores_of_a_whole_image_are_the_releases(setting):
     """Windows, their average, enlarging and background, as forward runs them."""
     figures = golden.load()["inference"]
-    model = golden.build_model(pamr=True, kp_weight=0.3).to(setting.device)
-    model.precision = setting.dtype
+    model = golden.build_model(pamr=True, kp_weight=0.3)
     model.set_text_embeddings(figures["text_embedding"], background=True)
+    model.to(setting.device)
+    model.precision = setting.dtype
     (output,) = model([{"image": figures["slide_image"][0].float()}])
     setting.check("scores", output["sem_seg"], figures["slide_scores"][0])
 

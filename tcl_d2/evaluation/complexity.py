@@ -21,7 +21,7 @@ from fvcore.nn.jit_handles import generic_activation_jit, get_shape, matmul_flop
 from torch import Tensor, nn
 
 from ..data.benchmark_mapper import model_input
-from ..modeling import TCL, ReCo, ZeroShotSegmentor, winograd
+from ..modeling import TCL, ReCo, ZeroShotSegmentor, linear
 from ..modeling.inference import Windows
 from ..modeling.refiner import keep_scores
 from ..modeling.vision import VisionEncoder
@@ -195,9 +195,9 @@ def _trace(analysis: JitModelAnalysis) -> None:
     """Run an analysis, whose operators count for all modules that call each other until there."""
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).ancestor_mode("caller")
     # torch's functional_call refuses to be traced, by which vision models get their position embeddings; and a count
-    # is of the convolutions that all devices know
+    # is of the products that all devices know, not of those that this CPU favors
     never = partial(patch.object, return_value=False)
-    with never(torch.jit, "is_tracing"), never(winograd, "is_faster"):
+    with never(torch.jit, "is_tracing"), never(linear, "is_fp32_on_cpu"):
         analysis.total()
 
 

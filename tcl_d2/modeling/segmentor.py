@@ -241,7 +241,7 @@ class ZeroShotSegmentor(CropSegmentor):
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
-        self._text = embeddings.detach().to(self.device)
+        self._text = embeddings.detach()
         words = torch.arange(len(embeddings))
         self._subsets = [WordSubset(words, words + int(background), len(words) + int(background), background)]
 
@@ -264,7 +264,7 @@ class ZeroShotSegmentor(CropSegmentor):
 
         if self._text is None:
             self._set_default_dataset()
-        return self._text, self._subsets
+        return self._text.to(self.device), self._subsets  # the model may have moved since
 
     def _set_default_dataset(self) -> None:
         """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from .linear import blas_is_slow, is_fp32_on_cpu
+from . import linear
 
 BAND_BYTES = 16 * 2**20  # of a band's transformed input: small enough for caches, large enough for matrix products
 
@@ -77,7 +77,7 @@ def is_faster(x: Tensor, filtering: Filtering) -> bool:
     Other devices and dtypes have fast products, for which the sums cost more than they save, and so have convolutions
     where BLAS is slow. Where a graph is traced, torch's own convolution is the one to have in it.
     """
-    if blas_is_slow() or not is_fp32_on_cpu(x):
+    if linear.blas_is_slow() or not linear.is_fp32_on_cpu(x):
         return False
 
     # The taps' sums cost as the square of the channels; what is saved grows with the pixels of the result too
@@ -88,21 +88,20 @@ def is_faster(x: Tensor, filtering: Filtering) -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution in bands of rows, whose parts fit into caches. Maps are [B, H, W, C] in it, x with a frame of 0."""
+    """A convolution in bands of rows, whose parts fit into caches. In it, maps are [B, H, W, C]."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.filtering = filtering
 
-        x, taps = _frame(x), _transform_taps(weight, filtering)
-        rows, columns = _count_windows(x, filtering)
-        result = x.new_empty(len(x), 2 * rows, 2 * columns, len(weight))
-        for images, of_x, of_result in _bands(x, filtering):
-            pixels = _transform_pixels(x[images, of_x], filtering)
-            products = torch.bmm(_as_matrices(pixels), taps.transpose(1, 2))
-            products = products.view(*pixels.shape[:-1], len(weight))
-            _sum_products(products, result[images, of_result], bias, filtering)
+        x, taps = x.permute(0, 2, 3, 1), _transform_taps(weight, filtering)
+        scale = 2 // filtering.stride
+        result = x.new_empty(len(x), scale * x.shape[1], scale * x.shape[2], len(weight))
+        for images, rows in _bands(x, filtering):
+            pixels = _transform_pixels(_frame(x[images], rows), filtering)
+            products = torch.bmm(_as_matrices(pixels), taps.transpose(1, 2)).view(*pixels.shape[:-1], len(weight))
+            _sum_products(products, result[images, scale * rows.start : scale * rows.stop], bias, filtering)
 
         return result.permute(0, 3, 1, 2)
 
@@ -112,45 +111,58 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         filtering = ctx.filtering
 
-        grad_result = grad_result.permute(0, 2, 3, 1)
-        x, taps = _frame(x), _transform_taps(weight, filtering)
-        grad_x, grad_taps = torch.zeros_like(x), torch.zeros_like(taps)
-        for images, of_x, of_result in _bands(x, filtering):
+        x, grad_result = x.permute(0, 2, 3, 1), grad_result.permute(0, 2, 3, 1)
+        scale, taps = 2 // filtering.stride, _transform_taps(weight, filtering)
+        grad_x, grad_taps = x.new_zeros(x.shape), torch.zeros_like(taps)
+        for images, rows in _bands(x, filtering):
             # Go back through the sums and the products
-            pixels = _transform_pixels(x[images, of_x], filtering)
-            grad_products = _as_matrices(_spread_gradient(grad_result[images, of_result], filtering))
+            pixels = _transform_pixels(_frame(x[images], rows), filtering)
+            grad_band = grad_result[images, scale * rows.start : scale * rows.stop]
+            grad_products = _as_matrices(_spread_gradient(grad_band, filtering))
             grad_taps.baddbmm_(grad_products.transpose(1, 2), _as_matrices(pixels))
 
-            # Windows overlap, and each adds to its pixels' gradient
+            # Windows and bands overlap, and each adds to its pixels' gradient
             grad_pixels = torch.bmm(grad_products, taps).view_as(pixels)
-            _add_gradient(grad_pixels, grad_x[images, of_x], filtering)
+            _add_framed(grad_x[images], rows, _gather_gradient(grad_pixels, filtering))
 
         matrix = _square(filtering.of_taps, weight)
         grad_weight = (matrix.T @ grad_taps.flatten(1)).view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
-        return grad_x[:, 1:-1, 1:-1].permute(0, 3, 1, 2), grad_weight, grad_result.sum((0, 1, 2)), None
+        return grad_x.permute(0, 3, 1, 2), grad_weight, grad_result.sum((0, 1, 2)), None
 
 
-def _frame(x: Tensor) -> Tensor:
-    """Put the padding around a map: [B, C, H, W] -> [B, H + 2, W + 2, C]."""
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).contiguous()
-
-
-def _count_windows(x: Tensor, filtering: Filtering) -> tuple[int, int]:
-    """Return how many windows a framed map, or a band of it, has down and across."""
-    return (x.shape[1] - 2) // filtering.stride, (x.shape[2] - 2) // filtering.stride
-
-
-def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice, slice]]:
-    """Divide a framed map into bands: slices of its images, of its rows, and of the result's rows."""
-    rows, columns = _count_windows(x, filtering)
+def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice]]:
+    """Divide a map into bands: slices of its images, and of its rows."""
+    stride = filtering.stride
+    windows_across = x.shape[2] // stride
     window_bytes = len(filtering.of_pixels) ** 2 * x.shape[3] * x.element_size()
-    rows_at_once = max(1, BAND_BYTES // (window_bytes * columns))
-    images_at_once = max(1, rows_at_once // rows)
+    rows_at_once = stride * max(1, BAND_BYTES // (window_bytes * windows_across))
+    images_at_once = max(1, rows_at_once // x.shape[1])
     for image in range(0, len(x), images_at_once):
-        for start in range(0, rows, rows_at_once):
-            stop = min(start + rows_at_once, rows)
-            of_x = slice(start * filtering.stride, stop * filtering.stride + 2)
-            yield slice(image, image + images_at_once), of_x, slice(2 * start, 2 * stop)
+        for row in range(0, x.shape[1], rows_at_once):
+            yield slice(image, image + images_at_once), slice(row, min(row + rows_at_once, x.shape[1]))
+
+
+def _neighborhood(x: Tensor, rows: slice) -> tuple[slice, int, int]:
+    """Return a band's rows with those above and below in the map, and how many of these are outside of it."""
+    first, last = max(rows.start - 1, 0), min(rows.stop + 1, x.shape[1])
+    return slice(first, last), first - (rows.start - 1), rows.stop + 1 - last
+
+
+def _frame(x: Tensor, rows: slice) -> Tensor:
+    """Cut a band with a pixel around it out of a map, 0 outside of the map: [B, rows + 2, W + 2, C]."""
+    inside, above, below = _neighborhood(x, rows)
+    return F.pad(x[:, inside], (0, 0, 1, 1, above, below))
+
+
+def _add_framed(x: Tensor, rows: slice, band: Tensor) -> None:
+    """Add a band with a pixel around it to a map: `_frame`, transposed."""
+    inside, above, below = _neighborhood(x, rows)
+    x[:, inside] += band[:, above : band.shape[1] - below, 1:-1]
+
+
+def _count_windows(band: Tensor, filtering: Filtering) -> tuple[int, int]:
+    """Return how many windows a framed band has down and across."""
+    return (band.shape[1] - 2) // filtering.stride, (band.shape[2] - 2) // filtering.stride
 
 
 def _places(count: int, filtering: Filtering) -> list[slice]:
@@ -177,19 +189,22 @@ def _transform_taps(weight: Tensor, filtering: Filtering) -> Tensor:
     return (matrix @ taps.flatten(1)).view(len(matrix), *taps.shape[1:])
 
 
-def _transform_pixels(x: Tensor, filtering: Filtering) -> Tensor:
-    """Turn a band of a framed map into the other factors, of all its windows: [N, N, B, rows, columns, C]."""
-    rows, columns = _count_windows(x, filtering)
-    across = _combine(filtering.of_pixels, [x[:, :, place] for place in _places(columns, filtering)])
+def _transform_pixels(band: Tensor, filtering: Filtering) -> Tensor:
+    """Turn a framed band into the other factors, of all its windows: [N, N, B, rows, columns, C]."""
+    rows, columns = _count_windows(band, filtering)
+    across = _combine(filtering.of_pixels, [band[:, :, place] for place in _places(columns, filtering)])
     return _combine(filtering.of_pixels, [across[:, :, place] for place in _places(rows, filtering)])
 
 
-def _add_gradient(grad_pixels: Tensor, grad_x: Tensor, filtering: Filtering) -> None:
-    """Add the gradient of transformed pixels to that of a band: `_transform_pixels`, transposed."""
-    _, count, batch_size, rows, columns, channels = grad_pixels.shape
-    across = grad_x.new_zeros(count, batch_size, grad_x.shape[1], columns, channels)
+def _gather_gradient(grad_pixels: Tensor, filtering: Filtering) -> Tensor:
+    """Turn the gradient of transformed pixels into that of a framed band: `_transform_pixels`, transposed."""
+    count, _, batch_size, rows, columns, channels = grad_pixels.shape
+    height, width = rows * filtering.stride + 2, columns * filtering.stride + 2
+    across = grad_pixels.new_zeros(count, batch_size, height, columns, channels)
     _add_combined(filtering.of_pixels, grad_pixels, [across[:, :, place] for place in _places(rows, filtering)])
-    _add_combined(filtering.of_pixels, across, [grad_x[:, :, place] for place in _places(columns, filtering)])
+    band = grad_pixels.new_zeros(batch_size, height, width, channels)
+    _add_combined(filtering.of_pixels, across, [band[:, :, place] for place in _places(columns, filtering)])
+    return band
 
 
 def _sum_products(products: Tensor, result: Tensor, bias: Tensor, filtering: Filtering) -> None:

@@ -26,6 +26,14 @@ def test_frozen_clip_stays_in_eval_mode_and_gets_no_gradient():
     assert not any(p.requires_grad for p in model.clip.parameters())
 
 
+def test_words_move_with_the_model():
+    """Those that were set on another device before."""
+    model = golden.build_model()
+    model.set_text_embeddings(torch.randn(2, 32))
+    text, _ = model.to("meta")._classes({})
+    assert text.device.type == "meta"
+
+
 def test_model_that_is_dropped_is_freed_at_once():
     """Nothing in it refers back to it: memory of a GPU would stay taken until Python happens to look for circles."""
     model = golden.build_model()

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.modeling import winograd
+from tcl_d2.modeling import linear, winograd
 from tcl_d2.modeling.grounder import GatedConv, enlarge
 from tcl_d2.modeling.winograd import FILTERING, FILTERING_DOUBLED
 
 
 @pytest.fixture(autouse=True)
 def fast_blas(monkeypatch):
-    monkeypatch.setattr(winograd, "blas_is_slow", lambda: False)
+    monkeypatch.setattr(linear, "blas_is_slow", lambda: False)
 
 
 @pytest.mark.parametrize("band_bytes", [1, 5000, 10**8], ids=["rows", "bands", "whole"])
@@ -60,7 +60,7 @@ def test_is_used_in_fp32_on_a_cpu_for_large_maps(monkeypatch):
     assert not winograd.is_faster(large.to("meta"), FILTERING)
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.is_faster(large, FILTERING)
-    monkeypatch.setattr(winograd, "blas_is_slow", lambda: True)
+    monkeypatch.setattr(linear, "blas_is_slow", lambda: True)
     assert not winograd.is_faster(large, FILTERING)
 
 
