@@ -17,6 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import plain
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
+from tcl_d2.commands.prepare import shapes
 from tcl_d2.commands.result_folder import Source
 from tcl_d2.commands.segment import argument_parser, segment_files
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
@@ -350,8 +352,13 @@ def one_pass(repeat: int) -> list[dict]:
     for name in ("detectron2", "tcl_d2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     names = ("shapes_val", "shapes_objects_val")
-    with TemporaryDirectory() as folder:
-        cfg = _small_world("OUTPUT_DIR", folder, "TEST.ZERO_SHOT.MAX_IMAGES", 30, "DATALOADER.NUM_WORKERS", 0)
+    with TemporaryDirectory() as folder, patch.dict(os.environ, DETECTRON2_DATASETS=folder):
+        # Draw 30 images
+        numbers = ["--train", "1", "--labeled", "1", "--val", "30"]
+        shapes.main(shapes.argument_parser().parse_args(["--root", f"{folder}/shapes", *numbers]))
+
+        # Evaluate them
+        cfg = _small_world("OUTPUT_DIR", folder, "DATALOADER.NUM_WORKERS", 0)
         model = build_model(cfg).eval()
 
         def evaluate(*data: str) -> dict[str, float]:

@@ -296,6 +296,14 @@ def test_features_are_kept_up_to_a_size(page, tmp_path, monkeypatch):
     assert num_kept(5, 48) == 0 and num_kept(6, 480) == 1  # a square has more windows
 
 
+def test_requests_that_fail_keep_no_more(page, tmp_path, monkeypatch):
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    monkeypatch.setattr("tcl_d2.commands.page.KEPT_IMAGES", 0)
+    with pytest.raises(gr.Error, match="leave the word out"):
+        page.segment(str(tmp_path / "small.png"), ["background"], **SETTINGS)
+    assert not page._images
+
+
 def test_page_answers(page, tmp_path, monkeypatch):
     """Through its server, as a browser asks it; a file that is no image is said in the page's own words."""
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")

@@ -244,8 +244,10 @@ class Page:
                 model.refiner = _build_refiner(predictor.cfg, settings.refine)
                 if hasattr(model, "kp_weight"):
                     model.kp_weight = settings.kp
-                yield predictor, self._encode(path, settings)
-                self._drop_images()
+                try:
+                    yield predictor, self._encode(path, settings)
+                finally:
+                    self._drop_images()
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise gr.Error(str(error).replace(path, "the file")) from None
 

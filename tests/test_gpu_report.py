@@ -1,0 +1,47 @@
+"""dev/gpu_report.py: what `make gpu` writes, seen here with the checks of bfloat16 on the CPU and one measurement."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+REPORT = ROOT / "dev/gpu_report.py"
+WRITE_A_PART = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+import gpu_report
+
+rows, passed = gpu_report.check("-k", "cosines_of_proxyclip", "-p", "no:cacheprovider")
+gpu_report.write_report(Path(sys.argv[2]), rows, gpu_report.measure("one_pass"))
+sys.exit(not passed)
+"""
+
+
+def run(*command: object) -> str:
+    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_report_has_checks_and_measurements(tmp_path, monkeypatch):
+    """On a machine where no dataset was prepared."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+    path = tmp_path / "report/gpu.md"
+    run(sys.executable, "-c", WRITE_A_PART, REPORT, path)
+    report = path.read_text()
+    (check,) = [line for line in report.splitlines() if "[cpu-bfloat16] scores" in line]
+    name, outcome, difference, bound = (cell.strip() for cell in check.strip("|").split("|"))
+    assert outcome == "passed" and 0 < float(difference) <= float(bound) == 0.02
+    (measurement,) = [line for line in report.splitlines() if "| two benchmarks of the same images" in line]
+    assert "| s " in measurement
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_it_says_so(tmp_path):
+    assert "torch finds no GPU" in run(sys.executable, REPORT, "--output", tmp_path / "gpu.md")
+    assert not (tmp_path / "gpu.md").exists()
