@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .dual_encoder import FrozenDualEncoder
-from .linear import linear, run_linear
+from .linear import linear, run_layers
 from .resize_matrices import cubic_matrix
 
 
@@ -150,11 +150,8 @@ def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> 
     Returns:
         tokens [B, L, C].
     """
-    x = x + block.ls_1(run_linear(block.attn.out_proj, attended))
-    update = block.ln_2(x)
-    for layer in block.mlp:
-        update = run_linear(layer, update)
-    return x + block.ls_2(update)
+    x = x + block.ls_1(run_layers(block.attn.out_proj, attended))
+    return x + block.ls_2(run_layers(block.mlp, block.ln_2(x)))
 
 
 def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:

@@ -39,6 +39,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return result.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
-def run_linear(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a module to x [..., C], a linear layer by `linear`."""
-    return linear(x, module.weight, module.bias) if isinstance(module, nn.Linear) else module(x)
+def run_layers(module: nn.Module, x: Tensor) -> Tensor:
+    """Compute module(x) of a layer or a sequence of layers; where BLAS is slow, linear layers by oneDNN."""
+    if not blas_is_slow():
+        return module(x)
+    for layer in module if isinstance(module, nn.Sequential) else [module]:
+        is_linear = type(layer).forward is nn.Linear.forward  # others, such as quantized ones, have their own way
+        x = linear(x, layer.weight, layer.bias) if is_linear else layer(x)
+    return x

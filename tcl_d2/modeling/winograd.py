@@ -9,12 +9,12 @@ Networks, CVPR 2016, section 4.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
 
 from . import linear
 
@@ -96,12 +96,13 @@ class _Convolution(torch.autograd.Function):
         ctx.filtering = filtering
 
         x, taps = x.permute(0, 2, 3, 1), _transform_taps(weight, filtering)
-        scale = 2 // filtering.stride
+        scale, band = 2 // filtering.stride, _Band(filtering, x)
         result = x.new_empty(len(x), scale * x.shape[1], scale * x.shape[2], len(weight))
         for images, rows in _bands(x, filtering):
-            pixels = _transform_pixels(_frame(x[images], rows), filtering)
-            products = torch.bmm(_as_matrices(pixels), taps.transpose(1, 2)).view(*pixels.shape[:-1], len(weight))
-            _sum_products(products, result[images, scale * rows.start : scale * rows.stop], bias, filtering)
+            pixels = band.transform_pixels(x[images], rows)
+            products = band.memory("products", *pixels.shape[:-1], len(weight))
+            torch.bmm(_as_matrices(pixels), taps.transpose(1, 2), out=_as_matrices(products))
+            band.sum_products(products, bias, result[images, scale * rows.start : scale * rows.stop])
 
         return result.permute(0, 3, 1, 2)
 
@@ -112,18 +113,19 @@ class _Convolution(torch.autograd.Function):
         filtering = ctx.filtering
 
         x, grad_result = x.permute(0, 2, 3, 1), grad_result.permute(0, 2, 3, 1)
-        scale, taps = 2 // filtering.stride, _transform_taps(weight, filtering)
+        taps = _transform_taps(weight, filtering)
+        scale, band = 2 // filtering.stride, _Band(filtering, x)
         grad_x, grad_taps = x.new_zeros(x.shape), torch.zeros_like(taps)
         for images, rows in _bands(x, filtering):
-            # Go back through the sums and the products
-            pixels = _transform_pixels(_frame(x[images], rows), filtering)
-            grad_band = grad_result[images, scale * rows.start : scale * rows.stop]
-            grad_products = _as_matrices(_spread_gradient(grad_band, filtering))
-            grad_taps.baddbmm_(grad_products.transpose(1, 2), _as_matrices(pixels))
+            # Go back through the sums
+            pixels = band.transform_pixels(x[images], rows)
+            grad_products = band.spread_gradient(grad_result[images, scale * rows.start : scale * rows.stop])
 
-            # Windows and bands overlap, and each adds to its pixels' gradient
-            grad_pixels = torch.bmm(grad_products, taps).view_as(pixels)
-            _add_framed(grad_x[images], rows, _gather_gradient(grad_pixels, filtering))
+            # Go back through the products
+            grad_taps.baddbmm_(_as_matrices(grad_products).transpose(1, 2), _as_matrices(pixels))
+            grad_pixels = band.memory("grad_pixels", *pixels.shape)
+            torch.bmm(_as_matrices(grad_products), taps, out=_as_matrices(grad_pixels))
+            band.add_gradient(grad_pixels, grad_x[images], rows)
 
         matrix = _square(filtering.of_taps, weight)
         grad_weight = (matrix.T @ grad_taps.flatten(1)).view(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)
@@ -142,44 +144,10 @@ def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice]]:
             yield slice(image, image + images_at_once), slice(row, min(row + rows_at_once, x.shape[1]))
 
 
-def _neighborhood(x: Tensor, rows: slice) -> tuple[slice, int, int]:
-    """Return a band's rows with those above and below in the map, and how many of these are outside of it."""
-    first, last = max(rows.start - 1, 0), min(rows.stop + 1, x.shape[1])
-    return slice(first, last), first - (rows.start - 1), rows.stop + 1 - last
-
-
-def _frame(x: Tensor, rows: slice) -> Tensor:
-    """Cut a band with a pixel around it out of a map, 0 outside of the map: [B, rows + 2, W + 2, C]."""
-    inside, above, below = _neighborhood(x, rows)
-    return F.pad(x[:, inside], (0, 0, 1, 1, above, below))
-
-
-def _add_framed(x: Tensor, rows: slice, band: Tensor) -> None:
-    """Add a band with a pixel around it to a map: `_frame`, transposed."""
-    inside, above, below = _neighborhood(x, rows)
-    x[:, inside] += band[:, above : band.shape[1] - below, 1:-1]
-
-
-def _count_windows(band: Tensor, filtering: Filtering) -> tuple[int, int]:
-    """Return how many windows a framed band has down and across."""
-    return (band.shape[1] - 2) // filtering.stride, (band.shape[2] - 2) // filtering.stride
-
-
-def _places(count: int, filtering: Filtering) -> list[slice]:
-    """Return where a row has the first pixels of `count` windows, the second ones, and so on."""
-    stride = filtering.stride
-    return [slice(k, k + count * stride, stride) for k in range(len(filtering.of_pixels[0]))]
-
-
 def _square(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """Return the matrix that applies another one down and across, [N * N, M * M]."""
     matrix = like.new_tensor(matrix)
     return torch.kron(matrix, matrix)
-
-
-def _as_matrices(x: Tensor) -> Tensor:
-    """Flatten [N, N, B, rows, columns, C] to [N * N, B * rows * columns, C]."""
-    return x.flatten(0, 1).flatten(1, -2)
 
 
 def _transform_taps(weight: Tensor, filtering: Filtering) -> Tensor:
@@ -189,44 +157,97 @@ def _transform_taps(weight: Tensor, filtering: Filtering) -> Tensor:
     return (matrix @ taps.flatten(1)).view(len(matrix), *taps.shape[1:])
 
 
-def _transform_pixels(band: Tensor, filtering: Filtering) -> Tensor:
-    """Turn a framed band into the other factors, of all its windows: [N, N, B, rows, columns, C]."""
-    rows, columns = _count_windows(band, filtering)
-    across = _combine(filtering.of_pixels, [band[:, :, place] for place in _places(columns, filtering)])
-    return _combine(filtering.of_pixels, [across[:, :, place] for place in _places(rows, filtering)])
+def _as_matrices(x: Tensor) -> Tensor:
+    """View [N, N, B, rows, columns, C] as [N * N, B * rows * columns, C]."""
+    return x.view(x.shape[0] ** 2, -1, x.shape[-1])
 
 
-def _gather_gradient(grad_pixels: Tensor, filtering: Filtering) -> Tensor:
-    """Turn the gradient of transformed pixels into that of a framed band: `_transform_pixels`, transposed."""
-    count, _, batch_size, rows, columns, channels = grad_pixels.shape
-    height, width = rows * filtering.stride + 2, columns * filtering.stride + 2
-    across = grad_pixels.new_zeros(count, batch_size, height, columns, channels)
-    _add_combined(filtering.of_pixels, grad_pixels, [across[:, :, place] for place in _places(rows, filtering)])
-    band = grad_pixels.new_zeros(batch_size, height, width, channels)
-    _add_combined(filtering.of_pixels, across, [band[:, :, place] for place in _places(columns, filtering)])
-    return band
+class _Band:
+    """The sums before and after the products, for one band after another, in memory that all of them share."""
+
+    def __init__(self, filtering: Filtering, like: Tensor):
+        """Begin without memory.
+
+        Args:
+            filtering: of the convolution.
+            like: a tensor with the dtype and device of all others.
+        """
+        self.filtering = filtering
+        self._like = like
+        self._memory: dict[str, Tensor] = {}
+
+    def memory(self, name: str, *shape: int) -> Tensor:
+        """Return a tensor with any values; its memory may be that of the last one of this name.
+
+        Memory that is new for each band would have to come from the system, which takes as long as to fill it.
+        """
+        size = prod(shape)
+        if name not in self._memory or self._memory[name].numel() < size:
+            self._memory[name] = self._like.new_empty(size)
+        return self._memory[name][:size].view(shape)
+
+    def transform_pixels(self, x: Tensor, rows: slice) -> Tensor:
+        """Turn some rows of a map [B, H, W, C] into factors of the products of their windows.
+
+        Returns:
+            [N, N, B, rows, columns, C], windows down and across.
+        """
+        # Frame the rows by their neighbors, which are 0 outside of the map
+        framed = self.memory("framed", len(x), rows.stop - rows.start + 2, x.shape[2] + 2, x.shape[3]).zero_()
+        inside, places = self._neighborhood(x, rows)
+        framed[:, places, 1:-1] = x[:, inside]
+
+        # Sum them across and down
+        parts = self._split(framed)
+        across = self.memory("across", len(self.filtering.of_pixels), *parts[0].shape)
+        _combine(self.filtering.of_pixels, parts, across)
+        parts = self._split(across)
+        return _combine(self.filtering.of_pixels, parts, self.memory("pixels", len(across), *parts[0].shape))
+
+    def add_gradient(self, grad_pixels: Tensor, grad_x: Tensor, rows: slice) -> None:
+        """Add the gradient of transformed pixels to that of a map: `transform_pixels`, transposed."""
+        count, _, batch_size, _, columns, channels = grad_pixels.shape
+        height, width = rows.stop - rows.start + 2, grad_x.shape[2] + 2
+        across = self.memory("grad_across", count, batch_size, height, columns, channels).zero_()
+        _add_combined(self.filtering.of_pixels, grad_pixels, self._split(across))
+        framed = self.memory("grad_framed", batch_size, height, width, channels).zero_()
+        _add_combined(self.filtering.of_pixels, across, self._split(framed))
+
+        # Bands overlap by the frame, whose pixels are other bands'
+        inside, places = self._neighborhood(grad_x, rows)
+        grad_x[:, inside] += framed[:, places, 1:-1]
+
+    def sum_products(self, products: Tensor, bias: Tensor, result: Tensor) -> None:
+        """Write a result [B, 2 * rows, 2 * columns, C'] as sums of products [N, N, B, rows, columns, C']."""
+        sums = _combine(self.filtering.of_result, products, self.memory("sums", 2, *products.shape[1:]))
+        for row, parts in enumerate(sums):
+            _combine(self.filtering.of_result, parts, [result[:, row::2, column::2] for column in range(2)])
+        result += bias
+
+    def spread_gradient(self, grad_result: Tensor) -> Tensor:
+        """Turn the gradient of a result into that of the products: `sum_products`, transposed."""
+        matrix = list(zip(*self.filtering.of_result))
+        parts = [[grad_result[:, row::2, column::2] for column in range(2)] for row in range(2)]
+        sums = self.memory("grad_sums", 2, len(matrix), *parts[0][0].shape)
+        for row_parts, row_sums in zip(parts, sums):
+            _combine(matrix, row_parts, row_sums)
+        return _combine(matrix, sums, self.memory("grad_products", len(matrix), *sums.shape[1:]))
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        """Split a framed dimension, the third one, into the first pixels of its windows, the second ones, and so on."""
+        stride = self.filtering.stride
+        stop = (x.shape[2] - 2) // stride * stride
+        return [x[:, :, k : k + stop : stride] for k in range(len(self.filtering.of_pixels[0]))]
+
+    @staticmethod
+    def _neighborhood(x: Tensor, rows: slice) -> tuple[slice, slice]:
+        """Return the rows with those above and below that the map has, and their places among framed rows."""
+        first, last = max(rows.start - 1, 0), min(rows.stop + 1, x.shape[1])
+        return slice(first, last), slice(first - rows.start + 1, last - rows.start + 1)
 
 
-def _sum_products(products: Tensor, result: Tensor, bias: Tensor, filtering: Filtering) -> None:
-    """Write a result [B, 2 * rows, 2 * columns, C'] as sums of products [N, N, B, rows, columns, C']."""
-    for row, parts in enumerate(_combine(filtering.of_result, products)):
-        _combine(filtering.of_result, parts, [result[:, row::2, column::2] for column in range(2)])
-    result += bias
-
-
-def _spread_gradient(grad_result: Tensor, filtering: Filtering) -> Tensor:
-    """Turn the gradient of a result into that of the products: `_sum_products`, transposed."""
-    matrix = list(zip(*filtering.of_result))
-    rows = [_combine(matrix, [grad_result[:, row::2, column::2] for column in range(2)]) for row in range(2)]
-    return _combine(matrix, rows)
-
-
-def _combine(
-    matrix: Sequence[Sequence[int]], parts: Sequence[Tensor], results: Sequence[Tensor] | None = None
-) -> Sequence[Tensor]:
-    """Write matrix @ parts into `results`, a new tensor [N, ...] where there is none; rows begin with a 1."""
-    if results is None:
-        results = parts[0].new_empty(len(matrix), *parts[0].shape)
+def _combine(matrix: Sequence[Sequence[int]], parts: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Write matrix @ parts into `results`; rows begin with a 1."""
     for factors, result in zip(matrix, results):
         (_, total), *others = [(factor, part) for factor, part in zip(factors, parts) if factor]
         for factor, part in others:

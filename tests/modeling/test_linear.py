@@ -24,7 +24,7 @@ def test_equals_linear(shape, has_bias, slow_blas):
     torch.manual_seed(0)
     x, layer = torch.randn(shape, requires_grad=True), nn.Linear(6, 4, bias=has_bias)
     leaves = [x, *layer.parameters()]
-    ours, plain = linear.run_linear(layer, x), layer(x)
+    ours, plain = linear.run_layers(layer, x), layer(x)
     assert slow_blas
     torch.testing.assert_close(ours, plain)
     for gradients in zip(*(torch.autograd.grad(value.sin().sum(), leaves) for value in (ours, plain)), strict=True):
@@ -32,7 +32,7 @@ def test_equals_linear(shape, has_bias, slow_blas):
 
 
 def test_no_rows(slow_blas):
-    assert linear.run_linear(nn.Linear(6, 4), torch.zeros(2, 0, 6)).shape == (2, 0, 4)
+    assert linear.run_layers(nn.Linear(6, 4), torch.zeros(2, 0, 6)).shape == (2, 0, 4)
 
 
 def test_strided_inputs_and_weights(slow_blas):
@@ -43,17 +43,33 @@ def test_strided_inputs_and_weights(slow_blas):
 
 
 def test_other_layers_run_as_they_are(slow_blas):
-    x = torch.randn(3, 6)
-    torch.testing.assert_close(linear.run_linear(nn.GELU(), x), F.gelu(x))
-    assert not slow_blas
+    """Those of a sequence too, and linear layers that compute in their own way."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    x, layers = torch.randn(3, 6), nn.Sequential(nn.GELU(), Doubled(6, 4), nn.Linear(4, 2))
+    torch.testing.assert_close(linear.run_layers(layers, x), layers(x))
+    assert len(slow_blas) == 1
+
+
+def test_where_blas_is_fast_modules_are_called(monkeypatch):
+    """With their hooks."""
+    monkeypatch.setattr(linear, "blas_is_slow", lambda: False)
+    module, calls = nn.Sequential(nn.Linear(6, 4)), []
+    module.register_forward_hook(lambda *_: calls.append("mlp"))
+    module[0].register_forward_hook(lambda *_: calls.append("layer"))
+    linear.run_layers(module, torch.randn(3, 6))
+    assert calls == ["layer", "mlp"]
 
 
 def test_low_precision_and_graphs_are_left_to_torch(slow_blas):
     layer, x = nn.Linear(6, 4), torch.randn(3, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        linear.run_linear(layer, x)
-    linear.run_linear(layer.bfloat16(), x.bfloat16())
-    linear.run_linear(layer.to("meta"), x.to("meta"))
+        linear.run_layers(layer, x)
+    linear.run_layers(layer.bfloat16(), x.bfloat16())
+    linear.run_layers(layer.to("meta"), x.to("meta"))
     assert not slow_blas
 
 
