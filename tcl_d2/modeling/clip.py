@@ -136,7 +136,7 @@ def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     attention, width = block.attn, x.shape[-1]
     keys = slice(width, 2 * width)
     normed = block.ln_1(x[:, 1:])
-    return attention.out_proj(linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
+    return run_layers(attention.out_proj, linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
 
 
 def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:

@@ -264,7 +264,8 @@ class ZeroShotSegmentor(CropSegmentor):
 
         if self._text is None:
             self._set_default_dataset()
-        return self._text.to(self.device), self._subsets  # the model may have moved since
+        self._text = self._text.to(self.device)  # the model may have moved since
+        return self._text, self._subsets
 
     def _set_default_dataset(self) -> None:
         """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""

@@ -33,6 +33,11 @@ class Filtering(NamedTuple):
     of_taps: tuple[tuple[float, ...], ...]
     of_result: tuple[tuple[int, ...], ...]
 
+    @property
+    def scale(self) -> int:
+        """By how much a side of the result is longer: a window gives two pixels."""
+        return 2 // self.stride
+
 
 # Of a row as it is: two results of four pixels
 FILTERING = Filtering(
@@ -83,7 +88,7 @@ def is_faster(x: Tensor, filtering: Filtering) -> bool:
     # The taps' sums cost as the square of the channels; what is saved grows with the pixels of the result too
     batch_size, channels, height, width = x.shape
     stride = filtering.stride
-    is_large = channels >= 384 and batch_size * height * width * (2 // stride) ** 2 >= channels
+    is_large = channels >= 384 and batch_size * height * width * filtering.scale**2 >= channels
     return is_large and height % stride == 0 and width % stride == 0
 
 
@@ -96,7 +101,7 @@ class _Convolution(torch.autograd.Function):
         ctx.filtering = filtering
 
         x, taps = x.permute(0, 2, 3, 1), _transform_taps(weight, filtering)
-        scale, band = 2 // filtering.stride, _Band(filtering, x)
+        scale, band = filtering.scale, _Band(filtering, x)
         result = x.new_empty(len(x), scale * x.shape[1], scale * x.shape[2], len(weight))
         for images, rows in _bands(x, filtering):
             pixels = band.transform_pixels(x[images], rows)
@@ -114,7 +119,7 @@ class _Convolution(torch.autograd.Function):
 
         x, grad_result = x.permute(0, 2, 3, 1), grad_result.permute(0, 2, 3, 1)
         taps = _transform_taps(weight, filtering)
-        scale, band = 2 // filtering.stride, _Band(filtering, x)
+        scale, band = filtering.scale, _Band(filtering, x)
         grad_x, grad_taps = x.new_zeros(x.shape), torch.zeros_like(taps)
         for images, rows in _bands(x, filtering):
             # Go back through the sums

@@ -5,6 +5,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..clip import FrozenCLIP, PositionRule, finish_block, project_heads, run_block
+from ..linear import run_layers
 
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """
@@ -58,7 +59,9 @@ class DenseHead(nn.Module):
         """
         block, grid = clip.blocks[-1], clip.grid(images)
         attended = self.attend(*project_heads(block, tokens), grid).transpose(1, 2).flatten(2)
-        tokens = finish_block(block, tokens, attended) if self.keeps_block else block.attn.out_proj(attended)
+        tokens = (
+            finish_block(block, tokens, attended) if self.keeps_block else run_layers(block.attn.out_proj, attended)
+        )
         return clip.project(tokens, grid)
 
     def continue_features(self, clip: FrozenCLIP, tokens: Tensor, depth: int, images: Tensor) -> Tensor:
