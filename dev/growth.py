@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import matplotlib
@@ -31,19 +32,21 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
 ROOT = Path(__file__).resolve().parent.parent
+LONG = 20  # seconds
 
 
 def _seconds_and_peak(function: Callable[[], object]) -> tuple[float, float]:
-    """Return the seconds and the peak of memory in MB of a call."""
+    """Return the median seconds of up to three calls, no more of them after LONG, and the peak of memory in MB."""
     times = []
 
     def timed() -> None:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
+        while len(times) < 3 and sum(times) < LONG:
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
 
     peak = peak_memory(timed)
-    return times[0], peak
+    return median(times), peak
 
 
 def _segment(side: int, num_words: int) -> tuple[float, float]:
