@@ -3,7 +3,7 @@
 
 Each point is a process of its own, whose peak of memory is not that of another. Writes a table and a figure.
 
-    python dev/growth.py                      # all; half an hour on 2 cores
+    python dev/growth.py                      # all; 25 minutes on 2 cores
     python dev/growth.py words --output output/growth
 """
 
