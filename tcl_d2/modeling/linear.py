@@ -30,7 +30,7 @@ def is_fp32_on_cpu(x: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute F.linear(x, weight, bias): [..., C] by [C', C] and [C'] -> [..., C']; where BLAS is slow, by oneDNN."""
-    if not (blas_is_slow() and is_fp32_on_cpu(x) and x.numel() > 0):
+    if not (is_fp32_on_cpu(x) and blas_is_slow() and x.numel() > 0):
         return F.linear(x, weight, bias)
 
     # As pixels of a channels-last map, which is not copied
@@ -41,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def run_layers(module: nn.Module, x: Tensor) -> Tensor:
     """Compute module(x) of a layer or a sequence of layers; where BLAS is slow, linear layers by oneDNN."""
-    if not blas_is_slow():
+    if not (is_fp32_on_cpu(x) and blas_is_slow()):
         return module(x)
     for layer in module if isinstance(module, nn.Sequential) else [module]:
         is_linear = type(layer).forward is nn.Linear.forward  # others, such as quantized ones, have their own way

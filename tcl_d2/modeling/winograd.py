@@ -82,7 +82,7 @@ def is_faster(x: Tensor, filtering: Filtering) -> bool:
     Other devices and dtypes have fast products, for which the sums cost more than they save, and so have convolutions
     where BLAS is slow. Where a graph is traced, torch's own convolution is the one to have in it.
     """
-    if linear.blas_is_slow() or not linear.is_fp32_on_cpu(x):
+    if not linear.is_fp32_on_cpu(x) or linear.blas_is_slow():
         return False
 
     # The taps' sums cost as the square of the channels; what is saved grows with the pixels of the result too

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tcl_d2.modeling import linear
+from tests import golden
 
 
 @pytest.fixture
@@ -71,6 +72,18 @@ def test_low_precision_and_graphs_are_left_to_torch(slow_blas):
     linear.run_layers(layer.bfloat16(), x.bfloat16())
     linear.run_layers(layer.to("meta"), x.to("meta"))
     assert not slow_blas
+
+
+@torch.no_grad()
+def test_compiled_model_has_no_breaks():
+    """Nothing of how fast the CPU's BLAS is gets into a graph, such as reading a file."""
+    model, figures = golden.build_model(), golden.load()["inference"]
+    image, text = figures["image"].float(), figures["text_embedding"]
+    expected = model.crop_masks(*model.encode_crops(image), text)
+
+    for part, name in ((model.clip, "forward_blocks"), (model, "grounder")):
+        setattr(part, name, torch.compile(getattr(part, name), fullgraph=True, backend="eager"))
+    torch.testing.assert_close(model.crop_masks(*model.encode_crops(image), text), expected)
 
 
 @pytest.mark.parametrize(
