@@ -255,14 +255,6 @@ def _time_steps(num_pairs: int, repeat: int) -> list[dict]:
     return rows
 
 
-def _peak_and_result(function: Callable[[], object]) -> tuple[float, object]:
-    """Return the peak of memory in MB of a call, after one that does not count, and what it gave."""
-    function()
-    results = []
-    peak = peak_memory(lambda: results.append(function()))
-    return peak, results[0]
-
-
 def settings(repeat: int) -> list[dict]:
     """Measure what torch offers besides, ViT-B/16: channels_last, torch.compile, the fused AdamW; time and memory.
 
@@ -281,15 +273,15 @@ def settings(repeat: int) -> list[dict]:
     rows = []
     with torch.no_grad():
         reference = partial(_crop_masks, plain_model, crop, text, precision)
-        peak, expected = _peak_and_result(reference)
+        expected = reference()
         for name, model in (("channels_last", channels_last), ("torch.compile", compiled)):
             ours = partial(_crop_masks, model, crop, text, precision)
-            peak_of_setting, result = _peak_and_result(ours)
-            difference = (result - expected).abs().max().item()
+            difference = (ours() - expected).abs().max().item()
             part = f"{name}: masks of a 448 crop, {_short(precision)}"
             rows.append(compare(part, "s", ours, reference, min(repeat, 5), difference))
             if DEVICE == "cuda":  # a process on a CPU reuses what it has freed, so that its peak says nothing
-                rows.append({"part": "  peak memory", "unit": "MB", "ours": peak_of_setting, "reference": peak})
+                peaks = {"ours": peak_memory(ours), "reference": peak_memory(reference)}
+                rows.append({"part": "  peak memory", "unit": "MB", **peaks})
 
     # The optimizer's step
     trained = plain_model.train().grounder.parameters()

@@ -20,7 +20,7 @@ import matplotlib
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, machine, peak_memory, vit_b16
+from measure import DEVICE, in_new_process, machine, peak_memory, time_call, vit_b16
 from PIL import Image
 from tabulate import tabulate
 
@@ -41,9 +41,7 @@ def _seconds_and_peak(function: Callable[[], object]) -> tuple[float, float]:
 
     def timed() -> None:
         while len(times) < 3 and sum(times) < LONG:
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
+            times.append(time_call(function))
 
     peak = peak_memory(timed)
     return median(times), peak

@@ -32,18 +32,18 @@ def low_precisions() -> list[torch.dtype]:
     return [torch.bfloat16] if {"amx_bf16", "avx512_bf16"} & set(flags) else []
 
 
+def time_call(function: Callable[[], object]) -> float:
+    """Return the seconds of a call, until a GPU has done it too."""
+    start = time.perf_counter()
+    function()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
     """Return the median time of a call of each function; they are called in turn, after a round that does not count."""
-    rounds = []
-    for _ in range(1 + repeat):
-        times = []
-        for function in functions:
-            start = time.perf_counter()
-            function()
-            if DEVICE == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        rounds.append(times)
+    rounds = [[time_call(function) for function in functions] for _ in range(1 + repeat)]
     return [statistics.median(column) for column in zip(*rounds[1:])]
 
 

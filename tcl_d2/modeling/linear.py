@@ -15,7 +15,8 @@ _CPUINFO = Path("/proc/cpuinfo")
 def blas_is_slow() -> bool:
     """Tell whether fp32 matrix products are slow: by MKL, on a CPU that is not Intel's.
 
-    There MKL does not use the CPU's wide vectors, while oneDNN, by which torch convolves, does.
+    There MKL does not use the CPU's wide vectors, while oneDNN, by which torch convolves, does. Ask `is_fp32_on_cpu`
+    first: this reads a file, which a graph that is traced cannot hold.
     """
     vendor = _CPUINFO.read_text() if _CPUINFO.exists() else platform.processor()
     return torch.backends.mkl.is_available() and "GenuineIntel" not in vendor
