@@ -6,18 +6,20 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.filters import shuffle
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ..utils.http_stream import UnreadableAddress
-from ..utils.images import IMAGE_SUFFIXES, BrokenSample
+from ..utils.images import BrokenSample
+from .shard_samples import BROKEN_TAR, SORT_ADVICE, ShardSample, read_samples
 from .shards import open_shard
 
 logger = logging.getLogger(__name__)
+
+_MAX_EMPTY_EPOCHS = 10  # in a row, of one worker
 
 
 # --------------------------------------------------------------------------------------------- broken samples
@@ -28,10 +30,12 @@ class SkipCounter:
 
     def __init__(self):
         self.counts: Counter[str] = Counter()
+        self.last = ""  # the last message
 
     def add(self, reason: str, message: str) -> None:
         """Count a sample that was skipped for a reason of a few words; `message` says more of it."""
         self.counts[reason] += 1
+        self.last = message
         count = self.counts[reason]
         is_power_of_ten = count == 10 ** int(math.log10(count))
         if count <= 3 or is_power_of_ten:
@@ -39,31 +43,6 @@ class SkipCounter:
 
     def __str__(self) -> str:
         return ", ".join(f"{reason}: {count}" for reason, count in self.counts.most_common()) or "no samples"
-
-
-def _convert_tar_sample(sample: dict) -> dict:
-    """Convert webdataset's sample to the mapper's; BrokenSample unless it has one image and one caption."""
-    name = f"{sample['__url__']}/{sample['__key__']}"
-    image = _get_member(sample, IMAGE_SUFFIXES, name, "image")
-    if not image:  # a file of zero bytes
-        raise BrokenSample("no image", name)
-    caption = _get_member(sample, (".txt",), name, "caption")
-    return {"image_bytes": image, "captions": [caption], "key": name}
-
-
-def _get_member(sample: dict, suffixes: tuple[str, ...], name: str, content: str) -> bytes:
-    """Return a sample's file with one of these suffixes.
-
-    webdataset ends a sample's key at the first dot: the file `my.photo.png` has the key `my` and the rest `photo.png`.
-    So a file with the whole rest as its suffix comes first; otherwise the one file whose last suffix fits.
-    """
-    exact = [suffix[1:] for suffix in suffixes if suffix[1:] in sample]
-    members = exact[:1] or [member for member in sample if member.endswith(suffixes)]
-    if not members:
-        raise BrokenSample(f"no {content}", name)
-    if len(members) > 1:
-        raise BrokenSample(f"several {content}s", name, ", ".join(members))
-    return sample[members[0]]
 
 
 # --------------------------------------------------------------------------------------------- rows
@@ -89,27 +68,30 @@ def _num_samples(row: dict) -> float:
     return row.get("num_samples", 1)  # a row that is no shard is one sample
 
 
-def _skip_rows(rows: list[dict], num_samples: float) -> list[dict]:
-    """Leave out the first rows, as many as hold at most `num_samples` together."""
-    num_passed = 0
-    for index, row in enumerate(rows):
-        num_passed += _num_samples(row)
-        if num_passed > num_samples:
-            return rows[index:]
-    return []
+def num_slots(row: dict) -> int:
+    """Return the number of places that a row has in an epoch."""
+    return max(1, round(_num_samples(row)))
 
 
 # --------------------------------------------------------------------------------------------- the stream
 
 
-def _open_shards(rows: list[dict], handle_error: Callable[[Exception], bool]) -> Iterator[dict]:
-    """Open shards one after the other, as webdataset's readers take them."""
-    for row in rows:
-        try:
-            with open_shard(row["shard"]) as stream:
-                yield {"url": row["shard"], "stream": stream}
-        except OSError as error:
-            handle_error(error)
+class Position(NamedTuple):
+    """The place in a worker's samples from which to go on.
+
+    Attributes:
+        epoch: number of the epoch.
+        segment: of the worker's segments of shards in this epoch, that in which the block begins.
+        sample: number of the block's first sample in the shard.
+        block: number of the block in the epoch.
+        drawn: samples of the block that were drawn before, broken ones too.
+    """
+
+    epoch: int
+    segment: int = 0
+    sample: int = 0
+    block: int = 0
+    drawn: int = 0
 
 
 class ImageTextStream(IterableDataset):
@@ -118,11 +100,12 @@ class ImageTextStream(IterableDataset):
     The workers are the loader processes of all training processes. They share an epoch by this rule:
 
     - The order of the rows is drawn from the seed and the epoch, and is the same for all workers.
-    - Of N workers, each takes every N-th row.
-    - If there are fewer shards than workers, all workers read all shards, and each keeps every N-th sample.
-    - Each worker then shuffles the samples of its shards within a buffer.
+    - Each worker takes a part of the samples in this order, all of about the same size. A part may begin and end within
+      a shard.
+    - Samples of shards are read in blocks, and each block is shuffled.
 
-    So each sample of an epoch comes to exactly one worker.
+    So each sample of an epoch comes to exactly one worker. To go on in the middle, a worker passes over the beginning
+    of one shard.
     """
 
     def __init__(
@@ -134,10 +117,9 @@ class ImageTextStream(IterableDataset):
             name: name of the dataset, for messages and the order.
             rows: rows of its catalog entry: shards, or images with captions.
             mapper: makes of a sample what the model takes.
-            buffer: samples from which the next one is drawn (of shards; other rows are shuffled as a whole).
+            buffer: samples in a block (of shards; other rows are shuffled as a whole).
             seed: the same seed gives the same samples in the same order.
-            start: samples of all workers to leave out at the beginning, whole epochs included. Shards are left out as
-                a whole.
+            start: samples that all workers together have drawn before.
         """
         self.name = name
         self.rows = rows
@@ -145,7 +127,8 @@ class ImageTextStream(IterableDataset):
         self.buffer = buffer
         self.seed = seed
         self.start = start
-        self._has_shards = "shard" in rows[0]
+        self.has_shards = "shard" in rows[0]
+        self.epoch_size = sum(map(num_slots, rows))
 
     def __iter__(self) -> Iterator[dict]:
         info = get_worker_info()  # None without loader processes: the training process itself is the worker
@@ -154,80 +137,174 @@ class ImageTextStream(IterableDataset):
         worker = comm.get_rank() * workers_per_rank + local_worker
         return self.iterate_worker(worker, comm.get_world_size() * workers_per_rank)
 
-    def iterate_worker(self, worker: int, num_workers: int) -> Iterator[dict]:
-        """Yield the samples of one of `num_workers` workers, epoch after epoch.
+    def iterate_worker(
+        self, worker: int, num_workers: int, num_drawn: int | None = None, position: Position | None = None
+    ) -> "WorkerIterator":
+        """Iterate over the samples of one of `num_workers` workers, epoch after epoch.
 
-        Raises:
-            RuntimeError: a whole epoch gave nothing; says why.
+        Args:
+            worker: its index.
+            num_workers: workers that share the dataset.
+            num_drawn: samples that this worker has drawn before; None for its share of `start`.
+            position: of an iterator of the same worker, to go on exactly where it was; None to go by `num_drawn`, which
+                is exact if no sample is broken and the rows say rightly how many samples the shards have.
         """
-        skipped = SkipCounter()
-        epoch_size = max(1, int(count_samples(self.rows)))
-        first_epoch, skip_samples = divmod(self.start, epoch_size)
+        if num_drawn is None:
+            num_drawn = _share(self.start, worker, num_workers)
+        return WorkerIterator(self, worker, num_workers, num_drawn, position)
 
-        for epoch in itertools.count(first_epoch):
+
+class WorkerIterator:
+    """Iterates over the samples of one worker.
+
+    Attributes:
+        position: after the sample that was given last.
+    """
+
+    def __init__(
+        self, stream: ImageTextStream, worker: int, num_workers: int, num_drawn: int, position: Position | None
+    ):
+        """Find the place to begin at; see ImageTextStream.iterate_worker."""
+        self.stream = stream
+        self.worker = worker
+        self.num_workers = num_workers
+        self.position = position or self._find(num_drawn)
+        self._skipped = SkipCounter()
+        self._samples = self._iterate()
+
+    def __iter__(self) -> "WorkerIterator":
+        return self
+
+    def __next__(self) -> dict:
+        """Return the next sample; OSError if a whole epoch gave none."""
+        return next(self._samples)
+
+    def _find(self, num_drawn: int) -> Position:
+        """Find the place after as many samples, by what the rows say of the shards."""
+        epoch_size, stream = self.stream.epoch_size, self.stream
+        epoch = (num_drawn * self.num_workers + self.worker) // epoch_size
+        num_drawn -= _share(epoch * epoch_size, self.worker, self.num_workers)
+        if not stream.has_shards:
+            return Position(epoch, drawn=num_drawn)
+
+        # The block of the next sample, and where it begins
+        block, drawn = divmod(num_drawn, stream.buffer)
+        rows, part = self._order(epoch), self._part(epoch)
+        segments, rest = _find_segments(rows, part), _find_segments(rows, part[block * stream.buffer :])
+        return Position(epoch, len(segments) - len(rest), rest[0].first, block, drawn)
+
+    def _order(self, epoch: int) -> list[dict]:
+        """Return the rows in the order of an epoch, which is the same for all workers."""
+        rng = random.Random(f"{self.stream.seed} {self.stream.name} {epoch}")
+        return rng.sample(self.stream.rows, len(self.stream.rows))
+
+    def _part(self, epoch: int) -> range:
+        """Return the places of the worker's samples in the order of an epoch."""
+        begin, end = epoch * self.stream.epoch_size, (epoch + 1) * self.stream.epoch_size
+        workers = range(self.worker + 1)
+        sizes = [_share(end, w, self.num_workers) - _share(begin, w, self.num_workers) for w in workers]
+        return range(sum(sizes[:-1]), sum(sizes))
+
+    def _iterate(self) -> Iterator[dict]:
+        fruitless_epochs = 0
+        while True:
+            is_whole = self.position == Position(self.position.epoch)
+            part, skipped_before = self._part(self.position.epoch), self._skipped.counts.total()
             num_yielded = 0
-            for sample in self._read_epoch(epoch, worker, num_workers, skip_samples, skipped):
-                try:
-                    mapped = self._map_sample(sample)
-                except BrokenSample as error:
-                    skipped.add(error.reason, str(error))
-                    continue
+            for sample in self._iterate_epoch(part):
                 num_yielded += 1
-                yield mapped
+                yield sample
 
-            # The rest of an epoch that was begun in the middle may be empty.
-            is_whole_epoch = skip_samples == 0
-            if is_whole_epoch and num_yielded == 0:
-                raise RuntimeError(
-                    f"Dataset '{self.name}': a whole epoch of worker {worker + 1} of {num_workers} gave no usable "
-                    f"sample ({skipped}). Check the data, or use fewer processes and workers than it has samples."
-                )
-            skip_samples = 0
-
-    def _read_epoch(
-        self, epoch: int, worker: int, num_workers: int, skip_samples: int, skipped: SkipCounter
-    ) -> Iterator[dict]:
-        """Read a worker's samples of an epoch, without the first `skip_samples` of all workers together."""
-        # Shuffle the rows; all workers draw the same order
-        order_rng = random.Random(f"{self.seed} {self.name} {epoch}")
-        rows = order_rng.sample(self.rows, len(self.rows))
-        if not self._has_shards:
-            return iter(_skip_rows(rows[worker::num_workers], skip_samples // num_workers))
-
-        # Read this worker's shards; or all shards, and keep this worker's samples
-        has_shard_per_worker = len(rows) >= num_workers
-        if has_shard_per_worker:
-            skip_samples //= num_workers
-            samples = self._read_shards(_skip_rows(rows[worker::num_workers], skip_samples), skipped)
-        else:
-            samples = self._read_shards(_skip_rows(rows, skip_samples), skipped)
-            samples = itertools.islice(samples, worker, None, num_workers)
-
-        # Shuffle the samples within a buffer
-        worker_rng = random.Random(f"{self.seed} {self.name} {epoch} {worker} {skip_samples}")
-        return shuffle(self.buffer, initial=min(self.buffer, 100), rng=worker_rng)(samples)
-
-    def _read_shards(self, rows: list[dict], skipped: SkipCounter) -> Iterator[dict]:
-        """Read the samples of shards one after the other; a shard that cannot be read further is counted.
-
-        A shard on the web that cannot be reached is an OSError: it will be there again, and a training that is resumed
-        then draws the samples of an uninterrupted one.
-        """
-
-        def skip_shard(error: Exception) -> bool:
-            if isinstance(error, UnreadableAddress):
+            # The rest of an epoch may be empty, and a part of shards with fewer samples than their rows say
+            fruitless_epochs = fruitless_epochs + 1 if part and is_whole and not num_yielded else 0
+            has_skipped = self._skipped.counts.total() > skipped_before
+            if fruitless_epochs == (1 if has_skipped else _MAX_EMPTY_EPOCHS):
                 raise OSError(
-                    f"Dataset '{self.name}': the shard {error.address} cannot be read, also after further tries: "
-                    f"{error.reason}. --resume goes on when it can be read again."
+                    f"Dataset '{self.stream.name}': a whole epoch of worker {self.worker + 1} of {self.num_workers} "
+                    f"gave no usable sample ({self._skipped}){self._skipped.last and ', such as ' + self._skipped.last}"
+                )
+            self.position = Position(self.position.epoch + 1)
+
+    def _iterate_epoch(self, part: range) -> Iterator[dict]:
+        """Yield the mapped samples of a part of the epoch, from the position on."""
+        rows = self._order(self.position.epoch)
+        if not self.stream.has_shards:
+            yield from self._map_block(rows[part.start : part.stop])
+            return
+
+        samples = self._read_shards(_find_segments(rows, part))
+        while block := list(itertools.islice(samples, self.stream.buffer)):
+            segment, number, _ = block[0]
+            epoch, block_number = self.position.epoch, self.position.block
+            self.position = Position(epoch, segment, number, block_number, self.position.drawn)
+            random.Random(f"{self.stream.seed} {self.stream.name} {epoch} {self.worker} {block_number}").shuffle(block)
+            yield from self._map_block([sample for _, _, sample in block])
+            block.clear()  # before the next one is read
+            self.position = Position(epoch, block=block_number + 1)
+
+    def _map_block(self, block: list[dict | ShardSample]) -> Iterator[dict]:
+        """Yield the mapped samples of a block, from the position on."""
+        for drawn in range(self.position.drawn, len(block)):
+            self.position = self.position._replace(drawn=drawn + 1)
+            try:
+                sample = block[drawn]
+                mapped = self.stream.mapper(sample.to_pair() if self.stream.has_shards else sample)
+            except BrokenSample as error:
+                self._skipped.add(error.reason, str(error))
+                continue
+            yield mapped
+
+    def _read_shards(self, segments: list["_Segment"]) -> Iterator[tuple[int, int, ShardSample]]:
+        """Read samples of shards from the position on, each with the numbers of its segment and in its shard.
+
+        A shard that cannot be read further is counted. But one on the web that cannot be reached is an OSError: it will
+        be there again, and a training that is resumed then draws the samples of an uninterrupted one.
+        """
+        begin = self.position
+        for number in range(begin.segment, len(segments)):
+            shard, first, last = segments[number]
+            if number == begin.segment:
+                first = max(first, begin.sample)
+            try:
+                with open_shard(shard) as tar:
+                    for sample in read_samples(tar, shard, first, last):
+                        if sample.has_image():
+                            yield number, first, sample
+                            first += 1
+                        else:
+                            self._skipped.add("no image", f"{sample.name} ({SORT_ADVICE})")
+            except UnreadableAddress as error:
+                raise OSError(
+                    f"Dataset '{self.stream.name}': the shard {error.address} cannot be read, also after further "
+                    f"tries: {error.reason}. --resume goes on when it can be read again."
                 ) from None
-            skipped.add("unreadable shard", str(error))
-            return True
+            except BROKEN_TAR as error:
+                self._skipped.add("unreadable shard", f"{shard}: {error}")
 
-        files = tar_file_expander(_open_shards(rows, skip_shard), handler=skip_shard)
-        return group_by_keys(files, handler=skip_shard)
 
-    def _map_sample(self, sample: dict) -> dict:
-        """Map a sample as it was read to what the model takes; BrokenSample if it cannot be used."""
-        if self._has_shards:
-            sample = _convert_tar_sample(sample)
-        return self.mapper(sample)
+def _share(num_draws: int, worker: int, num_workers: int) -> int:
+    """Return how many of the first draws of all workers are a worker's: every N-th."""
+    return max(0, (num_draws - worker + num_workers - 1) // num_workers)
+
+
+class _Segment(NamedTuple):
+    """Successive samples of a shard: its path, number of the first one, and of the one to stop before; None for all."""
+
+    shard: str
+    first: int
+    last: int | None
+
+
+def _find_segments(rows: list[dict], part: range) -> list[_Segment]:
+    """Find a part of an epoch's samples in its shards.
+
+    A shard with more samples than its row says is read to the end by the worker that has its last one.
+    """
+    segments = []
+    stop = 0
+    for row in rows:
+        start, stop = stop, stop + num_slots(row)
+        if start < part.stop and part.start < stop:
+            last = None if stop <= part.stop else part.stop - start
+            segments.append(_Segment(row["shard"], max(0, part.start - start), last))
+    return segments

@@ -8,7 +8,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
 from detectron2.data.common import ToIterableDataset
 from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSampler
-from detectron2.utils import comm
 from torch.utils.data import IterableDataset, Sampler
 
 from ..modeling.vocabulary import dataset_vocabulary
@@ -113,22 +112,20 @@ class LabeledDatasets:
             "subset_ratio": cfg.DATALOADER.RANDOM_SUBSET_RATIO,
         }
 
-    def stream(self, seed: int, start: int, chunk_size: int) -> IterableDataset:
+    def stream(self, seed: int, num_drawn: int, chunk_size: int) -> IterableDataset:
         """Return the endless stream of a process's images, of which each loader worker has its share.
 
         Args:
             seed: the same seed gives the same images in the same order.
-            start: images of all processes to leave out at the beginning.
+            num_drawn: images that each process has drawn before.
             chunk_size: images in a row that one worker has.
         """
-        # Choose the order, without what was drawn before
         size = len(self._rows)
         if self.subset_ratio < 1:
             sampler = RandomSubsetTrainingSampler(size, self.subset_ratio, seed_shuffle=seed, seed_subset=seed)
         else:
             sampler = TrainingSampler(size, seed=seed)
-        sampler = _LaterSampler(sampler, start // comm.get_world_size())
-
+        sampler = _LaterSampler(sampler, num_drawn)
         dataset = MapDataset(DatasetFromList(self._rows, copy=False), self.mapper)
         return ToIterableDataset(dataset, sampler, shard_chunk_size=chunk_size)
 

@@ -3,79 +3,161 @@
 import itertools
 import random
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .image_text_stream import ImageTextStream, count_samples, read_dataset
+from .image_text_stream import ImageTextStream, Position, count_samples, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .mapper import ImageTextDatasetMapper
 
 
-class Mixture(IterableDataset):
+class Mixture:
     """Draws each sample from one of several streams, in proportion to their weights."""
 
-    def __init__(self, streams: list[ImageTextStream], weights: list[float], seed: str):
+    def __init__(self, streams: Sequence[ImageTextStream], weights: Sequence[float], seed: int):
         self.streams = streams
         self.weights = weights
         self.seed = seed
 
-    def __iter__(self) -> Iterator[dict]:
-        info = get_worker_info()
-        rng = random.Random(f"{self.seed} {comm.get_rank()} {info.id if info else 0}")
-        iterators = [iter(stream) for stream in self.streams]
-        while True:
-            (iterator,) = rng.choices(iterators, self.weights)
-            yield next(iterator)
-
-
-class Alternation(IterableDataset):
-    """Gives some samples of each of several streams in turn, so that batches of all of them have the same shares."""
-
-    def __init__(self, streams: Sequence[IterableDataset], counts: Sequence[int]):
-        """Join streams.
+    def iterate_worker(
+        self, worker: int, num_workers: int, num_drawn: int = 0, positions: Sequence[Position] | None = None
+    ) -> Iterator[tuple[dict, list[Position]]]:
+        """Yield the samples of a worker, each with the positions in the streams after it.
 
         Args:
-            streams: endless.
-            counts: samples in a row of each.
+            worker: its index.
+            num_workers: workers that share the datasets.
+            num_drawn: samples that this worker has drawn before.
+            positions: those after the last of them, by stream; None to find about the same, see ImageTextStream.
         """
-        self.streams = streams
-        self.counts = counts
+        rng = random.Random(f"{self.seed} {worker} {num_workers}")
+        indices = range(len(self.streams))
+        counts = Counter(rng.choices(indices, self.weights, k=num_drawn))
+        positions = positions or [None for _ in indices]
+        iterators = [
+            stream.iterate_worker(worker, num_workers, counts[i], positions[i]) for i, stream in enumerate(self.streams)
+        ]
+        while True:
+            (iterator,) = rng.choices(iterators, self.weights)
+            yield next(iterator), [iterator.position for iterator in iterators]
+
+
+class TrainingStream(IterableDataset):
+    """The samples of a process's batches, one batch after the other: first pairs, then labeled images.
+
+    Which they are, and the random choices of their augmentation, depends on the seed, the number of the batch, the
+    process, and the numbers of processes and workers alone. The last pair of a batch has the positions in the streams
+    after it as `positions`.
+    """
+
+    def __init__(
+        self,
+        pairs: Mixture,
+        num_pairs: int,
+        labeled: LabeledDatasets | None,
+        num_labeled: int,
+        *,
+        seed: int,
+        num_batches: int,
+        positions: Sequence[Sequence[Position] | None],
+    ):
+        """Describe a stream; nothing is read yet.
+
+        Args:
+            pairs: the streams of pairs; has none if `num_pairs` is 0.
+            num_pairs: pairs in a batch.
+            labeled: may be None if `num_labeled` is 0.
+            num_labeled: labeled images in a batch.
+            seed: the same seed gives the same batches.
+            num_batches: batches that were drawn before.
+            positions: those in the streams after the last of them, by worker of this process; None where not known.
+        """
+        self.pairs = pairs
+        self.num_pairs = num_pairs
+        self.labeled = labeled
+        self.num_labeled = num_labeled
+        self.seed = seed
+        self.num_batches = num_batches
+        self.positions = positions
 
     def __iter__(self) -> Iterator[dict]:
-        iterators = [iter(stream) for stream in self.streams]
-        while True:
-            for iterator, count in zip(iterators, self.counts):
-                yield from itertools.islice(iterator, count)
+        # The loader takes batches from its workers in turn, from worker 0 on. So a worker goes on with the share of the
+        # one whose turn it was.
+        info = get_worker_info()  # None without loader processes
+        num_workers = info.num_workers if info else 1
+        first_batch = self.num_batches + (info.id if info else 0)
+        batches_before, share = divmod(first_batch, num_workers)
+        pairs = self.pairs.iterate_worker(
+            comm.get_rank() * num_workers + share,
+            comm.get_world_size() * num_workers,
+            batches_before * self.num_pairs,
+            self.positions[share],
+        )
+        labeled = iter(())
+        if self.num_labeled:
+            labeled = iter(self.labeled.stream(self.seed, self.num_batches * self.num_labeled, self.num_labeled))
+
+        for batch in itertools.count(first_batch, num_workers):
+            seed_all_rng(zlib.crc32(f"{self.seed} data {batch} {comm.get_rank()}".encode()))
+            for number in range(self.num_pairs):
+                sample, positions = next(pairs)
+                yield {**sample, "positions": positions} if number == self.num_pairs - 1 else sample
+            yield from itertools.islice(labeled, self.num_labeled)
 
 
 class RestartableLoader:
     """Batches that can begin with another seed or at another sample.
 
-    A Trainer restarts such a loader at each checkpoint, so that a resumed training draws the samples of an
-    uninterrupted one.
+    A Trainer that resumes restarts such a loader, and so draws the samples of an uninterrupted training.
     """
 
-    def __init__(self, build: Callable[[int, int], Iterable[list[dict]]], seed: int, start: int):
-        """Build the first loader.
+    def __init__(self, build: Callable, num_workers: int, settings: dict, seed: int, start: int):
+        """Choose what to build; nothing is read yet.
 
         Args:
-            build: makes an endless loader for a seed and a start; see build_image_text_train_loader.
-            seed: of the first loader.
-            start: of the first loader.
+            build: returns for a seed, a start and positions an endless loader, and its batches before the start.
+            num_workers: processes that read; 0 for none.
+            settings: what decides on samples beside the seed and the start.
+            seed: see `restart`.
+            start: see `restart`.
         """
         self._build = build
+        self._num_workers = max(1, num_workers)
+        self._settings = {**settings, "processes": comm.get_world_size(), "workers": self._num_workers}
         self.restart(seed, start)
 
-    def restart(self, seed: int, start: int) -> None:
-        """Begin with this seed at this sample; iterators that exist stay as they are."""
-        self._loader = self._build(seed, start)
+    def restart(self, seed: int, start: int, state: dict | None = None) -> None:
+        """Begin with this seed at this sample; iterators that exist stay as they are.
+
+        Args:
+            seed: the same seed gives the same batches.
+            start: images that all processes have drawn before, in whole batches.
+            state: what `gather_state` gave after them. It is ignored if the seed or settings were others.
+        """
+        self._settings["seed"] = seed
+        positions = [None] * self._num_workers
+        if state and state["settings"] == self._settings:
+            positions = state["positions"][comm.get_rank()]
+        self._positions = [worker and [Position(*position) for position in worker] for worker in positions]
+        self._loader, self._num_batches = self._build(seed, start, self._positions)
+
+    def gather_state(self) -> dict:
+        """Return where the workers of all processes are after the last batch. All processes must call this."""
+        positions = [worker and [tuple(position) for position in worker] for worker in self._positions]
+        return {"settings": dict(self._settings), "positions": comm.all_gather(positions)}
 
     def __iter__(self) -> Iterator[list[dict]]:
-        return iter(self._loader)
+        for number, batch in enumerate(self._loader, start=self._num_batches):
+            for sample in batch:
+                if "positions" in sample:
+                    self._positions[number % self._num_workers] = sample.pop("positions")
+            yield batch
 
 
 def _train_loader_from_config(
@@ -131,8 +213,7 @@ def build_image_text_train_loader(
         num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.
         seed: the same seed, workers and processes give the same batches on one machine.
-        start: samples of all processes to leave out at the beginning, about: a shard is read whole. The rest of the
-            epoch follows in the same order, with other random choices.
+        start: images that all processes have drawn before, in whole batches.
 
     Raises:
         ValueError: no datasets, a dataset without samples, or a number out of its range; names the config key.
@@ -146,31 +227,27 @@ def build_image_text_train_loader(
     datasets = [read_dataset(name) for name in names]
     sizes = [count_samples(rows) for rows in datasets]
 
-    def build(seed: int, start: int) -> Iterable[list[dict]]:
-        parts, counts = [], []
-        if num_pairs:
-            # One stream a dataset, which starts where its share of the samples ends
-            first = start * num_pairs // batch_size
-            streams = [
-                ImageTextStream(name, rows, mapper, buffer, seed, int(first * size / sum(sizes)))
-                for name, rows, size in zip(names, datasets, sizes)
-            ]
-            parts.append(Mixture(streams, sizes, f"{seed} {start}"))
-            counts.append(num_pairs)
-
-        if num_labeled:
-            parts.append(labeled.stream(seed, start * num_labeled // batch_size, num_labeled))
-            counts.append(num_labeled)
-
-        # Augmentation draws from the workers' own generators, which are seeded by `augmentation_seed`.
-        augmentation_seed = zlib.crc32(f"{seed} {start} {comm.get_rank()}".encode())
-        return build_detection_train_loader(
-            Alternation(parts, counts),
+    def build(seed: int, start: int, positions: list) -> tuple[Iterable[list[dict]], int]:
+        streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
+        num_batches = start // total_batch_size
+        stream = TrainingStream(
+            Mixture(streams, sizes, seed),
+            num_pairs,
+            labeled,
+            num_labeled,
+            seed=seed,
+            num_batches=num_batches,
+            positions=list(positions),
+        )
+        loader = build_detection_train_loader(
+            stream,
             mapper=None,
             total_batch_size=total_batch_size,
             aspect_ratio_grouping=False,
             num_workers=num_workers,
-            seed=augmentation_seed,
+            seed=seed,
         )
+        return loader, num_batches
 
-    return RestartableLoader(build, seed, start)
+    settings = {"datasets": list(names), "buffer": buffer, "batch": total_batch_size, "labeled": num_labeled}
+    return RestartableLoader(build, num_workers, settings, seed, start)

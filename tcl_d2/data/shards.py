@@ -9,13 +9,12 @@ import json
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import braceexpand
 from huggingface_hub import get_token, hf_hub_url
@@ -24,8 +23,8 @@ from webdataset.gopen import gopen
 from ..utils import http_stream
 from ..utils.files import is_web_page
 from ..utils.http_stream import HTTPStream, UnreadableAddress
-from ..utils.images import IMAGE_SUFFIXES
 from .dataset_files import subsample
+from .shard_samples import BROKEN_TAR, iterate_headers, open_tar
 
 PAUSES = http_stream.PAUSES  # seconds before each further try while training
 CHECK_PAUSES = (1, 2, 4)  # the same before a training
@@ -197,10 +196,10 @@ def _count_images(path: str, modified: int) -> int:
     """
     count = 0
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                count += member.name.lower().endswith(IMAGE_SUFFIXES)
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        with open_shard(path) as tar:
+            for has_image in iterate_headers(tar):
+                count += has_image
+    except BROKEN_TAR:
         pass  # a training counts it among the unreadable shards
     return count
 
@@ -209,23 +208,28 @@ def _count_images(path: str, modified: int) -> int:
 
 
 @contextmanager
-def open_shard(shard: str) -> Iterator[BinaryIO]:
+def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
     """Open a shard, to be read from its beginning to its end.
 
     Raises:
         UnreadableAddress: a shard on the web or a command fails, also after further tries; the block, or its end.
-        OSError: a shard on this disk cannot be opened.
+        BROKEN_TAR: a shard on this disk cannot be opened, or is no tar.
     """
     if shard.startswith("pipe:"):
         stream = gopen(shard)
-        yield stream
+        try:
+            with open_tar(stream, is_file=False) as tar:
+                yield tar
+        except BROKEN_TAR:
+            _finish_command(shard, stream)  # its failure is the cause
+            raise
         _finish_command(shard, stream)
     elif is_remote(shard):
-        with _open_address(shard, PAUSES) as stream:
-            yield stream
+        with _open_address(shard, PAUSES) as stream, open_tar(stream, is_file=False) as tar:
+            yield tar
     else:
-        with open(shard, "rb") as stream:
-            yield stream
+        with open(shard, "rb") as stream, open_tar(stream, is_file=True) as tar:
+            yield tar
 
 
 def _finish_command(shard: str, stream: Any) -> None:

@@ -7,7 +7,7 @@ import zlib
 from functools import partial
 from types import SimpleNamespace
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
@@ -81,46 +81,45 @@ class SeedHook(HookBase):
         seed_all_rng(zlib.crc32(f"{self.trainer.seed} {self.trainer.iter} {comm.get_rank()}".encode()))
 
 
-class RestartDataHook(HookBase):
-    """Begins the data anew at each checkpoint, as a training that is resumed from it does."""
+class KeepDataState(HookBase):
+    """Keeps for each regular checkpoint where the data goes on from it."""
 
     def __init__(self, period: int):
         self.period = period
 
-    def before_step(self) -> None:
-        if self.trainer.iter % self.period == 0 and self.trainer.iter > self.trainer.start_iter:
-            self.trainer.restart_data(self.trainer.iter)
+    def after_step(self) -> None:
+        num_done = self.trainer.iter + 1
+        if num_done % self.period == 0 or num_done == self.trainer.max_iter:
+            self.trainer.keep_data_state()
 
 
-def save_now(checkpointer: TCLCheckpointer, iteration: int) -> None:
+def save_now(trainer: TrainerBase) -> None:
     """Write a checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD.
 
     Args:
-        checkpointer: writes it.
-        iteration: the last one that is done.
+        trainer: has done its iteration; all processes must call this.
     """
-    checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    trainer.keep_data_state()
+    trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
     comm.synchronize()  # if another process ended now, the launcher would end the main one while it writes
 
 
 class StopOnBadSteps(HookBase):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
-    def __init__(self, step: NanSafeAMPTrainer, checkpointer: TCLCheckpointer, max_skipped: int):
+    def __init__(self, step: NanSafeAMPTrainer, max_skipped: int):
         """Choose when to end the training.
 
         Args:
             step: counts the steps that were left out.
-            checkpointer: writes the last good state.
             max_skipped: steps in a row that may be left out.
         """
         self.step = step
-        self.checkpointer = checkpointer
         self.max_skipped = max_skipped
 
     def after_step(self) -> None:
         if self.step.skipped_in_a_row > self.max_skipped:
-            save_now(self.checkpointer, self.trainer.iter)
+            save_now(self.trainer)
             raise FloatingPointError(
                 f"{self.step.skipped_in_a_row} steps in a row had to be left out (SOLVER.MAX_SKIPPED is "
                 f"{self.max_skipped}). The last: {self.step.problem}. The model is as before them, and saved: look at "
@@ -131,14 +130,8 @@ class StopOnBadSteps(HookBase):
 class StopOnSignal(HookBase):
     """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
 
-    def __init__(self, checkpointer: TCLCheckpointer, catcher: SignalCatcher):
-        """Choose what to look at.
-
-        Args:
-            checkpointer: writes the checkpoint.
-            catcher: remembers signals while the training runs.
-        """
-        self.checkpointer = checkpointer
+    def __init__(self, catcher: SignalCatcher):
+        """Choose what remembers signals while the training runs."""
         self.catcher = catcher
         self._message = ""
 
@@ -147,8 +140,8 @@ class StopOnSignal(HookBase):
         if not number:
             return
 
+        save_now(self.trainer)
         iteration = self.trainer.iter
-        save_now(self.checkpointer, iteration)
         name = signal.Signals(number).name
         self._message = f"Stopped by {name} after iteration {iteration}, with a checkpoint; --resume goes on from it"
         sys.exit(128 + number)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer
-from detectron2.utils.logger import log_every_n_seconds
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -47,12 +46,6 @@ class NanSafeAMPTrainer(AMPTrainer):
         self.device_type = device.type
         self.skipped_in_a_row = 0
         self.problem = ""
-
-    def skip_batches(self, count: int) -> None:
-        """Take batches that were trained on before a checkpoint, and drop them."""
-        for i in range(count):
-            next(self._data_loader_iter)
-            log_every_n_seconds(logging.INFO, f"Data: skipped {i + 1} of {count} batches that were trained on", n=10)
 
     def run_step(self) -> None:
         """Train on the next batch."""

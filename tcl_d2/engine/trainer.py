@@ -26,8 +26,8 @@ from ..evaluation.report import average, save_report
 from .evaluation_pass import EvaluationPass, evaluation_settings, group_by_images, load_test_dicts
 from .hooks import (
     BestAverageCheckpointer,
+    KeepDataState,
     LearnedScalars,
-    RestartDataHook,
     SeedHook,
     StopOnBadSteps,
     StopOnSignal,
@@ -94,6 +94,7 @@ class Trainer(DefaultTrainer):
         self._trainer = NanSafeAMPTrainer(model, data_loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         if not isinstance(data_loader, RestartableLoader):
             logger.info("The training data is not of build_image_text_train_loader: --resume begins it anew")
+        self._data_state = {}
         self.restart_data(0)  # with the seed that was drawn
 
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -107,12 +108,13 @@ class Trainer(DefaultTrainer):
     # ------------------------------------------------------------------------------------ training
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "seed": self.seed}
+        return {**super().state_dict(), "seed": self.seed, "data": self._data_state}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         if self.cfg.SEED < 0:
             self.seed = state_dict["seed"]
+        self._data_state = state_dict.get("data", {})
 
     def resume_or_load(self, resume: bool = True) -> None:
         if not resume and self.checkpointer.has_checkpoint():
@@ -122,12 +124,9 @@ class Trainer(DefaultTrainer):
                 self.cfg.OUTPUT_DIR,
             )
         super().resume_or_load(resume)
-        if self.start_iter > 0 and isinstance(self.data_loader, RestartableLoader):
-            # Data begins anew at each checkpoint, so that a resumed training draws the samples that an uninterrupted
-            # one does; a checkpoint written in between, on a signal, is some batches further.
-            ahead = self.start_iter % self.cfg.SOLVER.CHECKPOINT_PERIOD
-            self.restart_data(self.start_iter - ahead)
-            self._trainer.skip_batches(ahead)
+        if self.start_iter > 0:
+            is_current = self._data_state.get("iteration") == self.start_iter
+            self.restart_data(self.start_iter, self._data_state if is_current else None)
 
     def train(self) -> OrderedDict | None:
         """Train, and check the last evaluation against TEST.EXPECTED_RESULTS, as Detectron2 does.
@@ -152,12 +151,22 @@ class Trainer(DefaultTrainer):
             if error is None:
                 raise
 
-    def restart_data(self, iteration: int) -> None:
-        """Go on with the samples that a training draws from this iteration on; other loaders than ours just go on."""
+    def restart_data(self, iteration: int, state: dict | None = None) -> None:
+        """Draw the samples of a training from this iteration on; other loaders than ours just go on.
+
+        Args:
+            iteration: the next one.
+            state: of the data before it, as RestartableLoader gathers it.
+        """
         loader = self.data_loader
         if isinstance(loader, RestartableLoader):
-            loader.restart(self.seed, iteration * self.cfg.SOLVER.IMS_PER_BATCH)
+            loader.restart(self.seed, iteration * self.cfg.SOLVER.IMS_PER_BATCH, state)
             self._trainer.reset_data_loader(lambda: loader)
+
+    def keep_data_state(self) -> None:
+        """Keep for the next checkpoint where the data goes on after this iteration. All processes must call this."""
+        if isinstance(self.data_loader, RestartableLoader):
+            self._data_state = {"iteration": self.iter + 1, **self.data_loader.gather_state()}
 
     def build_hooks(self) -> list[HookBase]:
         cfg = self.cfg
@@ -166,15 +175,15 @@ class Trainer(DefaultTrainer):
         writer = [detectron2_hooks.pop()] if is_main else []  # it writes after the hooks that have something to write
 
         # In the order in which they run
-        hooks = [SeedHook(), RestartDataHook(cfg.SOLVER.CHECKPOINT_PERIOD)]
+        hooks = [SeedHook(), KeepDataState(cfg.SOLVER.CHECKPOINT_PERIOD)]
         if hasattr(unwrap_ddp(self._trainer.model), "train_last_blocks"):  # a model with a second stage
             hooks.append(UnfreezeHook(cfg.MODEL.TCL.UNFREEZE_ITER))
         hooks += [*detectron2_hooks, LearnedScalars()]
         if is_main and cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0:
             hooks.append(BestAverageCheckpointer(cfg.TEST.EVAL_PERIOD, self.checkpointer))
         hooks += writer
-        hooks.append(StopOnBadSteps(self._trainer, self.checkpointer, cfg.SOLVER.MAX_SKIPPED))
-        hooks.append(StopOnSignal(self.checkpointer, self._catcher))
+        hooks.append(StopOnBadSteps(self._trainer, cfg.SOLVER.MAX_SKIPPED))
+        hooks.append(StopOnSignal(self._catcher))
         return hooks
 
     def build_writers(self) -> list[EventWriter]:

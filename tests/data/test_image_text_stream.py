@@ -1,12 +1,13 @@
 """The stream of training pairs: no sample comes to two workers, seeds, and broken samples."""
 
 import logging
+import tarfile
 from collections import Counter
 from itertools import islice
 
 import pytest
 
-from tcl_d2.data.image_text_stream import ImageTextStream, SkipCounter
+from tcl_d2.data.image_text_stream import ImageTextStream
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 
@@ -18,6 +19,7 @@ def identity(sample: dict) -> dict:
 
 
 def make_shards(folder, shards: int, per_shard: int) -> list[dict]:
+    folder.mkdir(exist_ok=True)
     for s in range(shards):
         samples = {}
         for i in range(per_shard):
@@ -30,47 +32,109 @@ def make_list(size: int) -> list[dict]:
     return [{"file_name": str(i), "captions": [f"caption {i // 10} {i % 10}"]} for i in range(size)]
 
 
-def read_epoch(rows, worker, num_workers, seed=0, epoch=0, skip_samples=0) -> list[str]:
-    """The captions that come to a worker in an epoch."""
-    stream = ImageTextStream("t", rows, identity, buffer=7, seed=seed)
-    samples = stream._read_epoch(epoch, worker, num_workers, skip_samples, SkipCounter())
-    return [stream._map_sample(sample)["caption"] for sample in samples]
+def captions_of(stream: ImageTextStream, count: int, worker: int = 0, num_workers: int = 1) -> list[str]:
+    return [sample["caption"] for sample in islice(stream.iterate_worker(worker, num_workers), count)]
 
 
-@pytest.mark.parametrize("shards, num_workers", [(6, 1), (6, 2), (6, 4), (3, 8)])
-def test_each_sample_of_shards_comes_to_one_worker(tmp_path, shards, num_workers):
-    """Also with fewer shards than workers."""
-    rows = make_shards(tmp_path, shards, 10)
-    parts = [read_epoch(rows, worker, num_workers) for worker in range(num_workers)]
-    assert Counter(caption for part in parts for caption in part) == Counter(
-        f"caption {s} {i}" for s in range(shards) for i in range(10)
+def epoch_parts(rows: list[dict], num_workers: int, epoch: int = 0, seed: int = 0) -> list[list[str]]:
+    """The captions that come to each worker in an epoch."""
+    size, parts = len(rows) * rows[0].get("num_samples", 1), []
+    for worker in range(num_workers):
+        first, last = (-(-(n * size - worker) // num_workers) for n in (epoch, epoch + 1))
+        stream = ImageTextStream("t", rows, identity, buffer=7, seed=seed)
+        parts.append(captions_of(stream, last, worker, num_workers)[first:])
+    return parts
+
+
+def all_captions(shards: int, per_shard: int) -> Counter:
+    return Counter(f"caption {s} {i}" for s in range(shards) for i in range(per_shard))
+
+
+@pytest.mark.parametrize("shards, num_workers", [(6, 1), (6, 2), (6, 4), (3, 8), (7, 3)])
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_each_sample_of_an_epoch_comes_to_one_worker(tmp_path, shards, num_workers, epoch):
+    """Also with fewer shards than workers, and with numbers that do not divide."""
+    parts = epoch_parts(make_shards(tmp_path, shards, 10), num_workers, epoch)
+    assert Counter(caption for part in parts for caption in part) == all_captions(shards, 10)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+    rows = make_list(10 * shards)
+    assert Counter(caption for part in epoch_parts(rows, num_workers, epoch) for caption in part) == Counter(
+        row["captions"][0] for row in rows
     )
-    assert all(parts)
-
-
-def test_each_sample_of_a_list_comes_to_one_worker():
-    rows = make_list(31)
-    parts = [read_epoch(rows, worker, 4) for worker in range(4)]
-    assert Counter(caption for part in parts for caption in part) == Counter(row["captions"][0] for row in rows)
 
 
 def test_each_epoch_has_another_order_and_a_seed_repeats_it(tmp_path):
     rows = make_shards(tmp_path, 4, 10)
-    first = read_epoch(rows, 0, 1)
+    (first,) = epoch_parts(rows, 1)
     assert first != sorted(first)
-    assert first == read_epoch(rows, 0, 1)
-    assert first != read_epoch(rows, 0, 1, epoch=1)
-    assert first != read_epoch(rows, 0, 1, seed=1)
+    assert [first] == epoch_parts(rows, 1)
+    assert [first] != epoch_parts(rows, 1, epoch=1)
+    assert [first] != epoch_parts(rows, 1, seed=1)
+
+
+@pytest.mark.parametrize("distance", [1, 7, 30, 64])
+@pytest.mark.parametrize("num_workers", [1, 4, 12])
+def test_restarts_lose_and_repeat_nothing(tmp_path, distance, num_workers):
+    """Two epochs of 60 pairs, begun anew after every few samples of each worker: as if nothing had been."""
+    rows = make_shards(tmp_path, 6, 10)
+    counts = Counter()
+    for worker in range(num_workers):
+        whole = captions_of(ImageTextStream("t", rows, identity, 7, 0), 120 // num_workers, worker, num_workers)
+        pieces = []
+        for start in range(0, len(whole), distance):
+            stream = ImageTextStream("t", rows, identity, 7, 0, start=start * num_workers)
+            pieces += captions_of(stream, min(distance, len(whole) - start), worker, num_workers)
+        assert pieces == whole
+        counts.update(whole)
+    assert counts == all_captions(6, 10) + all_captions(6, 10)
+
+
+@pytest.mark.fault("shards with more or fewer pairs than their counts say, and broken pairs", "each pair comes once")
+@pytest.mark.parametrize("num_workers", [1, 3, 8])
+def test_an_epoch_is_whole_whatever_the_counts_say(tmp_path, num_workers):
+    """And a position goes on exactly there, at any sample."""
+    rows = [row for s in range(5) for row in make_shards(tmp_path / str(s), 1, 2 + 4 * s)]
+    for row in rows:
+        row["num_samples"] = 10
+
+    def mapper(sample):
+        if sample["captions"][0].endswith(b"3"):
+            raise BrokenSample("unreadable image", sample["key"])
+        return sample["key"]
+
+    seen = Counter()
+    for worker in range(num_workers):
+        stream = ImageTextStream("t", rows, mapper, 4, 0)
+        iterator = stream.iterate_worker(worker, num_workers)
+        samples = [(next(iterator), iterator.position) for _ in range(60)]
+        seen.update(sample for sample, position in samples if position.epoch == 0)
+        for i in range(0, 50, 7):
+            resumed = stream.iterate_worker(worker, num_workers, i + 1, samples[i][1])
+            assert list(islice(resumed, 9)) == [sample for sample, _ in samples[i + 1 : i + 10]]
+    assert len(seen) == sum(2 + 4 * s - sum(i % 10 == 3 for i in range(2 + 4 * s)) for s in range(5))
+    assert set(seen.values()) == {1}
+
+
+def test_passing_over_a_shard_reads_no_data(tmp_path, monkeypatch):
+    """To go on at the 90th pair, one block of files is read, and of one shard the headers."""
+    rows = make_shards(tmp_path, 3, 100)
+    read, extract = [], tarfile.TarFile.extractfile
+    monkeypatch.setattr(
+        tarfile.TarFile, "extractfile", lambda tar, member: read.append(member.name) or extract(tar, member)
+    )
+    next(iter(ImageTextStream("t", rows, identity, buffer=7, seed=0, start=190)))
+    assert len(read) == 2 * 7
 
 
 @pytest.mark.parametrize(
     "source, rank, num_ranks, start, first_20",
     [
-        ("shards", 1, 2, 0, "11 16 18 13 17 14 41 15 10 42 43 19 46 12 47 01 49 44 40 04"),
-        ("shards", 1, 2, 85, "53 56 52 54 57 10 11 12 51 15 55 16 17 58 50 13 59 18 14 19"),
-        ("shards", 5, 8, 0, "59 25 51 03 35 13 47 21 35 05 13 57 43 29 45 51 13 33 27 59"),
-        ("shards", 5, 8, 85, "01 53 25 17 09 45 51 13 33 27 59 05 15 45 23 59 37 51 03 01"),
-        ("list", 1, 2, 85, "53 50 42 24 58 55 35 48 10 01 17 37 02 15 22 27 08 46 12 34"),
+        ("shards", 1, 2, 0, "44 40 42 45 43 46 41 20 47 22 48 23 21 49 27 28 25 00 26 29"),
+        ("shards", 1, 2, 85, "00 58 10 08 05 06 07 09 04 16 12 13 11 17 15 14 19 18 24 23"),
+        ("shards", 5, 8, 0, "23 20 49 25 21 24 22 59 57 00 02 01 56 58 03 04 02 03 05 00"),
+        ("shards", 5, 8, 85, "02 01 56 58 03 04 02 03 05 00 01 29 37 38 10 39 12 36 11 13"),
+        ("list", 1, 2, 85, "04 01 38 17 20 37 57 02 14 15 26 22 30 27 36 08 25 46 44 22"),
     ],
 )
 def test_the_samples_of_a_seed_stay_the_same(tmp_path, monkeypatch, source, rank, num_ranks, start, first_20):
@@ -117,7 +181,8 @@ def test_names_with_dots_are_read_by_their_last_suffix(tmp_path):
     samples = {"my.photo.png": b"x", "my.photo.txt": b"dots", "v1.2.JPG": b"x", "v1.2.json": b"{}", "v1.2.txt": b"more"}
     samples |= {"a.jpg": b"x", "a.seg.png": b"no photo", "a.txt": b"exact"}
     write_tar(tmp_path / "a.tar", samples)
-    assert sorted(read_epoch([{"shard": str(tmp_path / "a.tar")}], 0, 1)) == ["dots", "exact", "more"]
+    stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar"), "num_samples": 3}], identity, 3, 0)
+    assert sorted(captions_of(stream, 3)) == ["dots", "exact", "more"]
 
 
 @pytest.mark.fault("several images or captions under one key of a shard", "counted, none is guessed")
@@ -134,28 +199,56 @@ def test_ambiguous_samples_are_counted(tmp_path, caplog):
 def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
     stream = ImageTextStream("broken_set", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
-    with pytest.raises(RuntimeError, match="'broken_set': a whole epoch .* no usable sample .no caption: 2"):
+    with pytest.raises(OSError, match="'broken_set': a whole epoch .* no usable sample .no caption: 2"):
         next(iter(stream))
 
 
-@pytest.mark.parametrize("source", ["shards", "fewer shards than workers", "list"])
-def test_a_later_start_gives_the_rest_of_the_epoch(tmp_path, source):
-    """30 samples in shards of 5: from the 17th on, an epoch goes on with the shard that holds it."""
-    num_workers = 8 if source == "fewer shards than workers" else 1
-    rows = make_list(30) if source == "list" else make_shards(tmp_path, 6, 5)
+@pytest.mark.fault("a shard whose images all come first, then the captions", "one error says how to write it")
+def test_an_unsorted_shard_says_how_to_sort_it(tmp_path):
+    names = [f"{i}.{suffix}" for suffix in ("jpg", "txt") for i in range(3)]
+    write_tar(tmp_path / "a.tar", {name: b"x" for name in names})
+    with pytest.raises(OSError, match=r"(?s)no caption: 3.*no image: 3.*tar --sort=name"):
+        next(iter(ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)))
 
-    def read_from(start: int) -> list[str]:
-        captions = []
-        for worker in range(num_workers):
-            stream = ImageTextStream("t", rows, identity, buffer=1, seed=0, start=start)
-            length = len(read_epoch(rows, worker, num_workers, epoch=1, skip_samples=start % 30))
-            samples = islice(stream.iterate_worker(worker, num_workers), length)
-            captions += [sample["caption"] for sample in samples]
-        return captions
 
-    whole, rest = read_from(30), read_from(30 + 17)
-    assert len(whole) == len(set(whole)) == 30
-    expected = 13 if source == "list" else 15
-    assert len(rest) == expected and set(rest) <= set(whole)
-    if num_workers == 1:
-        assert set(rest) == set(whole[-expected:])
+@pytest.mark.fault("a file name twice in a shard", "counted as that, with shard and sample")
+def test_a_name_that_comes_twice_is_named(tmp_path, caplog):
+    write_tar(tmp_path / "a.tar", {"a.jpg": b"x", "a.txt": b"first"})
+    write_tar(tmp_path / "b.tar", {"a.jpg": b"y", "b.jpg": b"x", "b.txt": b"second"})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar, tarfile.open(tmp_path / "b.tar") as other:
+        for member in other:
+            tar.addfile(member, other.extractfile(member))
+    stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
+    assert captions_of(stream, 3) == ["second"] * 3
+    assert "a file name twice: 1 so far" in caplog.text and "a.tar/a (a.jpg)" in caplog.text
+
+
+@pytest.mark.fault("a shard is cut in a pair, and the next one begins with a pair of this name", "no pair is mixed")
+def test_a_cut_pair_is_not_completed_by_the_next_shard(tmp_path, caplog):
+    rows = make_shards(tmp_path, 2, 3)
+    write_tar(tmp_path / "a.tar", {"0.jpg": b"old", "0.txt": b"old" * 500})
+    cut = (tmp_path / "a.tar").read_bytes()[: 3 * 512 + 100]
+    (tmp_path / "a.tar").write_bytes(cut)
+    write_tar(tmp_path / "b.tar", {"0.jpg": b"new", "0.txt": b"new"})
+    rows = [{"shard": str(tmp_path / name)} for name in ("a.tar", "b.tar")]
+    stream = ImageTextStream("t", rows, lambda sample: (sample["image_bytes"], sample["captions"][0]), 3, 0)
+    assert set(islice(stream, 6)) == {(b"new", b"new")}
+    assert "unreadable shard" in caplog.text and "a.tar" in caplog.text
+
+
+@pytest.mark.fault("a header in the middle of a shard is damaged", "counted; the pairs before it are used")
+def test_a_damaged_header_is_no_end(tmp_path, caplog):
+    """tarfile itself takes it for the end of the archive."""
+    (row,) = make_shards(tmp_path, 1, 4)
+    content = bytearray((tmp_path / "00000.tar").read_bytes())
+    content[4 * 1024 + 100 : 4 * 1024 + 110] = b"\xff" * 10  # the third image's
+    (tmp_path / "00000.tar").write_bytes(content)
+    assert set(captions_of(ImageTextStream("t", [row], identity, 3, 0), 6)) == {"caption 0 0", "caption 0 1"}
+    assert "unreadable shard" in caplog.text and "00000.tar" in caplog.text
+
+
+def test_files_that_macos_adds_are_no_samples(tmp_path, caplog):
+    files = {"./._a.jpg": b"\0\5\x16\7", "./a.jpg": b"x", "./._a.txt": b"\0\5\x16\7", "./a.txt": b"good"}
+    write_tar(tmp_path / "a.tar", {**files, "__MACOSX/b.jpg": b"x", "__MACOSX/._b.jpg": b"x"})
+    assert captions_of(ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0), 2) == ["good"] * 2
+    assert "Skipped" not in caplog.text

@@ -202,7 +202,7 @@ def test_processes_have_different_labels(in_world, monkeypatch):
     images = []
     for rank in range(2):
         monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        stream = LabeledDatasets(["shapes_sem_seg_train"], mapper=dict).stream(seed=3, start=4, chunk_size=2)
+        stream = LabeledDatasets(["shapes_sem_seg_train"], mapper=dict).stream(seed=3, num_drawn=2, chunk_size=2)
         images += [sample["file_name"] for sample in islice(stream, 4)]
     assert len(set(images)) == 8  # those of an epoch of 12 that are left after 4
 

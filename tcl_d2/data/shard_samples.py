@@ -1,0 +1,139 @@
+"""The samples of a webdataset shard: successive files of a tar whose names are equal up to the first dot."""
+
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import BinaryIO
+
+from ..utils.images import IMAGE_SUFFIXES, BrokenSample
+
+# What a tar that is broken raises when it is read
+BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+SORT_ADVICE = "the files of a sample must follow one another in a shard: write it with tar --sort=name"
+_NAME = re.compile(
+    r"(?!(?:.*/)?__MACOSX/)((?:.*/)?[^./][^./]*)\.([^/]+)"
+)  # not of hidden files, such as macOS's ._a.jpg
+
+
+@dataclass
+class ShardSample:
+    """The files of a sample.
+
+    Attributes:
+        name: shard and sample, for messages.
+        files: content by what follows the first dot of the name, in lower case.
+        repeated: names that come twice.
+    """
+
+    name: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    repeated: set[str] = field(default_factory=set)
+
+    def has_image(self) -> bool:
+        """Tell whether a file's name is that of an image."""
+        return any(f".{rest}".endswith(IMAGE_SUFFIXES) for rest in self.files)
+
+    def is_pair(self) -> bool:
+        """Tell whether `to_pair` succeeds."""
+        try:
+            self.to_pair()
+        except BrokenSample:
+            return False
+        return True
+
+    def to_pair(self) -> dict:
+        """Convert to what a mapper takes; BrokenSample unless there is just one image and one caption."""
+        if self.repeated:
+            raise BrokenSample("a file name twice", self.name, ", ".join(sorted(self.repeated)))
+        image = self._only_file(IMAGE_SUFFIXES, "image")
+        if not image:
+            raise BrokenSample("no image", self.name, "the file is empty")
+        caption = self._only_file((".txt",), "caption")
+        return {"image_bytes": image, "captions": [caption], "key": self.name}
+
+    def _only_file(self, suffixes: tuple[str, ...], content: str) -> bytes:
+        """Return the file with one of these suffixes.
+
+        The file `my.photo.png` has the key `my` and the rest `photo.png`. A file whose whole rest is a suffix comes
+        first; otherwise the one file whose last suffix fits.
+        """
+        exact = [suffix[1:] for suffix in suffixes if suffix[1:] in self.files]
+        fitting = exact[:1] or [rest for rest in self.files if f".{rest}".endswith(suffixes)]
+        if not fitting:
+            raise BrokenSample(f"no {content}", self.name, SORT_ADVICE)
+        if len(fitting) > 1:
+            raise BrokenSample(f"several {content}s", self.name, ", ".join(fitting))
+        return self.files[fitting[0]]
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that must be whole: tarfile itself takes a broken one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"{error} at byte {tar.offset}") from None
+
+
+def open_tar(stream: BinaryIO, is_file: bool) -> tarfile.TarFile:
+    """Open a shard; of a file on this disk, what is passed over is not read."""
+    return tarfile.open(fileobj=stream, mode="r:*" if is_file else "r|*", tarinfo=_StrictTarInfo)
+
+
+def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | None = None) -> Iterator[ShardSample]:
+    """Read the samples of a shard. Those without an image are given, but not counted.
+
+    Args:
+        tar: the shard, at its beginning.
+        shard: its name, for messages.
+        first: samples to pass over.
+        last: number of the sample to stop before; None to read to the end.
+
+    Raises:
+        BROKEN_TAR: the tar is broken; an unfinished pair before the break is dropped.
+    """
+    number = 0
+    for key, members in groupby(_named_files(tar), lambda member: _split(member)[0]):
+        # Read the sample
+        sample = ShardSample(f"{shard}/{key}")
+        try:
+            for member in members:
+                rest = _split(member)[1].lower()
+                if rest in sample.files:
+                    sample.repeated.add(member.name)
+                sample.files[rest] = tar.extractfile(member).read() if number >= first else b""
+        except BROKEN_TAR:
+            if number >= first and sample.is_pair():
+                yield sample
+            raise
+
+        # Count it
+        if number >= first:
+            yield sample
+        number += sample.has_image()
+        if number == last:
+            return
+
+
+def iterate_headers(tar: tarfile.TarFile) -> Iterator[bool]:
+    """Tell of each sample of a shard, without reading it, whether it has an image; BROKEN_TAR as read_samples."""
+    for _, members in groupby(_named_files(tar), lambda member: _split(member)[0]):
+        yield any([member.name.lower().endswith(IMAGE_SUFFIXES) for member in members])
+
+
+def _named_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar that are files of samples."""
+    for member in tar:
+        tar.members = []  # tarfile would keep every header
+        if member.isreg() and _NAME.fullmatch(member.name):
+            yield member
+
+
+def _split(member: tarfile.TarInfo) -> tuple[str, str]:
+    return _NAME.fullmatch(member.name).groups()
