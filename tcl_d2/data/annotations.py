@@ -66,8 +66,11 @@ def read_annotations(dataset_name: str) -> dict:
     """
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.evaluator_type
-    path = metadata.get("panoptic_json" if kind in PANOPTIC_TYPES else "json_file")
+    key = "panoptic_json" if kind in PANOPTIC_TYPES else "json_file"
+    path = metadata.get(key)
     try:
+        if path is None and kind != "coco":
+            raise ValueError(f"its metadata have no '{key}'")
         if path is None:
             return _check_content(_convert_rows(dataset_name), _KEYS[kind], "its rows")
         content = read_annotation_file(path, _KEYS[kind], may_lack_annotations=kind == "coco", is_lvis=kind == "lvis")

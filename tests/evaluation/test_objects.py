@@ -1,6 +1,7 @@
 """Detectron2's own evaluators of objects, on the small world's annotations and on a miniature of LVIS."""
 
 import json
+import shutil
 import sys
 import types
 from collections import defaultdict
@@ -569,6 +570,68 @@ def test_panoptic_segments_are_evaluated_by_detectron2(cfg, panopticapi):
         evaluator.process([dataset_dict], [{"panoptic_seg": (segments, infos)}])
     results = evaluator.evaluate()["panoptic_seg"]
     assert [results[key] for key in ("PQ", "PQ_th", "PQ_st")] == pytest.approx([100] * 3)
+
+
+@pytest.fixture
+def panoptic(in_world, tmp_path):
+    """Register a changed copy of the panoptic annotations, and return its folder; it is gone at the end."""
+    shutil.copytree(in_world / "shapes/val", tmp_path / "val")
+    metadata = MetadataCatalog.get("shapes_panoptic_val").as_dict()
+    paths = {"panoptic_json": str(tmp_path / "val/panoptic.json"), "panoptic_root": str(tmp_path / "val/panoptic")}
+    MetadataCatalog.get("changed_panoptic_val").set(**{**metadata, **paths, "name": "changed_panoptic_val"})
+    rows = DatasetCatalog.get("shapes_panoptic_val")
+    for row in rows:
+        row["pan_seg_file_name"] = str(tmp_path / "val/panoptic" / Path(row["pan_seg_file_name"]).name)
+    DatasetCatalog.register("changed_panoptic_val", lambda: rows)
+    yield tmp_path / "val"
+    DatasetCatalog.remove("changed_panoptic_val")
+    MetadataCatalog.remove("changed_panoptic_val")
+
+
+def swap_categories(content: dict) -> None:
+    first, second = content["categories"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+
+
+MALFORMED_PANOPTIC = {
+    "a segment without area": (
+        lambda content: content["annotations"][2]["segments_info"][1].pop("area"),
+        r"entry 2 of 'annotations' \(00002.png\): entry 1 of 'segments_info' has no 'area'",
+    ),
+    "a segment of an unknown category": (
+        lambda content: content["annotations"][2]["segments_info"][1].update(category_id=300),
+        r"entry 2 of 'annotations' \(00002.png\): entry 1 of 'segments_info' has the category_id 300",
+    ),
+    "an unknown image": (
+        lambda content: content["annotations"][2].update(image_id=777),
+        "entry 2 of 'annotations' is of image 777",
+    ),
+    "categories in another order": (swap_categories, "category 1 is '.*'; expected 'brick'"),
+}
+
+
+@pytest.mark.fault("malformed panoptic segments, or categories in another order", "an error names file and entry")
+@pytest.mark.parametrize("fault", MALFORMED_PANOPTIC)
+def test_malformed_panoptic_segments(panoptic, fault):
+    change, message = MALFORMED_PANOPTIC[fault]
+    content = json.loads((panoptic / "panoptic.json").read_text())
+    change(content)
+    (panoptic / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"Dataset 'changed_panoptic_val': .*panoptic.json: {message}"):
+        check_datasets(test=["changed_panoptic_val"])
+
+
+@pytest.mark.fault("a picture of panoptic segments that is missing, or of another size", "an error names it")
+def test_pictures_of_panoptic_segments(cfg, panoptic, panopticapi):
+    """A missing one at the start; one of another size when its image is segmented, not at the end."""
+    path = panoptic / "panoptic/00003.png"
+    Image.new("RGB", (96, 80)).save(path)
+    cfg.DATASETS.TEST = ("changed_panoptic_val",)
+    with pytest.raises(SizeMismatchError, match=r"00003.png is annotated at \(80, 96\) and segmented at \(96, 96\)"):
+        Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 12 segment pictures are missing, such as .*00003.png"):
+        check_datasets(test=["changed_panoptic_val"])
 
 
 @pytest.mark.fault("panoptic quality of some images alone", "an error names the key")
