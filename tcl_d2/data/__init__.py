@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..modeling.dataset_classes import has_classes, is_of_objects
 from . import benchmarks, builtin, image_text  # noqa: F401 (builtin registers its datasets)
-from .annotations import check_annotations
+from .annotations import read_annotations
 from .benchmark_mapper import BenchmarkMapper
 from .benchmarks import register_benchmark, register_benchmark_folder
 from .image_text import (
@@ -109,7 +109,7 @@ def _check_dataset(name: str, use: str | None) -> None:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
     if is_of_objects(name):
-        check_annotations(name)
+        read_annotations(name)
     try:
         if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
             read_labeled_dataset(name)

@@ -1,12 +1,28 @@
-"""Annotation files of objects, in the JSON formats of COCO, LVIS and COCO's panoptic segmentation."""
+"""Annotation files of objects, in the JSON formats of COCO, LVIS and COCO's panoptic segmentation: reading and drawing.
+
+Libraries find malformed annotations late, with an error that names nothing, or crash on them. So all of a file is
+checked before a picture is read.
+"""
 
 import json
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+import numpy as np
+import pycocotools.mask
+from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data.detection_utils import check_image_size
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
 
 from ..modeling.dataset_classes import PANOPTIC_TYPES
+from ..utils.errors import list_problems
+from ..utils.images import as_array
+from .dataset_files import check_files
 
 # What Detectron2's evaluator reads of each entry, by the type of dataset and the list
 _KEYS = {
@@ -18,7 +34,7 @@ _KEYS = {
     "lvis": {
         "images": ("id", "coco_url", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
         "categories": ("id", "name", "frequency"),
-        "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+        "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
     },
     "coco_panoptic_seg": {
         "images": ("id", "file_name"),
@@ -26,53 +42,346 @@ _KEYS = {
         "annotations": ("image_id", "file_name", "segments_info"),
     },
 }
+_SEGMENT_KEYS = ("id", "category_id", "area", "iscrowd")
+_SINGULAR = {"images": "image", "categories": "category", "annotations": "annotation"}
+_FAR = 10  # times the image's sides; pycocotools takes memory for each pixel of an outline, also outside
+
+logger = logging.getLogger(__name__)
 
 
-def check_annotations(dataset_name: str) -> None:
-    """Check that a dataset of objects has annotations that Detectron2 can read.
+# ------------------------------------------------------------------------------------------------- reading
 
-    There may be images without objects, and, in COCO's format, no annotations at all, as for a test set.
+
+def read_annotations(dataset_name: str) -> dict:
+    """Read and check the annotations of a registered dataset of objects.
+
+    Images may have no objects. In COCO's format there may be no annotations at all, as for a test set.
+
+    Returns:
+        the content of its file, see read_annotation_file; of a dataset without one, its rows in COCO's format.
+
+    Raises:
+        FileNotFoundError: the file, or a picture of panoptic segments, is missing.
+        ValueError: an entry is malformed, or the categories are not numbered as in the metadata; names file and entry.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.evaluator_type
+    key = "panoptic_json" if kind in PANOPTIC_TYPES else "json_file"
+    path = metadata.get(key)
+    try:
+        if path is None and kind != "coco":
+            raise ValueError(f"its metadata have no '{key}'")
+        if path is None:
+            return _check_content(_convert_rows(dataset_name), _KEYS[kind], "its rows")
+        content = read_annotation_file(path, _KEYS[kind], may_lack_annotations=kind == "coco", is_lvis=kind == "lvis")
+        check_categories(content, _category_names(metadata), path, may_be_reworded=True)
+        if kind in PANOPTIC_TYPES:
+            folder = Path(PathManager.get_local_path(str(metadata.panoptic_root)))
+            check_files([folder / annotation["file_name"] for annotation in content["annotations"]], "segment pictures")
+        return content
+    except FileNotFoundError as error:
+        hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
+        raise FileNotFoundError(f"Dataset '{dataset_name}': {error}{hint}") from None
+    except ValueError as error:
+        raise ValueError(f"Dataset '{dataset_name}': {error}") from None
+
+
+def read_annotation_file(
+    path: str | Path, keys: Mapping[str, Sequence[str]], *, may_lack_annotations: bool = False, is_lvis: bool = False
+) -> dict:
+    """Read and check an annotation file.
 
     Args:
-        dataset_name: name in the catalog, of one of Detectron2's types of objects.
+        path: the file; any that Detectron2's PathManager knows.
+        keys: what each entry of the lists "images", "categories" and "annotations" must have.
+        may_lack_annotations: whether the list "annotations" may be missing.
+        is_lvis: whether segmentations must be polygons, as Detectron2 reads LVIS.
+
+    Returns:
+        the content, without annotations whose segmentation is an empty list: a warning counts them. Annotations are
+        numbered anew from 1: the evaluators of COCO and LVIS take the ID 0 for "no match".
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, has no images or no categories, or an entry lacks what its type needs, such as a
-            category without a name; names the file and the entry.
+        ValueError: it is no JSON, or an entry is malformed; names the file and the entries.
     """
-    # Find the file
-    metadata = MetadataCatalog.get(dataset_name)
-    path = metadata.get("panoptic_json" if metadata.evaluator_type in PANOPTIC_TYPES else "json_file")
-    if path is None:
-        return  # Detectron2 writes one from the dataset's rows
-
-    # Read it
     local_path = PathManager.get_local_path(str(path))
     if not Path(local_path).is_file():
-        hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
-        raise FileNotFoundError(f"Dataset '{dataset_name}': no file {local_path}{hint}")
+        raise FileNotFoundError(f"no file {local_path}")
     try:
         content = json.loads(Path(local_path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"Dataset '{dataset_name}': {local_path} is no JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{local_path} is no JSON ({error})") from None
 
-    # Look at its lists
-    for name, keys in _KEYS[metadata.evaluator_type].items():
-        if (metadata.evaluator_type, name) == ("coco", "annotations") and name not in content:
-            continue  # a test set, of which Detectron2 writes the results alone
+    if may_lack_annotations and isinstance(content, dict) and "annotations" not in content:
+        keys = {name: needed for name, needed in keys.items() if name != "annotations"}
+    return _check_content(content, keys, local_path, is_lvis)
+
+
+def check_categories(
+    content: Mapping[str, list[dict]], names: Mapping[int, str], source: str | Path, *, may_be_reworded: bool = False
+) -> None:
+    """Check that the categories of an annotation file are numbered as expected.
+
+    Args:
+        content: of the file.
+        names: expected name by category ID, with spaces for underscores; the file may have fewer.
+        source: name of the file, for the error.
+        may_be_reworded: whether any name will do that is not the expected name of another ID.
+
+    Raises:
+        ValueError: an ID stands for another category, or is unknown; names both.
+    """
+    problems = []
+    for category in content["categories"]:
+        name, expected = category["name"].replace("_", " "), names.get(category["id"])
+        is_renamed = name != expected and not (may_be_reworded and name not in names.values())
+        if expected is None or is_renamed:
+            known = "no such ID" if expected is None else f"'{expected}'"
+            problems.append(f"category {category['id']} is '{name}'; expected {known}")
+    if names and problems:
+        raise ValueError(f"{source}: {_tell(problems)}")
+
+
+def _category_names(metadata: Metadata) -> dict[int, str]:
+    """Return the name by category ID that a dataset's metadata say; empty where they say none yet."""
+    names = {}
+    for part in ("stuff", "thing"):  # Detectron2's stuff may have one class for all things
+        classes = metadata.get(f"{part}_classes", ())
+        default = {index + 1: index for index in range(len(classes))} if metadata.evaluator_type == "lvis" else {}
+        indices = metadata.get(f"{part}_dataset_id_to_contiguous_id", default)
+        names |= {key: classes[index].replace("_", " ") for key, index in indices.items() if index < len(classes)}
+    return names
+
+
+def _convert_rows(dataset_name: str) -> dict:
+    """Convert a dataset's rows to COCO's format, as Detectron2's evaluator does, to what a file of it would hold."""
+    try:
+        content = json.loads(json.dumps(convert_to_coco_dict(dataset_name)))
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"its rows cannot be converted to COCO's format ({error!r})") from None
+    return {"annotations": [], **content}
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+def _check_content(
+    content: object, keys: Mapping[str, Sequence[str]], source: str | Path, is_lvis: bool = False
+) -> dict:
+    """Check the lists of an annotation file; see read_annotation_file."""
+    by_id = {}
+    for name, needed in keys.items():
         entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or (not entries and name != "annotations"):
+            raise ValueError(f"{source} has no list '{name}', or an empty one; expected entries with {_join(needed)}")
+
+        # Check each entry, and that no ID comes twice, but in COCO's old minival, which Detectron2 knows
+        problems = []
+        for number, entry in enumerate(entries):
+            problem = _entry_problem(entry, needed)
+            if problem is None and name == "annotations":
+                problem = _annotation_problem(entry, by_id["images"], by_id["categories"], is_lvis)
+            if problem is not None:
+                problems.append(f"{_name_entry(name, number, entry)} {problem}")
+        if "id" in needed and not problems and "minival" not in str(source):
+            counts = Counter(entry["id"] for entry in entries)
+            problems += [f"{_SINGULAR[name]} {key} comes {n} times" for key, n in counts.items() if n > 1]
+        if problems:
+            raise ValueError(f"{source}: {_tell(problems)}")
+        by_id[name] = {entry.get("id"): entry for entry in entries}
+
+    if "segmentation" in keys.get("annotations", ()):
+        content["annotations"] = _number_anew(content["annotations"], source)
+    return content
+
+
+def _number_anew(annotations: list[dict], source: str | Path) -> list[dict]:
+    """Return the annotations that are not empty, with IDs from 1."""
+    kept = [annotation for annotation in annotations if not _is_empty(annotation["segmentation"])]
+    if len(kept) < len(annotations):
+        example = next(annotation["id"] for annotation in annotations if _is_empty(annotation["segmentation"]))
+        counts = f"{len(annotations) - len(kept)} of {len(annotations)} annotations"
+        message = (
+            f"{source}: {counts} have an empty segmentation and are left out, boxes too, such as annotation {example}"
+        )
+        log_first_n(logging.WARNING, message, 2, name=__name__, key="message")  # when it is checked, and in the log
+    return [{**annotation, "id": number} for number, annotation in enumerate(kept, start=1)]
+
+
+def _is_empty(segmentation: list | dict) -> bool:
+    return segmentation in ([], [[]])
+
+
+def _tell(problems: Sequence[str]) -> str:
+    """Return the first problem, and, on lines below it, the others."""
+    others = f"; and {len(problems) - 1} more:\n{list_problems(problems[1:])}" if problems[1:] else ""
+    return problems[0] + others
+
+
+def _join(keys: Iterable[str]) -> str:
+    return ", ".join(keys)
+
+
+def _name_entry(name: str, number: int, entry: object) -> str:
+    """Return what to call an entry: by its ID, or by its place in the list."""
+    key = entry.get("id") if isinstance(entry, dict) else None
+    return f"entry {number} of '{name}'" if key is None else f"{_SINGULAR[name]} {key}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or _is_number(value)
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0
+
+
+# What a value must be, wherever an entry has it
+_VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(("id", "image_id", "category_id"), (_is_id, "a number or text")),
+    **dict.fromkeys(("height", "width"), (_is_length, "a whole number of pixels")),
+    **dict.fromkeys(("file_name", "name"), (lambda value: isinstance(value, str), "a text")),
+    "coco_url": (lambda value: isinstance(value, str) and "/" in value, "an address that ends in FOLDER/FILE"),
+    "bbox": (_is_box, "four numbers: x, y, width, height"),
+    "area": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    **dict.fromkeys(("iscrowd", "isthing"), (lambda value: value in (0, 1), "0 or 1")),
+    "ignore": (lambda value: value == 0, "0, the only value that Detectron2 reads"),
+    "frequency": (lambda value: value in ("r", "c", "f"), "r, c or f"),
+    **dict.fromkeys(
+        ("neg_category_ids", "not_exhaustive_category_ids", "segments_info"),
+        (lambda value: isinstance(value, list), "a list"),
+    ),
+}
+
+
+def _entry_problem(entry: object, needed: Sequence[str]) -> str | None:
+    """Return what an entry lacks, or which value of it cannot be used; None where all is well."""
+    if not isinstance(entry, dict):
+        return f"is no object; expected one with {_join(needed)}"
+    for key in needed:
+        if entry.get(key) in (None, ""):
+            return f"has no '{key}'"
+    for key, (is_valid, expected) in _VALUES.items():
+        if key in entry and not is_valid(entry[key]):
+            return f"has the {key} {entry[key]!r:.60}; expected {expected}"
+    return None
+
+
+def _annotation_problem(
+    annotation: dict, images: Mapping[object, dict], categories: Mapping[object, dict], is_lvis: bool
+) -> str | None:
+    """Return what is wrong with an annotation of these images and categories; None where all is well."""
+    image = images.get(annotation["image_id"])
+    if image is None:
+        return f"is of image {annotation['image_id']}, which is not in the list 'images'"
+
+    # Panoptic segments lie in a picture; the file describes them
+    if "segments_info" in annotation:
+        for number, segment in enumerate(annotation["segments_info"]):
+            problem = _entry_problem(segment, _SEGMENT_KEYS) or _category_problem(segment, categories)
+            if problem is not None:
+                return f"({annotation['file_name']}): entry {number} of 'segments_info' {problem}"
+        return None
+
+    problem = _category_problem(annotation, categories)
+    if problem is None and "segmentation" in annotation:
+        problem = _segmentation_problem(annotation["segmentation"], image["height"], image["width"], is_lvis)
+    return problem
+
+
+def _category_problem(annotation: dict, categories: Mapping[object, dict]) -> str | None:
+    if annotation["category_id"] not in categories:
+        return f"has the category_id {annotation['category_id']}, which is not in the list 'categories'"
+    return None
+
+
+def _segmentation_problem(segmentation: object, height: int, width: int, is_lvis: bool) -> str | None:
+    """Return what is wrong with a segmentation of an image of this size; None where all is well, or it is empty."""
+    if isinstance(segmentation, dict) and not is_lvis:
+        return _rle_problem(segmentation, height, width)
+    if not isinstance(segmentation, list) or (is_lvis and _is_empty(segmentation)):
+        return f"has the segmentation {segmentation!r:.60}; expected a list of polygons" + " or RLE" * (not is_lvis)
+
+    for number, polygon in enumerate([] if _is_empty(segmentation) else segmentation):
         try:
-            _check_entries(entries, name, keys)
-        except ValueError as error:
-            raise ValueError(f"Dataset '{dataset_name}': {local_path} {error}; expected {', '.join(keys)}") from None
+            numbers = np.asarray(polygon)
+        except ValueError:  # lists of several lengths
+            numbers = np.zeros(0)
+        name = f"has a segmentation whose polygon {number} "
+        if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2:
+            return f"{name}is {polygon!r:.60}; expected x and y in turn of at least three points"
+        if numbers.dtype.kind not in "iuf" or not (np.abs(numbers) <= _FAR * (height + width)).all():
+            return f"{name}has coordinates far outside of the image, or that are no numbers"
+    return None
 
 
-def _check_entries(entries: object, name: str, keys: tuple[str, ...]) -> None:
-    """Check that each entry of a list has these keys; only annotations may be an empty list."""
-    if not isinstance(entries, list) or (not entries and name != "annotations"):
-        raise ValueError(f"has no list '{name}', or an empty one")
-    for number, entry in enumerate(entries):
-        lacking = [key for key in keys if not isinstance(entry, dict) or entry.get(key) in (None, "")]
-        if lacking:
-            raise ValueError(f"has no '{lacking[0]}' in entry {number} of '{name}'")
+def _rle_problem(rle: dict, height: int, width: int) -> str | None:
+    """Return what is wrong with run-length encoding, compressed or not."""
+    if rle.get("size") != [height, width]:
+        return f"has RLE of the size {rle.get('size')}, but its image has {[height, width]} (height, width)"
+
+    # The runs must cover the image: those that fit into one pixel less are too short
+    counts = rle.get("counts")
+    if isinstance(counts, str):
+        is_whole = _fits(counts, height, width) and not _fits(counts, height * width - 1, 1)
+    else:
+        is_whole = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
+        is_whole = is_whole and sum(counts) == height * width
+    return None if is_whole else f"has RLE whose counts do not cover its {height} x {width} pixels"
+
+
+def _fits(counts: str, height: int, width: int) -> bool:
+    """Return whether compressed runs can be read, and are no longer than an image of this size."""
+    try:
+        pycocotools.mask.decode({"size": [height, width], "counts": counts})
+    except ValueError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- drawing
+
+
+def group_by_image(content: Mapping[str, list[dict]]) -> list[tuple[dict, list[dict]]]:
+    """Return each image of an annotation file with its annotations."""
+    by_image = defaultdict(list)
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    return [(image, by_image[image["id"]]) for image in content["images"]]
+
+
+def check_picture(image: Mapping[str, object], path: Path) -> None:
+    """Check that a picture, if it is there, has the height and width that its annotations say.
+
+    Raises:
+        BrokenSample: it cannot be read; names it.
+        SizeMismatchError: it has another size; names it.
+    """
+    if path.exists():
+        check_image_size({**image, "file_name": str(path)}, as_array(path))
+
+
+def draw_instances(label: np.ndarray, instances: Iterable[dict], offset: int = 0) -> None:
+    """Draw checked annotations of one image onto its label map: crowds first, then large ones before small ones.
+
+    Args:
+        label: [H, W], where each instance writes its category ID.
+        instances: annotations with `segmentation`, `area`, `category_id`, and, where there are crowds, `iscrowd`.
+        offset: is added to category IDs.
+    """
+    for instance in sorted(instances, key=lambda instance: (not instance.get("iscrowd"), -instance["area"])):
+        segmentation = instance["segmentation"]
+        is_compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
+        rle = segmentation if is_compressed else pycocotools.mask.frPyObjects(segmentation, *label.shape)
+        if isinstance(rle, list):  # one for each polygon
+            rle = pycocotools.mask.merge(rle)
+        label[pycocotools.mask.decode(rle) == 1] = instance["category_id"] + offset

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
 from ..utils.images import BrokenSample, read_image
 from ..utils.resize import check_sizes, resize_bilinear, segmentation_size
@@ -41,7 +42,7 @@ class BenchmarkMapper:
         Args:
             short: short side that images are resized to, in pixels; 0: no resizing.
             long: greatest length of the long side, in pixels.
-            skip_broken: whether to give an `error` for an image that cannot be read, rather than to raise it.
+            skip_broken: whether to give an `error` for an image that cannot be used, rather than to raise it.
 
         Raises:
             ValueError: a size is out of its range; names the config key.
@@ -64,7 +65,7 @@ class BenchmarkMapper:
         """Read and resize an image.
 
         Args:
-            dataset_dict: a row of a benchmark, with `file_name`.
+            dataset_dict: a row of a benchmark, with `file_name`, and optionally `height` and `width`.
 
         Returns:
             the row with these beside what it had:
@@ -73,19 +74,22 @@ class BenchmarkMapper:
                 height: height of the original image.
                 width: width of the original image.
 
-            Or, for an image that cannot be read, with `skip_broken`:
+            Or, for an image that cannot be used, with `skip_broken`:
 
                 error: what is wrong (str).
 
         Raises:
             OSError: the image is missing or broken; names it.
+            SizeMismatchError: its size is not the row's `height` and `width`, as in Detectron2's mapper; names it.
         """
         path = dataset_dict["file_name"]
         try:
             image = np.asarray(read_image(path, path))
-        except BrokenSample as error:
-            message = f"Image {path} could not be read: {error.detail}"
+            check_image_size(dict(dataset_dict), image)
+        except (BrokenSample, SizeMismatchError) as error:
+            if isinstance(error, BrokenSample):
+                error = OSError(f"Image {path} could not be read: {error.detail}")
             if self.skip_broken:
-                return {**dataset_dict, "error": message}
-            raise OSError(message) from None
+                return {**dataset_dict, "error": str(error)}
+            raise error from None
         return {**dataset_dict, **model_input(image, self.short, self.long)}

@@ -4,8 +4,10 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from torch import Tensor
 from torchvision import transforms
 
@@ -149,7 +151,7 @@ class ImageTextDatasetMapper:
                 key: name of the pair (str).
 
         Raises:
-            BrokenSample: the image or the caption cannot be used.
+            BrokenSample: the image or the caption cannot be used, or the image is not as large as the pair says.
             ValueError: this is no pair but a shard of many.
         """
         if "shard" in sample:
@@ -167,6 +169,10 @@ class ImageTextDatasetMapper:
 
         # Read and augment the image
         image = read_image(sample.get("image_bytes") or sample.get("file_name", ""), name)
+        try:
+            check_image_size(dict(sample), np.asarray(image))
+        except SizeMismatchError as error:
+            raise BrokenSample("another size than the row says", name, error) from None
         pixels = self.transform(image) * self.std + self.mean
 
         # Keep what came with the pair

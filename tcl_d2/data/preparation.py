@@ -20,12 +20,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
+from ..utils.errors import list_problems
 from ..utils.files import replacing
 from ..utils.images import BrokenSample, read_image
 from .dataset_files import datasets_root
 from .labels import LabelMapper, read_label
-
-_SHOWN = 20  # problems printed in full; the rest are counted
 
 
 def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
@@ -200,7 +199,7 @@ def convert(function: Callable, jobs: Sequence, processes: int, title: str) -> l
                 results.append(result)
 
     if problems:
-        raise ValueError(f"{len(problems)} of {len(jobs)} failed ({title}):\n" + _format_list(map(str, problems)))
+        raise ValueError(f"{len(problems)} of {len(jobs)} failed ({title}):\n" + list_problems(problems))
     return results
 
 
@@ -219,14 +218,6 @@ class _Task:
             return cls.function(job)
         except (OSError, ValueError) as error:
             return error
-
-
-def _format_list(problems: Iterable[str]) -> str:
-    problems = list(problems)
-    lines = problems[:_SHOWN]
-    if len(problems) > _SHOWN:
-        lines.append(f"... and {len(problems) - _SHOWN} more")
-    return "\n".join(f"  {line}" for line in lines)
 
 
 def save_label(label: np.ndarray, path: Path) -> None:
@@ -287,7 +278,7 @@ def check(names: Sequence[str], processes: int) -> bool:
     for name in names:
         print(f"{name}: {len(rows[name])} images with labels")
     if problems:
-        print(f"{len(problems)} problems:\n{_format_list(problems)}")
+        print(f"{len(problems)} problems:\n{list_problems(problems)}")
     return not problems
 
 

@@ -98,8 +98,9 @@ class SemSegDatasetMapper:
         file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
         try:
             image = np.array(read_image(file_name, file_name))
+            utils.check_image_size(dict(dataset_dict), image)
             label = self._label_mappers[name].read(label_name)
-        except (BrokenSample, ValueError) as error:
+        except (BrokenSample, ValueError) as error:  # of another size than the row says, or a label value of no class
             raise OSError(f"Dataset '{name}': {error}") from None
 
         if label.shape != image.shape[:2]:

@@ -225,13 +225,16 @@ def load_test_dicts(cfg: CfgNode, dataset_name: str) -> list[dict]:
 def group_by_images(cfg: CfgNode, evaluators: Mapping[str, DatasetEvaluator | None]) -> list[list[str]]:
     """Group datasets of the same images, settings and objects: masks are then made once for all of a group.
 
+    Images whose annotated sizes differ are not the same: the mapper compares those of the first dataset alone.
+
     Args:
         cfg: the configuration.
         evaluators: by dataset.
     """
     groups = {}
     for name, evaluator in evaluators.items():
-        images = tuple(dataset_dict["file_name"] for dataset_dict in DatasetCatalog.get(name))
+        rows = DatasetCatalog.get(name)
+        images = tuple((row["file_name"], row.get("height"), row.get("width")) for row in rows)
         settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
         objects = needed_outputs(evaluator) & set(OUTPUTS)
         groups.setdefault((images, settings, objects), []).append(name)

@@ -3,12 +3,13 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 # What the project, Detectron2 and its CfgNode raise for bad input.
 _BAD_INPUT = (OSError, ValueError, KeyError, RuntimeError, AssertionError)
 _PATIENCE = 10.0  # seconds that the other processes wait for the first one's message
+_SHOWN = 20  # problems printed in full; the rest are counted
 
 
 @contextmanager
@@ -39,3 +40,12 @@ def _text(error: Exception) -> str:
     if "\nOriginal Traceback" in text:  # what torch makes of an error in a loader's process
         return text.rpartition(f"{type(error).__name__}: ")[2].strip()
     return text
+
+
+def list_problems(problems: Iterable[object]) -> str:
+    """Return lines for an error: the first problems, and how many more there are."""
+    problems = list(problems)
+    lines = [str(problem) for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"... and {len(problems) - _SHOWN} more")
+    return "\n".join(f"  {line}" for line in lines)

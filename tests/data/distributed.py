@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from PIL import Image
 from scipy.io import savemat
@@ -181,7 +182,7 @@ def coco_instances(folder: Path) -> Truth:
         label[6 : 10 + i, 6:10] = THINGS.index(17) + 1
         truth[key] = label
 
-    categories = [{"id": k, "name": str(k)} for k in THINGS]
+    categories = [{"id": entry["id"], "name": entry["name"]} for entry in COCO_CATEGORIES if entry["isthing"]]
     data = {"images": images, "annotations": annotations, "categories": categories}
     write_zip(
         folder / "annotations_trainval2017.zip", {"annotations/instances_val2017.json": json.dumps(data).encode()}

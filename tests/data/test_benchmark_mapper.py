@@ -5,7 +5,8 @@ import pytest
 import torch
 from detectron2.data import build_detection_test_loader
 from detectron2.data.common import MapDataset
-from PIL import Image
+from detectron2.data.detection_utils import SizeMismatchError
+from PIL import ExifTags, Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.utils.resize import resize_bilinear, segmentation_size
@@ -67,6 +68,23 @@ def test_mapper_gives_the_resized_image_and_the_original_size(tmp_path):
     path.write_bytes(b"broken")
     with pytest.raises(OSError, match="0.png could not be read"):
         BenchmarkMapper(short=18, long=100)({"file_name": str(path)})
+
+
+@pytest.mark.fault("a picture whose size is not the height and width of its row", "an error names it, or a skip")
+def test_an_image_has_the_size_of_its_row(tmp_path):
+    """As in Detectron2's mapper; also where EXIF turns the picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = str(tmp_path / "0.jpg")
+    Image.new("RGB", (12, 9)).save(path, exif=exif)
+    mapper = BenchmarkMapper(short=18, long=100)
+    assert mapper({"file_name": path, "height": 12, "width": 9})["height"] == 12
+    for height, width in ((9, 12), (24, 18)):
+        row = {"file_name": path, "height": height, "width": width}
+        with pytest.raises(SizeMismatchError, match="0.jpg, got"):
+            mapper(row)
+        skipped = BenchmarkMapper(short=18, long=100, skip_broken=True)(row)
+        assert "0.jpg, got (9, 12)" in skipped["error"] and "image" not in skipped
 
 
 @pytest.mark.parametrize("is_train", [True, False])

@@ -109,6 +109,15 @@ def test_labels_that_do_not_fit(labeled, label, message):
         SemSegDatasetMapper(["t_unfit"], augmentations=[])({**row, "dataset_name": "t_unfit"})
 
 
+@pytest.mark.fault("a labeled picture whose size is not that of its row", "an error names it")
+def test_images_of_another_size_than_their_rows(labeled):
+    (row,) = labeled("t_size", [random_label(16, 24)], CLASSES)
+    mapper = SemSegDatasetMapper(["t_size"], augmentations=[])
+    assert mapper({**row, "dataset_name": "t_size", "height": 16, "width": 24})["height"] == 16
+    with pytest.raises(OSError, match=r"Dataset 't_size': .* image .*, got \(24, 16\), expect \(16, 24\)"):
+        mapper({**row, "dataset_name": "t_size", "height": 24, "width": 16})
+
+
 def test_default_augmentation_is_detectron2s(in_world):
     """Short sides of INPUT.MIN_SIZE_TRAIN, a flip, and a crop of the size of the image-text mapper's."""
     cfg = load_config(ROOT / "configs/shapes/finetune.yaml")

@@ -257,6 +257,126 @@ def test_object_from_instances(scratch, capsys):
     assert "stuffthingmaps" in DatasetCatalog.get(name)[0]["sem_seg_file_name"]
 
 
+def change_json(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+MALFORMED = {
+    **{
+        f"no {key}": (lambda content, key=key: content["annotations"][1].pop(key), f"annotation {{id}} has no '{key}'")
+        for key in ("image_id", "category_id", "area", "segmentation")
+    },
+    "category 0": (lambda content: content["annotations"][1].update(category_id=0), "{id} has the category_id 0"),
+    "two points": (lambda content: content["annotations"][1].update(segmentation=[[1, 2, 3, 4]]), "{id} has a segm"),
+    "RLE of another size": (
+        lambda content: content["annotations"][1].update(segmentation={"size": [32, 24], "counts": [32 * 24]}),
+        "{id} has RLE of the size [32, 24]",
+    ),
+    "unknown image": (lambda content: content["annotations"][1].update(image_id=777), "{id} is of image 777"),
+    "no height": (lambda content: content["images"][0].pop("height"), "image 10 has no 'height'"),
+}
+
+
+@pytest.mark.fault("preparing COCO-Object or LVIS from malformed annotations", "one error names file and annotation")
+@pytest.mark.parametrize("fault", MALFORMED)
+@pytest.mark.parametrize("name, path", [("coco", "annotations/instances_val2017.json"), ("lvis", "lvis_v1_val.json")])
+def test_malformed_annotations_are_told(scratch, name, path, fault, capsys):
+    root, downloads, run_here = scratch
+    distributed.coco_instances(root)
+    archive = root / "annotations_trainval2017.zip" if name == "coco" else downloads / "lvis_v1_val.json.zip"
+    shutil.unpack_archive(archive, root)
+    change, part = MALFORMED[fault]
+    key = json.loads((root / path).read_text())["annotations"][1]["id"]
+    change_json(root / path, change)
+    message, _ = run_here(name, *["--from-instances"] * (name == "coco"), "--source", root / path, capsys=capsys)
+    assert message.startswith(f"error: {root / name}") and Path(path).name in message
+    assert part.format(id=key) in message and not list(root.rglob("*.png"))
+
+
+@pytest.mark.fault("preparing COCO-Object from an annotation without iscrowd", "one error names file and annotation")
+def test_crowds_must_be_said(scratch, capsys):
+    root, _, run_here = scratch
+    distributed.coco_instances(root)
+    shutil.unpack_archive(root / "annotations_trainval2017.zip", root)
+    path = root / "annotations/instances_val2017.json"
+    change_json(path, lambda content: content["annotations"][4].pop("iscrowd"))
+    message, _ = run_here("coco", "--from-instances", "--source", path, capsys=capsys)
+    assert "instances_val2017.json: annotation 4 has no 'iscrowd'" in message
+
+
+@pytest.mark.fault("annotations whose categories are numbered otherwise than COCO's or LVIS's", "one error names both")
+@pytest.mark.parametrize("name, path", [("coco", "annotations/instances_val2017.json"), ("lvis", "lvis_v1_val.json")])
+def test_renumbered_categories_are_told(scratch, name, path, capsys):
+    """From 1 to 80, or from 0 to 1202; else a 'dog' would be drawn as a 'cat'."""
+    root, downloads, run_here = scratch
+    distributed.coco_instances(root)
+    archive = root / "annotations_trainval2017.zip" if name == "coco" else downloads / "lvis_v1_val.json.zip"
+    shutil.unpack_archive(archive, root)
+
+    def renumber(content: dict) -> None:
+        first = 1 if name == "coco" else 0
+        new_ids = {category["id"]: k for k, category in enumerate(content["categories"], start=first)}
+        for category in content["categories"]:
+            category["id"] = new_ids[category["id"]]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = new_ids[annotation["category_id"]]
+
+    change_json(root / path, renumber)
+    message, _ = run_here(name, *["--from-instances"] * (name == "coco"), "--source", root / path, capsys=capsys)
+    expected = "category 12 is 'stop sign'; expected" if name == "coco" else "category 0 is 'aerosol can'; expected"
+    assert message.startswith("error: ") and expected in message and not list(root.rglob("*.png"))
+
+
+@pytest.mark.fault("annotations whose height and width are not their picture's", "one error names the picture")
+def test_annotated_sizes_are_the_pictures(scratch, capsys):
+    """In all preparations that draw labels of a size that a file says; no wrong label is left behind."""
+    root, downloads, run_here = scratch
+    distributed.coco_instances(root)
+    for archive in ("annotations_trainval2017.zip", downloads / "lvis_v1_val.json.zip"):
+        shutil.unpack_archive(root / archive, root)
+    for archive in COMMANDS["cityscapes"]:
+        shutil.unpack_archive(downloads / archive, root / "cityscapes")
+
+    def swap(content: dict) -> None:
+        content["images"][0].update(height=distributed.SIZE[1], width=distributed.SIZE[0])
+
+    # COCO and LVIS
+    for name, path, key in (
+        ("coco", "annotations/instances_val2017.json", "000000000010"),
+        ("lvis", "lvis_v1_val.json", "000000000010"),
+    ):
+        change_json(root / path, swap)
+        change_json(root / path, lambda content: content["annotations"].__setitem__(slice(None), []))
+        sources = [root / path, downloads / "val2017.zip", downloads / "lvis_val2017.zip", downloads / "train2017.zip"]
+        options = [*["--from-instances"] * (name == "coco"), "--source", *sources, "--processes", 1]
+        message, _ = run_here(name, *options, capsys=capsys)
+        assert message.startswith("error: 1 of") and f"{key}.jpg, got (32, 24), expect (24, 32)" in message
+        assert not list(root.rglob(f"{key}.png"))
+
+    # Cityscapes
+    path = next((root / "cityscapes/gtFine/val/lindau").glob("*.json"))
+    change_json(path, lambda content: content.update(imgHeight=distributed.SIZE[1], imgWidth=distributed.SIZE[0]))
+    message, _ = run_here("cityscapes", "--processes", 1, capsys=capsys)
+    assert str(path) in message and "got (32, 24), expect (24, 32)" in message
+    assert [label.parent.name for label in root.rglob("*_labelTrainIds.png")] == ["frankfurt"]
+
+
+def test_empty_annotations_are_left_out(scratch, capsys, caplog):
+    """With a warning that counts them."""
+    root, downloads, run_here = scratch
+    truth = distributed.coco_instances(root)
+    shutil.unpack_archive(root / "annotations_trainval2017.zip", root)
+    path = root / "annotations/instances_val2017.json"
+    empty = {"id": 99, "image_id": 10, "category_id": 1, "iscrowd": 0, "area": 0, "segmentation": []}
+    change_json(path, lambda content: content["annotations"].append(empty))
+    options = ["--source", path, downloads / "val2017.zip", "--processes", 1]
+    _, out = run_here("coco", "--from-instances", *options, capsys=capsys)
+    assert "zeroshot_coco_object_val: 3 images" in out and "1 of 10 annotations" in caplog.text
+    assert evaluate("zeroshot_coco_object_val", truth.get, root / "o")["mIoU"] == 100
+
+
 def test_full_ade20k_is_shrunk_as_elsewhere(scratch, capsys):
     """Where both sides are longer than 512."""
     root, _, run_here = scratch
@@ -400,6 +520,18 @@ def test_broken_sources_of_labels_are_all_named(scratch, capsys):
     second.write_text("{")
     message, _ = run_here("cityscapes", "--processes", 1, capsys=capsys)
     assert "2 of 2 failed" in message and str(first) in message and str(second) in message
+    assert "label 'no such label' is unknown" in message and "bicycle" in message and "SystemExit" not in message
+
+
+def test_deleted_objects_and_groups_of_cityscapes_have_any_label(scratch, capsys):
+    """As cityscapesscripts reads them; it also prints, which nobody sees."""
+    root, downloads, run_here = scratch
+    for archive in COMMANDS["cityscapes"]:
+        shutil.unpack_archive(downloads / archive, root / "cityscapes")
+    path = next((root / "cityscapes/gtFine/val/lindau").glob("*.json"))
+    deleted = {"label": "unknown", "polygon": [[0, 0], [5, 0], [5, 5]], "deleted": 1}
+    change_json(path, lambda content: content["objects"].append(deleted))
+    assert "zeroshot_cityscapes_val: 2 images" in run_here("cityscapes", "--processes", 1, capsys=capsys)[1]
 
 
 def test_archive_cannot_write_outside(scratch, capsys):

@@ -1,6 +1,7 @@
 """Detectron2's own evaluators of objects, on the small world's annotations and on a miniature of LVIS."""
 
 import json
+import shutil
 import sys
 import types
 from collections import defaultdict
@@ -14,6 +15,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.lvis import load_lvis_json
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -48,7 +50,7 @@ def register(in_world, tmp_path):
     names = []
 
     def register_content(content: object, name: str = "changed_val") -> str:
-        path = tmp_path / "changed.json"
+        path = tmp_path / f"{name}.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         register_coco_instances(name, {}, str(path), str(in_world / "shapes/val/images"))
         names.append(name)
@@ -182,24 +184,29 @@ BROKEN = {
     "no images": (lambda content: without(content, "images"), ["has no list 'images'", "file_name"]),
     "no categories": (
         lambda content: without(content, "categories"),
-        ["no list 'categories'", "expected id, name"],
+        ["no list 'categories'", "expected entries with id, name"],
     ),
     "empty categories": (lambda content: {**content, "categories": []}, ["has no list 'categories', or an empty one"]),
     "a category without a name": (
         lambda content: {**content, "categories": [*content["categories"][:1], {"id": 2}]},
-        ["has no 'name' in entry 1 of 'categories'"],
+        ["category 2 has no 'name'"],
     ),
     "a category with an empty name": (
         lambda content: {**content, "categories": [{"id": 1, "name": ""}]},
-        ["has no 'name' in entry 0 of 'categories'"],
+        ["category 1 has no 'name'"],
     ),
-    **{
-        f"an annotation without {key}": (
-            lambda content, key=key: {**content, "annotations": [without(content["annotations"][0], key)]},
-            [f"has no '{key}' in entry 0 of 'annotations'"],
-        )
-        for key in ("id", "bbox", "area", "iscrowd", "segmentation")
-    },
+    "an annotation that is no object": (
+        lambda content: {**content, "annotations": [7]},
+        ["entry 0 of 'annotations' is no object"],
+    ),
+    "an image without a size": (
+        lambda content: {**content, "images": [{**content["images"][0], "height": "96"}]},
+        ["image 0 has the height '96'"],
+    ),
+    "an image that comes twice": (
+        lambda content: {**content, "images": [*content["images"], content["images"][1]]},
+        ["image 1 comes 2 times"],
+    ),
 }
 
 
@@ -212,8 +219,168 @@ def test_broken_annotations(fault, content, register, tmp_path):
     name = register(change(content))
     with pytest.raises(ValueError) as error:
         check_datasets(test=[name])
-    for part in [f"Dataset '{name}'", str(tmp_path / "changed.json"), *parts]:
+    for part in [f"Dataset '{name}'", str(tmp_path / "changed_val.json"), *parts]:
         assert part in str(error.value)
+
+
+BOX = [10, 10, 40, 10, 40, 30, 10, 30]
+MALFORMED = {
+    **{f"no {key}": ({key: None}, f"has no '{key}'") for key in ("image_id", "category_id", "bbox", "area", "iscrowd")},
+    "no segmentation": ({"segmentation": None}, "has no 'segmentation'"),
+    "box of three numbers": ({"bbox": [1, 2, 3]}, "has the bbox"),
+    "box that is no number": ({"bbox": [1, 2, float("nan"), 4]}, "has the bbox"),
+    "negative box": ({"bbox": [1, 2, -3, 4]}, "has the bbox"),
+    "area as text": ({"area": "12"}, "has the area '12'"),
+    "crowd as text": ({"iscrowd": "no"}, "has the iscrowd 'no'"),
+    "ignored": ({"ignore": 1}, "has the ignore 1"),
+    "unknown image": ({"image_id": 777}, "is of image 777"),
+    "category 0": ({"category_id": 0}, "has the category_id 0"),
+    "category 300": ({"category_id": 300}, "has the category_id 300"),
+    "two points": ({"segmentation": [[1, 2, 3, 4]]}, "polygon 0"),
+    "two points at last": ({"segmentation": [BOX, [1, 2, 3, 4]]}, "polygon 1"),
+    "an empty polygon beside another": ({"segmentation": [BOX, []]}, "polygon 1"),
+    "an odd number of coordinates": ({"segmentation": [BOX[:7]]}, "polygon 0"),
+    "a flat polygon": ({"segmentation": BOX}, "polygon 0"),
+    "points as pairs": ({"segmentation": [[[1, 2], [3, 4], [5, 1]]]}, "polygon 0"),
+    "coordinates as texts": ({"segmentation": [list(map(str, BOX))]}, "no numbers"),
+    "coordinates that are no numbers": ({"segmentation": [[float("nan"), *BOX[1:]]]}, "no numbers"),
+    "coordinates far outside": ({"segmentation": [[1e9, *BOX[1:]]]}, "far outside"),
+    "a text": ({"segmentation": "0 0 1 1"}, "expected a list of polygons or RLE"),
+    "RLE of another size": ({"segmentation": {"size": [64, 96], "counts": [64 * 96]}}, "RLE of the size [64, 96]"),
+    "RLE without a size": ({"segmentation": {"counts": [96 * 96]}}, "RLE of the size None"),
+    "RLE that is too short": ({"segmentation": {"size": [96, 96], "counts": [96]}}, "counts do not cover"),
+    "RLE that is too long": ({"segmentation": {"size": [96, 96], "counts": [96 * 96, 1]}}, "counts do not cover"),
+    "RLE that is cut": ({"segmentation": {"size": [96, 96], "counts": "0"}}, "counts do not cover"),
+    "RLE that is damaged": ({"segmentation": {"size": [96, 96], "counts": "~~~~~"}}, "counts do not cover"),
+    "RLE without counts": ({"segmentation": {"size": [96, 96]}}, "counts do not cover"),
+}
+
+
+@pytest.mark.fault(
+    "an annotation without a key, of an unknown image or category, or with a box, polygon or RLE that cannot be",
+    "an error names file and annotation, before an image is segmented",
+)
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_malformed_annotations(fault, cfg, content, register, tmp_path):
+    """For the command's check, and for whoever builds an evaluator without it."""
+    change, part = MALFORMED[fault]
+    annotations = json.loads(json.dumps(content["annotations"]))
+    annotations[3].update(change)
+    name = register({**content, "annotations": annotations})
+    for check in (lambda: check_datasets(test=[name]), lambda: build_evaluator(cfg, name)):
+        with pytest.raises(ValueError) as error:
+            check()
+        for expected in (f"Dataset '{name}'", str(tmp_path / "changed_val.json"), "annotation 4 ", part):
+            assert expected in str(error.value)
+
+
+def test_all_malformed_annotations_are_named(content, register):
+    annotations = [{**annotation, "area": -1} for annotation in content["annotations"]]
+    with pytest.raises(ValueError) as error:
+        check_datasets(test=[register({**content, "annotations": annotations})])
+    for part in ("annotation 1 has the area -1", f"and {len(annotations) - 1} more", "annotation 2 has", "and "):
+        assert part in str(error.value)
+    assert len(str(error.value).splitlines()) < 30
+
+
+@pytest.mark.fault("annotations whose segmentation is an empty list", "left out, with a warning that counts them")
+@pytest.mark.parametrize("empty", [[], [[]]])
+def test_empty_segmentations(cfg, content, register, empty, caplog):
+    annotations = [{**a, "segmentation": empty} if a["id"] in (2, 5) else a for a in content["annotations"]]
+    name = register({**content, "annotations": annotations})
+    check_datasets(test=[name])
+    assert f"2 of {len(annotations)} annotations" in caplog.text and "annotation 2" in caplog.text
+
+    rows = DatasetCatalog.get(name)
+    for row in rows:
+        row["annotations"] = [annotation for annotation in row["annotations"] if "segmentation" in annotation]
+    results = evaluate_truth(cfg, name, rows)
+    assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_annotation_ids_may_be_any(cfg, content, register):
+    """COCO's evaluator takes the ID 0 for "no match", and needs numbers."""
+    for number, new_id in enumerate((lambda key: key - 1, lambda key: -key, lambda key: f"a{key}")):
+        annotations = [{**annotation, "id": new_id(annotation["id"])} for annotation in content["annotations"][:2]]
+        name = register({**content, "annotations": annotations}, f"ids_{number}_val")
+        results = evaluate_truth(cfg, name, DatasetCatalog.get(name))
+        assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.fault("an annotation ID that comes twice", "an error names it")
+def test_annotation_ids_are_unique(content, register):
+    name = register({**content, "annotations": [*content["annotations"], content["annotations"][6]]})
+    with pytest.raises(ValueError, match="changed_val.json: annotation 7 comes 2 times"):
+        check_datasets(test=[name])
+
+
+@pytest.mark.fault("malformed annotations in rows of a dataset that has no file", "an error names the annotation")
+def test_malformed_rows(cfg, in_world):
+    """Detectron2 would write a file of them, and find it out at the end."""
+    rows = DatasetCatalog.get("shapes_instances_val")
+    rows[0]["annotations"][1]["segmentation"] = {"size": [4, 4], "counts": "0@"}
+    DatasetCatalog.register("rows_val", lambda: json.loads(json.dumps(rows)))
+    things = MetadataCatalog.get("shapes_instances_val").thing_classes
+    MetadataCatalog.get("rows_val").set(evaluator_type="coco", thing_classes=things)
+    try:
+        for check in (lambda: check_datasets(test=["rows_val"]), lambda: build_evaluator(cfg, "rows_val")):
+            with pytest.raises(ValueError, match="Dataset 'rows_val': its rows: annotation 2 has RLE of the size"):
+                check()
+
+        # What is well-formed is evaluated
+        rows[0]["annotations"].pop(1)
+        check_datasets(test=["rows_val"])
+        assert evaluate_truth(cfg, "rows_val", DatasetCatalog.get("rows_val"))["segm"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("rows_val")
+        MetadataCatalog.remove("rows_val")
+
+
+# ------------------------------------------------------------------------------------ sizes
+
+
+def with_heights(content: dict, heights: dict[int, int]) -> dict:
+    """Return content of boxes as polygons, in which some images have another height than their pictures."""
+    annotations = []
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+        annotations.append({**annotation, "segmentation": [polygon], "area": width * height})
+    images = [{**image, "height": heights.get(image["id"], image["height"])} for image in content["images"]]
+    return {**content, "images": images, "annotations": annotations}
+
+
+@pytest.mark.fault(
+    "annotations whose height and width are not the picture's",
+    "an error names the picture; or left out and counted, with SKIP_BROKEN",
+)
+def test_annotated_sizes_are_the_pictures(cfg, content, register):
+    """Detectron2's results would be wrong without a word; so would those of a second dataset of the same images."""
+    right, wrong = register(with_heights(content, {}), "right_val"), register(with_heights(content, {3: 80, 5: 200}))
+    model = Trainer.build_model(cfg).eval()
+    cfg.DATASETS.TEST = (right, wrong)
+    with pytest.raises(ValueError, match=r"00003.png, got \(96, 96\), expect \(96, 80\)"):
+        Trainer.test(cfg, model)
+
+    cfg.TEST.ZERO_SHOT.SKIP_BROKEN = True
+    results = Trainer.test(cfg, model)
+    assert [results[name]["skipped"] for name in (right, wrong)] == [0, 2]
+    assert [results[name]["images"] for name in (right, wrong)] == [12, 10]
+
+    cfg.DATASETS.TEST = (register(with_heights(content, dict.fromkeys(range(12), 80)), "all_wrong_val"),)
+    assert Trainer.test(cfg, model)["all_wrong_val"] == {"images": 0, "skipped": 12}
+
+
+def test_evaluators_compare_sizes_for_other_mappers(cfg, content, register):
+    name = register(with_heights(content, {3: 80}))
+    evaluator = build_evaluator(cfg, name)
+    evaluator.reset()
+    row = DatasetCatalog.get("shapes_instances_val")[3]
+    with pytest.raises(SizeMismatchError, match=r"00003.png is annotated at \(80, 96\) and segmented at \(96, 96\)"):
+        evaluator.process([row], [{"instances": true_instances(row)}])
+
+
+# ------------------------------------------------------------------------------------ a whole command
 
 
 @pytest.mark.fault("train_net.py --eval-only on annotations without names of categories", "one error, at the start")
@@ -227,7 +394,7 @@ def test_broken_annotations_end_the_command(world, content, tmp_path):
     )
     options = ["DATASETS.TEST", "('nameless_val',)", "OUTPUT_DIR", tmp_path / "output"]
     command = ["train_net.py", "--config-file", "configs/shapes/trained.yaml", "--eval-only", "--import", code]
-    check_error(run(world, *command, *options), "Dataset 'nameless_val'", "has no 'name' in entry 0 of 'categories'")
+    check_error(run(world, *command, *options), "Dataset 'nameless_val'", "category 1 has no 'name'")
 
 
 @pytest.mark.fault("a dataset of instances whose file of annotations is missing", "an error says how to get it")
@@ -289,14 +456,52 @@ def test_lvis_is_measured_by_its_own_metrics(cfg, tiny_lvis):
         results = evaluate_truth(cfg, tiny_lvis, part)
         assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
 
+    # LVIS's evaluator takes the ID 0 for "no match"
+    change_lvis(tiny_lvis, lambda content: [a.update(id=a["id"] - 1) for a in content["annotations"]])
+    results = evaluate_truth(cfg, tiny_lvis, dataset_dicts[:1])
+    assert results["bbox"]["AP"] == pytest.approx(100) and results["segm"]["AP"] == pytest.approx(100)
 
-@pytest.mark.fault("LVIS's annotations without frequencies", "an error names file and entry")
-def test_lvis_needs_frequencies(tiny_lvis):
-    path = Path(MetadataCatalog.get(tiny_lvis).json_file)
+
+def change_lvis(name: str, change) -> None:
+    path = Path(MetadataCatalog.get(name).json_file)
     content = json.loads(path.read_text())
-    content["categories"][3].pop("frequency")
+    change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has no 'frequency' in entry 3 of 'categories'"):
+
+
+def renumber(content: dict) -> None:
+    """Number categories from 0, in another place than LVIS's evaluator expects them."""
+    for category in content["categories"]:
+        category["id"] -= 1
+    for annotation in content["annotations"]:
+        annotation["category_id"] -= 1
+
+
+MALFORMED_LVIS = {
+    "no frequency": (lambda content: content["categories"][3].pop("frequency"), "category 4 has no 'frequency'"),
+    "no address": (lambda content: content["images"][2].pop("coco_url"), "image 2 has no 'coco_url'"),
+    "no segmentation": (lambda content: content["annotations"][2].pop("segmentation"), "annotation 3 has no 'segment"),
+    "empty segmentation": (
+        lambda content: content["annotations"][2].update(segmentation=[]),
+        r"annotation 3 has the segmentation \[\]; expected a list of polygons",
+    ),
+    "RLE": (
+        lambda content: content["annotations"][2].update(segmentation={"size": [96, 96], "counts": [96 * 96]}),
+        "annotation 3 has the segmentation .*; expected a list of polygons",
+    ),
+    "categories from 0": (renumber, "category 0 is 'brick'; expected no such ID"),
+}
+
+
+@pytest.mark.fault(
+    "LVIS's annotations without frequencies, addresses or polygons, or with categories numbered otherwise",
+    "an error names file and entry",
+)
+@pytest.mark.parametrize("fault", MALFORMED_LVIS)
+def test_malformed_lvis(tiny_lvis, fault):
+    change, message = MALFORMED_LVIS[fault]
+    change_lvis(tiny_lvis, change)
+    with pytest.raises(ValueError, match=f"lvis.json: {message}"):
         check_datasets(test=[tiny_lvis])
 
 
@@ -365,6 +570,68 @@ def test_panoptic_segments_are_evaluated_by_detectron2(cfg, panopticapi):
         evaluator.process([dataset_dict], [{"panoptic_seg": (segments, infos)}])
     results = evaluator.evaluate()["panoptic_seg"]
     assert [results[key] for key in ("PQ", "PQ_th", "PQ_st")] == pytest.approx([100] * 3)
+
+
+@pytest.fixture
+def panoptic(in_world, tmp_path):
+    """Register a changed copy of the panoptic annotations, and return its folder; it is gone at the end."""
+    shutil.copytree(in_world / "shapes/val", tmp_path / "val")
+    metadata = MetadataCatalog.get("shapes_panoptic_val").as_dict()
+    paths = {"panoptic_json": str(tmp_path / "val/panoptic.json"), "panoptic_root": str(tmp_path / "val/panoptic")}
+    MetadataCatalog.get("changed_panoptic_val").set(**{**metadata, **paths, "name": "changed_panoptic_val"})
+    rows = DatasetCatalog.get("shapes_panoptic_val")
+    for row in rows:
+        row["pan_seg_file_name"] = str(tmp_path / "val/panoptic" / Path(row["pan_seg_file_name"]).name)
+    DatasetCatalog.register("changed_panoptic_val", lambda: rows)
+    yield tmp_path / "val"
+    DatasetCatalog.remove("changed_panoptic_val")
+    MetadataCatalog.remove("changed_panoptic_val")
+
+
+def swap_categories(content: dict) -> None:
+    first, second = content["categories"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+
+
+MALFORMED_PANOPTIC = {
+    "a segment without area": (
+        lambda content: content["annotations"][2]["segments_info"][1].pop("area"),
+        r"entry 2 of 'annotations' \(00002.png\): entry 1 of 'segments_info' has no 'area'",
+    ),
+    "a segment of an unknown category": (
+        lambda content: content["annotations"][2]["segments_info"][1].update(category_id=300),
+        r"entry 2 of 'annotations' \(00002.png\): entry 1 of 'segments_info' has the category_id 300",
+    ),
+    "an unknown image": (
+        lambda content: content["annotations"][2].update(image_id=777),
+        "entry 2 of 'annotations' is of image 777",
+    ),
+    "categories in another order": (swap_categories, "category 1 is '.*'; expected 'brick'"),
+}
+
+
+@pytest.mark.fault("malformed panoptic segments, or categories in another order", "an error names file and entry")
+@pytest.mark.parametrize("fault", MALFORMED_PANOPTIC)
+def test_malformed_panoptic_segments(panoptic, fault):
+    change, message = MALFORMED_PANOPTIC[fault]
+    content = json.loads((panoptic / "panoptic.json").read_text())
+    change(content)
+    (panoptic / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"Dataset 'changed_panoptic_val': .*panoptic.json: {message}"):
+        check_datasets(test=["changed_panoptic_val"])
+
+
+@pytest.mark.fault("a picture of panoptic segments that is missing, or of another size", "an error names it")
+def test_pictures_of_panoptic_segments(cfg, panoptic, panopticapi):
+    """A missing one at the start; one of another size when its image is segmented, not at the end."""
+    path = panoptic / "panoptic/00003.png"
+    Image.new("RGB", (96, 80)).save(path)
+    cfg.DATASETS.TEST = ("changed_panoptic_val",)
+    with pytest.raises(SizeMismatchError, match=r"00003.png is annotated at \(80, 96\) and segmented at \(96, 96\)"):
+        Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 12 segment pictures are missing, such as .*00003.png"):
+        check_datasets(test=["changed_panoptic_val"])
 
 
 @pytest.mark.fault("panoptic quality of some images alone", "an error names the key")

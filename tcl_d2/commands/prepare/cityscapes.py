@@ -7,12 +7,16 @@ Polygons become *_labelTrainIds.png with cityscapesscripts. Can be repeated and 
 """
 
 import argparse
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.helpers.labels import name2label
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
+from ...data.annotations import check_picture
 from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
@@ -20,17 +24,35 @@ POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 
 
 def draw(polygons: Path) -> None:
-    """Write the train IDs (0..18, 255 ignored) that a polygon file describes."""
+    """Write the train IDs (0..18, 255 ignored) that a polygon file describes, unless they are there.
+
+    Raises:
+        ValueError: it cannot be drawn, has an unknown label, or another size than its image; names it.
+    """
     target = polygons.with_name(polygons.name.replace(POLYGONS, LABELS))
     if preparation.is_whole(target):
         return
+
     try:
         annotation = Annotation()
         annotation.fromJsonFile(str(polygons))
-        with replacing(target) as unfinished:
+        _check(annotation, polygons)
+        with redirect_stdout(StringIO()), replacing(target) as unfinished:
             createLabelImage(annotation, "trainIds").save(unfinished, "PNG")
-    except (Exception, SystemExit) as error:  # cityscapesscripts leaves the program where a label is unknown
+    except Exception as error:  # cityscapesscripts raises many types, and prints
         raise ValueError(f"{polygons} could not be drawn: {type(error).__name__}: {error}") from None
+
+
+def _check(annotation: Annotation, polygons: Path) -> None:
+    """Check the labels, of which cityscapesscripts would leave the program, and the size; ValueError."""
+    labels = {item.label for item in annotation.objects if not item.deleted}
+    unknown = [label for label in labels if not {label, label.removesuffix("group")} & name2label.keys()]
+    if unknown:
+        raise ValueError(f"label '{min(unknown)}' is unknown; expected one of {', '.join(name2label)}")
+
+    picture = polygons.name.replace(f"gtFine{POLYGONS}", "leftImg8bit.png")
+    size = {"height": annotation.imgHeight, "width": annotation.imgWidth}
+    check_picture(size, polygons.parents[3] / "leftImg8bit/val" / polygons.parent.name / picture)
 
 
 def prepare(args: argparse.Namespace) -> None:

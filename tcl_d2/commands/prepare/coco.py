@@ -12,53 +12,66 @@ benchmark reads the maps, and this command says how much the two differ:
 """
 
 import argparse
-from contextlib import redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
+from detectron2.data import MetadataCatalog
 
 from ...data import preparation
+from ...data.annotations import (
+    check_categories,
+    check_picture,
+    draw_instances,
+    group_by_image,
+    read_annotation_file,
+)
 from ...data.dataset_files import datasets_root
 from ...data.labels import LabelMapper
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
 UNLABELED = 255  # as in COCO-Stuff's maps, where a category's value is its ID - 1
+KEYS = {
+    "images": ("id", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "area", "iscrowd", "segmentation"),
+}
 
 
-def draw(image_id: int, coco: COCO, folder: Path) -> None:
+def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
     """Draw an image's things as COCO-Stuff numbers them, unless that is done.
 
-    Crowds come first, then large things before small ones.
-
     Args:
-        image_id: of the image.
-        coco: the annotations.
-        folder: for the label map.
+        job: the image and its annotations.
+        folder: of COCO.
     """
-    target = folder / f"{image_id:012d}.png"
+    image, instances = job
+    key = f"{image['id']:0>12}"
+    target = folder / f"instancemaps/val2017/{key}.png"
     if preparation.is_whole(target):
         return
 
-    image = coco.imgs[image_id]
+    check_picture(image, folder / f"val2017/{key}.jpg")
     label = np.full((image["height"], image["width"]), UNLABELED, np.uint8)
-    instances = sorted(coco.imgToAnns[image_id], key=lambda instance: (not instance["iscrowd"], -instance["area"]))
-    for instance in instances:
-        label[coco.annToMask(instance) == 1] = instance["category_id"] - 1
+    draw_instances(label, instances, offset=-1)
     preparation.save_label(label, target)
 
 
 def draw_all(folder: Path, processes: int) -> None:
-    """Draw the things of all images from instances_val2017.json; FileNotFoundError where it is missing."""
-    annotations = folder / "annotations/instances_val2017.json"
-    if not annotations.is_file():
-        raise FileNotFoundError(f"no file {annotations}")
-    with redirect_stdout(StringIO()):  # pycocotools prints its progress
-        coco = COCO(str(annotations))
-    draw_image = partial(draw, coco=coco, folder=folder / "instancemaps/val2017")
-    preparation.convert(draw_image, sorted(coco.imgs), processes, "drawing instances")
+    """Draw the things of all images from instances_val2017.json.
+
+    Raises:
+        FileNotFoundError: the annotations are missing.
+        ValueError: they are malformed, or of other categories or images; names them.
+    """
+    # The benchmark's rule has the value of each class
+    metadata = MetadataCatalog.get(OBJECT)
+    names = {value + 1: metadata.stuff_classes[k] for value, k in metadata.label_map.items() if k > 0}
+
+    path = folder / "annotations/instances_val2017.json"
+    content = read_annotation_file(path, KEYS)
+    check_categories(content, names, path)
+    preparation.convert(partial(draw, folder=folder), group_by_image(content), processes, "drawing instances")
 
 
 def compare(path: Path) -> np.ndarray:

@@ -14,29 +14,24 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from lvis import LVIS
 
 from ...data import preparation
+from ...data.annotations import (
+    check_categories,
+    check_picture,
+    draw_instances,
+    group_by_image,
+    read_annotation_file,
+)
 from ...data.dataset_files import datasets_root
 from ...utils.files import replacing
 
 NAME = "zeroshot_lvis_val"
-
-
-def read_annotations(path: Path) -> LVIS:
-    """Read the annotations, and check their categories.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or has other categories than LVIS v1's.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    annotations = LVIS(str(path))
-    words = [annotations.cats[key]["name"].replace("_", " ") for key in sorted(annotations.cats)]
-    if words != MetadataCatalog.get(NAME).stuff_classes:
-        raise ValueError(f"{path} has {len(words)} categories that are not the 1,203 of LVIS v1")
-    return annotations
+KEYS = {
+    "images": ("id", "coco_url", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "area", "segmentation"),
+}
 
 
 def image_key(image: dict) -> str:
@@ -44,14 +39,22 @@ def image_key(image: dict) -> str:
     return "/".join(PurePosixPath(image["coco_url"]).with_suffix("").parts[-2:])
 
 
-def draw(image: dict, annotations: LVIS, folder: Path) -> None:
-    """Draw the category IDs of an image's instances, 16 bits; 0 where there is none."""
-    target = folder / f"{image_key(image)}.png"
+def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
+    """Draw the category IDs of an image's instances, 16 bits; 0 where there is none.
+
+    Args:
+        job: the image and its annotations.
+        folder: of all datasets.
+    """
+    image, instances = job
+    key = image_key(image)
+    target = folder / f"lvis/semantic/{key}.png"
     if preparation.is_whole(target):
         return
+
+    check_picture(image, folder / f"coco/{key}.jpg")
     label = np.zeros((image["height"], image["width"]), np.uint16)
-    for instance in sorted(annotations.img_ann_map[image["id"]], key=lambda instance: -instance["area"]):
-        label[annotations.ann_to_mask(instance) == 1] = instance["category_id"]
+    draw_instances(label, instances)
     preparation.save_label(label, target)
 
 
@@ -60,17 +63,20 @@ def prepare(args: argparse.Namespace) -> None:
     folder = datasets_root() / "lvis"
 
     # Bring the annotations, and the images that have any
+    path = folder / "lvis_v1_val.json"
     preparation.bring(args.source, r"(?P<path>lvis_v1_val\.json)", folder)
-    annotations = read_annotations(folder / "lvis_v1_val.json")
-    images = sorted(annotations.imgs.values(), key=image_key)
-    stems = {PurePosixPath(image_key(image)).name for image in images}
+    content = read_annotation_file(path, KEYS)
+    check_categories(content, dict(enumerate(MetadataCatalog.get(NAME).stuff_classes, start=1)), path)
+    content["images"].sort(key=image_key)
+    keys = list(map(image_key, content["images"]))
+    stems = {PurePosixPath(key).name for key in keys}
     preparation.bring(args.source, r"(?P<path>(train|val)2017/\d+\.jpg)", datasets_root() / "coco", stems)
 
     # Draw the label maps, and list the images
-    draw_image = partial(draw, annotations=annotations, folder=folder / "semantic")
-    preparation.convert(draw_image, images, args.processes, "drawing instances")
+    draw_image = partial(draw, folder=datasets_root())
+    preparation.convert(draw_image, group_by_image(content), args.processes, "drawing instances")
     with replacing(folder / "semantic/val.txt") as unfinished:
-        unfinished.write_text("".join(f"{image_key(image)}\n" for image in images))
+        unfinished.write_text("".join(f"{key}\n" for key in keys))
 
 
 def argument_parser() -> argparse.ArgumentParser:
