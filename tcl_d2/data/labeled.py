@@ -36,8 +36,8 @@ def read_labeled_dataset(name: str) -> list[dict]:
         reason = f"{len(unlabeled)} of its {len(rows)} rows have no 'sem_seg_file_name'" if rows else "it has no rows"
         raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {reason}.")
 
+    LabelMapper.of(name)
     try:
-        LabelMapper.of(name)
         dataset_vocabulary(name)
     except ValueError as error:
         raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {error}") from None
