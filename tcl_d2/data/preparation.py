@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.files import replacing
-from ..utils.images import BrokenSample, read_image
-from .dataset_files import datasets_root
+from ..utils.images import BrokenSample, is_leftover, read_image
+from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
@@ -96,7 +96,7 @@ class Member(NamedTuple):
 def members(source: Path) -> Iterator[Member]:
     """Yield the files of a folder, a zip or a tar archive; of any other file, the file itself.
 
-    Files that are in no archive are linked, not copied.
+    Files that are in no archive are linked, not copied. Leftovers of other systems are skipped.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -119,21 +119,22 @@ def members(source: Path) -> Iterator[Member]:
 
 
 def _folder_members(folder: Path) -> Iterator[Member]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for path in (Path(parent, name) for name in names):
-            yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
+    for path in walk_files(folder):
+        yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
 
 
 def _zip_members(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
-            yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+            if not is_leftover(info.filename):
+                yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
 
 
 def _tar_members(source: Path) -> Iterator[Member]:
     with tarfile.open(source) as archive:
-        for info in filter(tarfile.TarInfo.isfile, archive):
-            yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
+        for info in archive:
+            if info.isfile() and not is_leftover(info.name):
+                yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
 
         # tarfile takes an archive that was cut between two files for a whole one
         archive.fileobj.seek(archive.offset)

@@ -402,6 +402,35 @@ def test_broken_sources_of_labels_are_all_named(scratch, capsys):
     assert "2 of 2 failed" in message and str(first) in message and str(second) in message
 
 
+@pytest.mark.fault("._* and __MACOSX in archives and unpacked folders", "no file of a dataset")
+@pytest.mark.parametrize("name", ["voc", "ade20k", "cityscapes", "coco"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_leftovers_of_macos_are_no_files(scratch, tmp_path_factory, name, is_packed, capsys):
+    """As macOS packs an archive, and as it leaves them beside each file of an unpacked folder on a foreign disk."""
+    root, downloads, run_here = scratch
+    folder = tmp_path_factory.mktemp("unpacked")
+    for file in COMMANDS[name]:
+        shutil.unpack_archive(downloads / file, folder)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        for leftover in (path, folder / "__MACOSX" / path.relative_to(folder)):
+            leftover.parent.mkdir(parents=True, exist_ok=True)
+            leftover.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    source = folder
+    if is_packed:
+        contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+        write = distributed.write_tar if name == "voc" else distributed.write_zip
+        source = write(tmp_path_factory.mktemp("packed") / f"packed.{write.__name__[6:]}", contents)
+    status, out = run_here(name, "--source", source, "--processes", 1, capsys=capsys)
+    assert status == 1 and all("images; expected" in line for line in out.split("problems:\n")[1].splitlines()), out
+    assert not list(root.rglob("._*"))
+
+    # Beside the files in place, too
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    assert run_here(name, "--source", source, "--processes", 1, capsys=capsys) == (status, out)
+    assert run_here(name, "--check", "--processes", 1, capsys=capsys) == (status, out)
+
+
 def test_archive_cannot_write_outside(scratch, capsys):
     root, _, run_here = scratch
     files = {"ADEChallengeData2016/images/validation/../../../../evil.jpg": b"x"}
