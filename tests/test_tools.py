@@ -234,7 +234,9 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
 
 
-@pytest.mark.fault("analysis of predictions: an image whose pixels are all ignored", "it counts nowhere")
+@pytest.mark.fault(
+    "analysis of predictions: an image that is all ignored, a value of no class", "counts nowhere; named"
+)
 def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     (tmp_path / "set/classes.txt").parent.mkdir()
     (tmp_path / "set/classes.txt").write_text("cat\ndog\n")
@@ -246,6 +248,9 @@ def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     done = run(world, *command)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
+
+    Image.new("L", (8, 6), 7).save(tmp_path / "set/predictions/1.png")
+    check_error(run(world, *command), "predictions/1.png has the value 7")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from .benchmarks import register_benchmark
 from .class_words import read_class_words
 from .dataset_files import DatasetsHandler, datasets_root
 from .image_text import register_coco_captions, register_webdataset
-from .labels import parse_rule
+from .labels import parse_range, parse_rule
 from .shapes import GROUNDS, NOVEL, OBJECTS
 from .shapes_objects import INSTANCES, PANOPTIC
 
@@ -69,6 +69,7 @@ def _register_benchmarks() -> None:
             class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
 
         ignore_label = entry.get("ignore_label", 255)
+        label_map = parse_rule(entry["rule"], ignore_label) if "rule" in entry else None
         register_benchmark(
             name,
             entry["images"],
@@ -76,7 +77,7 @@ def _register_benchmarks() -> None:
             list(colors) if class_words is None else unique_names(class_words),
             BACKGROUND in colors,
             ids=entry.get("ids"),
-            label_map=parse_rule(entry["rule"], ignore_label) if "rule" in entry else None,
+            label_map=label_map,
             ignore_label=ignore_label,
             colors=list(colors.values()),
             prepare=f"tcl-d2 prepare {entry['prepare']}",
@@ -85,6 +86,13 @@ def _register_benchmarks() -> None:
             class_words=class_words,
             shared_words=class_words is not None,
         )
+
+        # What the release's labels have, and what a whole data set must have of it
+        values = label_map or (*range(len(MetadataCatalog.get(name).stuff_classes)), ignore_label)
+        required = (
+            [value for text in entry["required"] for value in parse_range(text)] if "required" in entry else values
+        )
+        MetadataCatalog.get(name).set(release_values=tuple(values), required_values=tuple(required))
 
 
 def _register_lvis() -> None:
@@ -106,6 +114,7 @@ def _register_lvis() -> None:
         title="LVIS",
         num_images=(19809,),
     )
+    MetadataCatalog.get("zeroshot_lvis_val").set(release_values=tuple(label_map), required_values=(0,))
 
 
 # --------------------------------------------------------------------------------------------- the small world

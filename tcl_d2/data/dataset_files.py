@@ -82,6 +82,19 @@ def check_files(paths: Iterable[Path], content: str) -> None:
         raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
 
 
+def rows_by_file_name(dataset_name: str, rows: Iterable[dict]) -> dict[str, dict]:
+    """Return the rows of a dataset by their `file_name`; ValueError names one that two rows have."""
+    by_file_name = {}
+    for row in rows:
+        if row["file_name"] in by_file_name:
+            raise ValueError(
+                f"Dataset '{dataset_name}' has two rows with the file_name {row['file_name']}; expected one for each "
+                "image that is evaluated."
+            )
+        by_file_name[row["file_name"]] = row
+    return by_file_name
+
+
 def subsample(rows: Sequence, count: int) -> list:
     """Return `count` of the rows, evenly spaced, so that a quick look meets all of a dataset; 0: all."""
     if not 0 < count < len(rows):

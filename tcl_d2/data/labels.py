@@ -1,5 +1,7 @@
 """Label files of benchmarks: reading them, and what their values stand for."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Integral
 
 import numpy as np
@@ -8,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..utils.images import raw_mode, turn_upright
+from .dataset_files import subsample
 
 _STRETCHED = {"L;2": 3, "L;2R": 3, "L;4": 15, "L;4R": 15}  # gray of few bits, which PIL stretches to 0..255
 _NUM_VALUES = 1 << 16  # of a label file
@@ -70,10 +73,6 @@ def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
         value in the file -> class index or `ignore_label`.
     """
 
-    def parse_range(text: str) -> range:
-        first, _, last = text.partition("..")
-        return range(int(first), int(last or first) + 1)
-
     label_map = {}
     for values_text, target in rule.items():
         values = parse_range(values_text)
@@ -85,6 +84,12 @@ def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
             classes = parse_range(target)
         label_map.update(zip(values, classes, strict=True))
     return label_map
+
+
+def parse_range(text: str) -> range:
+    """Parse a value or a range of them, which includes its ends: "3", "1..20"."""
+    first, _, last = text.partition("..")
+    return range(int(first), int(last or first) + 1)
 
 
 class LabelMapper:
@@ -134,6 +139,23 @@ class LabelMapper:
             return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
         except ValueError as error:
             raise ValueError(f"Dataset '{dataset_name}': {error}") from None
+
+    def describe_masks(self, paths: Sequence[str]) -> str:
+        """Return what is wrong with label files that hold 0 and 255 alone, where 255 is ignored; "" for others.
+
+        Args:
+            paths: of label files, of which some are read; broken ones are skipped.
+        """
+        values = set()
+        for path in subsample(paths, 20):
+            with suppress(OSError):
+                values.update(np.unique(read_label(path)).tolist())
+        if values != {0, 255} or self.num_classes < 2 or self._table[255] != self.num_classes:
+            return ""
+        return (
+            "The labels hold the values 0 and 255 alone, as masks do, but 255 is ignored: write 1 in place of 255, or "
+            "register the dataset with label_map={0: 0, 255: 1}."
+        )
 
     def read(self, path: str) -> np.ndarray:
         """Read the class indices of a label file, int32 [H, W], `num_classes` where ignored.

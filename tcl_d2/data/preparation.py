@@ -26,6 +26,7 @@ from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
+_RENUMBERED = "{}: if the labels were renumbered, bring the release's own files"
 
 
 def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
@@ -261,8 +262,8 @@ def is_whole_image(path: Path) -> bool:
 def check(names: Sequence[str], processes: int) -> bool:
     """Read every image and label of benchmarks, and print their counts and what is wrong.
 
-    Images are decoded; labels must have their size and no values without a meaning. Files that benchmarks share are
-    read once.
+    Images are decoded; labels must have their size, and no other values than the release's. A whole dataset must have
+    those that the release surely has: both tell renumbered labels. Files that benchmarks share are read once.
 
     Returns:
         whether all is well.
@@ -277,12 +278,14 @@ def check(names: Sequence[str], processes: int) -> bool:
         for row in rows[name]:
             names_by_pair[row["file_name"], row["sem_seg_file_name"]].append(name)
 
-    # Check the files, and their number
-    problems = sum(convert(_check_pair, list(names_by_pair.items()), processes, "checking"), [])
-    for name in names:
-        expected = MetadataCatalog.get(name).num_images
-        if expected and len(rows[name]) not in expected:
-            problems.append(f"{name} has {len(rows[name])} images; expected {' or '.join(map(str, expected))}")
+    # Check the files, their number, and their values together
+    jobs = list(names_by_pair.items())
+    problems, values = [], defaultdict(set)
+    for (_, users), (faults, found) in zip(jobs, convert(_check_pair, jobs, processes, "checking")):
+        problems += faults
+        for name in users:
+            values[name] |= found
+    problems += filter(None, (_check_whole(name, len(rows[name]), values[name]) for name in names))
 
     # Print the result
     for name in names:
@@ -292,8 +295,20 @@ def check(names: Sequence[str], processes: int) -> bool:
     return not problems
 
 
-def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
-    """Check an image and its label for each of the benchmarks that use them; return what is wrong."""
+def _check_whole(name: str, num_images: int, values: set[int]) -> str:
+    """Return what is wrong with the number of a benchmark's images, or the values of all its labels; "" if nothing."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.num_images and num_images not in metadata.num_images:
+        return f"{name} has {num_images} images; expected {' or '.join(map(str, metadata.num_images))}"
+
+    lacking = sorted(set(metadata.get("required_values", ())) - values)
+    if not lacking:
+        return ""
+    return f"{name}: {_RENUMBERED.format(f'no label has {_join(lacking)}, which the release has')}"
+
+
+def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[int]]:
+    """Check an image and its label for each of the benchmarks that use them; return what is wrong, and the values."""
     (image_path, label_path), names = job
     problems = []
 
@@ -306,14 +321,24 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
     try:
         label = read_label(label_path)
     except OSError as error:
-        return [*problems, str(error)]
+        return [*problems, str(error)], set()
 
     # Compare their sizes, and look up the values
     if size not in (None, label.shape):
         problems.append(f"{label_path} is {label.shape}, but {image_path} is {size} (height, width)")
+    values = set(np.unique(label).tolist())
     for name in names:
         try:
             LabelMapper.of(name)(label, label_path)
+            unknown = sorted(values.difference(MetadataCatalog.get(name).get("release_values", values)))
+            if unknown:
+                what = f"Label {label_path} has {_join(unknown)}, which no label of the release has"
+                problems.append(f"{name}: {_RENUMBERED.format(what)}")
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    return problems
+    return problems, values
+
+
+def _join(values: Sequence[int]) -> str:
+    """Name a few values."""
+    return f"the value{'s'[: len(values) > 1]} {', '.join(map(str, values[:_SHOWN]))}"

@@ -1,5 +1,6 @@
 """Labeled images to train on: image and label stay in step, the classes that are drawn, their share of a batch."""
 
+import logging
 from itertools import islice
 
 import numpy as np
@@ -107,6 +108,15 @@ def test_labels_that_do_not_fit(labeled, label, message):
     Image.fromarray(label).save(row["sem_seg_file_name"])
     with pytest.raises(OSError, match=f"Dataset 't_unfit': {message}"):
         SemSegDatasetMapper(["t_unfit"], augmentations=[])({**row, "dataset_name": "t_unfit"})
+
+
+@pytest.mark.fault("masks of 0 and 255 as labels to train on", "a warning: 255 is ignored")
+def test_masks_of_0_and_255_are_told(labeled, caplog):
+    logging.getLogger("tcl_d2").propagate = True
+    for name, value in (("t_masks", 255), ("t_labels", 1)):
+        labeled(name, [random_label(16, 16, classes=2) * value] * 3, CLASSES[:2])
+        LabeledDatasets([name], mapper=dict)
+    assert "'t_masks'" in caplog.text and "0 and 255" in caplog.text and "t_labels" not in caplog.text
 
 
 def test_default_augmentation_is_detectron2s(in_world):

@@ -241,6 +241,97 @@ def test_check_names_sizes_and_values_that_are_wrong(scratch, capsys):
     assert status == 1 and "is (5, 6), but" in out and "has the value 200" in out
 
 
+def shift(values: np.ndarray, name: str) -> np.ndarray:
+    """Renumber labels as other projects do: classes in a row from 0, 255 (or 65535) where there is none."""
+    table = np.full(1 << 16, 65535 if name in ("ade847", "lvis") else 255)
+    numbers = [number - 1 for number in (*distributed.THINGS, *distributed.STUFF)]
+    classes = {"coco": numbers, "voc": range(1, 21), "context": range(1, 60), "ade20k": range(1, 151)}
+    classes |= {"cityscapes": range(1, 19), "lvis": range(1, 1204), "ade847": range(1, 847)}
+    table[classes[name]] = np.arange(len(classes[name]))
+    return table[values].astype(values.dtype)
+
+
+LABELS = {
+    "voc": "VOC2012/SegmentationClass/*.png",
+    "context": "VOC2010/SegmentationClassContext/*.png",
+    "coco": "coco/stuffthingmaps/val2017/*.png",
+    "cityscapes": "cityscapes/gtFine/val/*/*_labelTrainIds.png",
+    "ade20k": "ADEChallengeData2016/annotations/validation/*.png",
+    "ade847": "ADE20K_2021_17_01/annotations_detectron2/validation/*.tif",
+    "lvis": "lvis/semantic/*/*.png",
+}
+
+
+def check_shifted(data, scratch, name, capsys) -> tuple[object, str]:
+    """Renumber the labels of a prepared dataset, and check it."""
+    root, _, run_here = scratch
+    folders = {"lvis": ("lvis", "coco")}.get(name, (LABELS[name].partition("/")[0],))
+    for folder in folders:
+        shutil.copytree(data[0] / folder, root / folder)
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    for path in root.glob(LABELS[name]):
+        preparation.save_label(shift(read_label(str(path)), name), path)
+    return run_here(name, "--check", "--processes", 1, capsys=capsys)
+
+
+@pytest.mark.fault(
+    "label maps with values that the release's never have", "prepare names them, the file and the values"
+)
+@pytest.mark.parametrize("name, value", [("ade20k", 255), ("context", 255), ("lvis", 65535)])
+def test_renumbered_labels_are_told(data, scratch, name, value, capsys):
+    """In parts of a dataset too, where classes are missing anyway."""
+    status, out = check_shifted(data, scratch, name, capsys)
+    assert status == 1 and f"has the value {value}, which no label of the release has" in out
+
+
+@pytest.mark.fault(
+    "label maps of COCO-Stuff with a number that no category has", "prepare names the file and the value"
+)
+def test_renumbered_coco_is_told(data, scratch, capsys):
+    status, out = check_shifted(data, scratch, "coco", capsys)
+    assert status == 1 and out.count("has the value 11, which stands for no class") == 2 * 3  # of both benchmarks
+
+
+@pytest.mark.fault("a whole dataset whose label maps lack values of the release", "prepare names the values")
+@pytest.mark.parametrize(
+    "name, value", [("voc", 20), ("context", 59), ("coco", 255), ("cityscapes", 18), ("ade20k", 0), ("ade847", 65535)]
+)
+def test_labels_that_lack_values_are_told(data, scratch, monkeypatch, name, value, capsys):
+    def renumber(values: np.ndarray, _: str) -> np.ndarray:
+        return np.where(values == value, 1, values).astype(values.dtype)
+
+    monkeypatch.setattr(sys.modules[__name__], "shift", renumber)
+    _, out = check_shifted(data, scratch, name, capsys)
+    assert "images; expected" in out and "no label has" not in out  # a part of it may lack them
+
+    datasets = [dataset for dataset in DatasetCatalog.list() if data[1].get(dataset)]
+    for dataset in datasets:
+        monkeypatch.setattr(MetadataCatalog.get(dataset), "num_images", (len(data[1][dataset]),), raising=False)
+    monkeypatch.setattr(preparation, "_SHOWN", 99)
+    _, out = scratch[2](name, "--check", "--processes", 1, capsys=capsys)
+    assert "images; expected" not in out
+    (problem, *_) = [line for line in out.splitlines() if "no label has" in line]
+    assert f" {value}" in problem.partition("no label has")[2]
+
+
+def test_what_a_whole_dataset_must_have():
+    """All values of its labels; of hundreds of classes, many are in no image."""
+    required = {name: MetadataCatalog.get(name).required_values for name in BENCHMARKS}
+    assert {name: len(values) for name, values in required.items()} == {
+        "zeroshot_voc_val": 22,
+        "zeroshot_voc20_val": 22,
+        "zeroshot_context_val": 60,
+        "zeroshot_context59_val": 60,
+        "zeroshot_coco_object_val": 81,
+        "zeroshot_coco_stuff_val": 172,
+        "zeroshot_cityscapes_val": 20,
+        "zeroshot_ade20k_val": 151,
+        "zeroshot_ade847_val": 1,
+        "zeroshot_context459_val": 0,
+        "zeroshot_lvis_val": 1,
+    }
+
+
 def test_object_from_instances(scratch, capsys):
     """Alone it serves COCO-Object; beside COCO-Stuff's maps, which stay in use, the difference is said."""
     root, downloads, run_here = scratch
