@@ -234,9 +234,7 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
 
 
-@pytest.mark.fault(
-    "analysis of predictions: an image that is all ignored, a value of no class", "counts nowhere; named"
-)
+@pytest.mark.fault("analysis of predictions: an image that is ignored, a value of no class", "counts nowhere; named")
 def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     (tmp_path / "set/classes.txt").parent.mkdir()
     (tmp_path / "set/classes.txt").write_text("cat\ndog\n")

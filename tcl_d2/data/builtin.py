@@ -1,6 +1,7 @@
 """The datasets that come with the project, registered when the package is imported; no file of them is read then."""
 
 import json
+from itertools import chain
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -87,11 +88,11 @@ def _register_benchmarks() -> None:
             shared_words=class_words is not None,
         )
 
-        # What the release's labels have, and what a whole data set must have of it
+        # What the release's labels have, and what a whole dataset must have of it
         values = label_map or (*range(len(MetadataCatalog.get(name).stuff_classes)), ignore_label)
-        required = (
-            [value for text in entry["required"] for value in parse_range(text)] if "required" in entry else values
-        )
+        required = values
+        if "required" in entry:
+            required = chain.from_iterable(map(parse_range, entry["required"]))
         MetadataCatalog.get(name).set(release_values=tuple(values), required_values=tuple(required))
 
 

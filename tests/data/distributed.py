@@ -249,6 +249,7 @@ def ade847(folder: Path, large: tuple[int, int] = SIZE) -> dict[str, Truth]:
         # Draw the colors of classes
         key = f"ADE_val_0000000{i + 1}"
         classes = rng.integers(-1, 847, size)
+        classes[0, :3] = -1
         values = np.where(classes < 0, 5, np.take(indices, classes.clip(0)))  # 5 is no index of a class
         colors = np.stack([values // 256 * 10 + rng.integers(0, 10, size), values % 256, rng.integers(0, 256, size)], 2)
         truth[key] = classes
