@@ -26,7 +26,7 @@ from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
 _SHOWN = 20  # problems printed in full; the rest are counted
-_RENUMBERED = "{}: if the labels were renumbered, bring the release's own files"
+_ADVICE = "if the labels were renumbered, bring the release's own files"
 
 
 def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
@@ -304,7 +304,7 @@ def _check_whole(name: str, num_images: int, values: set[int]) -> str:
     lacking = sorted(set(metadata.get("required_values", ())) - values)
     if not lacking:
         return ""
-    return f"{name}: {_RENUMBERED.format(f'no label has {_join(lacking)}, which the release has')}"
+    return f"{name}: no label has {_join(lacking)}, which the release has: {_ADVICE}"
 
 
 def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[int]]:
@@ -333,7 +333,7 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[
             unknown = sorted(values.difference(MetadataCatalog.get(name).get("release_values", values)))
             if unknown:
                 what = f"Label {label_path} has {_join(unknown)}, which no label of the release has"
-                problems.append(f"{name}: {_RENUMBERED.format(what)}")
+                problems.append(f"{name}: {what}: {_ADVICE}")
         except ValueError as error:
             problems.append(f"{name}: {error}")
     return problems, values

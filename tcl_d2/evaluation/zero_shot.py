@@ -92,6 +92,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         # What is kept
         self._distributed = distributed
         self._predictions = predictions
+        if predictions is not None:
+            self._check_prediction_paths()
         self._measures = measures
         self.needs_similarity = self._lacks_similarity()
         self._colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
@@ -244,6 +246,17 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     # ------------------------------------------------------------------------------------ steps
 
+    def _check_prediction_paths(self) -> None:
+        """Check that each image's predicted labels have a file of their own; ValueError names one that have not."""
+        files = {}
+        for file_name, dataset_dict in self._dataset_dicts.items():
+            other = files.setdefault(prediction_path(self._predictions, dataset_dict), file_name)
+            if other != file_name:
+                raise ValueError(
+                    f"Dataset '{self.dataset_name}': the predictions for {other} and {file_name} would have one file. "
+                    "Give its rows an 'image_id'."
+                )
+
     def _lacks_similarity(self) -> bool:
         return any(measure.needs_similarity and measure.similarity is None for measure in self._measures)
 
@@ -294,7 +307,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         if not absent:
             return
 
-        names = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
+        names = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else "")
         paths = [dataset_dict.get("sem_seg_file_name") for dataset_dict in self._dataset_dicts.values()]
         logger.warning(
             "'%s': %d of %d classes occur in no label that was evaluated: %s. %s",
