@@ -1,13 +1,16 @@
 """The demo and the tools that look into data and evaluations, as a user runs them."""
 
 import importlib
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tcl_d2 import load_config
+from tcl_d2.commands.inputs import find_inputs
 from tcl_d2.commands.result_folder import RECORD
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
@@ -67,6 +70,20 @@ def test_demo_replaces_no_input(world, tmp_path):
     check_error(done, "a.mp4 lies in --output")
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]
     assert (tmp_path / "photos/a.png").read_bytes() == content
+
+
+@pytest.mark.fault("demo: ._* and __MACOSX in a folder of pictures, a glob or a list", "not taken for pictures")
+def test_demo_skips_leftovers_of_other_systems(tmp_path, monkeypatch):
+    draw_scenes(tmp_path, "a.png")
+    draw_scenes(tmp_path / "__MACOSX", "._a.png", "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7")
+    for entry in (str(tmp_path), f"{tmp_path}/**/*.png", f"{tmp_path}/._*.png", "-"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{tmp_path}/._a.png\n{tmp_path}/a.png\n"))
+        if "._" in entry:
+            with pytest.raises(FileNotFoundError, match="no images in"):
+                find_inputs([entry], tmp_path / "out")
+        else:
+            assert find_inputs([entry], tmp_path / "out") == [tmp_path / "a.png"]
 
 
 @pytest.mark.fault("demo: results of a killed run below the folder of pictures", "not taken for pictures")
@@ -217,7 +234,7 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
 
 
-@pytest.mark.fault("analysis of predictions: an image whose pixels are all ignored", "it counts nowhere")
+@pytest.mark.fault("analysis of predictions: an image that is ignored, a value of no class", "counts nowhere; named")
 def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     (tmp_path / "set/classes.txt").parent.mkdir()
     (tmp_path / "set/classes.txt").write_text("cat\ndog\n")
@@ -229,6 +246,9 @@ def test_analysis_goes_past_an_ignored_image(world, tmp_path):
     done = run(world, *command)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "predictions.json").read_text())["mIoU"] == 100
+
+    Image.new("L", (8, 6), 7).save(tmp_path / "set/predictions/1.png")
+    check_error(run(world, *command), "predictions/1.png has the value 7")
 
 
 @pytest.fixture

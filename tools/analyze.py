@@ -25,7 +25,7 @@ from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.engine.dataset_settings import words_from_config
-from tcl_d2.evaluation.confusion import compute_metrics, confusion_matrix, most_confused
+from tcl_d2.evaluation.confusion import check_class_indices, compute_metrics, confusion_matrix, most_confused
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.score_rules import AllScores, ScoreSettings
@@ -108,7 +108,7 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
         `mIoU` in percent, and `most confused`, the list of `most_confused`.
 
     Raises:
-        ValueError: a prediction has another size than its label.
+        ValueError: a prediction has another size than its label, or values that are no classes; names it.
     """
     classes = MetadataCatalog.get(data).stuff_classes
     total = np.zeros((len(classes), len(classes)), np.int64)
@@ -122,6 +122,7 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
             raise ValueError(
                 f"{path} is {prediction.shape}, its label {label.shape}: not a prediction of this dataset."
             )
+        check_class_indices(torch.from_numpy(prediction.astype(np.int64)), len(classes), str(path))
         matrix = count_pixels(prediction, label, len(classes))
         if matrix.any():
             total += matrix

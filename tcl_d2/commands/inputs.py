@@ -3,16 +3,17 @@
 import glob
 import os
 import sys
+from itertools import filterfalse
 from pathlib import Path
 
-from ..utils.images import IMAGE_SUFFIXES
+from ..utils.images import IMAGE_SUFFIXES, is_leftover
 from .result_folder import RECORD
 
 SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # those of datasets, and what else users have
 
 
 def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment, each once.
+    """List the files to segment, each once. Leftovers of other systems (._NAME) are skipped, unless they are named.
 
     Args:
         inputs: files, globs, folders (all images below them, but for folders of results), or - for a list on the
@@ -25,7 +26,7 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
     # Read the list on the standard input
     lines = []
     for entry in inputs:
-        lines += sys.stdin.read().splitlines() if entry == "-" else [entry]
+        lines += filterfalse(is_leftover, sys.stdin.read().splitlines()) if entry == "-" else [entry]
     lines = [line for line in lines if line]
     if not lines:
         raise FileNotFoundError("- found no names of files on the standard input")
@@ -35,7 +36,7 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
     for line in lines:
         # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
         is_plain = os.path.lexists(line) or not glob.has_magic(line)
-        matches = [line] if is_plain else sorted(glob.glob(line, recursive=True))
+        matches = [line] if is_plain else sorted(filterfalse(is_leftover, glob.glob(line, recursive=True)))
         files = [path for match in matches for path in _images_below(Path(match), output)]
         paths += files
         if not files:
@@ -59,4 +60,5 @@ def _images_below(path: Path, output: Path) -> list[Path]:
             print(f"left out: {folder}, which has results of another run", file=sys.stderr)
         else:
             files += [Path(folder, name) for name in names]
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    images = (file for file in files if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in images if not is_leftover(file.relative_to(path).as_posix()))

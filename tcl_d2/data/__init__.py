@@ -19,6 +19,7 @@ from .image_text import (
 )
 from .image_text_stream import read_dataset
 from .labeled import LabeledDatasets, is_labeled, read_labeled_dataset
+from .labels import LabelMapper
 from .loader import build_image_text_train_loader
 from .mapper import ImageTextDatasetMapper
 from .sem_seg_mapper import SemSegDatasetMapper
@@ -110,6 +111,8 @@ def _check_dataset(name: str, use: str | None) -> None:
 
     if is_of_objects(name):
         read_annotations(name)
+    elif is_labeled(name):
+        LabelMapper.of(name)
     try:
         if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
             read_labeled_dataset(name)

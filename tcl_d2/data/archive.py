@@ -25,7 +25,7 @@ from ..modeling.reco.image_index import (
     save_part,
 )
 from ..utils.files import stat_file
-from ..utils.images import IMAGE_SUFFIXES
+from ..utils.images import IMAGE_SUFFIXES, is_leftover
 from .dataset_files import walk_files
 from .shards import expand_shards, is_remote
 
@@ -98,7 +98,8 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
         try:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
-                    if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                    is_image = member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
+                    if is_image and not is_leftover(member.name):
                         records.append(ImageRecord(file, member.offset_data, member.size))
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             problems.append(f"unreadable shard: {file} ({error})")

@@ -1,6 +1,7 @@
 """The datasets that come with the project, registered when the package is imported; no file of them is read then."""
 
 import json
+from itertools import chain
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -13,7 +14,7 @@ from .benchmarks import register_benchmark
 from .class_words import read_class_words
 from .dataset_files import DatasetsHandler, datasets_root
 from .image_text import register_coco_captions, register_webdataset
-from .labels import parse_rule
+from .labels import parse_range, parse_rule
 from .shapes import GROUNDS, NOVEL, OBJECTS
 from .shapes_objects import INSTANCES, PANOPTIC
 
@@ -69,6 +70,7 @@ def _register_benchmarks() -> None:
             class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
 
         ignore_label = entry.get("ignore_label", 255)
+        label_map = parse_rule(entry["rule"], ignore_label) if "rule" in entry else None
         register_benchmark(
             name,
             entry["images"],
@@ -76,7 +78,7 @@ def _register_benchmarks() -> None:
             list(colors) if class_words is None else unique_names(class_words),
             BACKGROUND in colors,
             ids=entry.get("ids"),
-            label_map=parse_rule(entry["rule"], ignore_label) if "rule" in entry else None,
+            label_map=label_map,
             ignore_label=ignore_label,
             colors=list(colors.values()),
             prepare=f"tcl-d2 prepare {entry['prepare']}",
@@ -85,6 +87,13 @@ def _register_benchmarks() -> None:
             class_words=class_words,
             shared_words=class_words is not None,
         )
+
+        # What the release's labels have, and what a whole dataset must have of it
+        values = label_map or (*range(len(MetadataCatalog.get(name).stuff_classes)), ignore_label)
+        required = values
+        if "required" in entry:
+            required = chain.from_iterable(map(parse_range, entry["required"]))
+        MetadataCatalog.get(name).set(release_values=tuple(values), required_values=tuple(required))
 
 
 def _register_lvis() -> None:
@@ -106,6 +115,7 @@ def _register_lvis() -> None:
         title="LVIS",
         num_images=(19809,),
     )
+    MetadataCatalog.get("zeroshot_lvis_val").set(release_values=tuple(label_map), required_values=(0,))
 
 
 # --------------------------------------------------------------------------------------------- the small world

@@ -7,7 +7,7 @@ from pathlib import Path
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FolderHandler
-from ..utils.images import IMAGE_SUFFIXES
+from ..utils.images import IMAGE_SUFFIXES, is_leftover
 
 
 def datasets_root() -> Path:
@@ -58,9 +58,15 @@ def find_images(images: str) -> dict[str, Path]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and of folders below it, links too."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent, name) for name in names)
+    """Yield the files of a folder, and of folders below it, links too, without leftovers of other systems."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_leftover(name)]
+        yield from (Path(parent, name) for name in names if not is_leftover(name))
+
+
+def glob_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that match a pattern, sorted, without leftovers of other systems."""
+    return sorted(path for path in folder.glob(pattern) if not is_leftover(path.relative_to(folder).as_posix()))
 
 
 def check_files(paths: Iterable[Path], content: str) -> None:
@@ -74,6 +80,19 @@ def check_files(paths: Iterable[Path], content: str) -> None:
     missing = [path for path in paths if path.name not in names_in[path.parent]]
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
+
+
+def rows_by_file_name(dataset_name: str, rows: Iterable[dict]) -> dict[str, dict]:
+    """Return the rows of a dataset by their `file_name`; ValueError names one that two rows have."""
+    by_file_name = {}
+    for row in rows:
+        if row["file_name"] in by_file_name:
+            raise ValueError(
+                f"Dataset '{dataset_name}' has two rows with the file_name {row['file_name']}; expected one for each "
+                "image that is evaluated."
+            )
+        by_file_name[row["file_name"]] = row
+    return by_file_name
 
 
 def subsample(rows: Sequence, count: int) -> list:

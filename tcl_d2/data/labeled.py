@@ -1,5 +1,6 @@
 """What masks are learned from: the images of labeled datasets, and their share of a batch."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -8,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
 from detectron2.data.common import ToIterableDataset
 from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSampler
+from detectron2.utils.logger import log_first_n
 from torch.utils.data import IterableDataset, Sampler
 
 from ..modeling.vocabulary import dataset_vocabulary
@@ -35,8 +37,11 @@ def read_labeled_dataset(name: str) -> list[dict]:
         reason = f"{len(unlabeled)} of its {len(rows)} rows have no 'sem_seg_file_name'" if rows else "it has no rows"
         raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {reason}.")
 
+    masks = LabelMapper.of(name).describe_masks([row["sem_seg_file_name"] for row in rows])
+    if masks:
+        log_first_n(logging.WARNING, f"Dataset '{name}': {masks}", name=__name__, key="message")
+
     try:
-        LabelMapper.of(name)
         dataset_vocabulary(name)
     except ValueError as error:
         raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {error}") from None

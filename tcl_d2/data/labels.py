@@ -1,25 +1,64 @@
 """Label files of benchmarks: reading them, and what their values stand for."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from numbers import Integral
+
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ..utils.images import raw_mode, turn_upright
+from .dataset_files import subsample
+
+_STRETCHED = {"L;2": 3, "L;2R": 3, "L;4": 15, "L;4R": 15}  # gray of few bits, which PIL stretches to 0..255
+_NUM_VALUES = 1 << 16  # of a label file
+
 
 def read_label(path: str) -> np.ndarray:
-    """Read the values of a label file (palette, gray or 16-bit PNG, or TIFF), [H, W].
+    """Read the values of a label file as they are stored, upright as its EXIF says, integers [H, W].
+
+    The file has one value a pixel: palette or gray, of 1 to 32 bits, such as PNG or TIFF.
 
     Raises:
-        OSError: the file cannot be read, or has several values a pixel; names it.
+        OSError: the file cannot be read, or has other pixels; names it.
     """
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            label = np.array(image)
+            _check_is_label(image)
+            largest, full = _gray_scale(image)
+            label = np.array(turn_upright(image))
     except Exception as error:  # PIL raises many types
         raise OSError(f"Label {path} could not be read: {error}") from None
-    if label.ndim != 2:
-        raise OSError(f"Label {path} has {label.shape[2]} channels; expected one value a pixel (palette or gray PNG).")
+
+    if label.dtype == bool:
+        label = label.astype(np.uint8)
+    if largest != full:
+        label = (label.astype(np.float64) * largest / full).round().astype(label.dtype)
     return label
+
+
+def _check_is_label(image: Image.Image) -> None:
+    """Check that a file keeps one value a pixel; ValueError says what it has."""
+    expected = "expected one value a pixel (palette or gray PNG)"
+    bands = len(image.getbands())
+    if bands > 1:
+        raise ValueError(f"it has {bands} channels; {expected}")
+    if image.mode == "F":
+        raise ValueError(f"its pixels are floats; {expected}")
+    if image.format in ("JPEG", "MPO"):
+        raise ValueError(f"it is a JPEG, which does not keep values; {expected}")
+    if "I" in raw_mode(image).partition(";")[2]:
+        raise ValueError("its gray is inverted (0 is white), and nothing says which values are meant: 0 must be black")
+
+
+def _gray_scale(image: Image.Image) -> tuple[int, int]:
+    """Return the largest value that a file's pixels can have, and which one PIL makes of it."""
+    codec, *_, arguments = image.tile[0]
+    if codec.startswith("ppm"):
+        return arguments[1], 65535 if image.mode == "I" else 255
+    return _STRETCHED.get(raw_mode(image), 255), 255
 
 
 def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
@@ -34,10 +73,6 @@ def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
         value in the file -> class index or `ignore_label`.
     """
 
-    def parse_range(text: str) -> range:
-        first, _, last = text.partition("..")
-        return range(int(first), int(last or first) + 1)
-
     label_map = {}
     for values_text, target in rule.items():
         values = parse_range(values_text)
@@ -49,6 +84,12 @@ def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
             classes = parse_range(target)
         label_map.update(zip(values, classes, strict=True))
     return label_map
+
+
+def parse_range(text: str) -> range:
+    """Parse a value or a range of them, which includes its ends: "3", "1..20"."""
+    first, _, last = text.partition("..")
+    return range(int(first), int(last or first) + 1)
 
 
 class LabelMapper:
@@ -63,10 +104,16 @@ class LabelMapper:
             ignore_label: value of the pixels that count nowhere; must be no class index.
 
         Raises:
-            ValueError: the rule names a class that there is not, or ignores one.
+            ValueError: the rule has a value that no file has, names a class that there is not, or ignores one.
         """
         rule = {k: k for k in range(num_classes)} if label_map is None else dict(label_map)
         rule.setdefault(ignore_label, ignore_label)
+        impossible = [value for value in rule if not (isinstance(value, Integral) and 0 <= value < _NUM_VALUES)]
+        if impossible:
+            raise ValueError(
+                f"The label rule has the value {impossible[0]!r}; expected values of label files, integers in "
+                f"0..{_NUM_VALUES - 1}."
+            )
         wrong = [target for target in rule.values() if target != ignore_label and not 0 <= target < num_classes]
         if wrong:
             raise ValueError(f"The label rule names class {wrong[0]}; there are {num_classes} classes, from 0.")
@@ -76,15 +123,39 @@ class LabelMapper:
         # 65536 entries serve every 8 and 16-bit file without a check of its largest value; int32 is fast to look up.
         self.num_classes = num_classes
         self._is_beyond_8_bits = any(value > 255 for value, target in rule.items() if target != ignore_label)
-        self._table = np.full(1 << 16, -1, np.int32)
+        self._table = np.full(_NUM_VALUES, -1, np.int32)
         for value, target in rule.items():
             self._table[value] = num_classes if target == ignore_label else target
 
     @classmethod
     def of(cls, dataset_name: str) -> "LabelMapper":
-        """Build the mapper of a registered dataset: of its `stuff_classes`, `ignore_label` and optional `label_map`."""
+        """Build the mapper of a registered dataset: of its `stuff_classes`, `ignore_label` and optional `label_map`.
+
+        Raises:
+            ValueError: see __init__; names the dataset.
+        """
         metadata = MetadataCatalog.get(dataset_name)
-        return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
+        try:
+            return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
+        except ValueError as error:
+            raise ValueError(f"Dataset '{dataset_name}': {error}") from None
+
+    def describe_masks(self, paths: Sequence[str]) -> str:
+        """Return what is wrong with label files that hold 0 and 255 alone, where 255 is ignored; "" for others.
+
+        Args:
+            paths: of label files, of which some are read; broken ones are skipped.
+        """
+        values = set()
+        for path in subsample(paths, 20):
+            with suppress(OSError):
+                values.update(np.unique(read_label(path)).tolist())
+        if values != {0, 255} or self.num_classes < 2 or self._table[255] != self.num_classes:
+            return ""
+        return (
+            "The labels hold the values 0 and 255 alone, as masks do, but 255 is ignored: write 1 in place of 255, or "
+            "register the dataset with label_map={0: 0, 255: 1}."
+        )
 
     def read(self, path: str) -> np.ndarray:
         """Read the class indices of a label file, int32 [H, W], `num_classes` where ignored.

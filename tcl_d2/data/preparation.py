@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from ..utils.errors import list_problems
 from ..utils.files import replacing
-from ..utils.images import BrokenSample, read_image
-from .dataset_files import datasets_root
+from ..utils.images import BrokenSample, is_leftover, read_image
+from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
+
+_ADVICE = "if the labels were renumbered, bring the release's own files"
 
 
 def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
@@ -95,7 +97,7 @@ class Member(NamedTuple):
 def members(source: Path) -> Iterator[Member]:
     """Yield the files of a folder, a zip or a tar archive; of any other file, the file itself.
 
-    Files that are in no archive are linked, not copied.
+    Files that are in no archive are linked, not copied. Leftovers of other systems are skipped.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -118,21 +120,22 @@ def members(source: Path) -> Iterator[Member]:
 
 
 def _folder_members(folder: Path) -> Iterator[Member]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for path in (Path(parent, name) for name in names):
-            yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
+    for path in walk_files(folder):
+        yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
 
 
 def _zip_members(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
-            yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+            if not is_leftover(info.filename):
+                yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
 
 
 def _tar_members(source: Path) -> Iterator[Member]:
     with tarfile.open(source) as archive:
-        for info in filter(tarfile.TarInfo.isfile, archive):
-            yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
+        for info in archive:
+            if info.isfile() and not is_leftover(info.name):
+                yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
 
         # tarfile takes an archive that was cut between two files for a whole one
         archive.fileobj.seek(archive.offset)
@@ -251,8 +254,8 @@ def is_whole_image(path: Path) -> bool:
 def check(names: Sequence[str], processes: int) -> bool:
     """Read every image and label of benchmarks, and print their counts and what is wrong.
 
-    Images are decoded; labels must have their size and no values without a meaning. Files that benchmarks share are
-    read once.
+    Images are decoded; labels must have their size, and no other values than the release's. A whole dataset must have
+    those that the release surely has: both tell renumbered labels. Files that benchmarks share are read once.
 
     Returns:
         whether all is well.
@@ -267,12 +270,14 @@ def check(names: Sequence[str], processes: int) -> bool:
         for row in rows[name]:
             names_by_pair[row["file_name"], row["sem_seg_file_name"]].append(name)
 
-    # Check the files, and their number
-    problems = sum(convert(_check_pair, list(names_by_pair.items()), processes, "checking"), [])
-    for name in names:
-        expected = MetadataCatalog.get(name).num_images
-        if expected and len(rows[name]) not in expected:
-            problems.append(f"{name} has {len(rows[name])} images; expected {' or '.join(map(str, expected))}")
+    # Check the files, their number, and their values together
+    jobs = list(names_by_pair.items())
+    problems, values = [], defaultdict(set)
+    for (_, users), (faults, found) in zip(jobs, convert(_check_pair, jobs, processes, "checking")):
+        problems += faults
+        for name in users:
+            values[name] |= found
+    problems += filter(None, (_check_whole(name, len(rows[name]), values[name]) for name in names))
 
     # Print the result
     for name in names:
@@ -282,8 +287,20 @@ def check(names: Sequence[str], processes: int) -> bool:
     return not problems
 
 
-def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
-    """Check an image and its label for each of the benchmarks that use them; return what is wrong."""
+def _check_whole(name: str, num_images: int, values: set[int]) -> str:
+    """Return what is wrong with the number of a benchmark's images, or the values of all its labels; "" if nothing."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.num_images and num_images not in metadata.num_images:
+        return f"{name} has {num_images} images; expected {' or '.join(map(str, metadata.num_images))}"
+
+    lacking = sorted(set(metadata.get("required_values", ())) - values)
+    if not lacking:
+        return ""
+    return f"{name}: no label has {_join(lacking)}, which the release has: {_ADVICE}"
+
+
+def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[int]]:
+    """Check an image and its label for each of the benchmarks that use them; return what is wrong, and the values."""
     (image_path, label_path), names = job
     problems = []
 
@@ -296,14 +313,24 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> list[str]:
     try:
         label = read_label(label_path)
     except OSError as error:
-        return [*problems, str(error)]
+        return [*problems, str(error)], set()
 
     # Compare their sizes, and look up the values
     if size not in (None, label.shape):
         problems.append(f"{label_path} is {label.shape}, but {image_path} is {size} (height, width)")
+    values = set(np.unique(label).tolist())
     for name in names:
         try:
             LabelMapper.of(name)(label, label_path)
+            unknown = sorted(values.difference(MetadataCatalog.get(name).get("release_values", values)))
+            if unknown:
+                what = f"Label {label_path} has {_join(unknown)}, which no label of the release has"
+                problems.append(f"{name}: {what}: {_ADVICE}")
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    return problems
+    return problems, values
+
+
+def _join(values: Sequence[int]) -> str:
+    """Name a few values."""
+    return f"the value{'s'[: len(values) > 1]} {', '.join(map(str, values[:20]))}"

@@ -11,6 +11,8 @@ import pycocotools.mask
 from PIL import Image
 
 from ..utils.files import replacing
+from .dataset_files import glob_files
+from .labels import read_label
 from .shapes import GROUNDS, MIN_VISIBLE, OBJECTS
 
 INSTANCES, PANOPTIC = "instances.json", "panoptic.json"
@@ -26,9 +28,8 @@ def write_annotations(folder: Path) -> None:
         folder: has labels/ID.png, and gets panoptic/ID.png, panoptic.json and, last, instances.json.
     """
     images, instances, panoptic = [], [], []
-    for path in sorted((folder / "labels").glob("*.png")):
-        with Image.open(path) as file:
-            label = np.asarray(file)
+    for path in glob_files(folder, "labels/*.png"):
+        label = read_label(str(path))
         image_id = int(path.stem)
         images.append({"id": image_id, "file_name": path.name, "height": label.shape[0], "width": label.shape[1]})
 

@@ -15,18 +15,44 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
 
     Args:
-        prediction: class indices, integers [H, W], num_classes where of no class; more is not checked for.
+        prediction: class indices, integers [H, W], num_classes where of no class.
         label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
         num_classes: K.
 
     Returns:
         integers [K, K + 1]; the last column has the pixels that are predicted to be of no class.
+
+    Raises:
+        ValueError: see check_class_indices.
     """
+    check_class_indices(prediction, num_classes, "The prediction")
+    check_class_indices(label, num_classes, "The ground truth")
+
     # In int32 where the indices fit: half the memory traffic.
     dtype = torch.int32 if num_classes < 46_000 else torch.int64
     index = torch.add(prediction.to(dtype), label.to(dtype), alpha=num_classes + 1)
     counts = torch.bincount(index.flatten(), minlength=(num_classes + 1) ** 2)
     return counts.view(num_classes + 1, num_classes + 1)[:num_classes]
+
+
+def check_class_indices(labels: Tensor, num_classes: int, name: str) -> None:
+    """Check that labels are class indices, or `num_classes` for no class; `name` is what the error calls them.
+
+    Raises:
+        ValueError: they are no integers [H, W], or have a value out of range; names it.
+    """
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"{name} is of the type {type(labels).__name__}; expected a tensor of integers [H, W].")
+    if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}; expected integers [H, W].")
+
+    if labels.numel():
+        for value in map(int, labels.long().aminmax()):
+            if not 0 <= value <= num_classes:
+                raise ValueError(
+                    f"{name} has the value {value}; expected the index of one of {num_classes} classes, or "
+                    f"{num_classes} for no class."
+                )
 
 
 def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:

@@ -13,15 +13,17 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor
 
+from ..data.dataset_files import rows_by_file_name
 from ..data.labels import LabelMapper
 from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
-from .confusion import compute_metrics, confusion_matrix, overall_metrics
+from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
 from .measures import Measure, build_measures
 from .progress import EvaluationProgress
 from .skipped import SkippedImages
 
 logger = logging.getLogger(__name__)
+_SHOWN = 10  # names in a warning
 
 
 def prediction_path(folder: Path, dataset_dict: Mapping[str, object]) -> Path:
@@ -76,19 +78,22 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             distributed: whether to sum the statistics of all processes.
             predictions: folder for predicted labels as palette PNGs (see prediction_path); None to save none.
             measures: what to measure besides the protocol's metrics.
+
+        Raises:
+            ValueError: two rows of the dataset have one `file_name`, or see LabelMapper.
         """
         # How labels are read
         metadata = MetadataCatalog.get(dataset_name)
         self.dataset_name = dataset_name
         self.class_names = list(metadata.stuff_classes)
         self._label_mapper = LabelMapper.of(dataset_name)
-        self._dataset_dicts = {
-            dataset_dict["file_name"]: dataset_dict for dataset_dict in DatasetCatalog.get(dataset_name)
-        }
+        self._dataset_dicts = rows_by_file_name(dataset_name, DatasetCatalog.get(dataset_name))
 
         # What is kept
         self._distributed = distributed
         self._predictions = predictions
+        if predictions is not None:
+            self._check_prediction_paths()
         self._measures = measures
         self.needs_similarity = self._lacks_similarity()
         self._colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
@@ -178,13 +183,13 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
-            ValueError: the dataset has no such image, or no label of it.
+            ValueError: the dataset has no such image, or no label of it; or a prediction that is none of its classes.
         """
         for input_per_image, output in zip(inputs, outputs):
             file_name = input_per_image["file_name"]
             if file_name in self._done_before:
                 continue
-            prediction = self._predicted_labels(file_name, output)
+            prediction = self._predicted_labels(input_per_image, output)
 
             # Read the label
             try:
@@ -232,6 +237,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         # Compute
         results = {"sem_seg": self.compute_metrics(total)}
+        self._warn_of_absent_classes(total["confusion_matrix"])
         tables = {title: rows for measure in self._measures for title, rows in measure.compute_tables(total).items()}
         if tables:
             results["tables"] = tables
@@ -240,20 +246,48 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     # ------------------------------------------------------------------------------------ steps
 
+    def _check_prediction_paths(self) -> None:
+        """Check that each image's predicted labels have a file of their own; ValueError names one that have not."""
+        files = {}
+        for file_name, dataset_dict in self._dataset_dicts.items():
+            other = files.setdefault(prediction_path(self._predictions, dataset_dict), file_name)
+            if other != file_name:
+                raise ValueError(
+                    f"Dataset '{self.dataset_name}': the predictions for {other} and {file_name} would have one file. "
+                    "Give its rows an 'image_id'."
+                )
+
     def _lacks_similarity(self) -> bool:
         return any(measure.needs_similarity and measure.similarity is None for measure in self._measures)
 
-    def _predicted_labels(self, file_name: str, output: dict) -> Tensor:
+    def _predicted_labels(self, input_per_image: dict, output: dict) -> Tensor:
+        """Return the predicted labels, integers [H, W]; ValueError names the image if they are not as they must be."""
+        name = f"The prediction for {input_per_image['file_name']}"
         if "sem_seg_labels" in output:
-            return output["sem_seg_labels"]
+            labels = output["sem_seg_labels"]
+        elif "sem_seg" in output:
+            labels = self._best_classes(output["sem_seg"], name)
+        else:
+            raise ValueError(f"{name} has neither 'sem_seg_labels' nor 'sem_seg', but: {', '.join(output)}.")
 
-        scores = output["sem_seg"]
-        if len(scores) not in (len(self.class_names), len(self.class_names) + 1):  # one more for what is of no class
-            raise ValueError(
-                f"The prediction for {file_name} has {len(scores)} classes; "
-                f"'{self.dataset_name}' has {len(self.class_names)}."
-            )
-        return scores.argmax(0)
+        check_class_indices(labels, len(self.class_names), name)
+        expected = [input_per_image.get(key, side) for key, side in zip(("height", "width"), labels.shape)]
+        if list(labels.shape) != expected:
+            raise ValueError(f"{name} is {list(labels.shape)}, but the image {expected} (height, width).")
+        return labels
+
+    def _best_classes(self, scores: Tensor, name: str) -> Tensor:
+        num_classes = len(self.class_names)
+        if not isinstance(scores, Tensor) or scores.ndim != 3:
+            given = f"{type(scores).__name__} {list(getattr(scores, 'shape', ()))}"
+            raise ValueError(f"{name} has as scores: {given}; expected a tensor [{num_classes}, H, W].")
+        if len(scores) not in (num_classes, num_classes + 1):  # one more for what is of no class
+            raise ValueError(f"{name} has {len(scores)} classes; '{self.dataset_name}' has {num_classes}.")
+
+        labels = scores.argmax(0)
+        if scores.gather(0, labels[None]).isnan().any():  # argmax takes nan for the largest
+            raise ValueError(f"{name} has scores that are nan.")
+        return labels
 
     def _read_label(self, file_name: str, size: tuple[int, int]) -> Tensor:
         # Not from the input: Detectron2's mapper takes the label's path away
@@ -267,6 +301,22 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 f"Label {path} is {label.shape}, but the prediction is {size}: image and label differ in size."
             )
         return torch.from_numpy(label)
+
+    def _warn_of_absent_classes(self, confusion_matrix: np.ndarray) -> None:
+        absent = [name for name, count in zip(self.class_names, confusion_matrix.sum(1)) if not count]
+        if not absent:
+            return
+
+        names = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else "")
+        paths = [dataset_dict.get("sem_seg_file_name") for dataset_dict in self._dataset_dicts.values()]
+        logger.warning(
+            "'%s': %d of %d classes occur in no label that was evaluated: %s. %s",
+            self.dataset_name,
+            len(absent),
+            len(self.class_names),
+            names,
+            self._label_mapper.describe_masks(list(filter(None, paths))),
+        )
 
     def _log(self, metrics: Mapping[str, float], tables: Mapping[str, Sequence[Mapping]]) -> None:
         rows = [(name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]) for name in self.class_names]
@@ -291,10 +341,7 @@ class SharedImagesEvaluator(DatasetEvaluator):
             dataset_dicts: by dataset, as its catalog entry gives them.
         """
         self._evaluators = evaluators
-        self._by_file_name = {
-            name: {dataset_dict["file_name"]: dataset_dict for dataset_dict in dataset_dicts[name]}
-            for name in evaluators
-        }
+        self._by_file_name = {name: rows_by_file_name(name, dataset_dicts[name]) for name in evaluators}
 
     def reset(self) -> None:
         for evaluator in self._evaluators.values():

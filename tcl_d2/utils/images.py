@@ -1,6 +1,7 @@
 """The one reader of pictures: files, bytes, PIL images and arrays become upright RGB of 8 bits."""
 
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,14 @@ from PIL import ExifTags, Image
 
 from .files import open_path
 
+logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 ImageLike = str | Path | Image.Image | np.ndarray
+_LEFTOVERS = {"__MACOSX", ".AppleDouble", "@eaDir", ".ipynb_checkpoints"}  # folders of macOS, Synology and Jupyter
+_WHITES = {8: 255, 12: 4095, 16: 65535}  # the brightest value of so many bits
+_MAX_WARNINGS = 5  # of pictures whose bits are guessed; a dataset may have millions
+_guessed: list[str] = []
 _TURNS = {  # that make an image upright, by what its EXIF says of it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,6 +46,17 @@ class BrokenSample(ValueError):
         return f"{reason}: {sample}" + (f" ({detail})" if detail else "")
 
 
+def is_leftover(path: str) -> bool:
+    """Return whether a path is one that other systems leave in folders and archives: ._NAME, __MACOSX/NAME, ...
+
+    Such files have the names of images, but are none, or are thumbnails and copies of them.
+
+    Args:
+        path: of a file or folder, with slashes: relative to what is searched.
+    """
+    return any(part.startswith("._") or part in _LEFTOVERS for part in path.split("/"))
+
+
 def read_image(source: str | bytes, name: str) -> Image.Image:
     """Decode a file or its bytes to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
 
@@ -56,32 +73,70 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
                 raise BrokenSample("image too large", name, size)
-            return to_rgb(image)
+            return to_rgb(image, name)
     except BrokenSample:
         raise
     except Exception as error:  # PIL and its decoders raise many types
         raise BrokenSample("unreadable image", name, error) from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, name: str = "a picture") -> Image.Image:
     """Convert a PIL image to RGB, upright as its EXIF says, 16 bits scaled to 8.
 
     Args:
         image: of any mode but "F".
+        name: what to call the image in warnings.
 
     Raises:
-        ValueError: its pixels are floats, of which nothing says what is white.
+        ValueError: its pixels are floats or integers beyond 16 bits, of which nothing says what is white.
     """
     if image.mode == "F":
         raise ValueError("an image of floats, of which nothing says what is white: save it with 8 or 16 bits")
-    image = _turn_upright(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: PIL's own conversion would clip, not scale
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    is_deep = ";16" in raw_mode(image)  # PIL keeps the upper 8 bits of each color
+    image = turn_upright(image)
+    if image.mode.startswith("I"):
+        return _scale_to_8_bits(image, name).convert("RGB")
+
+    image = image.convert("RGB")
+    brightest = max(high for _, high in image.getextrema())
+    if is_deep and 0 < brightest < 16:
+        _warn_of_range(name, "16 bits a color, of which 12 or fewer are used: it is almost black")
+    return image
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _scale_to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Scale gray integers to 8 bits; PIL's own conversion would clip them."""
+    pixels = np.asarray(image)
+    darkest, brightest = int(pixels.min()), int(pixels.max())
+    bits = next((bits for bits, white in _WHITES.items() if brightest <= white), None)
+    if darkest < 0 or bits is None:
+        raise ValueError(
+            f"an image of the values {darkest} to {brightest}, of which nothing says what is white: save it with 8 or "
+            "16 bits"
+        )
+    if brightest and bits < 16:
+        _warn_of_range(name, f"more than 8 bits, but no value above {brightest}: {_WHITES[bits]} is taken for white")
+    return Image.fromarray((pixels.astype(np.float64) * 255 / _WHITES[bits]).round().astype(np.uint8))
+
+
+def _warn_of_range(name: str, problem: str) -> None:
+    """Warn of the first pictures that are stored with more bits than they use."""
+    if len(_guessed) < _MAX_WARNINGS:
+        _guessed.append(name)
+        logger.warning("%s is stored with %s. Save such pictures with 8 bits.", name, problem)
+
+
+def raw_mode(image: Image.Image) -> str:
+    """Return how a file's pixels are stored, by the name that PIL's decoders have for it; "" once it is decoded."""
+    if not getattr(image, "tile", None):
+        return ""
+    arguments = image.tile[0][3]
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF says; unlike PIL's own function, this bears damaged EXIF."""
+    image.load()  # which turns a TIFF, and then says so
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # PIL raises many types

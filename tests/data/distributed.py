@@ -120,13 +120,14 @@ def context(folder: Path, words: list[str]) -> dict[str, Truth]:
 
 
 def coco(folder: Path) -> dict[str, Truth]:
-    """Stuff maps with all 182 values, the unused ones too, and 255."""
+    """Stuff maps with the values of all 171 classes, and 255."""
+    numbers = [number - 1 for number in (*THINGS, *STUFF)]
     rng = np.random.default_rng(2)
     images, maps = {}, {"train2017/000000000001.png": b"never read"}
     truths = {"zeroshot_coco_object_val": {}, "zeroshot_coco_stuff_val": {}}
     for i in range(3):
         key = f"{i + 10:012d}"
-        values = rng.permutation(np.resize([*range(182), 255], SIZE[0] * SIZE[1])).reshape(SIZE).astype(np.uint8)
+        values = rng.permutation(np.resize([*numbers, 255], SIZE[0] * SIZE[1])).reshape(SIZE).astype(np.uint8)
         images[f"val2017/{key}.jpg"] = picture(i)
         maps[f"val2017/{key}.png"] = png(values)
 
@@ -249,6 +250,7 @@ def ade847(folder: Path, large: tuple[int, int] = SIZE) -> dict[str, Truth]:
         # Draw the colors of classes
         key = f"ADE_val_0000000{i + 1}"
         classes = rng.integers(-1, 847, size)
+        classes[0, :3] = -1
         values = np.where(classes < 0, 5, np.take(indices, classes.clip(0)))  # 5 is no index of a class
         colors = np.stack([values // 256 * 10 + rng.integers(0, 10, size), values % 256, rng.integers(0, 256, size)], 2)
         truth[key] = classes

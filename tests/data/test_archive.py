@@ -17,6 +17,7 @@ from tcl_d2.modeling import MaskCLIP
 from tcl_d2.modeling.reco.image_index import ImageEmbedder, ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.utils.tensors import read_tensors
 from tests.conftest import ROOT
+from tests.data import distributed
 from tests.running import check_error, run
 
 
@@ -111,6 +112,17 @@ def test_an_archive_and_its_index_can_be_moved_together(embed, tmp_path):
 
 
 # ------------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.fault("._* and __MACOSX in an archive of images", "no images of it")
+def test_leftovers_of_macos_are_no_images(tmp_path):
+    content = b"\0\5\x16\7"
+    distributed.write_tar(tmp_path / "0.tar", {"x/._a.jpg": content, "__MACOSX/x/a.jpg": content, "x/a.jpg": content})
+    assert len(archive.list_records([str(tmp_path / "0.tar")])[0]) == 1
+    for name in ("._0.tar", "._a.jpg", "__MACOSX/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert list_archive(str(tmp_path)) == [[str(tmp_path / "0.tar")]]
 
 
 @pytest.mark.fault("broken images and a broken shard in an archive", "left out and counted; the rest is indexed")

@@ -196,6 +196,15 @@ def test_a_folders_path_is_a_name(folder):
     assert len(DatasetCatalog.get(str(folder))) == 2
 
 
+@pytest.mark.fault("._* and __MACOSX in a benchmark's folder", "no images of it")
+def test_leftovers_of_macos_are_no_images(folder):
+    for name in ("images/._a.jpg", "labels/._a.png", "images/__MACOSX/c.jpg", "images/x/@eaDir/b.jpg/thumb.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    register_benchmark_folder(str(folder), "t_own")
+    assert [row["image_id"] for row in DatasetCatalog.get("t_own")] == ["a", "x/b"]
+
+
 def test_unfit_folders_are_refused(folder):
     Image.new("RGB", (8, 6)).save(folder / "images/a.png")
     with pytest.raises(ValueError, match=f"'{folder}': two images have the name 'a', .*; rename or remove one"):

@@ -1,5 +1,6 @@
 """Labeled images to train on: image and label stay in step, the classes that are drawn, their share of a batch."""
 
+import logging
 from itertools import islice
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_images_of_another_size_than_their_rows(labeled):
     assert mapper({**row, "dataset_name": "t_size", "height": 16, "width": 24})["height"] == 16
     with pytest.raises(OSError, match=r"Dataset 't_size': .* image .*, got \(24, 16\), expect \(16, 24\)"):
         mapper({**row, "dataset_name": "t_size", "height": 24, "width": 16})
+
+
+@pytest.mark.fault("masks of 0 and 255 as labels to train on", "a warning: 255 is ignored")
+def test_masks_of_0_and_255_are_told(labeled, caplog):
+    logging.getLogger("tcl_d2").propagate = True
+    for name, value in (("t_masks", 255), ("t_labels", 1)):
+        labeled(name, [random_label(16, 16, classes=2) * value] * 3, CLASSES[:2])
+        LabeledDatasets([name], mapper=dict)
+    assert "'t_masks'" in caplog.text and "0 and 255" in caplog.text and "t_labels" not in caplog.text
 
 
 def test_default_augmentation_is_detectron2s(in_world):
@@ -247,7 +257,7 @@ def test_labeled_datasets_that_cannot_be_trained_on(labeled):
     with pytest.raises(ValueError, match="RANDOM_SUBSET_RATIO is 0.5; .* 1 labeled images"):
         LabeledDatasets(["t_bad"], mapper=dict, subset_ratio=0.5)
 
-    with pytest.raises(ValueError, match="'t_clash' cannot be trained on .*ignored label 3 is also the index"):
+    with pytest.raises(ValueError, match="'t_clash': The ignored label 3 is also the index"):
         check_datasets(train=["t_clash"])
     del rows[0]["sem_seg_file_name"]
     with pytest.raises(ValueError, match="'t_bad' cannot .*: 1 of its 1 rows have no 'sem_seg_file_name'"):

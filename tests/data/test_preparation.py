@@ -6,6 +6,7 @@ Expected figures are computed from the raw files by other means (distributed.py)
 import importlib
 import json
 import os
+import re
 import runpy
 import shutil
 import sys
@@ -239,6 +240,98 @@ def test_check_names_sizes_and_values_that_are_wrong(scratch, capsys):
     Image.fromarray(np.full(distributed.SIZE, 200, np.uint8)).save(labels[1])
     status, out = run_here("ade20k", "--check", capsys=capsys)
     assert status == 1 and "is (5, 6), but" in out and "has the value 200" in out
+
+
+def shift(values: np.ndarray, name: str) -> np.ndarray:
+    """Renumber labels as other projects do: classes in a row from 0, 255 (or 65535) where there is none."""
+    table = np.full(1 << 16, 65535 if name in ("ade847", "lvis") else 255)
+    numbers = [number - 1 for number in (*distributed.THINGS, *distributed.STUFF)]
+    classes = {"coco": numbers, "voc": range(1, 21), "context": range(1, 60), "ade20k": range(1, 151)}
+    classes |= {"cityscapes": range(1, 19), "lvis": range(1, 1204), "ade847": range(1, 847)}
+    table[classes[name]] = np.arange(len(classes[name]))
+    return table[values].astype(values.dtype)
+
+
+LABELS = {
+    "voc": "VOC2012/SegmentationClass/*.png",
+    "context": "VOC2010/SegmentationClassContext/*.png",
+    "coco": "coco/stuffthingmaps/val2017/*.png",
+    "cityscapes": "cityscapes/gtFine/val/*/*_labelTrainIds.png",
+    "ade20k": "ADEChallengeData2016/annotations/validation/*.png",
+    "ade847": "ADE20K_2021_17_01/annotations_detectron2/validation/*.tif",
+    "lvis": "lvis/semantic/*/*.png",
+}
+
+
+def check_shifted(data, scratch, name, capsys) -> tuple[object, str]:
+    """Renumber the labels of a prepared dataset, and check it."""
+    root, _, run_here = scratch
+    folders = {"lvis": ("lvis", "coco")}.get(name, (LABELS[name].partition("/")[0],))
+    for folder in folders:
+        shutil.copytree(data[0] / folder, root / folder)
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    for path in root.glob(LABELS[name]):
+        preparation.save_label(shift(read_label(str(path)), name), path)
+    return run_here(name, "--check", "--processes", 1, capsys=capsys)
+
+
+@pytest.mark.fault("label maps with values that no label of the release has", "prepare names file and value")
+@pytest.mark.parametrize("name, value", [("ade20k", 255), ("context", 255), ("lvis", 65535)])
+def test_renumbered_labels_are_told(data, scratch, name, value, capsys):
+    """In parts of a dataset too, where classes are missing anyway."""
+    status, out = check_shifted(data, scratch, name, capsys)
+    assert status == 1 and f"has the value {value}, which no label of the release has" in out
+
+
+@pytest.mark.fault("label maps of COCO-Stuff with a number of no category", "prepare names file and value")
+def test_renumbered_coco_is_told(data, scratch, capsys):
+    status, out = check_shifted(data, scratch, "coco", capsys)
+    assert status == 1 and out.count("has the value 11, which stands for no class") == 2 * 3  # of both benchmarks
+
+
+@pytest.fixture
+def whole(data, monkeypatch):
+    """Miniatures count as whole datasets."""
+    for name in filter(data[1].get, DatasetCatalog.list()):
+        monkeypatch.setitem(vars(MetadataCatalog.get(name)), "num_images", (len(data[1][name]),))
+
+
+@pytest.mark.fault("a whole dataset whose label maps lack values of the release", "prepare names the values")
+@pytest.mark.parametrize(
+    "name, value", [("voc", 20), ("context", 59), ("coco", 255), ("cityscapes", 18), ("ade20k", 0), ("ade847", 65535)]
+)
+def test_values_that_are_missing_are_told(data, scratch, whole, monkeypatch, name, value, capsys):
+    def renumber(values: np.ndarray, _: str) -> np.ndarray:
+        return np.where(values == value, 1, values).astype(values.dtype)
+
+    monkeypatch.setattr(sys.modules[__name__], "shift", renumber)
+    status, out = check_shifted(data, scratch, name, capsys)
+    (problem, *_) = [line for line in out.splitlines() if "no label has" in line]
+    assert status == 1 and re.search(rf"no label has the value.* {value}\b", problem)
+
+
+@pytest.mark.parametrize("name", ["voc", "coco", "ade20k", "ade847", "context459", "lvis"])
+def test_nothing_is_wrong_with_a_whole_dataset(data, scratch, whole, name, capsys):
+    os.environ["DETECTRON2_DATASETS"] = str(data[0])
+    assert scratch[2](name, "--check", "--processes", 1, capsys=capsys)[0] == 0
+
+
+def test_what_a_whole_dataset_must_have():
+    """All values of its labels; of hundreds of classes, many are in no image."""
+    required = {name: MetadataCatalog.get(name).required_values for name in BENCHMARKS}
+    assert {name: len(values) for name, values in required.items()} == {
+        "zeroshot_voc_val": 22,
+        "zeroshot_voc20_val": 22,
+        "zeroshot_context_val": 60,
+        "zeroshot_context59_val": 60,
+        "zeroshot_coco_object_val": 81,
+        "zeroshot_coco_stuff_val": 172,
+        "zeroshot_cityscapes_val": 20,
+        "zeroshot_ade20k_val": 151,
+        "zeroshot_ade847_val": 1,
+        "zeroshot_context459_val": 0,
+        "zeroshot_lvis_val": 1,
+    }
 
 
 def test_object_from_instances(scratch, capsys):
@@ -532,6 +625,35 @@ def test_deleted_objects_and_groups_of_cityscapes_have_any_label(scratch, capsys
     deleted = {"label": "unknown", "polygon": [[0, 0], [5, 0], [5, 5]], "deleted": 1}
     change_json(path, lambda content: content["objects"].append(deleted))
     assert "zeroshot_cityscapes_val: 2 images" in run_here("cityscapes", "--processes", 1, capsys=capsys)[1]
+
+
+@pytest.mark.fault("._* and __MACOSX in archives and unpacked folders", "no file of a dataset")
+@pytest.mark.parametrize("name", ["voc", "ade20k", "cityscapes", "coco"])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_leftovers_of_macos_are_no_files(scratch, tmp_path_factory, name, is_packed, capsys):
+    """As macOS packs an archive, and as it leaves them beside each file of an unpacked folder on a foreign disk."""
+    root, downloads, run_here = scratch
+    folder = tmp_path_factory.mktemp("unpacked")
+    for file in COMMANDS[name]:
+        shutil.unpack_archive(downloads / file, folder)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        for leftover in (path, folder / "__MACOSX" / path.relative_to(folder)):
+            leftover.parent.mkdir(parents=True, exist_ok=True)
+            leftover.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    source = folder
+    if is_packed:
+        contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+        write = distributed.write_tar if name == "voc" else distributed.write_zip
+        source = write(tmp_path_factory.mktemp("packed") / f"packed.{write.__name__[6:]}", contents)
+    status, out = run_here(name, "--source", source, "--processes", 1, capsys=capsys)
+    assert status == 1 and all("images; expected" in line for line in out.split("problems:\n")[1].splitlines()), out
+    assert not list(root.rglob("._*"))
+
+    # Beside the files in place, too
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    assert run_here(name, "--source", source, "--processes", 1, capsys=capsys) == (status, out)
+    assert run_here(name, "--check", "--processes", 1, capsys=capsys) == (status, out)
 
 
 def test_archive_cannot_write_outside(scratch, capsys):

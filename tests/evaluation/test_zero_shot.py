@@ -1,5 +1,7 @@
 """The evaluator against an independent computation, label rules, ignored pixels, and bad label files."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from PIL import Image
 
 from tcl_d2.data import register_benchmark
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
+from tcl_d2.evaluation.confusion import confusion_matrix
+from tcl_d2.evaluation.skipped import SkippedImages
 
 CLASSES = ("background", "cat", "dog", "cow")
 
@@ -118,6 +122,105 @@ def test_bad_labels_are_named(four_classes, make, error, message):
     make(four_classes / "labels/0.png")
     with pytest.raises(error, match=f"labels/0.png.*{message}"):
         evaluator.process([dataset_dict], [{"sem_seg": torch.zeros(4, 12, 9)}])
+
+
+@pytest.mark.fault("predictions out of range, of another shape, type or size, or nan", "an error names image and value")
+@pytest.mark.parametrize(
+    "output, message",
+    [
+        ({"sem_seg_labels": torch.full((12, 9), 5)}, "the value 5.*4 classes"),
+        ({"sem_seg_labels": torch.full((12, 9), 255, dtype=torch.uint8)}, "the value 255.*4 classes"),
+        ({"sem_seg_labels": torch.full((12, 9), -1)}, "the value -1"),
+        ({"sem_seg_labels": torch.zeros(12, 9)}, "float32"),
+        ({"sem_seg_labels": np.zeros((12, 9), np.int64)}, "ndarray"),
+        ({"sem_seg_labels": torch.zeros(1, 12, 9, dtype=torch.int64)}, r"\[1, 12, 9\]"),
+        ({"sem_seg_labels": torch.zeros(9, 12, dtype=torch.int64)}, r"\[9, 12\].*\[12, 9\]"),
+        ({"sem_seg": torch.zeros(3, 12, 9)}, "3 classes"),
+        ({"sem_seg": torch.zeros(4, 108)}, r"\[4, 108\]"),
+        ({"sem_seg": np.zeros((4, 12, 9))}, "ndarray"),
+        ({"sem_seg": torch.zeros(4, 9, 12)}, r"\[9, 12\].*\[12, 9\]"),
+        ({"sem_seg": torch.full((4, 12, 9), torch.nan)}, "nan"),
+        ({"instances": []}, "sem_seg.*instances"),
+    ],
+)
+@pytest.mark.parametrize("skips", [False, True])
+def test_predictions_that_do_not_fit_are_named(four_classes, output, message, skips):
+    """Also where broken labels are skipped: a wrong prediction is the model's fault."""
+    evaluator, row = ZeroShotSemSegEvaluator("t_bench"), DatasetCatalog.get("t_bench")[0]
+    evaluator.attach(None, SkippedImages() if skips else None)
+    with pytest.raises(ValueError, match=f"(?s)prediction for .*images/0.png.*{message}"):
+        evaluator.process([{**row, "height": 12, "width": 9}], [output])
+    assert not evaluator.statistics["confusion_matrix"].any()
+
+
+@pytest.mark.parametrize("value", [-1, 4, 40])
+def test_confusion_matrices_have_no_other_classes(value):
+    fine = torch.zeros(2, 3, dtype=torch.int64)
+    for pair in ((torch.full_like(fine, value), fine), (fine, torch.full_like(fine, value))):
+        with pytest.raises(ValueError, match=f"the value {value}"):
+            confusion_matrix(*pair, 3)
+
+
+@pytest.mark.fault("two rows of a dataset with one file_name", "an error at the start names it")
+def test_two_rows_of_one_image_are_refused(four_classes):
+    rows = DatasetCatalog.get("t_bench")
+    rows[2] = {**rows[0], "sem_seg_file_name": rows[1]["sem_seg_file_name"]}
+    DatasetCatalog.register("t_twice", lambda: rows)
+    MetadataCatalog.get("t_twice").set(stuff_classes=list(CLASSES), evaluator_type="sem_seg")
+    try:
+        with pytest.raises(ValueError, match="'t_twice'.*images/0.png"):
+            ZeroShotSemSegEvaluator("t_twice")
+    finally:
+        DatasetCatalog.remove("t_twice")
+        MetadataCatalog.remove("t_twice")
+
+
+@pytest.mark.fault("SAVE_PREDICTIONS of two images whose files would have one name", "an error at the start")
+def test_predictions_of_one_name_are_refused(four_classes, tmp_path):
+    rows = [{**row, "image_id": "a"} for row in DatasetCatalog.get("t_bench")]
+    DatasetCatalog.register("t_ids", lambda: rows)
+    MetadataCatalog.get("t_ids").set(stuff_classes=list(CLASSES), evaluator_type="sem_seg")
+    try:
+        with pytest.raises(ValueError, match="'t_ids'.*images/0.png and .*images/1.png"):
+            ZeroShotSemSegEvaluator("t_ids", predictions=tmp_path)
+        ZeroShotSemSegEvaluator("t_ids")
+    finally:
+        DatasetCatalog.remove("t_ids")
+        MetadataCatalog.remove("t_ids")
+
+
+# ------------------------------------------------------------------------------------- labels that lack classes
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What was warned of."""
+    logging.getLogger("tcl_d2").propagate = True
+    return lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.fault("a class that occurs in no label of a dataset", "a warning names it")
+def test_classes_without_labels_are_told(four_classes, warnings):
+    run(lambda raw: np.zeros(raw.shape, np.int64))
+    (message,) = warnings()
+    assert "'t_bench'" in message and "1 of 4 classes" in message and "cow" in message and "dog" not in message
+
+
+def test_nothing_is_told_where_all_classes_have_labels(four_classes, warnings):
+    Image.fromarray(np.full((12, 9), 30, np.uint8)).save(four_classes / "labels/0.png")
+    run(lambda raw: np.zeros(raw.shape, np.int64))
+    assert not warnings()
+
+
+@pytest.mark.fault("masks of 0 and 255 as the labels of two classes", "a warning: 255 is ignored")
+def test_masks_of_0_and_255_are_told(four_classes, warnings):
+    MetadataCatalog.get("t_bench").label_map.clear()
+    MetadataCatalog.get("t_bench").label_map.update({0: 0, 1: 1})
+    for path in (four_classes / "labels").iterdir():
+        Image.fromarray(np.where(np.array(Image.open(path)) == 10, 255, 0).astype(np.uint8)).save(path)
+    run(lambda raw: np.zeros(raw.shape, np.int64))
+    (message,) = warnings()
+    assert "cat" in message and "0 and 255" in message and "255 is ignored" in message
 
 
 def test_nothing_evaluated_is_an_error(four_classes):

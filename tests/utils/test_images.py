@@ -6,7 +6,8 @@ from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
-from tcl_d2.utils.images import as_array
+from tcl_d2.utils import images
+from tcl_d2.utils.images import as_array, is_leftover
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 TURNED = Image.Exif()
@@ -54,6 +55,62 @@ def test_16_bit_gray_is_scaled_in_all_ways(tmp_path):
     for image in (path, Image.open(path), ramp):
         np.testing.assert_array_equal(as_array(image), expected)
     np.testing.assert_array_equal(benchmark_image(path), expected)
+
+
+@pytest.mark.fault("a TIFF that EXIF turns", "turned once")
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_deflate"}])
+def test_tiffs_are_turned_once(tmp_path, options):
+    """PIL itself turns them when it decodes them, as no other format."""
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", exif=TURNED, **options)
+    np.testing.assert_array_equal(as_array(tmp_path / "a.tif"), np.rot90(PIXELS, -1))
+    with Image.open(tmp_path / "a.tif") as image:
+        np.testing.assert_array_equal(as_array(image), np.rot90(PIXELS, -1))
+
+
+@pytest.mark.fault("pictures of 16 or 32 bits that use 8 or 12 of them", "scaled by these, with a warning; not black")
+@pytest.mark.parametrize("white", [255, 4095])
+@pytest.mark.parametrize("name, dtype", [("a.tif", np.int32), ("a.tif", np.uint16), ("a.png", np.uint16)])
+def test_pictures_of_unused_bits_are_not_black(tmp_path, monkeypatch, caplog, name, dtype, white):
+    monkeypatch.setattr(images, "_guessed", [])
+    ramp = np.linspace(0, white, 256).round().reshape(16, 16)
+    Image.fromarray(ramp.astype(dtype)).save(tmp_path / name)
+    expected = np.arange(256).reshape(16, 16, 1)
+    assert np.abs(as_array(tmp_path / name).astype(int) - expected).max() == 0
+    assert f"{tmp_path / name} is stored with more than 8 bits, but no value above {white}" in caplog.text
+
+
+def test_full_and_black_pictures_of_many_bits_need_no_warning(tmp_path, caplog):
+    for white, dtype in ((65535, np.int32), (0, np.int32), (0, np.uint16)):
+        Image.fromarray(np.full((4, 5), white, dtype)).save(tmp_path / "a.tif")
+        assert (as_array(tmp_path / "a.tif") == white // 257).all()
+    assert not caplog.text
+
+
+@pytest.mark.fault("a color picture of 16 bits that uses 12 of them", "a warning that it is almost black")
+def test_dark_colors_of_16_bits_are_told(tmp_path, monkeypatch, caplog):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    monkeypatch.setattr(images, "_guessed", [])
+    cv2.imwrite(str(tmp_path / "a.png"), PIXELS.astype(np.uint16) * 16)
+    assert as_array(tmp_path / "a.png").max() == 15
+    assert f"{tmp_path / 'a.png'} is stored with 16 bits a color" in caplog.text
+
+
+@pytest.mark.fault("a picture of integers beyond 16 bits", "refused, not taken for black or white")
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_pictures_beyond_16_bits_are_refused(tmp_path, value):
+    Image.fromarray(np.full((4, 5), value, np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=f"a.tif.* {value} to {value}, of which nothing says what is white"):
+        as_array(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("path", ["._a.jpg", "x/._a.jpg", "__MACOSX/x/a.jpg", "x/@eaDir/a.jpg", "__MACOSX"])
+def test_leftovers_of_other_systems_are_known(path):
+    assert is_leftover(path)
+
+
+@pytest.mark.parametrize("path", ["a.jpg", "./x/a.jpg", ".a.jpg", "x/_a._b.jpg", "../a.jpg", "__MACOSX.jpg"])
+def test_images_are_no_leftovers(path):
+    assert not is_leftover(path)
 
 
 @pytest.mark.fault("a picture of floats", "refused, not taken for black")

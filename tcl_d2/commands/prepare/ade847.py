@@ -20,7 +20,7 @@ from PIL import Image
 
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
-from ...data.dataset_files import datasets_root
+from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
 from ...utils.images import as_array
 from ...utils.resize import resize_bilinear
@@ -94,7 +94,7 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, pattern, folder)
 
     # Look for the right release
-    sources = sorted(folder.glob(f"images/ADE/**/ADE_val_*{LABEL_SUFFIX}"))
+    sources = glob_files(folder, f"images/ADE/**/ADE_val_*{LABEL_SUFFIX}")
     if not sources and args.source:
         raise ValueError(
             f"{', '.join(map(str, args.source))}: no images/ADE/**/ADE_val_*{LABEL_SUFFIX} in it. Expected the full "

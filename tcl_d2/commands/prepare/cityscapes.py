@@ -17,7 +17,7 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
 from ...data.annotations import check_picture
-from ...data.dataset_files import datasets_root
+from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace) -> None:
     folder = datasets_root() / "cityscapes"
     pattern = r"(?P<path>(leftImg8bit/val/[^/]+/[^/]+_leftImg8bit\.png|gtFine/val/[^/]+/[^/]+_gtFine_polygons\.json))"
     preparation.bring(args.source, pattern, folder)
-    polygons = sorted(folder.glob(f"gtFine/val/*/*{POLYGONS}"))
+    polygons = glob_files(folder, f"gtFine/val/*/*{POLYGONS}")
     preparation.convert(draw, polygons, args.processes, "drawing labels")
 
 

@@ -26,7 +26,7 @@ from ...data.annotations import (
     group_by_image,
     read_annotation_file,
 )
-from ...data.dataset_files import datasets_root
+from ...data.dataset_files import datasets_root, glob_files
 from ...data.labels import LabelMapper
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
@@ -95,7 +95,7 @@ def compare(path: Path) -> np.ndarray:
 
 def print_difference(folder: Path, processes: int) -> None:
     """Print how far the maps that were drawn from instances differ from COCO-Stuff's."""
-    paths = sorted((folder / "instancemaps/val2017").glob("*.png"))
+    paths = glob_files(folder, "instancemaps/val2017/*.png")
     counts = sum(preparation.convert(compare, paths, processes, "comparing"))
     same, other, only_stuff, only_drawn = 100 * counts / counts.sum()
     print(
