@@ -24,7 +24,6 @@ from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
 from .image_stream import Reading, Request, num_model_threads, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
-from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
 from .utils.regions import as_mask
@@ -306,7 +305,7 @@ class TCLPredictor:
             negative = split_background_words(negative)
         negative = [*negative, *written_negative]
 
-        make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
+        self.model.make_vocabulary(vocabulary, background, negative)  # says what does not work
         return vocabulary, background, negative
 
     def _read_or_error(

@@ -75,7 +75,7 @@ def test_words_of_a_file(cfg, tmp_path):
     model = Trainer.build_model(cfg)
     model.set_dataset("shapes_val", class_words={"shapes_val": words})
     expected = make_vocabulary([[names[0], f"{names[0]} thing"], *names[1:]], ["meadow", "sand"])
-    (subset,) = model._subsets
+    _, (subset,) = model._classes({})
     assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
 
 
