@@ -289,6 +289,19 @@ class TCLPredictor:
         ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda word_and_mean: -word_and_mean[1])
         return dict(ranking)
 
+    def warnings(
+        self,
+        classes: str | Sequence[str | Sequence[str]],
+        background: bool | str | Sequence[str] = False,
+        negative: str | Sequence[str] = (),
+    ) -> list[str]:
+        """Return what a user should know of words: which are cut, or unknown to the model. The log has it too.
+
+        Arguments and errors as those of __call__.
+        """
+        vocabulary = self.model.make_vocabulary(*self._read_words(classes, background, negative))
+        return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
+
     # ------------------------------------------------------------------------------------------------- reading
 
     def _read_words(

@@ -89,9 +89,9 @@ class WordReader:
         unknown = [word for word in words if known is not None and not known.issuperset(word.lower().split())]
         if unknown:
             messages.append(
-                f"This model knows only the words it was trained on, and was not trained on {_quote(unknown)}: what it "
-                f"finds for them is meaningless. It knows {', '.join(sorted(known))}. For photos and words of your own "
-                "take another model: --model official, or TCLPredictor.from_pretrained('official')"
+                f"This small model was not trained on {_quote(unknown)}, so what it finds for them means nothing; it "
+                f"knows {_quote(sorted(known))}. For photos and words of your own take another model: --model "
+                "official, or TCLPredictor.from_pretrained('official')"
             )
         return messages
 
