@@ -113,7 +113,7 @@ def test_words_that_the_model_does_not_know_are_said(page, tmp_path, monkeypatch
     assert not shown
     page.segment(str(tmp_path / "scene.png"), ["cat | brick", "lava"], **SETTINGS)
     page.rank(result, "dog, lava", gr.SelectData(None, {"index": (5, 5), "value": None}))
-    assert [re.search("not trained on '(\w+)', so", text)[1] for text in shown] == ["cat", "dog"]
+    assert [re.search(r"not trained on '(\w+)', so", text)[1] for text in shown] == ["cat", "dog"]
 
 
 def test_methods_are_built_once_and_share_the_clip(page):

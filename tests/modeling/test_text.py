@@ -147,9 +147,7 @@ def test_words_that_cannot_be_set_leave_those_before(model):
     assert torch.equal(model._classes({})[0], before)
 
 
-LONG = (
-    "a thing that was made with care by people who lived here long ago, and stood in a garden behind the house until "
-)
+LONG = "a thing that was made with much care by people who lived here long ago, and that stood in a garden " * 2
 
 
 @pytest.mark.fault("two classes whose words are one text for the tokenizer", "an error that names both words")
@@ -212,7 +210,7 @@ def test_words_that_a_small_model_does_not_know_are_named(caplog):
     assert not caplog.messages
     model.set_vocabulary(["cat", "red dog", "lava"])
     (message,) = caplog.messages
-    assert "not trained on 'cat', 'red dog':" in message and "official" in message
+    assert "not trained on 'cat', 'red dog'," in message and "official" in message
 
 
 @pytest.mark.parametrize("copied", [False, True])
