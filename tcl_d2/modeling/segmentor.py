@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode, configurable, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
@@ -41,6 +41,7 @@ from .vocabulary import (
 )
 from .word_scores import WordScores
 
+_USE_OUR_CONFIG = "use tcl_d2.load_config, or let your config file begin with _BASE_: tcl.yaml"
 _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
     "templates",
     "crop_size",
@@ -140,6 +141,7 @@ class ZeroShotSegmentor(CropSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
+        check_images(cfg)
 
         return {
             # Words and images
@@ -559,6 +561,23 @@ def _make_metadata(
     return Metadata().set(
         stuff_classes=names, stuff_colors=colors, thing_classes=names[things], thing_colors=colors[things]
     )
+
+
+def check_images(cfg: CfgNode) -> None:
+    """Check that images come as CLIP takes them: Detectron2's own defaults are for its detectors.
+
+    Raises:
+        ValueError: names the first key that is not as TCL's configs have it.
+    """
+    if cfg.INPUT.FORMAT != "RGB":
+        raise ValueError(
+            f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; expected RGB, the order of channels that CLIP takes. TCL's configs "
+            f"set it: {_USE_OUR_CONFIG}"
+        )
+    theirs = get_cfg().MODEL
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if list(cfg.MODEL[key]) == list(theirs[key]):
+            raise ValueError(f"MODEL.{key} is {list(theirs[key])}, Detectron2's for BGR: {_USE_OUR_CONFIG}")
 
 
 def component_settings(cfg: CfgNode) -> ComponentSettings:
