@@ -166,7 +166,7 @@ def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
 def test_classes_of_one_text_are_named_before_the_start(cfg, tmp_path):
     """In a file of words, in a folder of the user's, and in labels to train on."""
     names, _ = dataset_classes("shapes_val")
-    (tmp_path / "words.txt").write_text("\n".join([names[0], names[0].upper(), *names[2:]]))
+    (tmp_path / "words.txt").write_text("\n".join(["background", names[0], names[0].upper(), *names[2:]]))
     cfg.TEST.ZERO_SHOT.WORDS = str(tmp_path / "words.txt")
     with pytest.raises(ValueError, match="'shapes_val': 'brick' and 'BRICK'"):
         check_dataset_settings(cfg, ["shapes_val"])
