@@ -62,14 +62,12 @@ class _Classes:
     Attributes:
         make: functions of `filler_words` and `identify`, each of which makes a vocabulary.
         templates: prompt templates; None for those of the protocol.
-        metadata: function of whether there are words of no class, which gives what Detectron2's Visualizer draws by.
         joined: the words and their classes, see join_vocabularies, once they were made.
         made_for: the templates and filler words that they were made for.
     """
 
-    make: Sequence[Callable[..., Vocabulary]]
-    templates: tuple[str, ...] | None
-    metadata: Callable[[bool], Metadata]
+    make: Sequence[partial[Vocabulary]]
+    templates: tuple[str, ...] | None = None
     joined: tuple[list[str], list[WordSubset]] | None = None
     made_for: tuple | None = None
 
@@ -291,8 +289,7 @@ class ZeroShotSegmentor(CropSegmentor):
             ValueError: see make_vocabulary.
         """
         request = deepcopy({"classes": classes, "background": background, "negative": negative})
-        metadata = partial(_make_metadata, **request)
-        self._set_classes(_Classes([partial(make_vocabulary, **request)], templates, metadata))
+        self._set_classes(_Classes([partial(make_vocabulary, **request)], templates))
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
@@ -340,7 +337,11 @@ class ZeroShotSegmentor(CropSegmentor):
         """
         if self._text is not None:
             raise RuntimeError("The classes were set by text embeddings, which have no names.")
-        return (self._requested or self._default_classes({})).metadata(bool(self.filler_words))
+        classes = self._requested or self._default_classes({})
+        name = self._join_words(classes)[1][0].dataset_name
+        if name is not None:
+            return MetadataCatalog.get(name)
+        return _make_metadata(**classes.make[0].keywords, has_filler_words=bool(self.filler_words))
 
     def _set_classes(self, classes: _Classes) -> None:
         if classes.templates is not None:
@@ -394,9 +395,12 @@ class ZeroShotSegmentor(CropSegmentor):
         if names and has_classes(names[0]) and not (is_of_a_dataset and len(names) > 1):
             return names[0]
 
-        problem = f"'{names[0]}' has no classes" if names else "DATASETS.TEST is empty"
-        if len(names) > 1:
-            problem = f"its {len(names)} datasets have different classes, and the image does not say of which it is"
+        if not names:
+            problem = "DATASETS.TEST is empty"
+        elif not has_classes(names[0]):
+            problem = f"'{names[0]}' has no classes"
+        else:
+            problem = f"it has {len(names)} datasets, and the image does not say of which it is"
         raise RuntimeError(
             "The model does not know which classes to look for: call model.set_vocabulary(names) or "
             "model.set_dataset(name), give each input a 'vocabulary' or its 'dataset_name', or let DATASETS.TEST begin "
@@ -542,16 +546,11 @@ class ZeroShotSegmentor(CropSegmentor):
 def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> _Classes:
     """Return the classes of datasets; arguments as set_dataset's."""
     class_words = class_words or {}
-    make = [partial(dataset_vocabulary, name, deepcopy(class_words.get(name))) for name in names]
-    return _Classes(make, None, partial(_dataset_metadata, names[0]))
-
-
-def _dataset_metadata(name: str, has_filler_words: bool) -> Metadata:
-    return MetadataCatalog.get(name)
+    return _Classes([partial(dataset_vocabulary, name, deepcopy(class_words.get(name))) for name in names])
 
 
 def _make_metadata(
-    has_filler_words: bool, classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str]
+    classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str], has_filler_words: bool
 ) -> Metadata:
     """Make the metadata of a vocabulary: all classes are things, and, in a map of labels, stuff."""
     has_background = background is not False
