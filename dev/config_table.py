@@ -7,8 +7,11 @@ python dev/config_table.py > docs/config.md
 import argparse
 import inspect
 import re
+from pathlib import Path
 
-from tcl_d2 import add_tcl_config, load_config
+from tcl_d2 import load_config
+from tcl_d2.assets import get_config_file
+from tcl_d2.config import tcl_keys
 
 HEAD = """# Config keys
 
@@ -19,14 +22,16 @@ The keys that the plugin adds to Detectron2's, and those whose default it change
 
 
 def documented_keys() -> list[tuple[str, str]]:
-    """List the keys that add_tcl_config sets, each with the comment just above it."""
-    keys, comment = [], []
-    for line in inspect.getsource(add_tcl_config).splitlines():
-        line = line.strip()
-        if line.startswith("#"):
-            comment.append(line.lstrip("# "))
-        elif match := re.match(r"cfg\.([A-Z0-9_.]+) = (?!CN\(\))", line):
-            keys.append((match[1], " ".join(comment)))
+    """List the keys of defaults.yaml and of tcl_keys, each with the comment just above it."""
+    keys, comment, section = [], [], ""
+    lines = Path(get_config_file("defaults.yaml")).read_text().splitlines()[1:]
+    for line in [*lines, *inspect.getsource(tcl_keys).splitlines()]:
+        if line.strip().startswith("#"):
+            comment.append(line.strip().lstrip("# "))
+        elif match := re.match(r"([A-Z]+):$", line):
+            section = match[1]
+        elif match := re.match(r"  ([A-Z_]+): |    cfg\.([A-Z0-9_.]+) = (?!CN\(\))", line):
+            keys.append((f"{section}.{match[1]}" if match[1] else match[2], " ".join(comment)))
             comment = []
     return keys
 

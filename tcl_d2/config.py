@@ -1,7 +1,7 @@
 """Every config key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from .assets import get_config_file, list_configs
 from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
 from .modeling.refiner import build_refiner
+from .modeling.segmentor import check_images
 from .utils.imports import import_code
 
 # What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
@@ -30,6 +31,8 @@ _KEYS_OF_ALL_DATASETS = tuple(
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
     """Return Detectron2's and the plugin's defaults, under the values of a file, under KEY, VALUE pairs.
+
+    What the plugin sets of Detectron2's own keys, such as the order of the channels, is among the defaults here.
 
     The code that IMPORTS names is imported, so that what it registers can be used.
 
@@ -45,6 +48,7 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
     """
     cfg = get_cfg()
     add_tcl_config(cfg)
+    _merge(cfg, _read_yaml(get_config_file("defaults.yaml")))
 
     # Merge the file and the options
     if path is not None:
@@ -212,7 +216,7 @@ def check_meta_architecture(cfg: CN) -> None:
 
     Raises:
         ValueError: MODEL.META_ARCHITECTURE is not registered, or no ZeroShotSegmentor, or there is no such dense head
-            or refiner, which lists what there is; or the channels are in another order than CLIP's.
+            or refiner, which lists what there is; or keys of TCL are missing.
         RuntimeError: the refiner needs a package that is not installed.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
@@ -222,8 +226,12 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
         )
-    if cfg.INPUT.FORMAT != "RGB":
-        raise ValueError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; expected RGB, the order of channels that CLIP takes")
+    if missing := missing_keys(cfg):
+        raise ValueError(
+            f"the configuration has no {missing[0]}: another plugin has replaced what add_tcl_config added. Call "
+            "add_tcl_config after it, which adds what is missing"
+        )
+    check_images(cfg)
     check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
     check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)
     build_refiner(cfg)
@@ -244,12 +252,47 @@ def check_device(name: str) -> None:
 def add_tcl_config(cfg: CN) -> None:
     """Add the keys of TCL to `cfg`, in place; call it before merging a config file.
 
+    Keys that are there keep their values: Detectron2's, those of another plugin, and TCL's own in a second call. What
+    TCL sets of Detectron2's keys comes with its configs, see configs/defaults.yaml.
+
+    Raises:
+        ValueError: another plugin has a value where TCL has keys, or keys where TCL has a value.
+    """
+    _add_missing(cfg, tcl_keys())
+    if not cfg.key_is_renamed("TEST.ZERO_SHOT.PAMR.ENABLED"):
+        cfg.register_renamed_key(
+            "TEST.ZERO_SHOT.PAMR.ENABLED", "TEST.ZERO_SHOT.REFINE", "True is now pamr, and False is none"
+        )
+
+
+def _add_missing(cfg: CN, keys: CN, prefix: str = "") -> None:
+    for name, value in keys.items():
+        if name not in cfg:
+            setattr(cfg, name, value)
+        elif isinstance(value, dict) != isinstance(cfg[name], dict):
+            raise ValueError(f"{prefix}{name} is {cfg[name]!r} in this configuration, where TCL has {value!r}.")
+        elif isinstance(value, dict):
+            _add_missing(cfg[name], value, f"{prefix}{name}.")
+
+
+def missing_keys(cfg: Mapping, keys: Mapping | None = None) -> list[str]:
+    """List the keys of TCL that a configuration does not have."""
+    missing = []
+    for name, value in (tcl_keys() if keys is None else keys).items():
+        if name not in cfg:
+            missing.append(name)
+        elif isinstance(value, dict):
+            missing += [f"{name}.{key}" for key in missing_keys(cfg[name], value)]
+    return missing
+
+
+def tcl_keys() -> CN:
+    """Return the keys that TCL adds to Detectron2's, with their defaults.
+
     Every key has a comment just above it, which stands alone: docs/config.md is made from these comments.
     """
-    # ImageNet's mean of RGB in 0..255, with which the official release normalizes images (not CLIP's own).
-    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
-    # ImageNet's standard deviation of RGB in 0..255, with which the official release normalizes images.
-    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg = CN({name: CN() for name in ("MODEL", "DATASETS", "INPUT", "DATALOADER", "SOLVER", "TEST")})
+    cfg.SOLVER.AMP = CN()
 
     # Modules or .py files to import first, in each process: code of yours that registers datasets, models or losses.
     cfg.IMPORTS = []
@@ -407,24 +450,11 @@ def add_tcl_config(cfg: CN) -> None:
     # Benchmarks to evaluate while training; their average picks the best checkpoint. () for DATASETS.TEST.
     cfg.DATASETS.VAL = ()
 
-    # Short sides to which labeled training images are resized, the least and the greatest, in pixels; a crop of
-    # IMAGE_TEXT.SIZE is cut out of them.
-    cfg.INPUT.MIN_SIZE_TRAIN = (224, 448)
-    # How the short side of a labeled training image is drawn: "range" of MIN_SIZE_TRAIN, or "choice" among its values.
-    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
-    # Largest long side of a resized labeled training image, in pixels.
-    cfg.INPUT.MAX_SIZE_TRAIN = 2048
     cfg.INPUT.SEM_SEG = CN()
     # Classes of a labeled dataset that are drawn for each of its images from those that the image does not have. Their
     # masks should be empty.
     cfg.INPUT.SEM_SEG.NUM_ABSENT = 8
 
-    # Order of the color channels; CLIP takes RGB.
-    cfg.INPUT.FORMAT = "RGB"
-    # Short side to which test images are resized, in pixels (the unified protocol: 448); 0 keeps their size.
-    cfg.INPUT.MIN_SIZE_TEST = 448
-    # Largest long side of a resized test image, in pixels.
-    cfg.INPUT.MAX_SIZE_TEST = 2048
     cfg.INPUT.IMAGE_TEXT = CN()
     # Side of the square training crop, in pixels.
     cfg.INPUT.IMAGE_TEXT.SIZE = 224
@@ -521,9 +551,6 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.PAMR.ITERS = 10
     # Distances of the 8 neighbors that PAMR averages over, in pixels of the mask.
     cfg.TEST.ZERO_SHOT.PAMR.DILATIONS = [1, 2, 4, 8, 12, 24]
-    cfg.register_renamed_key(
-        "TEST.ZERO_SHOT.PAMR.ENABLED", "TEST.ZERO_SHOT.REFINE", "True is now pamr, and False is none"
-    )
     cfg.TEST.ZERO_SHOT.DENSECRF = CN()
     # Iterations of DenseCRF's mean field (this and all of DENSECRF: ReCo's release).
     cfg.TEST.ZERO_SHOT.DENSECRF.ITERS = 10
@@ -537,3 +564,4 @@ def add_tcl_config(cfg: CN) -> None:
     cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SRGB = 3.0
     # Weight of DenseCRF's bilateral kernel.
     cfg.TEST.ZERO_SHOT.DENSECRF.BILATERAL_COMPAT = 4.0
+    return cfg

@@ -24,7 +24,6 @@ from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
 from .image_stream import Reading, Request, num_model_threads, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
-from .modeling.vocabulary import make_vocabulary
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
 from .utils.regions import as_mask
@@ -290,6 +289,19 @@ class TCLPredictor:
         ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda word_and_mean: -word_and_mean[1])
         return dict(ranking)
 
+    def warnings(
+        self,
+        classes: str | Sequence[str | Sequence[str]],
+        background: bool | str | Sequence[str] = False,
+        negative: str | Sequence[str] = (),
+    ) -> list[str]:
+        """Return what a user should know of words: which are cut, or unknown to the model. The log has it too.
+
+        Arguments and errors as those of __call__.
+        """
+        vocabulary = self.model.make_vocabulary(*self._read_words(classes, background, negative))
+        return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
+
     # ------------------------------------------------------------------------------------------------- reading
 
     def _read_words(
@@ -306,7 +318,7 @@ class TCLPredictor:
             negative = split_background_words(negative)
         negative = [*negative, *written_negative]
 
-        make_vocabulary(vocabulary, background, self.model.filler_words, negative=negative)  # says what does not work
+        self.model.make_vocabulary(vocabulary, background, negative)  # says what does not work
         return vocabulary, background, negative
 
     def _read_or_error(

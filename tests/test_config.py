@@ -8,7 +8,7 @@ import sys
 import open_clip
 import pytest
 import yaml
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
 import tcl_d2
@@ -62,6 +62,79 @@ def test_config_reaches_the_model(tmp_path):
     assert len(model.grounder.blocks) == 2 and model.sim2mask.tau == 0.5 and model.kp_weight == 0.1
     assert model.losses["PositiveAreaLoss"].prior == 0.25 and model.refiner.iterations == 3
     assert not any(p.requires_grad for p in model.grounder.blocks.parameters())  # first stage
+
+
+def add_other_plugin(cfg: CfgNode) -> None:
+    """Add keys as another plugin does, which has nodes of the same names."""
+    cfg.MODEL.CLIP = CfgNode({"NAME": "RN50", "FREEZE": True})
+    cfg.TEST.ZERO_SHOT = CfgNode({"SHOTS": 0})
+    cfg.INPUT.IMAGE_TEXT = CfgNode({"MAX_WORDS": 30})
+
+
+def test_keys_are_added_to_those_of_another_plugin():
+    """Its values stay, whether it is called before or, if TCL's is called again, after."""
+    before, after = get_cfg(), get_cfg()
+    add_other_plugin(before)
+    tcl_d2.add_tcl_config(before)
+    tcl_d2.add_tcl_config(after)
+    add_other_plugin(after)
+    with pytest.raises(ValueError, match="MODEL.CLIP.PRETRAINED: another plugin.*add_tcl_config after it"):
+        check_meta_architecture(load_over(after, "MODEL.META_ARCHITECTURE", "TCL"))
+
+    tcl_d2.add_tcl_config(after)
+    assert before == after and before.MODEL.CLIP.FREEZE and before.MODEL.CLIP.NAME == "RN50"
+    assert before.TEST.ZERO_SHOT.SHOTS == 0 and before.TEST.ZERO_SHOT.KP_WEIGHT == 0.3
+    before.merge_from_file(str(ROOT / "configs/shapes/tcl.yaml"))
+    assert type(build_model(before)).__name__ == "TCL"
+
+
+def load_over(cfg: CfgNode, *options: object) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.merge_from_list(list(options))
+    return cfg
+
+
+def test_keys_are_added_once():
+    """A second call leaves the values that were set since; renamed keys are still read."""
+    cfg = get_cfg()
+    tcl_d2.add_tcl_config(cfg)
+    cfg.TEST.ZERO_SHOT.KP_WEIGHT = 0.1
+    once = cfg.clone()
+    tcl_d2.add_tcl_config(cfg)
+    assert cfg == once and cfg.key_is_renamed("TEST.ZERO_SHOT.PAMR.ENABLED")
+
+
+def test_a_value_in_the_place_of_keys_is_named():
+    cfg = get_cfg()
+    cfg.MODEL.CLIP = "ViT-B-16"
+    with pytest.raises(ValueError, match="MODEL.CLIP is 'ViT-B-16'"):
+        tcl_d2.add_tcl_config(cfg)
+
+
+def test_detectron2s_own_keys_come_with_tcls_configs():
+    """A detector's config that is merged after add_tcl_config alone stays as it is."""
+    cfg, theirs = get_cfg(), dict(leaves(get_cfg()))
+    tcl_d2.add_tcl_config(cfg)
+    ours = dict(leaves(cfg))
+    assert {key: ours[key] for key in theirs} == theirs
+    for name in ("tcl.yaml", "shapes/trained.yaml"):
+        merged = cfg.clone()
+        merged.merge_from_file(str(ROOT / "configs" / name))
+        assert merged == load_config(name)
+
+
+@pytest.mark.fault("a model of TCL's under Detectron2's own order and scale of colors", "one error that names the key")
+@pytest.mark.parametrize(
+    "options, key", [([], "INPUT.FORMAT"), (["INPUT.FORMAT", "RGB"], "MODEL.PIXEL_MEAN is .*BGR.*tcl.yaml")]
+)
+def test_a_model_under_detectron2s_defaults_is_refused(options, key):
+    """As after add_tcl_config and a config file that does not begin with one of TCL's."""
+    cfg = get_cfg()
+    tcl_d2.add_tcl_config(cfg)
+    clip = ["MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.CLIP.PRETRAINED", ""]
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "MaskCLIP", "MODEL.DEVICE", "cpu", *clip, *options])
+    with pytest.raises(ValueError, match=key):
+        build_model(cfg)
 
 
 @pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
@@ -233,7 +306,7 @@ def test_every_key_is_documented():
 def test_every_key_is_read():
     """A key that is the plugin's alone has its name, as an attribute or a text, somewhere but in the table of keys."""
     sources = [path.read_text() for path in (ROOT / "tcl_d2").rglob("*.py") if path.name != "config.py"]
-    sources.append(inspect.getsource(tcl_d2.config).replace(inspect.getsource(tcl_d2.add_tcl_config), ""))
+    sources.append(inspect.getsource(tcl_d2.config).replace(inspect.getsource(tcl_d2.config.tcl_keys), ""))
     names = set(re.findall(r"[.\"]([A-Z][A-Z0-9_]+)\b", "\n".join(sources)))
 
     theirs = dict(leaves(get_cfg()))

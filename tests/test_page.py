@@ -104,6 +104,18 @@ def test_words_that_cannot_be_used_are_named(page, tmp_path):
             page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)
 
 
+@pytest.mark.fault("web page: words that the small world's model does not know", "the page says so")
+def test_words_that_the_model_does_not_know_are_said(page, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(gr, "Warning", shown.append)
+    Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
+    _, result, *_ = page.segment(str(tmp_path / "scene.png"), ["brick", "not: wood"], **SETTINGS)
+    assert not shown
+    page.segment(str(tmp_path / "scene.png"), ["cat | brick", "lava"], **SETTINGS)
+    page.rank(result, "dog, lava", gr.SelectData(None, {"index": (5, 5), "value": None}))
+    assert [re.search(r"not trained on '(\w+)', so", text)[1] for text in shown] == ["cat", "dog"]
+
+
 def test_methods_are_built_once_and_share_the_clip(page):
     first, dense = page.predictor("tcl"), page.predictor("sclip")
     assert dense is page.predictor("sclip") and dense.model.clip is first.model.clip

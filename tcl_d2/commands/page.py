@@ -167,6 +167,7 @@ class Page:
         settings = ModelSettings(method, threshold, kp, refine)
         with self._lend(path, settings) as (predictor, encoded):
             segmentation = predictor(encoded, words, background_words or background)
+            _show_warnings(predictor, words, background_words or background)
         segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
 
         # Make what the page shows
@@ -224,6 +225,7 @@ class Page:
         # Rank them
         with self._lend(result.path, result.settings) as (predictor, encoded):
             ranking = predictor.rank_words(encoded, region, classes)
+            _show_warnings(predictor, classes)
         name = segmentation.classes[segmentation.labels[y, x]]
         place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
         picture = visualizer.darken_around(segmentation.draw_classes(), visualizer.enlarge(grow_mask(region)))
@@ -276,6 +278,11 @@ def feature_bytes(image: EncodedImage) -> int:
     """
     values = [value for features, _ in image.inputs["kept_crops"] for value in features]
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+
+def _show_warnings(predictor: TCLPredictor, words: list, background: bool | list[str] = False) -> None:
+    for message in predictor.warnings(words, background):
+        gr.Warning(message)
 
 
 def _check_result(result: Result | None) -> Result:

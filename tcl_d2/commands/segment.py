@@ -1,13 +1,13 @@
 """Segment pictures, a video or a webcam's frames into words of yours.
 
-tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --output output/demo
+tcl-d2 segment photos/*.jpg --classes "red apple, wooden table" --background --model official --output output/demo
 tcl-d2 segment photos --classes words.txt --model official --background "sky, wall"
-tcl-d2 segment photos --classes "car, road, not: shadow"  # pixels that "shadow" fits best belong to no class
+tcl-d2 segment photos --classes "car, not: shadow" --model official  # pixels that "shadow" fits best are of no class
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 tcl-d2 segment photos --classes "dog, cat" --background --model official --boxes
-find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val
+find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val --model official
 tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
-tcl-d2 segment photos --classes words.txt --no-overlay --num-gpus 8 --resume   # leaves out what is done
+tcl-d2 segment photos --classes words.txt --model official --no-overlay --num-gpus 8 --resume   # skips what is done
 """
 
 import argparse

@@ -113,7 +113,8 @@ def register_benchmark(
 
     def load() -> list[dict]:
         try:
-            return list_pairs(images, label_patterns, ids)
+            pairs = list_pairs(images, label_patterns, ids)
+            return [{**pair, "dataset_name": name} for pair in pairs]  # by which the model knows the words
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"Dataset '{name}': {error}. Looked below DETECTRON2_DATASETS={datasets_root()}. "

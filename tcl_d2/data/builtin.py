@@ -157,6 +157,7 @@ def _load_panoptic() -> list[dict]:
     content = json.loads((folder / PANOPTIC).read_text())
     return [
         {
+            "dataset_name": "shapes_panoptic_val",
             "file_name": str(folder / "images" / annotation["file_name"]),
             "image_id": annotation["image_id"],
             "pan_seg_file_name": str(folder / "panoptic" / annotation["file_name"]),

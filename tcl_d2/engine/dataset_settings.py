@@ -1,6 +1,7 @@
 """What a configuration says for single datasets: their words, and a check of it all before an evaluation begins."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,7 +12,9 @@ from ..data.class_words import RELEASES, read_dataset_words, released_words
 from ..evaluation.measures import build_measures, check_measures
 from ..evaluation.objects import check_panoptic
 from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
-from ..modeling.vocabulary import dataset_classes, dataset_vocabulary
+from ..modeling.templates import get_templates
+from ..modeling.text import WordReader
+from ..modeling.vocabulary import Identify, dataset_classes, dataset_vocabulary
 from ..utils.resize import check_sizes
 from ..utils.words import class_names
 
@@ -75,7 +78,7 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
 
         # Protocol and words
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), test.FILLER_WORDS)
+        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), test.FILLER_WORDS, build_identify(cfg))
 
         # Measures
         check_measures(cfg)
@@ -85,3 +88,12 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             check_panoptic(cfg, dataset_name)
     except (OSError, ValueError) as error:
         raise type(error)(f"Dataset '{dataset_name}': {error}") from None
+
+
+def build_identify(cfg: CfgNode) -> Identify:
+    """Build what says which words are one text for the model, see make_vocabulary, without the model."""
+    try:
+        tokenizer = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).build_tokenizer(cfg)
+    except (OSError, ValueError):  # which check_encoder says
+        return tuple
+    return partial(WordReader(tokenizer).identify, templates=get_templates(cfg.TEST.ZERO_SHOT.TEMPLATES))

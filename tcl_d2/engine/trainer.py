@@ -5,6 +5,7 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from ..data.loader import RestartableLoader
 from ..evaluation import build_evaluator, verify_results, write_report
 from ..evaluation.published import published_for
 from ..evaluation.report import average, save_report
+from ..modeling import ZeroShotSegmentor
 from .evaluation_pass import EvaluationPass, evaluation_settings, group_by_images, load_test_dicts
 from .hooks import (
     BestAverageCheckpointer,
@@ -246,6 +248,8 @@ class Trainer(DefaultTrainer):
     ) -> OrderedDict:
         """Evaluate on each of DATASETS.TEST with its own vocabulary; log one table, write results.json and .csv.
 
+        Afterwards the model has the protocol and the classes that it had before.
+
         Args:
             cfg: the configuration.
             model: a zero-shot segmentor.
@@ -270,14 +274,14 @@ class Trainer(DefaultTrainer):
             groups = group_by_images(cfg, evaluators)
 
         results = OrderedDict((name, {}) for name in names)
-        for i, group in enumerate(groups, start=1):
-            logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
-            group_evaluators = {name: evaluators[name] for name in group}
-            group_cfg = dataset_config(cfg, group[0])
-            results.update(EvaluationPass(cls, group_cfg, model, group_evaluators, resume).run())
-        if cfg.TEST.ZERO_SHOT.BY_DATASET:  # the model as it was, for whoever uses it next
-            segmentor = unwrap_ddp(model)
-            segmentor.set_protocol(**segmentor.protocol_from_config(cfg))
+        segmentor = unwrap_ddp(model)
+        has_settings = isinstance(segmentor, ZeroShotSegmentor)  # else it knows its classes by itself
+        with segmentor.keep_settings() if has_settings else nullcontext():
+            for i, group in enumerate(groups, start=1):
+                logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
+                group_evaluators = {name: evaluators[name] for name in group}
+                group_cfg = dataset_config(cfg, group[0])
+                results.update(EvaluationPass(cls, group_cfg, model, group_evaluators, resume).run())
 
         if not results or not comm.is_main_process():
             return OrderedDict()

@@ -9,6 +9,8 @@ from ..data.labeled import split_batch
 from ..data.sem_seg_mapper import check_num_absent
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
+from ..modeling.vocabulary import dataset_vocabulary
+from .dataset_settings import build_identify
 
 
 def check_training_data(cfg: CfgNode) -> None:
@@ -29,6 +31,7 @@ def check_training_data(cfg: CfgNode) -> None:
 
     if labeled:
         _check_sizes(cfg)
+        _check_words(cfg, labeled)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if issubclass(model, GroupViT) and cfg.SOLVER.IMS_PER_BATCH == 1:
         raise ValueError("SOLVER.IMS_PER_BATCH is 1, but GroupViT contrasts the pairs of a batch; expected at least 2")
@@ -51,6 +54,16 @@ def _check_sizes(cfg: CfgNode) -> None:
         )
     if cfg.INPUT.MAX_SIZE_TRAIN < 1:
         raise ValueError(f"INPUT.MAX_SIZE_TRAIN is {cfg.INPUT.MAX_SIZE_TRAIN}; expected at least 1 pixel")
+
+
+def _check_words(cfg: CfgNode, labeled: list[str]) -> None:
+    """Raise a ValueError for a labeled dataset with two classes that are one text for the model."""
+    identify = build_identify(cfg)
+    for name in labeled:
+        try:
+            dataset_vocabulary(name, identify=identify)
+        except ValueError as error:
+            raise ValueError(f"Dataset '{name}': {error}") from None
 
 
 def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:

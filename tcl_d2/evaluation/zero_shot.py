@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.dataset_files import rows_by_file_name
 from ..data.labels import LabelMapper
+from ..modeling.dataset_classes import dataset_class_names
 from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
 from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
@@ -183,12 +184,14 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
-            ValueError: the dataset has no such image, or no label of it; or a prediction that is none of its classes.
+            ValueError: the dataset has no such image, or no label of it; or a prediction that is none of its classes, or
+                of another dataset's.
         """
         for input_per_image, output in zip(inputs, outputs):
             file_name = input_per_image["file_name"]
             if file_name in self._done_before:
                 continue
+            self._check_dataset(file_name, output.get("dataset_name", self.dataset_name))
             prediction = self._predicted_labels(input_per_image, output)
 
             # Read the label
@@ -259,6 +262,15 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     def _lacks_similarity(self) -> bool:
         return any(measure.needs_similarity and measure.similarity is None for measure in self._measures)
+
+    def _check_dataset(self, file_name: str, dataset_name: str) -> None:
+        """Raise a ValueError if the model looked for another dataset's classes."""
+        if dataset_name != self.dataset_name and dataset_class_names(dataset_name) != self.class_names:
+            raise ValueError(
+                f"The prediction for {file_name} is of the classes of '{dataset_name}', not of '{self.dataset_name}', "
+                f"which is evaluated: call model.set_dataset('{self.dataset_name}') before, as "
+                "tcl_d2.engine.Trainer.test does."
+            )
 
     def _predicted_labels(self, input_per_image: dict, output: dict) -> Tensor:
         """Return the predicted labels, integers [H, W]; ValueError names the image if they are not as they must be."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
-from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies, make_vocabulary
+from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies
 from ..utils.tensors import digest_tensors
 from ..utils.words import split_negative
 
@@ -38,8 +38,7 @@ def embed_vocabulary(
         background: see set_vocabulary.
     """
     classes, negative = split_negative(classes)
-    vocabulary = make_vocabulary(classes, background, model.filler_words, negative=negative)
-    words, (subset,) = join_vocabularies([vocabulary])
+    words, (subset,) = join_vocabularies([model.make_vocabulary(classes, background, negative)])
     text = model.embed_vocabulary(words, model.templates)
     classes = [entry if isinstance(entry, str) else list(entry) for entry in classes]
     background = background if isinstance(background, bool) else list(background)

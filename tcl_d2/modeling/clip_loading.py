@@ -81,17 +81,23 @@ def _read_model_config(name: str) -> dict:
 def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """Build the tokenizer of the CLIP `name` (see build_clip): N texts -> int64 [N, context], truncated and padded.
 
-    A `bpe_path` in a JSON config's `tokenizer_kwargs` is looked for beside the config.
+    A `bpe_path` in a JSON config's `tokenizer_kwargs` is looked for beside the config. If there is a known_words.txt
+    too, a word a line, the CLIP knows no others; they become the tokenizer's `known_words`.
     """
-    options = {}
+    options, known_words = {}, None
     if _is_config_file(name):
         tokenizer_kwargs = _read_model_config(name)["text_cfg"].get("tokenizer_kwargs", {})
+        folder = Path(PathManager.get_local_path(name)).parent
         if "bpe_path" in tokenizer_kwargs:
-            folder = Path(PathManager.get_local_path(name)).parent
             options["bpe_path"] = str(folder / tokenizer_kwargs["bpe_path"])
+        if (folder / "known_words.txt").is_file():
+            known_words = frozenset((folder / "known_words.txt").read_text(encoding="utf-8").split())
 
     with _open_clip_name(name) as open_clip_name:
-        return open_clip.get_tokenizer(open_clip_name, **options)
+        tokenizer = open_clip.get_tokenizer(open_clip_name, **options)
+    if known_words:
+        tokenizer.known_words = known_words
+    return tokenizer
 
 
 def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:

@@ -17,7 +17,7 @@ _WINDOWS_AT_ONCE = 64
 _WINDOW_PIXELS_AT_ONCE = 8 * 448 * 448
 _WINDOW_PIXELS_AT_ONCE_ON_CPU = 2 * 448 * 448  # more take longer, each
 # What an image is asked for; images that are segmented together are asked for the same
-_REQUEST = ("vocabulary", "background", "negative", "labels_only", "label_scores", *OUTPUTS)
+_REQUEST = ("dataset_name", "vocabulary", "background", "negative", "labels_only", "label_scores", *OUTPUTS)
 
 
 class ImageBatches:

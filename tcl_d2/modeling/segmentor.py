@@ -1,14 +1,23 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode, configurable, get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 from ..utils.connected_components import ComponentSettings
+from ..utils.visualizer import class_colors
+from ..utils.words import result_names
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .crop_segmentor import CropSegmentor
@@ -21,8 +30,46 @@ from .refiner import Refiner, build_refiner
 from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
-from .vocabulary import ClassWords, Vocabulary, WordSubset, dataset_vocabulary, join_vocabularies, make_vocabulary
+from .vocabulary import (
+    ClassWords,
+    Identify,
+    Vocabulary,
+    WordSubset,
+    dataset_vocabulary,
+    join_vocabularies,
+    make_vocabulary,
+)
 from .word_scores import WordScores
+
+_USE_OUR_CONFIG = "use tcl_d2.load_config, or let your config file begin with _BASE_: tcl.yaml"
+_PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
+    "templates",
+    "crop_size",
+    "stride",
+    "background_score",
+    "refiner",
+    "logit_scale",
+    "area_threshold",
+    "filler_words",
+    "components",
+)
+
+
+@dataclass(eq=False)
+class _Classes:
+    """What to look for, as it was asked for: the words follow from it and the protocol.
+
+    Attributes:
+        make: functions of `filler_words` and `identify`, each of which makes a vocabulary.
+        templates: prompt templates; None for those of the protocol.
+        joined: the words and their classes, see join_vocabularies, once they were made.
+        made_for: the templates and filler words that they were made for.
+    """
+
+    make: Sequence[partial[Vocabulary]]
+    templates: tuple[str, ...] | None = None
+    joined: tuple[list[str], list[WordSubset]] | None = None
+    made_for: tuple | None = None
 
 
 class ZeroShotSegmentor(CropSegmentor):
@@ -50,7 +97,7 @@ class ZeroShotSegmentor(CropSegmentor):
         text_cache: Path | None = None,
         mask_shift: float = 0.25,
         mask_scale: float = 10.0,
-        dataset_name: str | None = None,
+        dataset_name: str | Sequence[str] | None = None,
         **protocol,
     ):
         """Build the segmentor from its parts.
@@ -64,7 +111,8 @@ class ZeroShotSegmentor(CropSegmentor):
             text_cache: folder that keeps text features; None for none.
             mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
             mask_scale: see mask_shift.
-            dataset_name: registered dataset whose classes are looked for until others are set; None for none.
+            dataset_name: registered dataset whose classes are looked for until others are set, in images that do not
+                say of which dataset they are; None for none. Of several, the first, in images of no dataset.
             protocol: the arguments of set_protocol.
 
         Raises:
@@ -77,9 +125,10 @@ class ZeroShotSegmentor(CropSegmentor):
         # Words
         self.tokenizer = tokenizer
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
-        self.register_load_state_dict_post_hook(_forget_embeddings)
-        self.dataset_name = dataset_name
-        self._text: Tensor | None = None
+        self.dataset_names = (dataset_name,) if isinstance(dataset_name, str) else tuple(dataset_name or ())
+        self._requested: _Classes | None = None  # by set_vocabulary or set_dataset
+        self._default: tuple[str, _Classes] | None = None  # of a dataset, where none were set
+        self._text: Tensor | None = None  # given in place of words
         self._subsets: list[WordSubset] = []
 
         # Scores
@@ -90,6 +139,7 @@ class ZeroShotSegmentor(CropSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: DualEncoder | None = None) -> dict:
         test = cfg.TEST.ZERO_SHOT
+        check_images(cfg)
 
         return {
             # Words and images
@@ -102,8 +152,8 @@ class ZeroShotSegmentor(CropSegmentor):
             "text_cache": Path(test.TEXT_CACHE).expanduser() if test.TEXT_CACHE else None,
             "mask_shift": cfg.MODEL.CLIP.MASK_SHIFT,
             "mask_scale": cfg.MODEL.CLIP.MASK_SCALE,
-            # As Detectron2's DefaultPredictor, which gives no vocabulary, takes its metadata
-            "dataset_name": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else None,
+            # As Detectron2's DefaultPredictor, which gives no vocabulary, takes the metadata of the first
+            "dataset_name": cfg.DATASETS.TEST,
             **cls.protocol_from_config(cfg),
         }
 
@@ -197,6 +247,23 @@ class ZeroShotSegmentor(CropSegmentor):
         }
 
     @property
+    def protocol(self) -> dict[str, object]:
+        """The arguments of `set_protocol` as they are now."""
+        values = {name: getattr(self, name) for name in _PROTOCOL}
+        return {**values, "normalize_prompts": self.embed_vocabulary.normalize_prompts}
+
+    @contextmanager
+    def keep_settings(self) -> Iterator[None]:
+        """Restore the protocol and the classes as they were, after others were set."""
+        protocol = self.protocol
+        classes = self._requested, self._text, self._subsets
+        try:
+            yield
+        finally:
+            self.set_protocol(**protocol)
+            self._requested, self._text, self._subsets = classes
+
+    @property
     def _grid(self) -> WindowGrid:
         return WindowGrid(self.crop_size, self.stride)
 
@@ -221,8 +288,8 @@ class ZeroShotSegmentor(CropSegmentor):
         Raises:
             ValueError: see make_vocabulary.
         """
-        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative)
-        self._set_vocabularies([vocabulary], templates)
+        request = deepcopy({"classes": classes, "background": background, "negative": negative})
+        self._set_classes(_Classes([partial(make_vocabulary, **request)], templates))
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
@@ -234,48 +301,111 @@ class ZeroShotSegmentor(CropSegmentor):
             class_words: the words of a dataset's classes, by its name, in place of its metadata's; see
                 dataset_classes.
         """
-        class_words = class_words or {}
-        self._set_vocabularies([dataset_vocabulary(name, class_words.get(name), self.filler_words) for name in names])
+        self._set_classes(_dataset_classes(names, class_words))
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
-        self._text = embeddings.detach()
+        self._requested, self._text = None, embeddings.detach()
         words = torch.arange(len(embeddings))
         self._subsets = [WordSubset(words, words + int(background), len(words) + int(background), background)]
 
-    def _set_vocabularies(self, vocabularies: Sequence[Vocabulary], templates: Sequence[str] | None = None) -> None:
-        words, self._subsets = join_vocabularies(vocabularies)
-        self._text = self.embed_vocabulary(words, templates or self.templates)
+    def make_vocabulary(
+        self, classes: Sequence[ClassWords], background: bool | Sequence[str] = False, negative: Sequence[str] = ()
+    ) -> Vocabulary:
+        """Make a vocabulary with the protocol's words of no class; arguments and errors as set_vocabulary's."""
+        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative, identify=self.identify)
+        self._warn(vocabulary.words, self.templates)
+        return vocabulary
+
+    def _warn(self, words: Sequence[str], templates: Sequence[str]) -> None:
+        """Log what a user should know of words, each message once."""
+        for message in self.embed_vocabulary.warnings(words, templates):
+            log_first_n(logging.WARNING, message, name=__name__, key="message")
+
+    @property
+    def identify(self) -> Identify:
+        """What says which words are one text for the tokenizer, see vocabulary.make_vocabulary."""
+        return partial(self.embed_vocabulary.identify, templates=self.templates)
+
+    @property
+    def metadata(self) -> Metadata:
+        """The names and colors of the classes that are looked for, as Detectron2's Visualizer takes them.
+
+        Of several datasets, those of the first. RuntimeError where the names of the classes are not known.
+        """
+        if self._text is not None:
+            raise RuntimeError("The classes were set by text embeddings, which have no names.")
+        classes = self._requested or self._default_classes({})
+        name = self._join_words(classes)[1][0].dataset_name
+        if name is not None:
+            return MetadataCatalog.get(name)
+        return _make_metadata(**classes.make[0].keywords, has_filler_words=bool(self.filler_words))
+
+    def _set_classes(self, classes: _Classes) -> None:
+        if classes.templates is not None:
+            classes.templates = check_templates(classes.templates)
+        self._join_words(classes)  # says what does not work
+        self._requested, self._text = classes, None
+
+    def _join_words(self, classes: _Classes) -> tuple[list[str], list[WordSubset]]:
+        """Return the words of classes under the protocol as it is now, see join_vocabularies."""
+        settings = (classes.templates or self.templates, self.filler_words)
+        if classes.made_for != settings:
+            identify = partial(self.embed_vocabulary.identify, templates=settings[0])
+            vocabularies = [make(filler_words=self.filler_words, identify=identify) for make in classes.make]
+            classes.joined, classes.made_for = join_vocabularies(vocabularies), settings
+            self._warn(classes.joined[0], settings[0])
+        return classes.joined
 
     def _classes(self, input_per_image: dict) -> tuple[Tensor, list[WordSubset]]:
         """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
-            background = input_per_image.get("background", False)
-            negative = input_per_image.get("negative", ())
-            vocabulary = make_vocabulary(
-                input_per_image["vocabulary"], background, self.filler_words, negative=negative
-            )
+            background, negative = input_per_image.get("background", False), input_per_image.get("negative", ())
+            vocabulary = self.make_vocabulary(input_per_image["vocabulary"], background, negative)
             words, subsets = join_vocabularies([vocabulary])
             is_repeated = input_per_image.get("kept_crops") is not None  # with lists that differ by a few words
             embed = self.embed_vocabulary.embed_new if is_repeated else self.embed_vocabulary
             return embed(words, self.templates), subsets
 
-        if self._text is None:
-            self._set_default_dataset()
-        self._text = self._text.to(self.device)  # the model may have moved since
-        return self._text, self._subsets
+        if self._text is not None:
+            self._text = self._text.to(self.device)  # the model may have moved since
+            return self._text, self._subsets
 
-    def _set_default_dataset(self) -> None:
-        """Set the classes of the dataset that the model was built with; RuntimeError where it has none."""
-        if self.dataset_name is None or not has_classes(self.dataset_name):
-            dataset = "DATASETS.TEST is empty" if self.dataset_name is None else f"'{self.dataset_name}' has no classes"
-            raise RuntimeError(
-                "The model does not know which classes to look for: call model.set_vocabulary(names), give each input "
-                f"a 'vocabulary', or let DATASETS.TEST begin with a dataset that has stuff_classes ({dataset})."
-            )
-        self.set_dataset(self.dataset_name)
+        classes = self._requested or self._default_classes(input_per_image)
+        words, subsets = self._join_words(classes)
+        return self.embed_vocabulary(words, classes.templates or self.templates), subsets
+
+    def _default_classes(self, input_per_image: dict) -> _Classes:
+        """Return the classes of the dataset of an image, or else of the one that the model was built with.
+
+        Raises:
+            RuntimeError: there is none, or it is not known which of several is meant.
+        """
+        name = input_per_image.get("dataset_name")
+        if name is None or not has_classes(name):
+            name = self._default_dataset("file_name" in input_per_image)
+        if self._default is None or self._default[0] != name:
+            self._default = (name, _dataset_classes([name]))
+        return self._default[1]
+
+    def _default_dataset(self, is_of_a_dataset: bool) -> str:
+        names = self.dataset_names
+        if names and has_classes(names[0]) and not (is_of_a_dataset and len(names) > 1):
+            return names[0]
+
+        if not names:
+            problem = "DATASETS.TEST is empty"
+        elif not has_classes(names[0]):
+            problem = f"'{names[0]}' has no classes"
+        else:
+            problem = f"it has {len(names)} datasets, and the image does not say of which it is"
+        raise RuntimeError(
+            "The model does not know which classes to look for: call model.set_vocabulary(names) or "
+            "model.set_dataset(name), give each input a 'vocabulary' or its 'dataset_name', or let DATASETS.TEST begin "
+            f"with a dataset that has stuff_classes ({problem})."
+        )
 
     # ------------------------------------------------------------------------------------ whole images
 
@@ -288,6 +418,7 @@ class ZeroShotSegmentor(CropSegmentor):
                 image: Tensor [3, H, W], RGB, 0..255, already at the size at which windows are taken.
                 height, width: size of the result in pixels; default: the image's.
                 vocabulary: the word, or the list of words, of each class, in place of those set before.
+                dataset_name: registered dataset whose classes are looked for where none were set.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
                 negative: words besides the vocabulary whose pixels are of no class (list[str]).
                 labels_only: whether to give labels in place of scores, without holding all scores (bool).
@@ -308,6 +439,7 @@ class ZeroShotSegmentor(CropSegmentor):
                 told.
             instances: Instances on the CPU, see make_instances.
             panoptic_seg: a pair (segments, their descriptions) on the CPU, see make_panoptic_seg.
+            dataset_name: whose classes these are, where they are a dataset's (str).
             by_dataset: in their place where several datasets were set: a list of such dicts.
         """
         if torch.jit.is_tracing():
@@ -400,6 +532,10 @@ class ZeroShotSegmentor(CropSegmentor):
 
         # Results
         outputs = [[rule.output() for rule in image_rules] for image_rules in rules]
+        for image_outputs in outputs:
+            for output, subset in zip(image_outputs, subsets):
+                if subset.dataset_name is not None:
+                    output["dataset_name"] = subset.dataset_name
         if objects:
             for image_outputs in outputs:
                 for output, subset in zip(image_outputs, subsets):
@@ -407,9 +543,40 @@ class ZeroShotSegmentor(CropSegmentor):
         return outputs
 
 
-def _forget_embeddings(model: ZeroShotSegmentor, _: object) -> None:
-    """Empty the cache of text features: the CLIP whose weights were loaded may be another one."""
-    model.embed_vocabulary.forget()
+def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> _Classes:
+    """Return the classes of datasets; arguments as set_dataset's."""
+    class_words = class_words or {}
+    return _Classes([partial(dataset_vocabulary, name, deepcopy(class_words.get(name))) for name in names])
+
+
+def _make_metadata(
+    classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str], has_filler_words: bool
+) -> Metadata:
+    """Make the metadata of a vocabulary: all classes are things, and, in a map of labels, stuff."""
+    has_background = background is not False
+    names = result_names(classes, has_background, negative, has_filler_words)
+    colors = class_colors(len(names), has_background)
+    things = slice(int(has_background), int(has_background) + len(classes))
+    return Metadata().set(
+        stuff_classes=names, stuff_colors=colors, thing_classes=names[things], thing_colors=colors[things]
+    )
+
+
+def check_images(cfg: CfgNode) -> None:
+    """Check that images come as CLIP takes them: Detectron2's own defaults are for its detectors.
+
+    Raises:
+        ValueError: names the first key that is not as TCL's configs have it.
+    """
+    if cfg.INPUT.FORMAT != "RGB":
+        raise ValueError(
+            f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}'; expected RGB, the order of channels that CLIP takes. TCL's configs "
+            f"set it: {_USE_OUR_CONFIG}"
+        )
+    theirs = get_cfg().MODEL
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        if list(cfg.MODEL[key]) == list(theirs[key]):
+            raise ValueError(f"MODEL.{key} is {list(theirs[key])}, Detectron2's for BGR: {_USE_OUR_CONFIG}")
 
 
 def component_settings(cfg: CfgNode) -> ComponentSettings:

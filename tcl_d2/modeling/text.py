@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.evaluation import inference_context
@@ -47,8 +48,83 @@ def batch_tokens(batched_inputs: list[dict], tokenizer: Callable[[list[str]], Te
     raise ValueError("Training needs a 'caption' (str) or 'tokens' (Tensor[context]) with every image.")
 
 
-class TextEmbedder:
-    """Embeds vocabularies with prompt templates, and remembers those it was asked for last; in files too, if wanted."""
+class _Reading(NamedTuple):
+    """How a tokenizer reads a word.
+
+    Attributes:
+        text: digest of its tokens, as far as any prompt shows them.
+        is_cut: whether a prompt with it fills the context, so that its end is lost.
+    """
+
+    text: bytes
+    is_cut: bool
+
+
+class WordReader:
+    """Says how a tokenizer reads words: which of them are one text, which are cut, and which it does not know."""
+
+    def __init__(self, tokenizer: Callable[[list[str]], Tensor]):
+        """Begin with no word read.
+
+        Args:
+            tokenizer: N texts -> int64 [N, context]. If it has `known_words`, they are all that its model was trained
+                on.
+        """
+        self.tokenizer = tokenizer
+        self._readings: dict[tuple, _Reading] = {}
+
+    def identify(self, words: Sequence[str], templates: Sequence[str]) -> list[bytes]:
+        """Return a key for each word; words with the same key are one text, see make_vocabulary."""
+        return [reading.text for reading in self._read(words, templates)]
+
+    def warnings(self, words: Sequence[str], templates: Sequence[str]) -> list[str]:
+        """Return what a user should know about words: those that are cut, and those that the model does not know."""
+        messages = []
+        cut = [word for word, reading in zip(words, self._read(words, templates)) if reading.is_cut]
+        if cut:
+            context = self.tokenizer([""]).shape[1]
+            messages.append(f"Longer than the model's context of {context} tokens, so the end is cut: {_quote(cut)}")
+
+        known = getattr(self.tokenizer, "known_words", None)
+        unknown = [word for word in words if known is not None and not known.issuperset(word.lower().split())]
+        if unknown:
+            messages.append(
+                f"This small model was not trained on {_quote(unknown)}, so what it finds for them means nothing; it "
+                f"knows {_quote(sorted(known))}. For photos and words of your own take another model: --model "
+                "official, or TCLPredictor.from_pretrained('official')"
+            )
+        return messages
+
+    def _read(self, words: Sequence[str], templates: Sequence[str]) -> list[_Reading]:
+        # The prompt that shows most of a word, and the one that is cut first
+        prefix = min((template.partition("{}")[0] for template in templates), key=len)
+        longest = max(templates, key=len)
+        readings = {word: self._readings.get((word, prefix, longest)) for word in words}
+
+        new = [word for word, reading in readings.items() if reading is None]
+        if new:
+            prompts = [prefix + word for word in new] + [longest.replace("{}", word) for word in new]
+            *tokens, blank = self.tokenizer([*prompts, ""])
+            for word, visible, whole in zip(new, tokens, tokens[len(new) :]):
+                text = hashlib.blake2b(visible.numpy(), digest_size=16).digest()
+                readings[word] = _Reading(text, is_cut=bool(whole[-1] != blank[-1]))
+
+            if len(self._readings) > _WORDS_REMEMBERED:
+                self._readings.clear()
+            self._readings.update({(word, prefix, longest): readings[word] for word in new})
+        return [readings[word] for word in words]
+
+
+def _quote(words: Sequence[str], limit: int = 5) -> str:
+    others = f" and {len(words) - limit} more" if len(words) > limit else ""
+    return ", ".join(f"'{word}'" for word in words[:limit]) + others
+
+
+class TextEmbedder(WordReader):
+    """Embeds vocabularies with prompt templates, and remembers those it was asked for last; in files too, if wanted.
+
+    What it remembers holds as long as the text encoder's weights, which it looks at each time.
+    """
 
     def __init__(
         self,
@@ -69,13 +145,14 @@ class TextEmbedder:
             normalize_prompts: whether each prompt's embedding is normalized before the mean over templates (SCLIP and
                 its successors), which the official TCL does not do.
         """
+        super().__init__(tokenizer)
         self.clip = clip
-        self.tokenizer = tokenizer
         self.folder = folder
         self.remember = remember
         self.normalize_prompts = normalize_prompts
         self._cache: dict[tuple, Tensor] = {}
         self._words: dict[tuple, Tensor] = {}
+        self._weights: list[tuple[int, int]] = []
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Embed words: the mean of T(template) over templates, normalized.
@@ -86,10 +163,11 @@ class TextEmbedder:
         Raises:
             ValueError: see check_words and check_templates.
         """
-        names, templates = check_words(names), check_templates(templates)
+        self._forget_old_weights()
         device = self.clip.device
-        key = (names, templates, self.normalize_prompts)
+        key = (tuple(names), tuple(templates), self.normalize_prompts)
         if key not in self._cache or self._cache[key].device != device:
+            names, templates = check_words(names), check_templates(templates)
             while len(self._cache) >= self.remember:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[key] = self._embed(names, templates, device)
@@ -106,6 +184,7 @@ class TextEmbedder:
         Raises:
             ValueError: see check_words and check_templates.
         """
+        self._forget_old_weights()
         names, templates = check_words(names), check_templates(templates)
         context = (templates, self.normalize_prompts, self.clip.device)
         new_names = [name for name in names if (name, context) not in self._words]
@@ -149,7 +228,17 @@ class TextEmbedder:
             digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    def _forget_old_weights(self) -> None:
+        """Empty the cache if the text encoder's weights have changed: they were loaded, or trained."""
+        weights = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self.clip.text_weights().values()
+        ]
+        if weights != self._weights:
+            self.forget()
+            self._weights = weights
+
     def forget(self) -> None:
-        """Empty the cache; to be called when the text encoder's weights change."""
+        """Empty the cache."""
         self._cache.clear()
         self._words.clear()

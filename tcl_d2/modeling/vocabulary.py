@@ -1,6 +1,7 @@
 """The vocabulary of a segmentation: classes, each of one or more words, and what is no class."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from ..utils.words import as_lists, as_vocabulary, is_negative
 from .dataset_classes import Category, dataset_background, dataset_categories, dataset_class_names
 
 ClassWords = str | Sequence[str]  # the word of a class, or its words
+Identify = Callable[[Sequence[str]], Sequence[Hashable]]  # gives equal keys for words that are one text for the model
 
 
 class Vocabulary(NamedTuple):
@@ -23,6 +25,7 @@ class Vocabulary(NamedTuple):
         num_classes: number of classes, with the background.
         background: whether class 0 is the background, which has a constant score besides its words, if any.
         categories: of each class but the background; None where all are things, in their order.
+        dataset_name: whose classes these are; None for a user's.
     """
 
     words: tuple[str, ...]
@@ -30,6 +33,7 @@ class Vocabulary(NamedTuple):
     num_classes: int
     background: bool
     categories: tuple[Category, ...] | None = None
+    dataset_name: str | None = None
 
 
 class WordSubset(NamedTuple):
@@ -41,6 +45,7 @@ class WordSubset(NamedTuple):
         num_classes: see Vocabulary.
         background: see Vocabulary.
         categories: see Vocabulary.
+        dataset_name: see Vocabulary.
     """
 
     words: Tensor
@@ -48,6 +53,7 @@ class WordSubset(NamedTuple):
     num_classes: int
     background: bool
     categories: tuple[Category, ...] | None = None
+    dataset_name: str | None = None
 
     def split(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Find the subset's words among those from `first` on, `count` in number.
@@ -70,8 +76,9 @@ def make_vocabulary(
     filler_words: Sequence[str] = (),
     shared_words: bool = False,
     negative: Sequence[str] = (),
+    identify: Identify = tuple,
 ) -> Vocabulary:
-    """Make a vocabulary.
+    """Make a vocabulary; for a model, by its own `make_vocabulary`.
 
     Args:
         classes: the word or the words of each class, without the background.
@@ -81,6 +88,8 @@ def make_vocabulary(
         shared_words: whether a word may stand for several classes. Their scores are the same; labels then are those of
             the first.
         negative: words that take pixels away: those that they fit best are of no class, with a background too.
+        identify: says which words are one text for the model; by default, those that are equal. A class may have
+            several words of one text.
 
     Raises:
         ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes,
@@ -100,7 +109,7 @@ def make_vocabulary(
     else:
         check_words([word for words in words_by_class for word in words])
 
-    # The background before them, the words of no class after them; fillers are left to all others
+    # The background before them
     has_background = background is not False
     if has_background:
         background_words = () if background is True else tuple(background)
@@ -108,23 +117,45 @@ def make_vocabulary(
             check_words(background_words)
         words_by_class.insert(0, background_words)
 
+    # Words that are one text for the model
     pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
-    if negative:
-        _check_negative(negative, [word for word, _ in pairs])
-        pairs += [(word, len(words_by_class)) for word in negative]
-    if filler_words:
-        check_words(filler_words)
-    known = {word for word, _ in pairs}
+    no_class = [*(check_words(negative) if negative else ()), *(check_words(filler_words) if filler_words else ())]
+    all_words = list(dict.fromkeys([*(word for word, _ in pairs), *no_class]))
+    texts = dict(zip(all_words, identify(all_words)))
+    if not shared_words:
+        _check_texts(words_by_class[int(has_background) :], texts)
+
+    # The words of no class after them; fillers are left to all others
+    _check_negative(negative, [word for word, _ in pairs], texts)
+    pairs += [(word, len(words_by_class)) for word in negative]
+    known = {texts[word] for word, _ in pairs}
     filler_class = 0 if has_background else len(words_by_class)
-    pairs += [(word, filler_class) for word in filler_words if word not in known]
+    pairs += [(word, filler_class) for word in filler_words if texts[word] not in known]
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
 
 
-def _check_negative(negative: Sequence[str], asked_words: Sequence[str]) -> None:
-    both = sorted(set(check_words(negative)).intersection(asked_words))
+def _check_texts(words_by_class: Sequence[Sequence[str]], texts: Mapping[str, Hashable]) -> None:
+    """Raise a ValueError if words of two classes are one text for the model: the second class would get no pixel."""
+    owners: dict[Hashable, tuple[int, str]] = {}
+    for index, words in enumerate(words_by_class):
+        for word in words:
+            owner, other = owners.setdefault(texts[word], (index, word))
+            if owner != index:
+                raise ValueError(
+                    f"'{other}' and '{word}' stand for two classes, but are one text for the model, which ignores "
+                    "case, repeated spaces and whatever exceeds its context: give the classes different words, or make "
+                    "them one class."
+                )
+
+
+def _check_negative(negative: Sequence[str], asked_words: Sequence[str], texts: Mapping[str, Hashable]) -> None:
+    asked = {texts[word]: word for word in asked_words}
+    both = sorted(word for word in negative if texts[word] in asked)
     if both:
+        word, other = both[0], asked[texts[both[0]]]
+        written = "" if word == other else f", written '{other}'"
         raise ValueError(
-            f"'{both[0]}' is a negative word, and is asked for too, as a word of a class or of the background: "
+            f"'{word}' is a negative word, and is asked for too{written}, as a word of a class or of the background: "
             "take it out of one of them."
         )
 
@@ -162,13 +193,16 @@ def dataset_classes(
 
 
 def dataset_vocabulary(
-    dataset_name: str, class_words: Sequence[ClassWords] | None = None, filler_words: Sequence[str] = ()
+    dataset_name: str,
+    class_words: Sequence[ClassWords] | None = None,
+    filler_words: Sequence[str] = (),
+    identify: Identify = tuple,
 ) -> Vocabulary:
     """Make the vocabulary of a registered dataset; arguments and errors as dataset_classes and make_vocabulary."""
     classes, background = dataset_classes(dataset_name, class_words)
     shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
-    vocabulary = make_vocabulary(classes, background, filler_words, shared_words)
-    return vocabulary._replace(categories=dataset_categories(dataset_name))
+    vocabulary = make_vocabulary(classes, background, filler_words, shared_words, identify=identify)
+    return vocabulary._replace(categories=dataset_categories(dataset_name), dataset_name=dataset_name)
 
 
 def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
@@ -201,7 +235,7 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     if negative:
         raise ValueError(f"'{negative[0]}' stands among other words; negative words are an entry of their own.")
 
-    twice = sorted({word for word in words if words.count(word) > 1})
+    twice = sorted(word for word, count in Counter(words).items() if count > 1)
     if twice:
         raise ValueError(f"A vocabulary names each class once; these stand twice: {', '.join(twice[:5])}.")
     return tuple(words)

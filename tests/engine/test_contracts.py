@@ -19,7 +19,7 @@ from detectron2.data import (
 )
 from detectron2.data.datasets import load_sem_seg
 from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor, SimpleTrainer, hooks
+from detectron2.engine import DefaultPredictor, DefaultTrainer, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator, inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
@@ -398,6 +398,92 @@ def test_detectron2s_evaluator_counts_classes_of_the_ground_truth_alone(cfg):
     assert theirs["mIoU"] * len(true_words) == pytest.approx(ours["mIoU"] * len(counted))
 
 
+# ------------------------------------------------------------------------------- evaluations that name no dataset
+
+
+class TheirTrainer(DefaultTrainer):
+    """Detectron2's own test, which does not tell the model of which dataset the images are."""
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_detection_test_loader(cfg, dataset_name, mapper=BenchmarkMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(cfg, dataset_name)
+
+
+@pytest.fixture
+def nameless_dataset(in_world):
+    """The small world's stuff, with rows as Detectron2's own loader gives them: without the dataset's name."""
+    name = "t_nameless"
+    folder = in_world / "shapes/val"
+    DatasetCatalog.register(name, lambda: load_sem_seg(folder / "labels", folder / "images", "png", "png"))
+    words = MetadataCatalog.get("shapes_stuff_val").stuff_classes
+    MetadataCatalog.get(name).set(stuff_classes=words, evaluator_type="sem_seg", ignore_label=255)
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+@pytest.mark.fault("Detectron2's own test on several datasets", "each is segmented into its own words")
+def test_each_dataset_of_a_plain_test_has_its_own_words(cfg):
+    cfg.merge_from_list(["DATASETS.TEST", ("shapes_objects_val", "shapes_stuff_val"), "TEST.ZERO_SHOT.MAX_IMAGES", 0])
+    model = Trainer.build_model(cfg).eval()
+    expected = Trainer.test(cfg, model)
+    for name, results in TheirTrainer.test(cfg, model).items():
+        assert results["sem_seg"]["mIoU"] == pytest.approx(expected[name]["sem_seg"]["mIoU"])
+
+
+@pytest.mark.fault("an evaluation with the words of another dataset", "an error that names both datasets")
+def test_an_evaluation_with_the_words_of_another_dataset_is_refused(cfg, nameless_dataset):
+    """Words that were set before, or the model's default."""
+    cfg.DATASETS.TEST = ("shapes_objects_val",)
+    model = Trainer.build_model(cfg).eval()
+    refused = pytest.raises(ValueError, match=f"classes of 'shapes_objects_val', not of '{nameless_dataset}'.*set_dat")
+    loader = build_detection_test_loader(cfg, nameless_dataset, mapper=BenchmarkMapper(cfg, is_train=False))
+    with refused:
+        inference_on_dataset(model, loader, build_evaluator(cfg, nameless_dataset))
+
+    model.set_dataset("shapes_objects_val")
+    cfg.DATASETS.TEST = ("shapes_objects_val", nameless_dataset)
+    with refused:
+        TheirTrainer.test(cfg, model)
+
+
+@pytest.mark.fault("a plain test on several datasets whose rows do not name them", "an error says how to name them")
+def test_images_of_no_known_dataset_are_refused(cfg, nameless_dataset):
+    """Also by an evaluator of Detectron2's, which looks at the numbers of classes alone."""
+    cfg.DATASETS.TEST = (nameless_dataset, "shapes_objects_val")
+    model = Trainer.build_model(cfg).eval()
+    with pytest.raises(RuntimeError, match="set_dataset.*'dataset_name'.*does not say of which"):
+        TheirTrainer.test(cfg, model, [sem_seg_evaluator(name, distributed=False) for name in cfg.DATASETS.TEST])
+
+
+def test_a_test_leaves_the_models_words_and_protocol(cfg):
+    """Those that were set before, and, where none were, the default ones; also after an error."""
+    names = cfg.DATASETS.TEST = ("shapes_objects_val", "shapes_stuff_val")
+    cfg.TEST.ZERO_SHOT.BY_DATASET = type(cfg)({names[1]: ["TEST.ZERO_SHOT.TEMPLATES", ["the {}"]]})
+    model = Trainer.build_model(cfg).eval()
+    Trainer.test(cfg, model)
+    assert model.metadata.name == names[0]
+
+    model.set_vocabulary(["brick", "lava"], background=True)
+    model.set_protocol(**{**model.protocol, "templates": ["one {}"], "background_score": 0.7, "stride": 12})
+    before, image = model.protocol, {"image": torch.randint(0, 256, (3, 48, 48))}
+    scores = model([image])[0]["sem_seg"]
+    Trainer.test(cfg, model)
+    assert model.protocol == before and torch.equal(model([image])[0]["sem_seg"], scores)
+
+    with pytest.raises(ValueError, match="evaluators"):
+        Trainer.test(cfg, model, [])
+    failing = ZeroShotSemSegEvaluator(names[0])
+    failing.process = None
+    with pytest.raises(TypeError):
+        Trainer.test(cfg, model, [failing, None])
+    assert model.protocol == before and torch.equal(model([image])[0]["sem_seg"], scores)
+
+
 # ------------------------------------------------------------------------------------------------- the predictor
 
 
@@ -419,7 +505,27 @@ def test_default_predictor_segments_into_the_classes_of_the_first_test_dataset(i
     expected = ours(image[:, :, ::-1].copy(), words[1:], background=True).scores
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
     picture = Visualizer(image[:, :, ::-1], predictor.metadata).draw_sem_seg(scores.argmax(0).cpu())
-    assert picture.get_image().shape == image.shape
+    assert picture.get_image().shape == image.shape and predictor.model.metadata is predictor.metadata
+
+
+def test_metadata_of_a_model_have_the_names_of_its_classes(cfg, image):
+    """Those of DefaultPredictor stay a benchmark's after set_vocabulary; Visualizer would write its names."""
+    predictor = DefaultPredictor(cfg)
+    model = predictor.model
+    model.set_vocabulary([["brick", "wall"], "lava"], background=True, negative=["grass"])
+    metadata = model.metadata
+    assert metadata.stuff_classes == ["background", "brick", "lava", "not: grass"]
+    assert metadata.thing_classes == ["brick", "lava"] and len(metadata.thing_colors) == 2
+    labels = predictor(image)["sem_seg"].argmax(0)
+    assert Visualizer(image[:, :, ::-1], metadata).draw_sem_seg(labels).get_image().shape == image.shape
+
+    model.set_vocabulary(["brick", "lava"])
+    assert model.metadata.stuff_classes == ["brick", "lava"] and len(model.metadata.stuff_colors) == 2
+    model.set_dataset("shapes_stuff_val")
+    assert model.metadata.stuff_classes == MetadataCatalog.get("shapes_stuff_val").stuff_classes
+    model.set_text_embeddings(torch.randn(2, model.clip.embed_dim))
+    with pytest.raises(RuntimeError, match="text embeddings, which have no names"):
+        _ = model.metadata
 
 
 @pytest.mark.fault("DefaultPredictor without a dataset that has classes", "the error says how to name the classes")

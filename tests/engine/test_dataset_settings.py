@@ -5,10 +5,11 @@ from detectron2.data import MetadataCatalog
 
 from tcl_d2 import load_config
 from tcl_d2.config import dataset_config
-from tcl_d2.data import check_datasets
+from tcl_d2.data import check_datasets, register_benchmark_folder
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.dataset_settings import check_dataset_settings, words_from_config
 from tcl_d2.engine.evaluation_pass import group_by_images
+from tcl_d2.engine.training_data import check_training_data
 from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
@@ -75,7 +76,7 @@ def test_words_of_a_file(cfg, tmp_path):
     model = Trainer.build_model(cfg)
     model.set_dataset("shapes_val", class_words={"shapes_val": words})
     expected = make_vocabulary([[names[0], f"{names[0]} thing"], *names[1:]], ["meadow", "sand"])
-    (subset,) = model._subsets
+    _, (subset,) = model._classes({})
     assert tuple(subset.classes.tolist()) == expected.classes and subset.num_classes == expected.num_classes
 
 
@@ -159,6 +160,24 @@ def test_unfit_settings_of_a_dataset_are_named(cfg, name, options, message):
     set_by_dataset(cfg, name, *options)
     with pytest.raises(ValueError, match=message):
         check_dataset_settings(cfg, ["shapes_val"])
+
+
+@pytest.mark.fault("a dataset with two classes that are one text for the tokenizer", "an error before the start")
+def test_classes_of_one_text_are_named_before_the_start(cfg, tmp_path):
+    """In a file of words, in a folder of the user's, and in labels to train on."""
+    names, _ = dataset_classes("shapes_val")
+    (tmp_path / "words.txt").write_text("\n".join(["background", names[0], names[0].upper(), *names[2:]]))
+    cfg.TEST.ZERO_SHOT.WORDS = str(tmp_path / "words.txt")
+    with pytest.raises(ValueError, match="'shapes_val': 'brick' and 'BRICK'"):
+        check_dataset_settings(cfg, ["shapes_val"])
+
+    (tmp_path / "classes.txt").write_text("sand, soil\nred  striped\nRed striped, grass")
+    name = register_benchmark_folder(str(tmp_path))
+    cfg.merge_from_list(["TEST.ZERO_SHOT.WORDS", "", "MODEL.META_ARCHITECTURE", "TCL", "DATASETS.TRAIN", (name,)])
+    cfg.MODEL.TCL.LOSS_HEADS = ["SemSegBCELoss"]
+    for check in (lambda: check_dataset_settings(cfg, [name]), lambda: check_training_data(cfg)):
+        with pytest.raises(ValueError, match=f"'{name}': 'red  striped' and 'Red striped'"):
+            check()
 
 
 @pytest.mark.fault("an unknown measure, or a similarity that no measure needs", "an error, also for objects alone")

@@ -5,8 +5,7 @@ import pytest
 from tcl_d2.modeling import FrozenCLIP, MaskCLIP, build_clip, build_tokenizer
 
 
-@pytest.fixture(scope="package")
-def model():
+def build_small() -> MaskCLIP:
     clip = FrozenCLIP(build_clip("tcl_d2://shapes_clip/model.json", "tcl_d2://shapes_clip/weights.safetensors"))
     return MaskCLIP(
         clip=clip,
@@ -18,3 +17,8 @@ def model():
         stride=24,
         background_score=0.3,
     )
+
+
+@pytest.fixture(scope="package")
+def model() -> MaskCLIP:
+    return build_small()

@@ -213,6 +213,13 @@ def test_a_broken_reference_is_made_again(tmp_path):
     assert torch.equal(ReferenceCache(tmp_path).get_all(["a"], None, "cpu"), expected)  # whole again
 
 
+@pytest.mark.fault("two words of ReCo's context that are one text for the tokenizer", "an error that names both")
+def test_context_of_one_text_is_refused(cfg):
+    cfg.MODEL.RECO.CONTEXT = ["sand", "Sand"]
+    with pytest.raises(ValueError, match="'sand' and 'Sand'"):
+        ReCo(cfg)
+
+
 @pytest.mark.parametrize("head", sorted(name for name, _ in DENSE_HEAD_REGISTRY))
 def test_any_dense_head_and_an_encoder_of_timm(model, cfg, head):
     cfg.MODEL.DENSE_CLIP.HEAD = head

@@ -1,13 +1,23 @@
 """Vocabularies, templates and the cache of text features."""
 
 import copy
+import re
+from functools import partial
 
 import pytest
 import torch
 
+from tcl_d2.data.benchmarks import benchmark_names
+from tcl_d2.data.class_words import RELEASES, released_words
+from tcl_d2.data.shapes import GROUNDS, OBJECTS
+from tcl_d2.export import embed_vocabulary
+from tcl_d2.modeling import build_tokenizer
 from tcl_d2.modeling.reco.reference_cache import ReferenceCache
-from tcl_d2.modeling.text import TextEmbedder
+from tcl_d2.modeling.templates import get_templates
+from tcl_d2.modeling.text import TextEmbedder, WordReader
+from tcl_d2.modeling.vocabulary import dataset_vocabulary
 from tests import golden
+from tests.modeling.conftest import build_small
 
 
 @pytest.mark.parametrize(
@@ -46,7 +56,7 @@ def test_large_vocabulary_of_any_unicode(model):
     names = ["{x}", "🦓 斑馬", "größer"] + [f"thing {i}" for i in range(4997)]
     model.set_vocabulary(names, templates=("{}",))
     single = model.embed_vocabulary(["🦓 斑馬"], ("{}",))
-    torch.testing.assert_close(model._text[1:2], single, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model._classes({})[0][1:2], single, rtol=0, atol=1e-5)
     assert model([{"image": torch.zeros(3, 48, 48)}])[0]["sem_seg"].shape == (5000, 48, 48)
 
 
@@ -94,6 +104,113 @@ def test_a_cache_that_cannot_be_written_is_gone_without(tmp_path, caplog):
     assert len(messages) == 2 and all(
         f"cache {tmp_path / 'file'}, which cannot be written" in text for text in messages
     )
+
+
+def test_words_follow_the_protocol():
+    """In whatever order they were set: their features are those of the protocol's templates and words of no class."""
+    model = build_small()
+    model.set_vocabulary(["brick", "lava"])
+    first = model._classes({})[0]
+    changed = {"templates": ("the {}",), "filler_words": ("grass", "Brick"), "normalize_prompts": True}
+    model.set_protocol(**{**model.protocol, **changed})
+    text, (subset,) = model._classes({})
+    expected = model.embed_vocabulary(["brick", "lava", "grass"], ("the {}",))
+    assert torch.equal(text, expected) and subset.classes.tolist() == [0, 1, 2] and not torch.allclose(text[:2], first)
+
+    model.set_vocabulary(["brick", "lava"], templates=["one {}"])
+    model.set_protocol(**{**model.protocol, "filler_words": ()})
+    assert torch.equal(model._classes({})[0], model.embed_vocabulary(["brick", "lava"], ["one {}"]))
+
+
+def test_words_follow_the_weights():
+    """Those that were loaded into the CLIP alone, or trained, after the words were set."""
+    model = build_small()
+    model.set_vocabulary(["brick", "lava"])
+    before = model._classes({})[0]
+    state = model.clip.state_dict()
+    key = "model.text_projection"
+    model.clip.load_state_dict({**state, key: state[key].flip(1)})
+    loaded = model._classes({})[0]
+    assert not torch.allclose(loaded, before)
+    with torch.no_grad():
+        model.clip.model.text_projection.mul_(torch.rand(128))
+    assert not torch.allclose(model._classes({})[0], loaded)
+    assert not torch.allclose(model.embed_vocabulary.embed_new(["brick", "lava"], model.templates), loaded)
+
+
+def test_words_that_cannot_be_set_leave_those_before(model):
+    model.set_vocabulary(["brick", "lava"])
+    before = model._classes({})[0]
+    for names, options in ((["cat", "cat"], {}), (["cat"], {"templates": ["no place"]})):
+        with pytest.raises(ValueError):
+            model.set_vocabulary(names, **options)
+    assert torch.equal(model._classes({})[0], before)
+
+
+LONG = "a thing that was made with much care by people who lived here long ago, and that stood in a garden " * 2
+
+
+@pytest.mark.fault("two classes whose words are one text for the tokenizer", "an error that names both words")
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ("brick", "Brick"),
+        ("brick", " brick"),
+        ("red striped", "red  striped"),
+        ("brick", "ｂｒｉｃｋ"),
+        ("brick & lava", "brick &amp; lava"),
+        (LONG + "brick", LONG + "lava"),
+    ],
+)
+def test_classes_of_one_text_are_refused(model, in_world, first, second):
+    """Wherever words come in; words of one class may be one text."""
+    names = f"'{re.escape(first)}'.*'{re.escape(second)}'"
+    image = {"image": torch.zeros(3, 48, 48)}
+    with pytest.raises(ValueError, match=names):
+        model.set_vocabulary(["grass", first, second])
+    with pytest.raises(ValueError, match=names):
+        model([{**image, "vocabulary": ["grass", ["sand", first], second]}])
+    with pytest.raises(ValueError, match=f"{re.escape(second)}' is a negative word.*{re.escape(first)}"):
+        model.set_vocabulary([first], negative=[second])
+    with pytest.raises(ValueError, match=names):
+        model.set_dataset("shapes_val", class_words={"shapes_val": [first, second, *"abcdefghijklmnopqrstu"]})
+    with pytest.raises(ValueError, match=names):
+        embed_vocabulary(model, [first, second])
+
+    # Not refused: of one class, and what exact repetitions may be
+    model.set_vocabulary([[first, second], "grass"], background=[first])
+    assert model([image])[0]["sem_seg"].shape[0] == 3
+
+
+def test_no_list_that_comes_with_the_project_has_classes_of_one_text(model):
+    """The benchmarks' own words and those of each release, by CLIP's tokenizer; none is cut."""
+    reader = WordReader(build_tokenizer("ViT-B-16"))
+    identify = partial(reader.identify, templates=get_templates("maskclip"))
+    lists = [(name, None) for name in benchmark_names()]
+    lists += [item for method in RELEASES for item in released_words(method).items()]
+    for name, words in lists:
+        vocabulary = dataset_vocabulary(name, words, identify=identify)
+        assert vocabulary == dataset_vocabulary(name, words)
+        assert not reader.warnings(vocabulary.words, get_templates("maskclip"))
+
+
+@pytest.mark.fault("a class word longer than the tokenizer's context", "a warning that names it")
+def test_a_word_that_is_cut_is_named(caplog):
+    model = build_small()
+    model.set_vocabulary(["brick", LONG + "lava"])
+    model.set_vocabulary(["brick", LONG + "lava"])
+    (message,) = [text for text in caplog.messages if "context" in text]
+    assert "32 tokens" in message and f"'{LONG}lava'" in message and "'brick'" not in message
+
+
+@pytest.mark.fault("words that the small world's model does not know", "a warning that names them and other models")
+def test_words_that_a_small_model_does_not_know_are_named(caplog):
+    model = build_small()
+    model.set_vocabulary([*map(str.upper, OBJECTS), *GROUNDS], background=["striped", "star"])
+    assert not caplog.messages
+    model.set_vocabulary(["cat", "red dog", "lava"])
+    (message,) = caplog.messages
+    assert "not trained on 'cat', 'red dog'," in message and "official" in message
 
 
 @pytest.mark.parametrize("copied", [False, True])

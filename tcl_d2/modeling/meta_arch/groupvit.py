@@ -206,16 +206,6 @@ class GroupViT(ZeroShotSegmentor):
             rows.append(np.concatenate([*panels, draw_text(captions[i], len(panels[0]), 260)], axis=1))
         return np.concatenate(rows).transpose(2, 0, 1)
 
-    def train(self, mode: bool = True) -> "GroupViT":
-        """Switch to training or inference.
-
-        The text features of classes are forgotten, for the text encoder trains: set classes anew after a training.
-        """
-        if mode:
-            self.embed_vocabulary.forget()
-            self._text = None
-        return super().train(mode)
-
     # ------------------------------------------------------------------------------------ inference
 
     def encode(self, images: Tensor) -> GroupFeatures:

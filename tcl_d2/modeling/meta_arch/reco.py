@@ -7,6 +7,7 @@ image, columns of later images are taken too. Here is the paper's rule.
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +40,9 @@ from ..reco import (
 )
 from ..refiner import keep_scores
 from ..segmentor import ZeroShotSegmentor
+from ..text import WordReader
 from ..vision import VisionEncoder, build_vision_model
-from ..vocabulary import check_words
+from ..vocabulary import check_words, make_vocabulary
 
 logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 16  # of the archive, while references are made
@@ -150,8 +152,12 @@ class ReCo(ZeroShotSegmentor):
             model = build_vision_model("MODEL.RECO.ENCODER", reco.ENCODER.NAME, reco.ENCODER.PRETRAINED)
             encoder = VisionEncoder(model, pixel_mean=cfg.MODEL.PIXEL_MEAN, pixel_std=cfg.MODEL.PIXEL_STD)
 
+        arguments = super().from_config(cfg)
+        if reco.CONTEXT:
+            identify = partial(WordReader(arguments["tokenizer"]).identify, templates=arguments["templates"])
+            make_vocabulary(reco.CONTEXT, identify=identify)  # says what does not work
         return {
-            **super().from_config(cfg),
+            **arguments,
             "index_folder": index_folder,
             "encoder": encoder,
             "head": build_dense_head(cfg.MODEL.DENSE_CLIP.HEAD, cfg),

@@ -260,7 +260,7 @@ class TCL(ZeroShotSegmentor):
 
         They are computed once, and in full precision, for an evaluation takes the same from the cache.
         """
-        words, (subset,) = join_vocabularies([dataset_vocabulary(name)])
+        words, (subset,) = join_vocabularies([dataset_vocabulary(name, identify=self.identify)])
         with torch.autocast(self.device.type, enabled=False):
             text = self.embed_vocabulary(words, self.templates)
         return text[subset.words.to(text.device)], subset.classes
