@@ -184,8 +184,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         Raises:
             OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
-            ValueError: the dataset has no such image, or no label of it; or a prediction that is none of its classes, or
-                of another dataset's.
+            ValueError: the dataset has no such image, or no label of it; or a prediction is not of its classes.
         """
         for input_per_image, output in zip(inputs, outputs):
             file_name = input_per_image["file_name"]
