@@ -88,8 +88,8 @@ def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> i
 
 
 def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of either layout without the frozen CLIP and the losses; ValueError if that is all of it."""
-    kept = {name: value for name, value in state.items() if not name.startswith(("clip", "losses.", "tcl"))}
+    """Return our state dict without the frozen CLIP and the losses; ValueError if that is all of it."""
+    kept = {name: value for name, value in state.items() if not name.startswith(("clip.", "losses."))}
     if not kept:
         raise ValueError("--strip would leave nothing: this model, such as a GroupViT, has no frozen CLIP beside it")
     return kept
@@ -110,12 +110,12 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
 
     # Choose what to write
     written = {"card": card}
-    if layout == "official":
-        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
-    elif not strip and target.suffix == ".pth":
-        written = checkpoint
     if strip:
         state = stripped(state)
+    elif layout == "ours" and target.suffix == ".pth":
+        written = checkpoint
+    if layout == "official":
+        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
 
     # Write it
     if target.suffix == ".safetensors":

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 from ..modeling.dataset_classes import PANOPTIC_TYPES
+from ..utils.downloads import PathManager
 
 # What Detectron2's evaluator reads of each entry, by the type of dataset and the list
 _KEYS = {

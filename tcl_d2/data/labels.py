@@ -2,8 +2,9 @@
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from PIL import Image
+
+from ..utils.downloads import PathManager
 
 
 def read_label(path: str) -> np.ndarray:

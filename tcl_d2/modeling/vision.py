@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import timm
 import torch
-from detectron2.utils.file_io import PathManager
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..utils.downloads import PathManager
 from ..utils.tensors import digest_weights, read_tensors
 from .clip import RESIZED_TO_GRID, KeptPositions, PositionRule, tokens_to_map
 from .clip_loading import compare_shapes
