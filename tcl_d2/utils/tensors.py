@@ -110,24 +110,22 @@ def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], 
         ValueError: there is no state dict, or two of its weights have one name.
     """
     content = loaded if isinstance(loaded, dict) else {}
-    key = next(
-        (key for key in ("model", "state_dict") if key in content and not isinstance(content[key], Tensor)), None
-    )
-    if key is None:
-        state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    keys = [key for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
+    if keys:
+        state, beside = content[keys[0]], {name: value for name, value in content.items() if name != keys[0]}
     else:
-        state = content[key] if isinstance(content[key], dict) else {}
+        state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        beside = {name: value for name, value in content.items() if name not in state}
+
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        found = f"the names {list(content)[:3]}" if content else f"a {type(loaded).__name__}"
+        found = f"the names {list(state or content)[:3]}" if content else f"a {type(loaded).__name__}"
         raise ValueError(
             f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model' or 'state_dict'; it "
             f"has {found}"
         )
-
     unwrapped = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     if len(unwrapped) < len(state):
         raise ValueError(f"'{path}' has two weights with one name, but for 'module.' and '_orig_mod.'")
-    beside = {name: value for name, value in content.items() if name != key and not (key is None and name in state)}
     return unwrapped, beside
 
 
