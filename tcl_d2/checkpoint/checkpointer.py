@@ -276,14 +276,22 @@ class TCLCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _check_activation(self, checkpoint: dict[str, Any]) -> None:
-        """Raise ValueError if a checkpoint was trained with another activation, which its weights do not show."""
+        """Raise ValueError if a checkpoint was trained with another activation; warn if GELU is a guess."""
         clip = getattr(self.model, "clip", None)
+        if not isinstance(clip, FrozenCLIP):
+            return
         trained = carried_activation(checkpoint, self._file)
-        if isinstance(clip, FrozenCLIP) and trained and trained != clip.activation:
+        if trained not in ("", clip.activation):
             raise ValueError(
                 f"{self._source}: '{self._file}' was trained with a CLIP that has {trained}, but the model's has "
-                f"{clip.activation}. MODEL.CLIP.NAME says it: a name of open_clip's that ends in -quickgelu, such as "
-                "ViT-B-16-quickgelu, or does not"
+                f"{clip.activation}. MODEL.CLIP.NAME says which: a name of open_clip's that ends in -quickgelu, such "
+                "as ViT-B-16-quickgelu, or the same without it"
+            )
+        if not trained and clip.activation == "GELU" and any(name.startswith("clip.") for name in checkpoint["model"]):
+            logger.warning(
+                "'%s' brings its own CLIP, but does not say whether that has GELU, as the model's, or QuickGELU. For "
+                "QuickGELU, give a MODEL.CLIP.NAME that ends in -quickgelu, such as ViT-B-16-quickgelu",
+                self._file,
             )
 
     def _check_names(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
