@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..utils.tensors import weights_version
 from .dual_encoder import FrozenDualEncoder
 from .linear import linear, run_layers
 from .resize_matrices import cubic_matrix
@@ -98,8 +99,7 @@ class KeptPositions:
         if torch.compiler.is_compiling() or position.is_inference():
             return rule.resize(position, size, grid)
 
-        # Loaded weights have another version, and moved ones another device
-        key = rule, grid, position.device, position.dtype, position._version
+        key = rule, grid, weights_version([position])
         last = self._last  # another thread may replace it
         if last is None or last[0] != key:
             last = self._last = key, rule.resize(position, size, grid)

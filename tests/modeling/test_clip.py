@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from tcl_d2.modeling import FrozenCLIP, build_clip, build_tokenizer
 from tcl_d2.modeling.clip import KeptPositions, PositionRule, run_block
+from tcl_d2.modeling.text import TextEmbedder
+from tcl_d2.utils.tensors import digest_weights
 from tests import golden
 
 
@@ -330,8 +332,23 @@ def test_kept_positions_follow_grid_and_weights():
         torch.testing.assert_close(clip.encode_image(images), expected, rtol=0, atol=0)
 
     other.visual.positional_embedding.mul_(2)
-    clip.load_state_dict(other.state_dict())
-    torch.testing.assert_close(clip.encode_image(images), other.encode_image(images), rtol=0, atol=0)
+    for assign in (False, True):
+        clip.load_state_dict(other.state_dict(), assign=assign)
+        torch.testing.assert_close(clip.encode_image(images), other.encode_image(images), rtol=0, atol=0)
+        other.load_state_dict({name: 2 * weight for name, weight in other.state_dict().items()}, assign=True)
+
+
+def test_digests_tell_activations_apart(tmp_path):
+    """Weights do not show them: caches of text features, and the index of an archive, go by the digest."""
+    config, weights = golden.write_clip(tmp_path)
+    (tmp_path / "gelu.json").write_text(json.dumps({**golden.CLIP_CONFIG, "quick_gelu": False}))
+    prompts = lambda texts: torch.ones(len(texts), 77, dtype=torch.long)  # noqa: E731
+    features, digests = [], set()
+    for name in (config, tmp_path / "gelu.json"):
+        clip = FrozenCLIP(build_clip(str(name), str(weights)))
+        features.append(TextEmbedder(clip, prompts, tmp_path / "cache")(["cat"], ["{}"]))
+        digests.add(digest_weights(clip))
+    assert len(digests) == 2 and not torch.allclose(*features)
 
 
 def test_kept_positions_in_threads():
