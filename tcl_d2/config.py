@@ -11,7 +11,6 @@ import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from .assets import get_config_file, list_configs
@@ -19,6 +18,7 @@ from .modeling import ZeroShotSegmentor
 from .modeling.dense_heads import check_dense_head
 from .modeling.refiner import build_refiner
 from .modeling.segmentor import check_images
+from .utils.downloads import PathManager
 from .utils.imports import import_code
 
 # What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once

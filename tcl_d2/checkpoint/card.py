@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import detectron2
+import open_clip
 import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..modeling import GroupViT
+from ..modeling.clip_loading import has_quick_gelu, is_file
 from ..version import __version__
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,27 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
         return CfgNode(yaml.safe_load(card["configuration"]))
     except (yaml.YAMLError, AssertionError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' has a damaged card, whose configuration is no YAML of keys: {error}") from None
+
+
+def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
+    """Return the activation of the CLIP that a checkpoint was trained with; "" where it does not say.
+
+    Args:
+        checkpoint: as read_checkpoint gives it.
+        path: of its file.
+
+    Raises:
+        ValueError: see carried_config.
+    """
+    if activation := (checkpoint.get("card") or {}).get("activation"):
+        return activation
+
+    # Cards of older versions: what the configuration's names say
+    clip = _value(carried_config(checkpoint, path) or {}, "MODEL.CLIP") or {}
+    name, pretrained = clip.get("NAME"), clip.get("PRETRAINED", "")
+    if name not in open_clip.list_models() or is_file(pretrained):
+        return ""
+    return "QuickGELU" if has_quick_gelu(name, pretrained) else "GELU"
 
 
 def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, str]) -> None:

@@ -13,12 +13,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..modeling import FrozenDualEncoder
+from ..modeling import FrozenCLIP, FrozenDualEncoder
 from ..utils.downloads import local_weights
 from ..utils.files import replacing
-from ..utils.tensors import check_finite, read_metadata, read_tensors
-from .card import check_resume
+from ..utils.tensors import check_finite, read_metadata, read_tensors, split_checkpoint
+from .card import carried_activation, check_resume
 from .official import from_official, is_official
 
 logger = logging.getLogger(__name__)
@@ -54,18 +55,13 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if str(path).endswith(".safetensors"):
         loaded = {"model": loaded, "card": _read_json(read_metadata(path).get("card", "{}"))}
 
-    # The model
-    model = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not model or not _maps_strings_to(Tensor, model):
-        raise ValueError(f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model'")
-
-    # What is beside it; a state dict alone has nothing
-    rest = {}
-    if "model" in loaded:
-        rest = {key: value for key, value in loaded.items() if key != "model"}
-    if not _maps_strings_to(str, rest.get("card") or {}):
+    model, rest = split_checkpoint(loaded, path)
+    if not _maps_texts(rest.get("card") or {}):
         raise ValueError(f"'{path}' has a damaged card: expected texts by name, as make_card gives them")
-    return {**rest, "model": from_official(model) if is_official(model) else model}
+    if is_official(model):
+        model = from_official(model)
+        rest["card"] = {"CLIP": "OpenAI's, as in the official release", "activation": "QuickGELU"}
+    return {**rest, "model": model}
 
 
 def fetch_weights(path: str) -> str:
@@ -73,11 +69,16 @@ def fetch_weights(path: str) -> str:
     return local_weights("MODEL.WEIGHTS", path) if path else ""
 
 
-def _maps_strings_to(expected: type, value: Any) -> bool:
-    """Return whether a value is a dict of names and values of one type."""
-    if not isinstance(value, dict):
-        return False
-    return all(isinstance(name, str) and isinstance(entry, expected) for name, entry in value.items())
+def _maps_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Return a model without DistributedDataParallel and torch.compile, whose prefixes checkpoints go without."""
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return _unwrap(model.module)
+    compiled = dict(model.named_children()).get("_orig_mod")
+    return model if compiled is None else _unwrap(compiled)
 
 
 def _read_json(text: str) -> Any:
@@ -100,13 +101,15 @@ class TCLCheckpointer(DetectionCheckpointer):
         """Build the checkpointer.
 
         Args:
-            model: also under DistributedDataParallel.
+            model: also under DistributedDataParallel and torch.compile.
             save_dir: folder for checkpoints; "" to write none.
             card: what checkpoints say of themselves (see make_card).
             checkpointables: what is saved and restored beside the model, by name.
         """
-        super().__init__(model, save_dir, **checkpointables)
+        super().__init__(_unwrap(model), save_dir, **checkpointables)
         self.card = card
+        if card is not None and isinstance(getattr(self.model, "clip", None), FrozenCLIP):
+            self.card = {**card, "activation": self.model.clip.activation}
         self._source = "MODEL.WEIGHTS"  # what to blame for a file that does not fit
         self._address = ""
 
@@ -260,8 +263,8 @@ class TCLCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        state = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
-        model_state = self.model.state_dict()
+        state, model_state = checkpoint["model"], self.model.state_dict()
+        self._check_activation(checkpoint)
         self._check_names(state, model_state)
         self._check_shapes(state, model_state)
         self._check_completeness(state, model_state)
@@ -271,6 +274,25 @@ class TCLCheckpointer(DetectionCheckpointer):
         num_used = len(model_state.keys() & state.keys())
         logger.info("%s: %d of its %d weights are used", self._file, num_used, len(state))
         return incompatible
+
+    def _check_activation(self, checkpoint: dict[str, Any]) -> None:
+        """Raise ValueError if a checkpoint was trained with another activation; warn if GELU is a guess."""
+        clip = getattr(self.model, "clip", None)
+        if not isinstance(clip, FrozenCLIP):
+            return
+        trained = carried_activation(checkpoint, self._file)
+        if trained not in ("", clip.activation):
+            raise ValueError(
+                f"{self._source}: '{self._file}' was trained with a CLIP that has {trained}, but the model's has "
+                f"{clip.activation}. MODEL.CLIP.NAME says which: a name of open_clip's that ends in -quickgelu, such "
+                "as ViT-B-16-quickgelu, or the same without it"
+            )
+        if not trained and clip.activation == "GELU" and any(name.startswith("clip.") for name in checkpoint["model"]):
+            logger.warning(
+                "'%s' brings its own CLIP, but does not say whether that has GELU, as the model's, or QuickGELU. For "
+                "QuickGELU, give a MODEL.CLIP.NAME that ends in -quickgelu, such as ViT-B-16-quickgelu",
+                self._file,
+            )
 
     def _check_names(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
         if not model_state.keys() & state.keys():

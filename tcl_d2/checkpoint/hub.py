@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..assets import AssetHandler
 from ..config import load_config
-from ..modeling.clip_loading import is_file, read_clip_weights
+from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
 from ..utils.files import replacing
 from ..utils.tensors import save_tensors
 from .card import describe_encoder, is_groupvit
@@ -127,8 +127,8 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
 
     # The weights bring the CLIP; only its activation still goes by PRETRAINED, and by name it is in the model's own
     if has_clip:
-        needs_suffix = _has_quick_gelu(name, pretrained) and not name.endswith("-quickgelu")
-        full_name = f"{name}-quickgelu" if needs_suffix else name
+        needs_suffix = has_quick_gelu(name, pretrained) and not has_quick_gelu(name, "")
+        full_name = name + QUICK_SUFFIX if needs_suffix else name
         if full_name == name or full_name in open_clip.list_models():
             return full_name, ""
 
@@ -139,12 +139,6 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
             "checkpoint with the CLIP"
         )
     return name, pretrained
-
-
-def _has_quick_gelu(name: str, pretrained: str) -> bool:
-    if is_file(pretrained):
-        return read_clip_weights(pretrained)[1]
-    return (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
 
 
 def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> ModelCard:

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ..checkpoint import TCLCheckpointer, carried_config, read_checkpoint, to_official
+from ..checkpoint import TCLCheckpointer, carried_activation, carried_config, read_checkpoint, to_official
 from ..checkpoint.hub import check_new_folder, portable_config, write_folder
 from ..config import load_config, merge_options
 from ..utils.errors import one_message
@@ -88,8 +88,8 @@ def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> i
 
 
 def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of either layout without the frozen CLIP and the losses; ValueError if that is all of it."""
-    kept = {name: value for name, value in state.items() if not name.startswith(("clip", "losses.", "tcl"))}
+    """Return our state dict without the frozen CLIP and the losses; ValueError if that is all of it."""
+    kept = {name: value for name, value in state.items() if not name.startswith(("clip.", "losses."))}
     if not kept:
         raise ValueError("--strip would leave nothing: this model, such as a GroupViT, has no frozen CLIP beside it")
     return kept
@@ -104,18 +104,23 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
         layout: "ours" or "official".
         strip: whether to leave out the frozen CLIP, the losses and the training state.
         freeze: MODEL.TCL.FREEZE, where the checkpoint does not say it.
+
+    Raises:
+        ValueError: there is nothing to write, or the layout cannot say what the checkpoint is.
     """
     checkpoint = read_checkpoint(str(source))
     state, card = checkpoint["model"], checkpoint.get("card") or {}
 
     # Choose what to write
     written = {"card": card}
-    if layout == "official":
-        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
-    elif not strip and target.suffix == ".pth":
-        written = checkpoint
     if strip:
         state = stripped(state)
+    elif layout == "ours" and target.suffix == ".pth":
+        written = checkpoint
+    if layout == "official":
+        if carried_activation(checkpoint, str(source)) == "GELU":
+            raise ValueError("the official code builds its CLIP with QuickGELU, but this checkpoint's has GELU")
+        state, written = to_official(state, count_frozen(checkpoint, source, freeze)), {}
 
     # Write it
     if target.suffix == ".safetensors":

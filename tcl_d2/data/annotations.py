@@ -16,10 +16,10 @@ import pycocotools.mask
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.data.detection_utils import check_image_size
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 
 from ..modeling.dataset_classes import PANOPTIC_TYPES
+from ..utils.downloads import PathManager
 from ..utils.errors import list_problems
 from ..utils.images import as_array
 from .dataset_files import check_files

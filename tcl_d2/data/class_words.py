@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 from ..assets import FOLDER as ASSETS
 from ..modeling.dataset_classes import dataset_background, dataset_class_names, is_of_objects
+from ..utils.downloads import PathManager
 from ..utils.words import strip_all
 
 _FOLDER = ASSETS / "words"

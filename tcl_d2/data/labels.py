@@ -6,9 +6,9 @@ from numbers import Integral
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ..utils.downloads import PathManager
 from ..utils.images import raw_mode, turn_upright
 from .dataset_files import subsample
 

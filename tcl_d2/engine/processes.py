@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from inspect import signature
 from multiprocessing import get_start_method, set_start_method
 
 import torch
@@ -51,6 +52,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     if num_processes > 1:
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches each process; this one waits until they end
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it names each process that it ends
+        _ignore_import_warnings()
 
     try:
         work = (main, args, get_start_method())
@@ -75,6 +77,12 @@ def _prepare_cpu(num_processes: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Detectron2 starts processes on the CPU where it finds no GPU
     threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores, and waits for the others
+
+
+def _ignore_import_warnings() -> None:
+    """Ignore in new processes, which import Detectron2 before this package, what `import_detectron2` ignores here."""
+    given = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [given, "ignore:`torch.jit.script` is:FutureWarning"]))
 
 
 def _exit_like(error: ProcessExitedException) -> None:
@@ -114,7 +122,9 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     """Return the model under DistributedDataParallel where there are several processes."""
     device = next(model.parameters()).device
     device_ids = None if device.type == "cpu" else [comm.get_local_rank()]
-    return create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+    has_new_name = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # and warns of the old one
+    sync_buffers = "forward_sync_buffers" if has_new_name else "broadcast_buffers"
+    return create_ddp_model(model, device_ids=device_ids, **{sync_buffers: False})
 
 
 def unwrap_ddp(model: nn.Module) -> nn.Module:

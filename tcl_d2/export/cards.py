@@ -9,7 +9,7 @@ from torch import Tensor
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
 from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies
-from ..utils.tensors import digest_tensors
+from ..utils.tensors import digest_weights
 from ..utils.words import split_negative
 
 
@@ -85,4 +85,4 @@ def make_card(
 
 def digest_text_encoder(model: ZeroShotSegmentor) -> str:
     """Return a digest of all weights that text features depend on."""
-    return digest_tensors(model.clip.text_weights())
+    return digest_weights(model.clip.model, model.clip.text_weights())

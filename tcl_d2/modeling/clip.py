@@ -1,6 +1,7 @@
 """The frozen CLIP, on open_clip: text and image features, and the blocks that the grounder shares."""
 
 from contextlib import nullcontext
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..utils.tensors import weights_version
 from .dual_encoder import FrozenDualEncoder
 from .linear import linear, run_layers
 from .resize_matrices import cubic_matrix
@@ -97,8 +99,7 @@ class KeptPositions:
         if torch.compiler.is_compiling() or position.is_inference():
             return rule.resize(position, size, grid)
 
-        # Loaded weights have another version, and moved ones another device
-        key = rule, grid, position.device, position.dtype, position._version
+        key = rule, grid, weights_version([position])
         last = self._last  # another thread may replace it
         if last is None or last[0] != key:
             last = self._last = key, rule.resize(position, size, grid)
@@ -200,8 +201,10 @@ class FrozenCLIP(FrozenDualEncoder):
             model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
         """
         _check_tower(model.visual)
+        # Without the scale of CLIP's own contrast, for TCL's losses have theirs. The caller's model keeps it
+        model = copy(model)
+        model._parameters = {**model._parameters, "logit_scale": None}
         super().__init__(model)
-        self.model.logit_scale = None  # of CLIP's own contrast; TCL's losses have theirs
         self._positions = KeptPositions()
 
     @property
@@ -219,6 +222,11 @@ class FrozenCLIP(FrozenDualEncoder):
     @property
     def blocks(self) -> nn.ModuleList:
         return self.visual.transformer.resblocks
+
+    @property
+    def activation(self) -> str:
+        """Name of the activation in its blocks, such as "QuickGELU", which the weights do not show."""
+        return type(self.blocks[0].mlp.gelu).__name__
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Return the rows and columns of the tokens of images [B, 3, H, W]."""

@@ -3,26 +3,27 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import open_clip
-from detectron2.utils.file_io import PathManager
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
-from ..utils.downloads import local_weights
-from ..utils.tensors import check_finite, read_tensors
+from ..utils.downloads import PathManager, local_weights
+from ..utils.tensors import check_finite, read_tensors, split_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# Numbers that OpenAI's files carry beside the weights; they also tell its layout, whose models use QuickGELU.
+# Numbers that OpenAI's files, and no others, carry beside the weights
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+_HUB_CONFIG = "open_clip_config.json"  # beside the weights in a model's folder
+QUICK_SUFFIX = "-quickgelu"  # of open_clip's names
 _HUB_SECONDS = 5.0  # for each of the hub client's tries to reach the hub
 
 
@@ -34,13 +35,41 @@ def _open_clip_name(name: str) -> Iterator[str]:
     has the same name, and if it is broken spoil every model that is built later.
     """
     _check_name(name)
-    if not _is_config_file(name):
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_open_clip())
+        if _is_config_file(name):
+            folder = stack.enter_context(TemporaryDirectory())
+            Path(folder, _HUB_CONFIG).write_text(json.dumps({"model_cfg": _read_model_config(name)}))
+            name = f"{LOCAL_DIR_PREFIX}{folder}"
         yield name
-        return
 
-    with TemporaryDirectory() as folder:
-        Path(folder, "open_clip_config.json").write_text(json.dumps({"model_cfg": _read_model_config(name)}))
-        yield f"{LOCAL_DIR_PREFIX}{folder}"
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Drop open_clip's warnings of random weights, and keep it from setting up the process's logging."""
+    # It logs by the root logger or, in newer versions, by a logger of each module
+    root = logging.getLogger()
+    names = [name for name in root.manager.loggerDict if f"{name}.".startswith("open_clip.")]
+    loggers = [root, *map(logging.getLogger, names)]
+
+    # logging.info() gives a root logger without handlers one that stays
+    handlers = [] if root.handlers else [logging.lastResort]
+    for handler in handlers:
+        root.addHandler(handler)
+    for each in loggers:
+        each.addFilter(_is_no_missing_weights_warning)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(_is_no_missing_weights_warning)
+        for handler in handlers:
+            root.removeHandler(handler)
+
+
+def _is_no_missing_weights_warning(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "No pretrained weights loaded" not in message and "no CLIP weights found" not in message
 
 
 def _is_config_file(name: str) -> bool:
@@ -100,52 +129,32 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     return tokenizer
 
 
-def read_clip_weights(path: str) -> tuple[dict[str, Tensor], bool]:
+def read_clip_weights(path: str) -> dict[str, Tensor]:
     """Read a CLIP's state dict from a file in OpenAI's or OpenCLIP's layout, without running code from it.
 
     Returns:
-        the state dict (names as in open_clip's CLIP), and whether the file says that it is OpenAI's (QuickGELU).
+        the state dict: names as in open_clip's CLIP, and OpenAI's numbers where the file has them.
 
     Raises:
         FileNotFoundError, ValueError: with the file's name and what was expected.
     """
     local = local_weights("MODEL.CLIP.PRETRAINED", path)
     try:
-        loaded = read_tensors(local)
-        state = _state_dict(loaded)
+        state = split_checkpoint(read_tensors(local), path)[0]
         check_finite(state, path)
     except ValueError as error:
         raise ValueError(f"MODEL.CLIP.PRETRAINED: {error}") from None
 
     if "visual.conv1.weight" not in state:
-        content = list(loaded)[:3] if isinstance(loaded, dict) else type(loaded).__name__
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' is no CLIP ViT in OpenAI's or OpenCLIP's layout: it has no "
-            f"'visual.conv1.weight'. What it has: {content}."
+            f"'visual.conv1.weight'. Its first names: {list(state)[:3]}."
         )
-
-    is_openai = "input_resolution" in state
-    return {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, is_openai
+    return state
 
 
-def _state_dict(loaded: object) -> dict[str, Tensor]:
-    """Take the tensors of a state dict, or of a training checkpoint of OpenCLIP, also of several processes."""
-    if not isinstance(loaded, dict):
-        return {}
-    state = loaded.get("state_dict", loaded)
-    state = state if isinstance(state, dict) else {}
-    return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _is_no_missing_weights_warning(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return "No pretrained weights loaded" not in message and "no CLIP weights found" not in message
-
-
-def _create(name: str, quick_gelu: bool = False) -> nn.Module:
-    """Build an open_clip model with random weights, without open_clip's warnings that it has them."""
-    root = logging.getLogger()
-    root.addFilter(_is_no_missing_weights_warning)
+def _create(name: str, quick_gelu: bool) -> nn.Module:
+    """Build an open_clip model with random weights."""
     try:
         with _open_clip_name(name) as open_clip_name:
             return open_clip.create_model(open_clip_name, force_quick_gelu=quick_gelu, pretrained_text=False)
@@ -153,8 +162,6 @@ def _create(name: str, quick_gelu: bool = False) -> nn.Module:
         if not _is_config_file(name):
             raise
         raise ValueError(f"MODEL.CLIP.NAME: open_clip cannot build the model of '{name}' ({error!r}).") from None
-    finally:
-        root.removeFilter(_is_no_missing_weights_warning)
 
 
 def is_file(pretrained: str) -> bool:
@@ -162,17 +169,15 @@ def is_file(pretrained: str) -> bool:
     return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 
-def _create_from_file(name: str, path: str, quick_gelu: bool = False) -> nn.Module:
-    state, is_openai = read_clip_weights(path)
-    model = _create(name, quick_gelu or is_openai)
-
+def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
+    """Load a file's state dict into the model of MODEL.CLIP.NAME; ValueError where they differ."""
+    state = {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}
     if differences := compare_shapes(state, model.state_dict()):
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}' ({len(differences)} weights "
             f"differ; {'; '.join(differences[:3])}). Give the name of the model that the file was made with."
         )
     model.load_state_dict(state)  # which makes fp32 of fp16
-    return model
 
 
 def compare_shapes(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:
@@ -240,7 +245,7 @@ def check_clip(name: str, pretrained: str) -> None:
 
 
 def build_clip(name: str, pretrained: str) -> nn.Module:
-    """Build an open_clip model.
+    """Build an open_clip model, and log its activation.
 
     Args:
         name: a model name that open_clip knows, or the path of a model config (JSON).
@@ -255,9 +260,93 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
             "MODEL.CLIP.PRETRAINED is empty: the CLIP '%s' has random weights, unless MODEL.WEIGHTS brings its own.",
             name,
         )
-        return _create(name)
+        return _create(name, _choose_activation(name, ""))
 
-    if is_file(pretrained):
-        return _create_from_file(name, pretrained)
-    quick_gelu = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
-    return _create_from_file(name, find_weights(name, pretrained), quick_gelu)
+    path = pretrained if is_file(pretrained) else find_weights(name, pretrained)
+    state = read_clip_weights(path)
+    model = _create(name, _choose_activation(name, pretrained, state))
+    _load(model, state, name, path)
+    return model
+
+
+# --------------------------------------------------------------------------------------------- the activation
+
+
+def has_quick_gelu(name: str, pretrained: str) -> bool:
+    """Return whether build_clip gives a CLIP QuickGELU rather than GELU; errors as it.
+
+    Args:
+        name: MODEL.CLIP.NAME.
+        pretrained: MODEL.CLIP.PRETRAINED. A file is read.
+    """
+    state = read_clip_weights(pretrained) if pretrained and is_file(pretrained) else ()
+    return bool(_asked_activation(name) or _trained_activation(name, pretrained, state)[0])
+
+
+def _choose_activation(name: str, pretrained: str, state: Iterable[str] = ()) -> bool:
+    """Choose QuickGELU or GELU (True or False), and log it; a warning where that is a guess or may be wrong.
+
+    Args:
+        name: MODEL.CLIP.NAME.
+        pretrained: MODEL.CLIP.PRETRAINED.
+        state: names in the file of weights.
+    """
+    asked = _asked_activation(name)
+    trained, source = _trained_activation(name, pretrained, state)
+    quick_gelu = bool(asked or trained)
+
+    if asked and trained is False:
+        logger.warning(
+            "The CLIP '%s' has QuickGELU, as its name says, though its weights were trained with GELU according to %s. "
+            "For GELU, give MODEL.CLIP.NAME %s",
+            *(name, source, _other_name(name)),
+        )
+    elif pretrained and asked is None and trained is None:
+        logger.warning(
+            "The CLIP '%s' has GELU, but nothing says whether '%s' was trained with it or, as OpenAI's weights, with "
+            "QuickGELU. For QuickGELU, give MODEL.CLIP.NAME %s; if GELU is right, the tag of the weights or a model "
+            'config (JSON) with "quick_gelu": false says so',
+            *(name, pretrained, _other_name(name)),
+        )
+    else:
+        activation = "QuickGELU" if quick_gelu else "GELU"
+        logger.info("The CLIP '%s' has %s, according to %s", name, activation, source or "MODEL.CLIP.NAME")
+    return quick_gelu
+
+
+def _other_name(name: str) -> str:
+    """Return the MODEL.CLIP.NAME that asks for the other activation."""
+    if _is_config_file(name):
+        return f'{name} with the other "quick_gelu"'
+    return name.removesuffix(QUICK_SUFFIX) if name.endswith(QUICK_SUFFIX) else name + QUICK_SUFFIX
+
+
+def _asked_activation(name: str) -> bool | None:
+    """Return whether MODEL.CLIP.NAME asks for QuickGELU; None where it leaves that open."""
+    if _is_config_file(name):
+        return _read_model_config(name).get("quick_gelu")
+    if open_clip.get_model_config(name).get("quick_gelu"):
+        return True
+    return None if name + QUICK_SUFFIX in open_clip.list_models() else False
+
+
+def _trained_activation(name: str, pretrained: str, state: Iterable[str]) -> tuple[bool | None, str]:
+    """Return whether weights were trained with QuickGELU, None where nothing says so; and what says so."""
+    if not pretrained:
+        return None, ""
+    if not is_file(pretrained):
+        return open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False), f"their tag '{pretrained}'"
+    if any(number in state for number in _OPENAI_NUMBERS):
+        return True, "the numbers beside them, which OpenAI's files have"
+
+    # The hub's folder, in its cache too, or the file's name
+    path = Path(PathManager.get_local_path(pretrained))
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        config = json.loads(path.with_name(_HUB_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        return bool(config.get("quick_gelu", False)), f"the {_HUB_CONFIG} beside them"
+    for released in (open_clip.get_pretrained_cfg(*release) for release in open_clip.list_pretrained()):
+        repository = released.get("hf_hub", "").rpartition("/")[0]
+        known = {f"models--{repository.replace('/', '--')}", released.get("url", "").rpartition("/")[2]}
+        if known & {*path.parts}:
+            return released.get("quick_gelu", False), f"their file, which is open_clip's of '{repository}'"
+    return None, ""

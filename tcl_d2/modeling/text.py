@@ -9,7 +9,7 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, keep_tensors, read_tensors
+from ..utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors
 from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .vocabulary import check_words
@@ -220,12 +220,11 @@ class TextEmbedder(WordReader):
         return normalize(prompts.mean(1), 1)
 
     def _digest(self, tokens: Tensor) -> str:
-        """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder's weights."""
+        """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder."""
         digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
         if self.normalize_prompts:
             digest.update(b"normalized")
-        for weight in self.clip.text_weights().values():
-            digest.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(digest_weights(self.clip.model, self.clip.text_weights()).encode())
         return digest.hexdigest()
 
     def _forget_old_weights(self) -> None:

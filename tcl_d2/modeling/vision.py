@@ -1,19 +1,24 @@
 """Frozen vision models of timm, whose features of patches training-free methods use beside CLIP's."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import timm
 import torch
-from detectron2.utils.file_io import PathManager
+from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
+from timm.models import is_model_pretrained
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..utils.tensors import digest_weights, read_tensors
+from ..utils.downloads import PathManager
+from ..utils.tensors import digest_weights, read_tensors, split_checkpoint
 from .clip import RESIZED_TO_GRID, KeptPositions, PositionRule, tokens_to_map
 from .clip_loading import compare_shapes
 
+logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -42,12 +47,12 @@ class VisionEncoder(nn.Module):
         self.position = position
         self._positions = KeptPositions()
 
-        # The model sees images in ImageNet's normalization: (x * std + mean - imagenet_mean) / imagenet_std
-        mean, std, imagenet_mean, imagenet_std = (
-            torch.tensor(values).view(3, 1, 1) for values in (pixel_mean, pixel_std, IMAGENET_MEAN, IMAGENET_STD)
+        # The model sees images in the normalization that it was trained with: (x * std + mean - its_mean) / its_std
+        mean, std, its_mean, its_std = (
+            torch.tensor(values).view(3, 1, 1) for values in (pixel_mean, pixel_std, *model_normalization(model))
         )
-        self.register_buffer("scale", std / imagenet_std, persistent=False)
-        self.register_buffer("shift", (mean - imagenet_mean) / imagenet_std, persistent=False)
+        self.register_buffer("scale", std / its_std, persistent=False)
+        self.register_buffer("shift", (mean - its_mean) / its_std, persistent=False)
 
     @property
     def model(self) -> nn.Module:
@@ -79,9 +84,20 @@ class VisionEncoder(nn.Module):
         tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 
+    def weights(self) -> list[Tensor]:
+        """Return all tensors that features depend on."""
+        return [*self.model.state_dict().values(), self.scale, self.shift]
+
     def digest(self) -> str:
-        """Return a digest of the model's weights."""
-        return digest_weights(self.model)
+        """Return a digest of all that features depend on: weights, normalization, and the rule of positions."""
+        normalization = [values.flatten().tolist() for values in (self.scale, self.shift)]
+        return f"{digest_weights(self.model)} {normalization} {self.position}"
+
+
+def model_normalization(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of RGB in 0..255 that a timm model was trained with."""
+    config = resolve_model_data_config(model)
+    return [255 * value for value in config["mean"]], [255 * value for value in config["std"]]
 
 
 def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer:
@@ -105,32 +121,41 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         )
     with torch.device("meta"):
         model = timm.create_model(name)
-    if not isinstance(model, VisionTransformer) or model.pos_embed is None:
+    has_patches = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
+    if not has_patches or model.pos_embed is None:
+        kind = type(model).__name__
+        if isinstance(model, VisionTransformer) and not has_patches:
+            kind += " on the features of a convolutional network"
         raise ValueError(
-            f"{key}.NAME is '{name}', a {type(model).__name__}; expected a VisionTransformer of timm with position "
-            "embeddings, which gives a token for each patch, such as vit_base_patch8_224.dino."
+            f"{key}.NAME is '{name}', a {kind}; expected a VisionTransformer of timm with position embeddings, which "
+            "gives a token for each patch, such as vit_base_patch8_224.dino."
         )
+    if pretrained == "timm" and not is_model_pretrained(name):
+        raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
 
     # Build it
     try:
-        pooling = {} if isinstance(model, VisionTransformerDistilled) else {"global_pool": ""}  # it takes no other one
-        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, **pooling)
+        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
     except OSError as error:
         raise OSError(
             f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
             f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
             f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
         ) from None
+    if pretrained not in ("", "timm"):
+        _load_weights(model, key, name, pretrained)
+    mean, std = ([round(value, 1) for value in values] for values in model_normalization(model))
+    logger.info("%s: '%s' was trained on images of mean %s and deviation %s, as timm says", key, name, mean, std)
 
-    # All tokens are returned
-    model.forward_head = _keep_tokens
+    # All tokens are returned, after the final norm, which some have behind their pooling
+    if isinstance(model, VisionTransformerDistilled):  # it takes no other pooling
+        model.forward_head = _keep_tokens
+    else:
+        model.reset_classifier(0, global_pool="")
 
     # Any window is taken, with position embeddings as they are given
     model.dynamic_img_size = model.patch_embed.strict_img_size = False
     model.patch_embed.flatten = True
-
-    if pretrained not in ("", "timm"):
-        _load_weights(model, key, name, pretrained)
     return model
 
 
@@ -141,12 +166,10 @@ def _keep_tokens(tokens: Tensor) -> Tensor:
 def _load_weights(model: nn.Module, key: str, name: str, path: str) -> None:
     """Load a file of weights, a training's checkpoint too, without its classifier; errors as build_vision_model's."""
     try:
-        content = read_tensors(PathManager.get_local_path(path))
+        state, _ = split_checkpoint(read_tensors(PathManager.get_local_path(path)), path)
     except (OSError, ValueError) as error:
         raise type(error)(f"{key}.PRETRAINED: {error}") from None
 
-    state = content if isinstance(content, dict) else {}
-    state = state.get("model", state)
     state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
     if differences := compare_shapes(state, model.state_dict()):
         raise ValueError(

@@ -1,17 +1,19 @@
-"""Downloads by address, as Detectron2's PathManager makes them, for weights of hundreds of megabytes.
+"""Paths and addresses of files: Detectron2's PathManager, but for downloads of weights of hundreds of megabytes.
 
 iopath's own handler begins anew after a cut, takes two hosts' files of one path for the same file, and keeps the web
-page that a site may send in place of a file. This one takes its place when it is imported.
+page that a site may send in place of a file. The PathManager here has another one; Detectron2's stays as it is.
 """
 
 import logging
 import os
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 from urllib.parse import urlsplit
 
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import HTTPURLHandler, file_lock, get_cache_dir
+from detectron2.utils import file_io
+from iopath.common.file_io import HTTPURLHandler, PathHandler, file_lock, get_cache_dir
+from iopath.common.file_io import PathManager as PathManagerBase
 from tqdm import tqdm
 
 from .files import is_web_page
@@ -132,4 +134,19 @@ def _check_content(unfinished: Path, address: str) -> None:
         raise OSError(problem)
 
 
+class _Detectron2Handler(PathHandler):
+    """Handler of all paths that Detectron2's PathManager knows, with what is registered there later."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [""]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return file_io.PathManager.get_local_path(path, force, **kwargs)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
+        return file_io.PathManager.open(path, mode, buffering, **kwargs)
+
+
+PathManager = PathManagerBase()
 PathManager.register_handler(DownloadHandler())
+PathManager.register_handler(_Detectron2Handler())

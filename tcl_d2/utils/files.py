@@ -13,10 +13,10 @@ from typing import BinaryIO
 
 
 def open_path(path: str) -> BinaryIO:
-    """Open a local file to read it, or any path that Detectron2's PathManager knows, where Detectron2 is installed."""
+    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows."""
     if find_spec("detectron2") is None:
         return open(path, "rb")
-    from detectron2.utils.file_io import PathManager
+    from .downloads import PathManager
 
     return PathManager.open(path, "rb")
 

@@ -1,12 +1,22 @@
 """What must be installed beside the package: without Detectron2, deployed models alone can be used."""
 
 import sys
+import warnings
 from importlib.util import find_spec
 
 
 def has_detectron2() -> bool:
     """Return whether Detectron2 is installed."""
     return find_spec("detectron2") is not None
+
+
+def import_detectron2() -> None:
+    """Import Detectron2's models without torch's warnings of `torch.jit.script`, of which users can do nothing."""
+    import torch  # noqa: F401  (adds filters of its own, which stay)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".torch.jit.script. is", FutureWarning)
+        import detectron2.modeling  # noqa: F401
 
 
 def require_detectron2() -> None:

@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from .files import is_web_page, replacing
 from .torchscript import StandIn, read_torchscript
@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 # nothing of them is imported or called.
 _SETTINGS = re.compile(
     r"(omegaconf\.|yacs\.config\.|detectron2\.config\.config\.|mmcv\.utils\.config\.|addict\.|argparse\.Namespace$|"
+    r"numpy\.|_codecs\.encode$|"  # numbers and arrays of numpy
     r"pathlib\.|typing\.|collections\.(defaultdict|OrderedDict)$|builtins\.(list|dict|int|float|str|bool|tuple|set)$)"
 )
+# What DistributedDataParallel and torch.compile put before the names of weights
+_WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
 
 class UnreadableFile(ValueError):
@@ -81,9 +84,9 @@ def read_tensors(path: str | Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if zipfile.is_zipfile(path):
-            return _read_zip(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        is_zip = zipfile.is_zipfile(path)
+        state = _read_torchscript(path) if is_zip else None
+        return _read_pickled(path, mmap=is_zip) if state is None else state
     except UnreadableFile:
         raise
     except pickle.UnpicklingError as error:
@@ -91,6 +94,39 @@ def read_tensors(path: str | Path) -> Any:
     except Exception as error:  # a wrong byte can make torch's reader raise any type
         first = str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__
         raise UnreadableFile(f"'{path}' is cut off, damaged, or no file of tensors ({first}): get it again") from None
+
+
+def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split what a file holds into a state dict and what is beside it.
+
+    The state dict is under "model" or "state_dict", or all tensors of the file. Its names come without what
+    DistributedDataParallel and torch.compile put before them.
+
+    Args:
+        loaded: see read_tensors.
+        path: of the file, for errors.
+
+    Raises:
+        ValueError: there is no state dict, or two of its weights have one name.
+    """
+    content = loaded if isinstance(loaded, dict) else {}
+    keys = [key for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
+    if keys:
+        state, beside = content[keys[0]], {name: value for name, value in content.items() if name != keys[0]}
+    else:
+        state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        beside = {name: value for name, value in content.items() if name not in state}
+
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        found = f"the names {list(state or content)[:3]}" if content else f"a {type(loaded).__name__}"
+        raise ValueError(
+            f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model' or 'state_dict'; it "
+            f"has {found}"
+        )
+    unwrapped = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    if len(unwrapped) < len(state):
+        raise ValueError(f"'{path}' has two weights with one name, but for 'module.' and '_orig_mod.'")
+    return unwrapped, beside
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -116,17 +152,21 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
         )
 
 
-def digest_weights(model: torch.nn.Module) -> str:
-    """Return a digest of all weights of a model."""
-    return digest_tensors(model.state_dict())
+def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
+    """Return what changes when weights are loaded, trained in place, replaced or moved; far quicker than a digest."""
+    return [(x.device, x.dtype, x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
 
 
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of tensors and their names."""
+def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str:
+    """Return a digest of a model's weights, all or those of some names, and of its activations, which have none."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    for name, tensor in model.state_dict().items():
+        if names is None or name in names:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+
+    # QuickGELU goes unsaid, so that the index of an archive stays that of OpenAI's CLIP, which has made it
+    digest.update(b"GELU" * sum(isinstance(module, nn.GELU) for module in model.modules()))
     return digest.hexdigest()
 
 
@@ -145,19 +185,27 @@ def _refuse_text(path: Path) -> None:
         raise UnreadableFile(f"'{path}' is a web page, not weights: the download went to a page of the site")
 
 
+def _unsafe_name(error: pickle.UnpicklingError) -> str:
+    """Return the name of what torch's reader, or ours, refused to import; "" where that is not the error."""
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if match is None:
+        return ""
+    return match[1] if "." in match[1] else f"builtins.{match[1]}"
+
+
 def _reason(error: pickle.UnpicklingError) -> str:
-    name = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if name is None:
+    name = _unsafe_name(error)
+    if not name:
         return "is damaged, or no file of tensors that torch.save wrote: get it again"
     return (
-        f"carries code ({name[1]}), which is not run: expected only tensors and plain values. If you trust its source, "
+        f"carries code ({name}), which is not run: expected only tensors and plain values. If you trust its source, "
         "load it there and save its state dict"
     )
 
 
-def _read_zip(path: Path) -> Any:
+def _read_torchscript(path: Path) -> dict[str, Tensor] | None:
+    """Read a zip archive if it is TorchScript's; UnreadableFile unless it, or torch.save, made the archive."""
     with zipfile.ZipFile(path) as archive:
-        # Check the records
         records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         for name, info in records.items():
             # torch never compresses: such a record could unfold to any size, and mapped it would be garbage.
@@ -165,14 +213,19 @@ def _read_zip(path: Path) -> Any:
                 raise UnreadableFile(f"'{path}' has compressed records ({name}), which torch never writes: refused")
         if "data.pkl" not in records:
             raise UnreadableFile(f"'{path}' is a zip archive without tensors: expected a file that torch.save wrote")
+        return read_torchscript(archive, records) if "constants.pkl" in records else None
 
-        if "constants.pkl" in records:
-            return read_torchscript(archive, records)
 
-    # Put stand-ins in the place of settings; of the types that may be filled like dicts, torch's reader knows only
-    # OrderedDict, and yacs' nodes are filled so
-    unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    settings = [name for name in unknown if _SETTINGS.match(name)]
-    stand_ins = [(OrderedDict if name.endswith("CfgNode") else StandIn, name) for name in settings]
-    with torch.serialization.safe_globals(stand_ins):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+def _read_pickled(path: Path, mmap: bool) -> Any:
+    """Read what torch.save wrote; stand-ins take the place of settings, which the reader names one by one."""
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            name = _unsafe_name(error)
+            if name in stand_ins or not _SETTINGS.match(name):
+                raise
+            # Of the types that may be filled like dicts, torch's reader knows only OrderedDict; yacs' nodes are so
+            stand_ins[name] = OrderedDict if name.endswith("CfgNode") else StandIn

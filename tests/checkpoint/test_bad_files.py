@@ -1,6 +1,7 @@
 """Files that hold no model, bad numbers or a damaged card: one error that names the file."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint
+from tcl_d2.modeling.clip_loading import read_clip_weights
+from tcl_d2.modeling.groupvit.loading import build_groupvit
 
 TENSOR = torch.zeros(1)
 
@@ -31,6 +34,18 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=f"odd.pth' {message}"):
         read_checkpoint(str(tmp_path / "odd.pth"))
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_names_inside_a_checkpoint_are_shown(tmp_path, key):
+    """What is around them says nothing of the model."""
+    torch.save({"epoch": 3, "name": "run", key: {"module.backbone.a": TENSOR}}, tmp_path / "odd.pth")
+    for read in (TCLCheckpointer(nn.Linear(2, 1)).load, read_clip_weights, partial(build_groupvit, num_heads=6)):
+        with pytest.raises(ValueError, match=r"odd.pth'.*\['backbone.a'\]"):
+            read(str(tmp_path / "odd.pth"))
+    torch.save({key: {"module.a": TENSOR, "a": TENSOR}}, tmp_path / "twice.pth")
+    with pytest.raises(ValueError, match="twice.pth' has two weights with one name"):
+        read_checkpoint(str(tmp_path / "twice.pth"))
 
 
 @pytest.mark.parametrize("text", ["[1]", "3", '{"model": 3}', "{cut"])

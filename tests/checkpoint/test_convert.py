@@ -54,6 +54,12 @@ def test_official_names_are_the_releases(run, tmp_path):
     assert state.keys() == golden.load()["model"].keys()
 
 
+@pytest.mark.fault("a checkpoint whose CLIP has GELU, in the official layout", "refused: there it would have QuickGELU")
+def test_a_checkpoint_with_gelu_is_not_the_official_releases(run, tmp_path):
+    torch.save({"model": {"clip.a": torch.zeros(1)}, "card": {"activation": "GELU"}}, tmp_path / "x.pth")
+    assert "this checkpoint's has GELU" in run(tmp_path / "x.pth", tmp_path / "y.pth", "--to", "official")[0]
+
+
 def test_stripped_is_small_and_gives_the_same(run, trained, tmp_path):
     status, out = run(trained, tmp_path / "small.safetensors", "--strip")
     assert status == 0 and "left out: iteration, trainer" in out
@@ -62,6 +68,20 @@ def test_stripped_is_small_and_gives_the_same(run, trained, tmp_path):
     assert names and all(name.startswith(("grounder.", "sim2mask.")) for name in names)
     status, out = run(trained, tmp_path / "small.safetensors", "--check")
     assert status == 0 and out.count("largest difference 0") == 2
+
+
+def test_stripped_is_the_clip_alone_by_its_whole_name(run, tmp_path):
+    """A part of a method of one's own may begin with the same letters."""
+    names = ["clip.a", "losses.b", "clip_adapter.a", "clipped", "tcl_head.b", "grounder.c"]
+    torch.save({"model": {name: torch.zeros(1) for name in names}}, tmp_path / "x.pth")
+    run(tmp_path / "x.pth", tmp_path / "y.pth", "--strip")
+    assert list(read_checkpoint(str(tmp_path / "y.pth"))["model"]) == names[2:]
+
+
+def test_a_stripped_official_file_is_small_too(run, trained, tmp_path):
+    run(trained, tmp_path / "y.pth", "--strip", "--to", "official")
+    names = read_checkpoint(str(tmp_path / "y.pth"))["model"]
+    assert names and all(name.startswith(("grounder.", "sim2mask.")) for name in names)
 
 
 def test_check_finds_what_differs(run, trained, tmp_path):

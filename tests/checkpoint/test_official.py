@@ -1,14 +1,16 @@
 """The official release's layout: read, written, and through every door the golden masks."""
 
+import json
 import logging
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from omegaconf import OmegaConf
+from torch import nn
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer, from_official, to_official
+from tcl_d2.checkpoint import TCLCheckpointer, from_official, make_card, read_checkpoint, to_official
 from tests import golden
 
 
@@ -62,6 +64,65 @@ def test_golden_masks_through_the_python_interface(cfg, tmp_path, content):
     model.kp_weight, model.refiner.iterations = 0.3, 10
     masks = model.crop_masks(*model.encode_crops(figures["image"].float()), figures["text_embedding"])
     torch.testing.assert_close(masks, figures["pamr_kp"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.fault("weights of a model under DistributedDataParallel or torch.compile", "read: names go without them")
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("key", ["model", "state_dict", None])
+def test_wrapped_models_are_read(cfg, tmp_path, prefix, key):
+    """Ours and the official release's, under the names that training programs give a state dict."""
+    for name, official in (("official", golden.load()["model"]), ("ours", from_official(golden.load()["model"]))):
+        state = {prefix + weight: value for weight, value in official.items()}
+        torch.save({key: state, "epoch": 3} if key else state, tmp_path / f"{name}.pth")
+        model = build_model(cfg)
+        TCLCheckpointer(model).load(str(tmp_path / f"{name}.pth"))
+        expected = from_official(golden.load()["model"])
+        assert torch.equal(model.grounder.projection.weight, expected["grounder.projection.weight"].float())
+        assert torch.equal(model.clip.visual.proj, expected["clip.model.visual.proj"].float())
+
+
+def test_a_compiled_model_reads_and_writes_plain_names(tmp_path):
+    """Whatever is around it when it is saved, and when it is loaded."""
+    plain, wrapped = nn.Linear(2, 1), nn.DataParallel(torch.compile(nn.Linear(2, 1)))
+    TCLCheckpointer(wrapped, str(tmp_path)).save("x")
+    assert torch.load(tmp_path / "x.pth", weights_only=True)["model"].keys() == plain.state_dict().keys()
+    TCLCheckpointer(plain).load(str(tmp_path / "x.pth"))
+    assert torch.equal(plain.weight, wrapped.module.weight)
+
+
+@pytest.mark.parametrize("layout", ["official", "ours", "older card"])
+@pytest.mark.fault("a checkpoint of a CLIP with the other activation", "an error that says which, and the key")
+def test_another_activation_is_refused(cfg, tmp_path, layout):
+    """Weights do not show it: the official release has OpenAI's CLIP, and ours say it on the card."""
+    model = build_model(cfg)
+    path = tmp_path / "ours.pth"
+    if layout == "official":
+        path = save(tmp_path / "tcl.pth")
+    elif layout == "ours":
+        TCLCheckpointer(model, str(tmp_path), card=make_card(cfg)).save("ours")
+        assert read_checkpoint(str(path))["card"]["activation"] == "QuickGELU"
+    else:
+        card = make_card(load_config(None, ["MODEL.CLIP.NAME", "ViT-B-16", "MODEL.CLIP.PRETRAINED", "openai"]))
+        torch.save({"model": model.state_dict(), "card": card}, path)
+    TCLCheckpointer(model).load(str(path))
+
+    cfg.MODEL.CLIP.NAME = str(tmp_path / "gelu.json")
+    (tmp_path / "gelu.json").write_text(json.dumps({**golden.CLIP_CONFIG, "quick_gelu": False}))
+    with pytest.raises(ValueError, match="trained with .*QuickGELU.* has GELU.*MODEL.CLIP.NAME.*-quickgelu"):
+        TCLCheckpointer(build_model(cfg)).load(str(path))
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_weights_that_do_not_say_their_activation(cfg, tmp_path, monkeypatch, caplog, quick_gelu):
+    """A state dict alone, with its CLIP: a warning where the model's GELU would be a guess."""
+    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = str(tmp_path / "clip.json"), ""
+    (tmp_path / "clip.json").write_text(json.dumps({**golden.CLIP_CONFIG, "quick_gelu": quick_gelu}))
+    torch.save(from_official(golden.load()["model"]), tmp_path / "ours.pth")
+    model = build_model(cfg)
+    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
+    caplog.clear()
+    TCLCheckpointer(model).load(str(tmp_path / "ours.pth"))
+    assert ("that ends in -quickgelu" in messages(caplog)) == (not quick_gelu)
 
 
 def messages(caplog) -> str:

@@ -180,6 +180,38 @@ def test_references_are_kept_in_files(model, cfg, monkeypatch):
     assert len(cosegmented) == 3
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "num_images", 5),
+        lambda model: setattr(model, "image_size", 56),
+        lambda model: setattr(model, "text_attention", False),
+        lambda model: setattr(model, "mask_scale", 5.0),
+        lambda model: setattr(model, "clip_blocks", 3),
+        lambda model: setattr(model, "head", DENSE_HEAD_REGISTRY.get("sclip")(None)),
+        lambda model: setattr(model.head, "sigma", 2.0),
+    ],
+)
+def test_references_follow_the_settings(cfg, monkeypatch, change):
+    """Those of other settings are not taken for them, also where a model's settings are changed."""
+    cfg.MODEL.DENSE_CLIP.HEAD, cfg.MODEL.RECO.CONTEXT = "naclip", []
+    model = ReCo(cfg).eval()
+    segment(model, ["brick"])
+    monkeypatch.setattr(ReCo, "encode_archive", lambda self, records: 1 / 0)
+    segment(model, ["brick"])
+    change(model)
+    with pytest.raises(ZeroDivisionError):
+        segment(model, ["brick"])
+
+
+def test_an_index_follows_the_weights(model):
+    """Also those that are loaded into the CLIP alone."""
+    segment(model, ["brick"])
+    model.clip.load_state_dict({name: value + 0.01 for name, value in model.clip.state_dict().items()})
+    with pytest.raises(ValueError, match="index of another CLIP"):
+        segment(model, ["wood"])
+
+
 @pytest.mark.fault("the making of references is stopped", "those that were made are not made again")
 def test_references_are_kept_as_they_come(model, cfg, monkeypatch):
     words = ["brick", "wood", "grass"]

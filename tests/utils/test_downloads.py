@@ -7,7 +7,6 @@ import random
 
 import pytest
 import torch
-from detectron2.utils.file_io import PathManager
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, fetch_weights
@@ -15,7 +14,7 @@ from tcl_d2.commands import train
 from tcl_d2.modeling.clip_loading import check_clip
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils import downloads, http_stream
-from tcl_d2.utils.downloads import cache_path
+from tcl_d2.utils.downloads import PathManager, cache_path
 from tcl_d2.utils.http_stream import HTTPStream, UnreadableAddress
 from tests.conftest import ROOT
 from tests.web import serve

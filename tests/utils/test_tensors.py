@@ -4,7 +4,9 @@ import argparse
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -84,13 +86,17 @@ def test_torchscript_archives_are_read(tmp_path):
         OmegaConf.create({"train": {"lr": 1.0, "sets": ["a"]}}),
         get_cfg(),
         argparse.Namespace(lr=1.0),
+        [np.float64(0.5), np.int64(3), np.float32(1), np.bool_(True), np.str_("a")],
+        {"random": np.random.get_state(), "args": argparse.Namespace(lr=np.float32(1), folder=Path("x"))},
     ],
-    ids=["omegaconf", "yacs", "argparse"],
+    ids=["omegaconf", "yacs", "argparse", "numpy", "both"],
 )
-def test_settings_of_other_libraries_are_passed_over(tmp_path, settings):
-    """Training checkpoints carry them beside the model."""
+@pytest.mark.parametrize("zipped", [True, False])
+def test_settings_of_other_libraries_are_passed_over(tmp_path, settings, zipped):
+    """Training checkpoints carry them beside the model, and numbers and arrays of numpy."""
     state = {"a": torch.randn(3)}
-    torch.save({"model": state, "config": settings}, tmp_path / "x.pth")
+    content = {"config": settings, "model": state, "best": np.float64(0.5)}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     assert_same(read_tensors(tmp_path / "x.pth")["model"], state)
 
 

@@ -48,7 +48,8 @@ class GroupViTEncoder(DualEncoder):
         return self.project_text(self.pool_text(tokens))
 
     def text_weights(self) -> dict[str, Tensor]:
-        return {name: weight for name, weight in self.model.state_dict().items() if name.startswith("text_")}
+        state = self.model.state_dict()
+        return {name: state[name] for name in state if name.startswith(("text_model.", "text_projection."))}
 
     def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode images into the tokens of their groups.

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from ...utils.downloads import local_weights
-from ...utils.tensors import check_finite, read_tensors
+from ...utils.tensors import check_finite, read_tensors, split_checkpoint
 from ..clip_loading import compare_shapes
 from .official import from_official, is_official
 
@@ -158,10 +158,7 @@ def _build_from_file(transformers: ModuleType, path: str, num_heads: int) -> nn.
 def _read_official(path: str) -> dict[str, Tensor]:
     """Read the state dict, with the official names, of a file of weights or of a training."""
     try:
-        loaded = read_tensors(local_weights("MODEL.GROUPVIT.WEIGHTS", path))
-        state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-        state = state if isinstance(state, dict) else {}
-        state = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        state, _ = split_checkpoint(read_tensors(local_weights("MODEL.GROUPVIT.WEIGHTS", path)), path)
         check_finite(state, path)
     except ValueError as error:
         raise ValueError(f"MODEL.GROUPVIT.WEIGHTS: {error}") from None

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ...utils.tensors import digest_weights
+from ...utils.tensors import digest_weights, weights_version
 from ..clip import tokens_to_map
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
@@ -96,7 +96,6 @@ class ReCo(ZeroShotSegmentor):
         context: Sequence[str] = (),
         use_dense_clip: bool = True,
         cache: Path | None = None,
-        cache_settings: str = "",
         **zero_shot,
     ):
         """Build the segmentor from its parts.
@@ -111,7 +110,6 @@ class ReCo(ZeroShotSegmentor):
             context: words that co-segmentation leaves out, in the order in which their own references are made.
             use_dense_clip: whether scores are multiplied by the dense CLIP's masks.
             cache: folder that keeps references; None for none.
-            cache_settings: what else references in the cache depend on: settings of `head`.
             zero_shot: the arguments of ZeroShotSegmentor.
 
         Raises:
@@ -133,10 +131,10 @@ class ReCo(ZeroShotSegmentor):
 
         # What has been made
         self.cache = ReferenceCache(cache)
-        self.cache_settings = cache_settings
         self._index: ImageIndex | None = None
-        self._digest = ""
-        self.register_load_state_dict_post_hook(_forget_weights)
+        self._index_version: object = None
+        self._digests: list[str] = []
+        self._digests_version: object = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -167,7 +165,6 @@ class ReCo(ZeroShotSegmentor):
             "context": reco.CONTEXT,
             "use_dense_clip": reco.DENSE_CLIP,
             "cache": Path(reco.CACHE).expanduser() if reco.CACHE else None,
-            "cache_settings": cfg.MODEL.DENSE_CLIP.dump(),
         }
 
     @classmethod
@@ -226,9 +223,12 @@ class ReCo(ZeroShotSegmentor):
 
     @property
     def index(self) -> ImageIndex:
-        """The index of the archive, opened and checked; errors as ImageIndex's."""
-        if self._index is None:
+        """The index of the archive, opened and checked for the CLIP's weights as they are; errors as ImageIndex's."""
+        weights = [*self.clip.state_dict().values(), self.pixel_mean, self.pixel_std]
+        version = self.index_folder, weights_version(weights)
+        if version != self._index_version:
             self._index = ImageIndex(self.index_folder, ImageEmbedder(self).digest())
+            self._index_version = version
         return self._index
 
     @torch.no_grad()
@@ -347,17 +347,15 @@ class ReCo(ZeroShotSegmentor):
         return ReCoFeatures(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches))))
 
     def _settings(self) -> str:
-        """Return a digest of all that references depend on but the words: archive, models, settings."""
-        if not self._digest:
-            visions = [module.digest() for module in self.modules() if isinstance(module, VisionEncoder)]
-            facts = [self.index.digest, digest_weights(self.head), *visions, self.cache_settings]
-            facts += [type(self.head).__name__, self.clip_blocks, self.encoder is None]
-            facts += [self.num_images, self.image_size, self.text_attention, self.mask_shift, self.mask_scale]
-            self._digest = digest_texts(*facts)
-        return self._digest
+        """Return a digest of all that references depend on but the words: archive, models, settings as they are."""
+        encoders = [module for module in self.modules() if isinstance(module, VisionEncoder)]
+        weights = [*self.head.state_dict().values(), *(weight for encoder in encoders for weight in encoder.weights())]
+        version = weights_version(weights)
+        if version != self._digests_version:
+            self._digests = [digest_weights(self.head), *(encoder.digest() for encoder in encoders)]
+            self._digests_version = version
 
-
-def _forget_weights(model: ReCo, _: object) -> None:
-    """Open the index anew: the CLIP whose weights were loaded may be another one."""
-    model._index = None
-    model._digest = ""
+        head = sorted((name, value) for name, value in vars(self.head).items() if not name.startswith("_"))
+        facts = [self.index.digest, *self._digests, type(self.head).__name__, head, self.clip_blocks]
+        facts += [self.encoder is None, self.num_images, self.image_size, self.text_attention]
+        return digest_texts(*facts, self.mask_shift, self.mask_scale)
