@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import BinaryIO
 
-from ..utils.images import IMAGE_SUFFIXES, BrokenSample
+from ..utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 
 # What a tar that is broken raises when it is read
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 SORT_ADVICE = "the files of a sample must follow one another in a shard: write it with tar --sort=name"
-_NAME = re.compile(
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # not of hidden files
     r"(?!(?:.*/)?__MACOSX/)((?:.*/)?[^./][^./]*)\.([^/]+)"
 )  # not of hidden files, such as macOS's ._a.jpg
 
@@ -131,7 +131,7 @@ def _named_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar that are files of samples."""
     for member in tar:
         tar.members = []  # tarfile would keep every header
-        if member.isreg() and _NAME.fullmatch(member.name):
+        if member.isreg() and _NAME.fullmatch(member.name) and not is_leftover(member.name):
             yield member
 
 

@@ -23,7 +23,7 @@ from webdataset.gopen import gopen
 from ..utils import http_stream
 from ..utils.files import is_web_page
 from ..utils.http_stream import HTTPStream, UnreadableAddress
-from .dataset_files import subsample
+from .dataset_files import glob_files, subsample
 from .shard_samples import BROKEN_TAR, iterate_headers, open_tar
 
 PAUSES = http_stream.PAUSES  # seconds before each further try while training
@@ -60,7 +60,7 @@ def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
                 shards.append(spelled)
                 continue
             path = root / spelled  # an absolute pattern stays as it is
-            shards += map(str, sorted(path.parent.glob(path.name)) if "*" in path.name else [path])
+            shards += map(str, glob_files(path.parent, path.name) if "*" in path.name else [path])
     return shards
 
 

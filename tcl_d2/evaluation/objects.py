@@ -21,6 +21,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..data.annotations import read_annotations
+from ..utils.downloads import PathManager
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
