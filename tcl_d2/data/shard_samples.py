@@ -15,8 +15,6 @@ from ..utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 SORT_ADVICE = "the files of a sample must follow one another in a shard: write it with tar --sort=name"
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # not of hidden files
-    r"(?!(?:.*/)?__MACOSX/)((?:.*/)?[^./][^./]*)\.([^/]+)"
-)  # not of hidden files, such as macOS's ._a.jpg
 
 
 @dataclass

@@ -17,7 +17,6 @@ from detectron2.evaluation import (
     DatasetEvaluators,
     LVISEvaluator,
 )
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..data.annotations import read_annotations
