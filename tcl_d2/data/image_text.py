@@ -9,13 +9,13 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from .dataset_files import datasets_root, find_images
+from .dataset_files import check_files, datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
 # The `evaluator_type` in a training dataset's metadata. No evaluator has this name: check_datasets tells by it what can
@@ -147,11 +147,20 @@ def register_coco_captions(
             if not path.exists():
                 raise FileNotFoundError(f"Dataset '{name}': there is no {path}. {_advice(prepare)}")
         try:
-            return _read_coco_captions(annotations, images)
-        except (ValueError, KeyError, TypeError) as error:
+            rows = _read_coco_captions(annotations, images)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Dataset '{name}': {annotations} is no COCO Captions file ({error!r}).") from None
+        _check_images(name, [row["file_name"] for row in rows], annotations)
+        return rows
 
     _register(name, load)
+
+
+def _check_images(name: str, images: Iterable[str], source: Path) -> None:
+    try:
+        check_files(map(Path, images), f"images of {source}")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Dataset '{name}': {error}") from None
 
 
 def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
@@ -159,6 +168,8 @@ def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
     file_names = {image["id"]: image["file_name"] for image in content["images"]}
     captions = defaultdict(list)
     for annotation in content["annotations"]:
+        if annotation["image_id"] not in file_names:
+            raise ValueError(f"annotation {annotation.get('id')}: no image has the ID {annotation['image_id']}")
         captions[annotation["image_id"]].append(annotation["caption"])
     return [{"file_name": str(image_root / file_names[key]), "captions": texts} for key, texts in captions.items()]
 
@@ -208,13 +219,8 @@ def register_caption_list(
         if not captions:
             raise ValueError(f"Dataset '{name}': {file} has no rows.")
 
-        # Look for the images
-        missing = [image for image in captions if not Path(image).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"Dataset '{name}': {len(missing)} of the {len(captions)} images of {file} are missing, such as "
-                f"{missing[0]}."
-            )
+        _check_captions(name, [text for texts in captions.values() for text in texts], file)
+        _check_images(name, captions, file)
         return [{"file_name": image, "captions": texts} for image, texts in captions.items()]
 
     _register(name, load)
@@ -266,6 +272,27 @@ def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, 
     return image, texts
 
 
+def _check_captions(name: str, captions: list[str], file: Path) -> None:
+    """Warn of captions that are not UTF-8, which are skipped in training; ValueError if all are."""
+    broken = [text for text in captions if not text.isascii() and not _is_utf8(text)]
+    if broken:
+        message = (
+            f"Dataset '{name}': {len(broken)} of the {len(captions)} captions of {file} are not UTF-8, such as "
+            f"{broken[0]!r}: convert the file, as by iconv -f cp1252 -t utf-8"
+        )
+        if len(broken) == len(captions):
+            raise ValueError(message)
+        log_first_n(logging.WARNING, message, 2, name=__name__, key="message")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 were read as surrogates
+        return False
+    return True
+
+
 # ------------------------------------------------------------------------------------------- folders, and paths
 
 
@@ -291,13 +318,13 @@ def register_caption_folder(name: str, folder: str) -> None:
         rows, missing = [], []
         for path in sorted(images.values()):
             try:
-                caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig", errors="surrogateescape")
+                caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig")
                 rows.append({"file_name": str(path), "captions": [caption]})
-            except FileNotFoundError:
+            except (FileNotFoundError, UnicodeDecodeError):
                 missing.append(path.with_suffix(".txt"))
 
         if missing:
-            problem = f"Dataset '{name}': {len(missing)} of {len(images)} images have no caption, such as {missing[0]}"
+            problem = f"Dataset '{name}': {len(missing)} of {len(images)} images have no caption in UTF-8, such as {missing[0]}"
             if not rows:
                 raise FileNotFoundError(f"{problem}.")
             log_first_n(logging.WARNING, f"{problem}: left out", 2, name=__name__, key="message")

@@ -137,19 +137,28 @@ def test_missing_shards(root, register):
         load()
 
 
+@pytest.mark.fault("COCO captions of images that are missing or not listed", "an error before anything is built")
 def test_coco_captions_groups_by_image(root, register):
     content = {
         "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
         "annotations": [{"image_id": i, "caption": c} for i, c in ((1, "one"), (2, "two"), (1, "uno"))],
     }
     (root / "c.json").write_text(json.dumps(content))
-    (root / "img").mkdir()
+    for name in "ab":
+        save_image(root / f"img/{name}.jpg")
     load = register(register_coco_captions, "t_coco", "c.json", "img")
     assert load() == [
         {"file_name": str(root / "img/a.jpg"), "captions": ["one", "uno"]},
         {"file_name": str(root / "img/b.jpg"), "captions": ["two"]},
     ]
 
+    (root / "img/b.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 2 images of .*c.json are missing, such as .*b.jpg"):
+        load()
+    content["annotations"][1] |= {"id": 5, "image_id": 7}
+    (root / "c.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotation 5: no image has the ID 7"):
+        load()
     (root / "c.json").write_text('{"images": []}')
     with pytest.raises(ValueError, match="no COCO Captions"):
         load()
@@ -198,11 +207,18 @@ def test_captions_are_read_as_they_are_written(root, register, suffix, end):
     assert load() == [{"file_name": str(root / "a.png"), "captions": captions}]
 
 
-def test_a_caption_that_is_no_text_spoils_no_list(root, register):
+@pytest.mark.fault("a list of captions that is not UTF-8", "an error at the start; of some captions, a warning")
+def test_a_caption_that_is_no_text_spoils_no_list(root, register, caplog):
     """It is counted as broken when it is its turn."""
+    logging.getLogger("tcl_d2").propagate = True
     save_image(root / "a.png")
     (root / "l.csv").write_bytes(b"image,caption\na.png,stra\xdfe\na.png,street\n")
-    assert register(register_caption_list, "t_list", "l.csv")()[0]["captions"] == ["stra\udcdfe", "street"]
+    load = register(register_caption_list, "t_list", "l.csv")
+    assert load()[0]["captions"] == ["stra\udcdfe", "street"]
+    assert "1 of the 2 captions" in caplog.text
+    (root / "l.csv").write_bytes(b"image,caption\na.png,stra\xdfe\n")
+    with pytest.raises(ValueError, match="'t_list': 1 of the 1 captions of .*l.csv are not UTF-8"):
+        load()
 
 
 @pytest.mark.fault("broken rows in a list of captions", "one error that names the row and what is wrong with it")
@@ -324,7 +340,10 @@ def test_images_without_a_caption_are_left_out(root, register, caplog):
     load = register(register_caption_folder, "t_folder", "set")
     with caplog.at_level(logging.WARNING):
         assert load() == [{"file_name": str(root / "set/b.webp"), "captions": ["red\nand round"]}]
-    assert "'t_folder': 2 of 3 images have no caption, such as" in caplog.text and "set/a.txt: left out" in caplog.text
+    assert (
+        "'t_folder': 2 of 3 images have no caption in UTF-8, such as" in caplog.text
+        and "set/a.txt: left out" in caplog.text
+    )
 
 
 @pytest.mark.fault(
@@ -335,7 +354,7 @@ def test_images_without_a_caption_are_left_out(root, register, caplog):
     [
         ((), "no folder .*set. Expected images with a caption in NAME.txt beside each NAME.jpg; shards are"),
         (("a.txt",), "no images in .*set. Expected images"),
-        (("a.jpg", "b.jpg"), "2 of 2 images have no caption, such as .*set/a.txt"),
+        (("a.jpg", "b.jpg"), "2 of 2 images have no caption in UTF-8, such as .*set/a.txt"),
         (("a.jpg", "a.png", "a.txt"), "two images have the name 'a'"),
     ],
 )
