@@ -6,6 +6,7 @@ tcl-d2 evaluate --config-file shapes/trained.yaml
 """
 
 import argparse
+import logging
 from contextlib import ExitStack
 
 from detectron2.config import CfgNode
@@ -26,6 +27,8 @@ from ..engine.wandb_writer import import_wandb
 from ..evaluation import check_expected_results, verify_results
 from ..utils.errors import one_message
 from ..utils.imports import import_code
+
+_EXPECTED = (OSError, FloatingPointError)  # that end a training, such as a full disk; other errors are bugs
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -125,5 +128,13 @@ def main(args: argparse.Namespace) -> dict | None:
             if comm.is_main_process():
                 verify_results(cfg, results)
             return results
-        with one_message(OSError, FloatingPointError):  # such as a full disk; the log has the stack of calls
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_without_stack)
+        with one_message(*_EXPECTED):
             return model_or_trainer.train()
+
+
+def _without_stack(record: logging.LogRecord) -> bool:
+    """Take the stack of calls from what Detectron2 logs of an error whose message says all."""
+    if record.exc_info and isinstance(record.exc_info[1], _EXPECTED):
+        record.exc_info = None
+    return True

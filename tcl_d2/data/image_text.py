@@ -324,7 +324,8 @@ def register_caption_folder(name: str, folder: str) -> None:
                 missing.append(path.with_suffix(".txt"))
 
         if missing:
-            problem = f"Dataset '{name}': {len(missing)} of {len(images)} images have no caption in UTF-8, such as {missing[0]}"
+            count = f"{len(missing)} of {len(images)}"
+            problem = f"Dataset '{name}': {count} images have no caption in UTF-8, such as {missing[0]}"
             if not rows:
                 raise FileNotFoundError(f"{problem}.")
             log_first_n(logging.WARNING, f"{problem}: left out", 2, name=__name__, key="message")

@@ -81,7 +81,13 @@ class SemSegDatasetMapper:
         # Augment; PIL resizes labels of 8 bits alone, so each byte of 16 bits is a channel
         label_bytes = label.astype("<u2").view(np.uint8).reshape(*label.shape, 2)
         aug_input = T.AugInput(image, sem_seg=label_bytes)
-        self.augmentations(aug_input)
+        try:
+            self.augmentations(aug_input)
+        except ValueError as error:  # such as a picture whose short side becomes 0 pixels
+            size = f"{image.shape[1]} x {image.shape[0]} pixels"
+            raise OSError(
+                f"Dataset '{name}': {dataset_dict['file_name']} ({size}) cannot be augmented: {error}"
+            ) from None
         label = np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
 
         # Choose classes

@@ -128,6 +128,15 @@ def test_masks_of_0_and_255_are_told(labeled, caplog):
     assert "'t_masks'" in caplog.text and "0 and 255" in caplog.text and "t_labels" not in caplog.text
 
 
+@pytest.mark.fault("a labeled picture so thin that a resize leaves no pixel", "an error names it and its size")
+def test_a_picture_that_is_too_thin_is_named(labeled):
+    (row,) = labeled("t_thin", [np.zeros((1, 9000), np.uint8)], CLASSES)
+    resize = T.ResizeShortestEdge((48, 48), 96)
+    mapper = SemSegDatasetMapper(["t_thin"], augmentations=[resize])
+    with pytest.raises(OSError, match=r"'t_thin': .*t_thin_0_image.png \(9000 x 1 pixels\)"):
+        mapper({**row, "dataset_name": "t_thin"})
+
+
 def test_default_augmentation_is_detectron2s(in_world):
     """Short sides of INPUT.MIN_SIZE_TRAIN, a flip, and a crop of the size of the image-text mapper's."""
     cfg = load_config(ROOT / "configs/shapes/finetune.yaml")
