@@ -63,8 +63,11 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture
 def empty(tmp_path):
-    """A folder with nothing but a photo."""
-    Image.fromarray(draw_scene(7, 0).image).save(tmp_path / "photo.jpg")
+    """A folder with nothing but a photo, and one where the small world's would lie."""
+    image = Image.fromarray(draw_scene(7, 0).image)
+    image.save(tmp_path / "photo.jpg")
+    (tmp_path / "datasets/shapes/val/images").mkdir(parents=True)
+    image.save(tmp_path / "datasets/shapes/val/images/00000.png")
     return tmp_path
 
 

@@ -107,7 +107,7 @@ IMPORT_NAMES = {
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
 # Of videos, the page, exported models, DenseCRF, GroupViT and Weights & Biases, which say what is missing
 OPTIONAL = {"cv2", "gradio", "onnxruntime", "pydensecrf", "transformers", "wandb"}
-INDIRECT = {"fvcore", "tensorboard", "torchvision"}  # Detectron2 imports them
+INDIRECT = {"fvcore", "lvis", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 
 def declared() -> tuple[set[str], set[str]]:

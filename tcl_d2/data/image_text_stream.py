@@ -19,7 +19,7 @@ from .shards import open_shard
 
 logger = logging.getLogger(__name__)
 
-_MAX_EMPTY_EPOCHS = 10  # in a row, of one worker
+UNREADABLE_SHARD = "unreadable shard"
 
 
 # --------------------------------------------------------------------------------------------- broken samples
@@ -40,6 +40,10 @@ class SkipCounter:
         is_power_of_ten = count == 10 ** int(math.log10(count))
         if count <= 3 or is_power_of_ten:
             logger.warning("Skipped a sample (%s: %d so far in this worker): %s", reason, count, message)
+
+    def count_samples(self) -> int:
+        """Count what was skipped but for shards."""
+        return self.counts.total() - self.counts[UNREADABLE_SHARD]
 
     def __str__(self) -> str:
         return ", ".join(f"{reason}: {count}" for reason, count in self.counts.most_common()) or "no samples"
@@ -201,15 +205,18 @@ class WorkerIterator:
     def _part(self, epoch: int) -> range:
         """Return the places of the worker's samples in the order of an epoch."""
         begin, end = epoch * self.stream.epoch_size, (epoch + 1) * self.stream.epoch_size
-        workers = range(self.worker + 1)
-        sizes = [_share(end, w, self.num_workers) - _share(begin, w, self.num_workers) for w in workers]
-        return range(sum(sizes[:-1]), sum(sizes))
+        sizes = [_share(end, w, self.num_workers) - _share(begin, w, self.num_workers) for w in range(self.num_workers)]
+
+        # In each epoch it has another part, also of shards with fewer samples than their rows say
+        place = (self.worker + epoch) % self.num_workers
+        start = sum(sizes[(other - epoch) % self.num_workers] for other in range(place))
+        return range(start, start + sizes[self.worker])
 
     def _iterate(self) -> Iterator[dict]:
         fruitless_epochs = 0
         while True:
             is_whole = self.position == Position(self.position.epoch)
-            part, skipped_before = self._part(self.position.epoch), self._skipped.counts.total()
+            part, broken_before = self._part(self.position.epoch), self._skipped.count_samples()
             num_yielded = 0
             for sample in self._iterate_epoch(part):
                 num_yielded += 1
@@ -217,8 +224,8 @@ class WorkerIterator:
 
             # The rest of an epoch may be empty, and a part of shards with fewer samples than their rows say
             fruitless_epochs = fruitless_epochs + 1 if part and is_whole and not num_yielded else 0
-            has_skipped = self._skipped.counts.total() > skipped_before
-            if fruitless_epochs == (1 if has_skipped else _MAX_EMPTY_EPOCHS):
+            are_all_broken = fruitless_epochs and self._skipped.count_samples() > broken_before
+            if are_all_broken or fruitless_epochs == self.num_workers:
                 raise OSError(
                     f"Dataset '{self.stream.name}': a whole epoch of worker {self.worker + 1} of {self.num_workers} "
                     f"gave no usable sample ({self._skipped}){self._skipped.last and ', such as ' + self._skipped.last}"
@@ -279,7 +286,7 @@ class WorkerIterator:
                     f"tries: {error.reason}. --resume goes on when it can be read again."
                 ) from None
             except BROKEN_TAR as error:
-                self._skipped.add("unreadable shard", f"{shard}: {error}")
+                self._skipped.add(UNREADABLE_SHARD, f"{shard}: {error}")
 
 
 def _share(num_draws: int, worker: int, num_workers: int) -> int:

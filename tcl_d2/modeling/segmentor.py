@@ -574,7 +574,8 @@ def check_images(cfg: CfgNode) -> None:
             f"set it: {_USE_OUR_CONFIG}"
         )
     theirs = get_cfg().MODEL
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+    keys = ["PIXEL_MEAN", *(["PIXEL_STD"] if any(cfg.MODEL.PIXEL_MEAN) else [])]  # 0 and 1 leave images as they are
+    for key in keys:
         if list(cfg.MODEL[key]) == list(theirs[key]):
             raise ValueError(f"MODEL.{key} is {list(theirs[key])}, Detectron2's for BGR: {_USE_OUR_CONFIG}")
 

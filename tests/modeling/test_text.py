@@ -186,7 +186,7 @@ def test_no_list_that_comes_with_the_project_has_classes_of_one_text(model):
     """The benchmarks' own words and those of each release, by CLIP's tokenizer; none is cut."""
     reader = WordReader(build_tokenizer("ViT-B-16"))
     identify = partial(reader.identify, templates=get_templates("maskclip"))
-    lists = [(name, None) for name in benchmark_names()]
+    lists = [(name, None) for name in benchmark_names() if name.startswith(("zeroshot_", "shapes_"))]
     lists += [item for method in RELEASES for item in released_words(method).items()]
     for name, words in lists:
         vocabulary = dataset_vocabulary(name, words, identify=identify)
