@@ -72,6 +72,7 @@ def evaluated(output) -> list[str]:
 @pytest.mark.parametrize("names", NAMES, ids=" ".join)
 def test_every_command_has_help(tmp_path, names):
     done = run(tmp_path, *names, "--help")
+    assert "Warning" not in done.stderr  # a user can do nothing about those of libraries
     assert done.returncode == 0 and done.stdout.startswith(f"usage: tcl-d2 {' '.join(names)} "), done.stderr
 
 
