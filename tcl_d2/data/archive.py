@@ -27,6 +27,7 @@ from ..modeling.reco.image_index import (
 from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
 from .dataset_files import walk_files
+from .shard_samples import StrictTarInfo
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
             records.append(ImageRecord(file))
             continue
         try:
-            with tarfile.open(file, "r:") as tar:
+            with tarfile.open(file, "r:", tarinfo=StrictTarInfo) as tar:
                 for member in tar:
                     is_image = member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
                     if is_image and not is_leftover(member.name):

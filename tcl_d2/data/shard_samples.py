@@ -13,7 +13,7 @@ from ..utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 
 # What a tar that is broken raises when it is read
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
-SORT_ADVICE = "the files of a sample must follow one another in a shard: write it with tar --sort=name"
+SORT_ADVICE = "a sample's files must follow one another: if they lie apart, write the shard with tar --sort=name"
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # not of hidden files
 
 
@@ -68,7 +68,7 @@ class ShardSample:
         return self.files[fitting[0]]
 
 
-class _StrictTarInfo(tarfile.TarInfo):
+class StrictTarInfo(tarfile.TarInfo):
     """A header that must be whole: tarfile itself takes a broken one for the end of the archive."""
 
     @classmethod
@@ -81,7 +81,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 def open_tar(stream: BinaryIO, is_file: bool) -> tarfile.TarFile:
     """Open a shard; of a file on this disk, what is passed over is not read."""
-    return tarfile.open(fileobj=stream, mode="r:*" if is_file else "r|*", tarinfo=_StrictTarInfo)
+    return tarfile.open(fileobj=stream, mode="r:*" if is_file else "r|*", tarinfo=StrictTarInfo)
 
 
 def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | None = None) -> Iterator[ShardSample]:

@@ -149,6 +149,18 @@ def test_broken_links_are_counted(embed, tmp_path):
     assert counts == {"images": 2, "broken": 1}
 
 
+@pytest.mark.fault("a damaged header in a shard of an archive", "counted as unreadable, not taken for its end")
+def test_damaged_headers_are_counted(embed, tmp_path):
+    write_shards(tmp_path / "shards", write_images(tmp_path / "images", 3), per_shard=3)
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    with tarfile.open(shard) as tar:
+        header = tar.getmembers()[2].offset
+    content = bytearray(shard.read_bytes())
+    content[header + 100 : header + 110] = b"\xff" * 10
+    shard.write_bytes(content)
+    assert index_archive([[str(shard)]], tmp_path / "index", embed)["broken"] == 1
+
+
 @pytest.mark.fault("a compressed shard in an archive", "counted as unreadable: images in it have no place of their own")
 def test_compressed_shards_are_counted(embed, tmp_path):
     with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as tar:
