@@ -226,11 +226,13 @@ def check_meta_architecture(cfg: CN) -> None:
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
         )
+
     if missing := missing_keys(cfg):
         raise ValueError(
             f"the configuration has no {missing[0]}: another plugin has replaced what add_tcl_config added. Call "
             "add_tcl_config after it, which adds what is missing"
         )
+
     check_images(cfg)
     check_dense_head("MODEL.DENSE_CLIP.HEAD", cfg.MODEL.DENSE_CLIP.HEAD)
     check_dense_head("MODEL.TCL.KP_HEAD", cfg.MODEL.TCL.KP_HEAD)

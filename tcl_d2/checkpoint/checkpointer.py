@@ -280,6 +280,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         clip = getattr(self.model, "clip", None)
         if not isinstance(clip, FrozenCLIP):
             return
+
         trained = carried_activation(checkpoint, self._file)
         if trained not in ("", clip.activation):
             raise ValueError(
@@ -287,6 +288,7 @@ class TCLCheckpointer(DetectionCheckpointer):
                 f"{clip.activation}. MODEL.CLIP.NAME says which: a name of open_clip's that ends in -quickgelu, such "
                 "as ViT-B-16-quickgelu, or the same without it"
             )
+
         if not trained and clip.activation == "GELU" and any(name.startswith("clip.") for name in checkpoint["model"]):
             logger.warning(
                 "'%s' brings its own CLIP, but does not say whether that has GELU, as the model's, or QuickGELU. For "

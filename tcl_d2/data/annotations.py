@@ -65,17 +65,22 @@ def read_annotations(dataset_name: str) -> dict:
         ValueError: an entry is malformed, or the categories are not numbered as in the metadata; names file and entry.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.evaluator_type
-    key = "panoptic_json" if kind in PANOPTIC_TYPES else "json_file"
+    is_coco, is_lvis, is_panoptic = (
+        metadata.evaluator_type in types for types in (("coco",), ("lvis",), PANOPTIC_TYPES)
+    )
+    needed, key = _KEYS[metadata.evaluator_type], "panoptic_json" if is_panoptic else "json_file"
     path = metadata.get(key)
+
     try:
-        if path is None and kind != "coco":
+        # Detectron2's evaluator of COCO's format takes rows too
+        if path is None and not is_coco:
             raise ValueError(f"its metadata have no '{key}'")
         if path is None:
-            return _check_content(_convert_rows(dataset_name), _KEYS[kind], "its rows")
-        content = read_annotation_file(path, _KEYS[kind], may_lack_annotations=kind == "coco", is_lvis=kind == "lvis")
+            return _check_content(_convert_rows(dataset_name), needed, "its rows")
+
+        content = read_annotation_file(path, needed, may_lack_annotations=is_coco, is_lvis=is_lvis)
         check_categories(content, _category_names(metadata), path, may_be_reworded=True)
-        if kind in PANOPTIC_TYPES:
+        if is_panoptic:
             folder = Path(PathManager.get_local_path(str(metadata.panoptic_root)))
             check_files([folder / annotation["file_name"] for annotation in content["annotations"]], "segment pictures")
         return content

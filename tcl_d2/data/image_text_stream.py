@@ -80,6 +80,12 @@ def num_slots(row: dict) -> int:
 # --------------------------------------------------------------------------------------------- the stream
 
 
+def loader_worker() -> tuple[int, int]:
+    """Return the index of this loader process among those of the training process, and their number."""
+    info = get_worker_info()  # None without loader processes: the training process itself is the worker
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
 class Position(NamedTuple):
     """The place in a worker's samples from which to go on.
 
@@ -135,9 +141,7 @@ class ImageTextStream(IterableDataset):
         self.epoch_size = sum(map(num_slots, rows))
 
     def __iter__(self) -> Iterator[dict]:
-        info = get_worker_info()  # None without loader processes: the training process itself is the worker
-        workers_per_rank = info.num_workers if info else 1
-        local_worker = info.id if info else 0
+        local_worker, workers_per_rank = loader_worker()
         worker = comm.get_rank() * workers_per_rank + local_worker
         return self.iterate_worker(worker, comm.get_world_size() * workers_per_rank)
 
@@ -272,6 +276,7 @@ class WorkerIterator:
             shard, first, last = segments[number]
             if number == begin.segment:
                 first = max(first, begin.sample)
+
             try:
                 with open_shard(shard) as tar:
                     for sample in read_samples(tar, shard, first, last):

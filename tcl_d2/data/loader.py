@@ -10,9 +10,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
-from .image_text_stream import ImageTextStream, Position, count_samples, read_dataset
+from .image_text_stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .mapper import ImageTextDatasetMapper
 
@@ -89,9 +89,8 @@ class TrainingStream(IterableDataset):
     def __iter__(self) -> Iterator[dict]:
         # The loader takes batches from its workers in turn, from worker 0 on. So a worker goes on with the share of the
         # one whose turn it was.
-        info = get_worker_info()  # None without loader processes
-        num_workers = info.num_workers if info else 1
-        first_batch = self.num_batches + (info.id if info else 0)
+        worker, num_workers = loader_worker()
+        first_batch = self.num_batches + worker
         batches_before, share = divmod(first_batch, num_workers)
         pairs = self.pairs.iterate_worker(
             comm.get_rank() * num_workers + share,
@@ -230,6 +229,7 @@ def build_image_text_train_loader(
     def build(seed: int, start: int, positions: list) -> tuple[Iterable[list[dict]], int]:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
         num_batches = start // total_batch_size
+
         stream = TrainingStream(
             Mixture(streams, sizes, seed),
             num_pairs,

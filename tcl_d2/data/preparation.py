@@ -273,10 +273,10 @@ def check(names: Sequence[str], processes: int) -> bool:
     # Check the files, their number, and their values together
     jobs = list(names_by_pair.items())
     problems, values = [], defaultdict(set)
-    for (_, users), (faults, found) in zip(jobs, convert(_check_pair, jobs, processes, "checking")):
+    for (_, users), (faults, label_values) in zip(jobs, convert(_check_pair, jobs, processes, "checking")):
         problems += faults
         for name in users:
-            values[name] |= found
+            values[name] |= label_values
     problems += filter(None, (_check_whole(name, len(rows[name]), values[name]) for name in names))
 
     # Print the result

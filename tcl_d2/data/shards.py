@@ -224,9 +224,11 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
             _finish_command(shard, stream)  # its failure is the cause
             raise
         _finish_command(shard, stream)
+
     elif is_remote(shard):
         with _open_address(shard, PAUSES) as stream, open_tar(stream, is_file=False) as tar:
             yield tar
+
     else:
         with open(shard, "rb") as stream, open_tar(stream, is_file=True) as tar:
             yield tar

@@ -9,7 +9,7 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors
+from ..utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
 from .dual_encoder import DualEncoder
 from .grounder import normalize
 from .vocabulary import check_words
@@ -152,7 +152,7 @@ class TextEmbedder(WordReader):
         self.normalize_prompts = normalize_prompts
         self._cache: dict[tuple, Tensor] = {}
         self._words: dict[tuple, Tensor] = {}
-        self._weights: list[tuple[int, int]] = []
+        self._weights_version: list[tuple] = []
 
     def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Embed words: the mean of T(template) over templates, normalized.
@@ -229,13 +229,10 @@ class TextEmbedder(WordReader):
 
     def _forget_old_weights(self) -> None:
         """Empty the cache if the text encoder's weights have changed: they were loaded, or trained."""
-        weights = [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self.clip.text_weights().values()
-        ]
-        if weights != self._weights:
+        version = weights_version(self.clip.text_weights().values())
+        if version != self._weights_version:
             self.forget()
-            self._weights = weights
+            self._weights_version = version
 
     def forget(self) -> None:
         """Empty the cache."""

@@ -123,12 +123,12 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         model = timm.create_model(name)
     has_patches = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
     if not has_patches or model.pos_embed is None:
-        kind = type(model).__name__
+        description = type(model).__name__
         if isinstance(model, VisionTransformer) and not has_patches:
-            kind += " on the features of a convolutional network"
+            description += " on the features of a convolutional network"
         raise ValueError(
-            f"{key}.NAME is '{name}', a {kind}; expected a VisionTransformer of timm with position embeddings, which "
-            "gives a token for each patch, such as vit_base_patch8_224.dino."
+            f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
+            "which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
     if pretrained == "timm" and not is_model_pretrained(name):
         raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")

@@ -118,10 +118,10 @@ def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], 
         beside = {name: value for name, value in content.items() if name not in state}
 
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        found = f"the names {list(state or content)[:3]}" if content else f"a {type(loaded).__name__}"
+        given = f"the names {list(state or content)[:3]}" if content else f"a {type(loaded).__name__}"
         raise ValueError(
             f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model' or 'state_dict'; it "
-            f"has {found}"
+            f"has {given}"
         )
     unwrapped = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     if len(unwrapped) < len(state):
