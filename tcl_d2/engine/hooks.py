@@ -128,7 +128,7 @@ class StopOnBadSteps(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """SIGTERM and SIGINT end a training after the running iteration, with a checkpoint; a second one at once."""
+    """Ends a training on STOP_SIGNALS: after the running iteration, with a checkpoint; on a second one at once."""
 
     def __init__(self, catcher: SignalCatcher):
         """Choose what remembers signals while the training runs."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C): a run ends at a good moment, with what it has done saved."""
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal): a run ends at a good moment, with its work saved."""
 
 import logging
 import signal
@@ -9,9 +9,11 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class SignalCatcher:
-    """Remembers SIGTERM and SIGINT in place of their action; a second one of the same has its action at once.
+    """Remembers STOP_SIGNALS in place of their action; a second one of the same has its action at once.
 
     Attributes:
         number: the first signal that came; 0 for none.
@@ -24,7 +26,7 @@ class SignalCatcher:
     def __enter__(self) -> "SignalCatcher":
         """Begin to catch the signals that have no handler: an evaluation within a training leaves them to that."""
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._handlers[number] = signal.signal(number, self._remember)
         return self

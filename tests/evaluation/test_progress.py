@@ -158,8 +158,10 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
         assert resumed[name]["sem_seg"] == pytest.approx(whole[name]["sem_seg"], nan_ok=True)
 
 
-@pytest.mark.fault("Ctrl-C or SIGTERM in an evaluation", "progress is saved, one line says how to go on")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.fault(
+    "Ctrl-C, SIGTERM or a closed terminal in evaluation", "progress is saved, one line says how to go on"
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_what_is_done(cfg, monkeypatch, caplog, number):
     """The batch that is being worked on is finished; then the other images alone are left."""
     model = Trainer.build_model(cfg).eval()
