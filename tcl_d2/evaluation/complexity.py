@@ -1,29 +1,27 @@
 """What a model costs by count, whatever its weights: the parameters, FLOPs and activations of its parts.
 
-They are counted as Detectron2 and fvcore do: a FLOP is a multiplication with its addition, activations are the outputs
-of convolutions and products, and elementwise operators count nothing.
+As in Detectron2, a FLOP is a multiplication with its addition, activations are outputs of convolutions and products,
+and elementwise operators count nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
-from math import prod
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import wraps
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from fvcore.nn.jit_analysis import JitModelAnalysis
-from fvcore.nn.jit_handles import generic_activation_jit, get_shape, matmul_flop_jit
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ..data.benchmark_mapper import model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor, linear
 from ..modeling.inference import Windows
-from ..modeling.refiner import keep_scores
 from ..modeling.vision import VisionEncoder
 
 _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
@@ -109,120 +107,101 @@ def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> 
         inputs: the image, see image_input.
         num_words: words that scores are made for.
     """
-
-    def bind_refiner(stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the refiner itself, as a module of which fvcore knows; a bound one would keep what it has traced."""
-        return partial(model.refiner, images) if model.refines(stage) else keep_scores
-
-    with torch.no_grad(), patch.object(model, "bind_refiner", bind_refiner):
-        return _count_operations(model, inputs, num_words)
-
-
-def _count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> Operations:
-    # A window, of which all others are of the same size
     image = model.normalize_images([inputs["image"]])[0]
     windows = Windows(image, model.crop_size, model.stride)
     rows, columns = windows.slices[0]
-    crop = image[None, :, rows, columns]
-    text = torch.randn(num_words, model.clip.embed_dim, device=model.device)
-    features, place = model.encode_crops(crop)
-
-    # The stages of a window, then what is done once for the image
-    stages = [
-        _Stage(model, "clip", lambda crop: _tensors(model.encode_crops(crop)[0]), crop),
-        _Stage(model, "scores", lambda text: model.crop_masks(features, place, text), text),
-    ]
-    counts = [(stage, len(windows.slices)) for stage in stages]
-    if model.refines("image") or model.refines("classes"):
-        size = inputs["height"], inputs["width"]
-        picture, scores = (torch.rand(1, channels, *size, device=model.device) for channels in (3, num_words))
-        counts.append((_Stage(model, "scores", model.refiner, picture, scores), 1))
-
-    # Add them up
-    by_part, by_operator = {}, Counter()
-    for stage, times in counts:
-        parts, operators = stage.count()
-        for name, part in parts.items():
-            total = by_part.setdefault(name, Counter())
-            total.update({key: times * value for key, value in part.items()})
-        by_operator.update({name: times * value for name, value in operators.items()})
-
     tokens = model.tokenizer(["a photo of a cat"]).to(model.device)
-    prompt, _ = _Stage(model, "text", model.clip.encode_text, tokens).count()
-    return Operations(len(windows.slices), tuple(crop.shape[-2:]), by_part, by_operator, prompt["text"]["flops"])
+
+    # Products that all devices know are counted, not those that this CPU favors
+    model.set_text_embeddings(torch.randn(num_words, model.clip.embed_dim))
+    with torch.no_grad(), patch.object(linear, "is_fp32_on_cpu", return_value=False):
+        by_part, by_operator = _count_image(model, inputs)
+        with OperatorCounter() as text:
+            model.clip.encode_text(tokens)
+    window_size = tuple(image[:, rows, columns].shape[1:])
+    return Operations(len(windows.slices), window_size, by_part, by_operator, text.total["flops"])
 
 
-def _tensors(features: NamedTuple) -> tuple[Tensor, ...]:
-    return tuple(value for value in features if isinstance(value, Tensor))
+def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Counter], Counter]:
+    """Segment an image; return FLOPs and activations of each part, and FLOPs by operator.
+
+    What none of the model's own modules does is CLIP's until there are features, and "scores" after that.
+    """
+    counter = OperatorCounter()
+    modules = {name: module for name, module in model.named_children() if name != "clip"}
+    parts = {name: Counter() for name in (*modules, "clip")}
+    bind_refiner = getattr(model.refiner, "bind", None)
+
+    def bind(images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Bind the refiner to images; what that returns is no module, but does the work."""
+        return counter.attribute(bind_refiner(images), parts["refiner"])
+
+    # Segment
+    with ExitStack() as patches:
+        for name, module in modules.items():
+            forward = counter.attribute(module.forward, parts[name])
+            patches.enter_context(patch.object(module, "forward", forward))
+        if model.refiner is not None:
+            patches.enter_context(patch.object(model.refiner, "bind", bind))
+        encode = counter.attribute(model.encode_crops, parts["clip"], without=[parts[name] for name in modules])
+        patches.enter_context(patch.object(model, "encode_crops", encode))
+        with counter:
+            model([inputs])
+
+    parts["scores"] = counter.total - sum(parts.values(), Counter())
+    return {name: part for name, part in parts.items() if part["flops"]}, counter.by_operator
 
 
-class _Stage(nn.Module):
-    """A function of a model as a module, which is what fvcore traces."""
+class OperatorCounter(TorchDispatchMode):
+    """Counts what is computed in its block.
 
-    def __init__(self, model: nn.Module, name: str, function: Callable[..., Any], *inputs: Tensor):
+    Attributes:
+        total: {"flops": count, "activations": count}.
+        by_operator: FLOPs by operator.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.model = model
-        self.name = name
-        self.function = function
-        self.inputs = inputs
+        self.total = Counter()
+        self.by_operator = Counter()
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        formula = FORMULAS.get(operator.overloadpacket)
+        if formula is not None:
+            output = result[0] if isinstance(result, tuple) else result  # attention gives its statistics too
+            is_sparse = args[0].layout is torch.sparse_csr
+            flops = _sparse_flops(*args) if is_sparse else formula(*args, **(kwargs or {}), out_val=output) // 2
+            self.total.update(flops=flops, activations=output.numel())
+            name = operator.overloadpacket.__name__
+            self.by_operator["attention" if "attention" in name else name] += flops
+        return result
 
-    def count(self) -> tuple[dict[str, Counter], Counter]:
-        """Return FLOPs and activations of each part of the model, the rest under the stage's name; FLOPs by operator.
+    def attribute(self, function: Callable, part: Counter, without: Sequence[Counter] = ()) -> Callable:
+        """Return a function that adds to `part` what its calls compute, but what is added to the parts `without`."""
 
-        What is done by CLIP's own modules is the rest, too: methods call them one by one.
-        """
-        analyses = {
-            "flops": FlopCountAnalysis(self, self.inputs).set_op_handle(**FLOP_HANDLES),
-            "activations": ActivationCountAnalysis(self, self.inputs).set_op_handle(**ACTIVATION_HANDLES),
-        }
-        for analysis in analyses.values():
-            _trace(analysis)
+        def count() -> Counter:
+            return self.total - sum(without, Counter())
 
-        parts = {name: Counter() for name, _ in self.model.named_children() if name != "clip"}
-        parts[self.name] = Counter()
-        for key, analysis in analyses.items():
-            by_module = analysis.by_module()
-            for name in parts:
-                parts[name][key] = by_module[f"model.{name}"]
-            parts[self.name][key] = by_module[""] - sum(part[key] for part in parts.values())
-        return {name: part for name, part in parts.items() if part["flops"]}, analyses["flops"].by_operator()
+        @wraps(function)
+        def counted(*args: object, **kwargs: object) -> object:
+            before = count()
+            result = function(*args, **kwargs)
+            part.update(count() - before)
+            return result
 
-
-def _trace(analysis: JitModelAnalysis) -> None:
-    """Run an analysis, whose operators count for all modules that call each other until there."""
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).ancestor_mode("caller")
-    # torch's functional_call refuses to be traced, by which vision models get their position embeddings; and a count
-    # is of the products that all devices know, not of those that this CPU favors
-    never = partial(patch.object, return_value=False)
-    with never(torch.jit, "is_tracing"), never(linear, "is_fp32_on_cpu"):
-        analysis.total()
+        return counted
 
 
-# Handles for what fvcore does not count, see fvcore.nn.jit_handles
+def _sparse_flops(matrix: Tensor, columns: Tensor) -> int:
+    """Count a product of a sparse matrix: each of its entries times the columns of the other one."""
+    return matrix.values().numel() * columns.shape[-1]
 
 
-def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count FLOPs of scaled_dot_product_attention: queries [..., L, d] times keys [..., S, d], times values."""
-    query, _, value = map(get_shape, inputs[:3])
-    return prod(query) * value[-2] + prod(query[:-1]) * prod(value[-2:])
-
-
-def matmul_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Count FLOPs of a product; of a sparse matrix, each of its entries times the columns of the other one."""
-    maker = inputs[0].node()
-    if maker.kind() not in ("aten::sparse_compressed_tensor", "aten::sparse_csr_tensor"):
-        return matmul_flop_jit(inputs, outputs)
-    entries = get_shape(list(maker.inputs())[2])
-    return prod(entries) * get_shape(inputs[1])[-1]
-
-
-FLOP_HANDLES: Mapping[str, Callable] = {
-    "aten::scaled_dot_product_attention": attention_flops,
-    "aten::matmul": matmul_flops,
-}
-ACTIVATION_HANDLES: Mapping[str, Callable] = {
-    "aten::scaled_dot_product_attention": generic_activation_jit("scaled_dot_product_attention"),
+# Torch's formulas, which count a multiplication and its addition as two; they lack the CPU's attention
+FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
 }
