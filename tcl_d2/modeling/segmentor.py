@@ -365,9 +365,7 @@ class ZeroShotSegmentor(CropSegmentor):
             background, negative = input_per_image.get("background", False), input_per_image.get("negative", ())
             vocabulary = self.make_vocabulary(input_per_image["vocabulary"], background, negative)
             words, subsets = join_vocabularies([vocabulary])
-            is_repeated = input_per_image.get("kept_crops") is not None  # with lists that differ by a few words
-            embed = self.embed_vocabulary.embed_new if is_repeated else self.embed_vocabulary
-            return embed(words, self.templates), subsets
+            return self.embed_vocabulary(words, self.templates), subsets
 
         if self._text is not None:
             self._text = self._text.to(self.device)  # the model may have moved since

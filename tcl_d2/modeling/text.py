@@ -121,9 +121,9 @@ def _quote(words: Sequence[str], limit: int = 5) -> str:
 
 
 class TextEmbedder(WordReader):
-    """Embeds vocabularies with prompt templates, and remembers those it was asked for last; in files too, if wanted.
+    """Embeds words with prompt templates, and caches their features; in files too, if wanted.
 
-    What it remembers holds as long as the text encoder's weights, which it looks at each time.
+    The cache is emptied when the text encoder's weights change.
     """
 
     def __init__(
@@ -131,7 +131,6 @@ class TextEmbedder(WordReader):
         clip: DualEncoder,
         tokenizer: Callable[[list[str]], Tensor],
         folder: Path | None = None,
-        remember: int = 16,
         normalize_prompts: bool = False,
     ):
         """Begin with an empty cache.
@@ -141,21 +140,20 @@ class TextEmbedder(WordReader):
             tokenizer: N texts -> int64 [N, context].
             folder: where embeddings are kept in files, by the text encoder's weights and the prompts' tokens; None:
                 nowhere.
-            remember: vocabularies that are held in memory.
             normalize_prompts: whether each prompt's embedding is normalized before the mean over templates (SCLIP and
                 its successors), which the official TCL does not do.
         """
         super().__init__(tokenizer)
         self.clip = clip
         self.folder = folder
-        self.remember = remember
         self.normalize_prompts = normalize_prompts
-        self._cache: dict[tuple, Tensor] = {}
-        self._words: dict[tuple, Tensor] = {}
+        self._features: dict[tuple, Tensor] = {}
         self._weights_version: list[tuple] = []
 
-    def __call__(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embed words: the mean of T(template) over templates, normalized.
+    def __call__(self, words: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Embed words: the mean of T(template) over templates, normalized. Only words that are new are computed.
+
+        A word's feature may differ in the last bit with the words that it is computed with.
 
         Returns:
             text features fp32 [K, D].
@@ -164,56 +162,37 @@ class TextEmbedder(WordReader):
             ValueError: see check_words and check_templates.
         """
         self._forget_old_weights()
-        device = self.clip.device
-        key = (tuple(names), tuple(templates), self.normalize_prompts)
-        if key not in self._cache or self._cache[key].device != device:
-            names, templates = check_words(names), check_templates(templates)
-            while len(self._cache) >= self.remember:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = self._embed(names, templates, device)
-        return self._cache[key]
-
-    def embed_new(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embed words that come again and again in other lists: only those that are new are computed.
-
-        Features differ in the last bit from those of the whole list, for texts are embedded with others at once.
-
-        Returns:
-            text features fp32 [K, D].
-
-        Raises:
-            ValueError: see check_words and check_templates.
-        """
-        self._forget_old_weights()
-        names, templates = check_words(names), check_templates(templates)
+        words, templates = check_words(words), check_templates(templates)
         context = (templates, self.normalize_prompts, self.clip.device)
-        new_names = [name for name in names if (name, context) not in self._words]
-        if new_names:
-            if len(self._words) > _WORDS_REMEMBERED:
-                self._words.clear()
-                new_names = names
-            features = self(new_names, templates)
-            self._words.update({(name, context): feature for name, feature in zip(new_names, features)})
-        return torch.stack([self._words[name, context] for name in names])
+        new_words = tuple(word for word in words if (word, context) not in self._features)
+        if new_words:
+            if len(self._features) > _WORDS_REMEMBERED:
+                self._features.clear()
+                new_words = words
+            features = self._embed(new_words, templates)
+            self._features.update({(word, context): feature for word, feature in zip(new_words, features)})
+        return torch.stack([self._features[word, context] for word in words])
 
-    def _embed(self, names: tuple[str, ...], templates: tuple[str, ...], device: torch.device) -> Tensor:
-        tokens = self.tokenizer([template.replace("{}", name) for name in names for template in templates])
+    def _embed(self, words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
+        tokens = self.tokenizer([template.replace("{}", word) for word in words for template in templates])
         if self.folder is None:
-            return self._compute(tokens, len(names), device)
+            return self._compute(tokens, len(words))
 
         path = self.folder / f"{self._digest(tokens)}.safetensors"
         try:
-            return read_tensors(path)["embedding"].to(device)
+            return read_tensors(path)["embedding"].to(self.clip.device)
         except (FileNotFoundError, UnreadableFile):
-            features = self._compute(tokens, len(names), device)
+            features = self._compute(tokens, len(words))
             if not keep_tensors(path, {"embedding": features.cpu()}):
                 self.folder = None  # the warning comes once
             return features
 
     @torch.no_grad()
-    def _compute(self, tokens: Tensor, count: int, device: torch.device) -> Tensor:
+    def _compute(self, tokens: Tensor, count: int) -> Tensor:
         with inference_context(self.clip):  # an evaluation in the middle of a training sets its words before it begins
-            parts = [self.clip.encode_text(chunk.to(device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)]
+            parts = [
+                self.clip.encode_text(chunk.to(self.clip.device)).float() for chunk in tokens.split(_PROMPTS_AT_ONCE)
+            ]
         prompts = torch.cat(parts).unflatten(0, (count, -1))
         if self.normalize_prompts:
             prompts = normalize(prompts, 2)
@@ -231,10 +210,5 @@ class TextEmbedder(WordReader):
         """Empty the cache if the text encoder's weights have changed: they were loaded, or trained."""
         version = weights_version(self.clip.text_weights().values())
         if version != self._weights_version:
-            self.forget()
+            self._features.clear()
             self._weights_version = version
-
-    def forget(self) -> None:
-        """Empty the cache."""
-        self._cache.clear()
-        self._words.clear()

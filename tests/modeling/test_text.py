@@ -135,7 +135,6 @@ def test_words_follow_the_weights():
     with torch.no_grad():
         model.clip.model.text_projection.mul_(torch.rand(128))
     assert not torch.allclose(model._classes({})[0], loaded)
-    assert not torch.allclose(model.embed_vocabulary.embed_new(["brick", "lava"], model.templates), loaded)
 
 
 def test_words_that_cannot_be_set_leave_those_before(model):
@@ -226,20 +225,21 @@ def test_loading_weights_forgets_the_embeddings_of_the_old_ones(copied):
 
 def test_lists_that_differ_by_a_word_cost_that_word(model, monkeypatch):
     """Also after others were forgotten; with other templates all are new."""
-    embedder = TextEmbedder(model.clip, model.tokenizer)
-    whole = embedder(["brick", "wood", "lava"], ["a {}", "{}s"])
+    whole = TextEmbedder(model.clip, model.tokenizer)(["brick", "wood", "lava"], ["a {}", "{}s"])
     num_texts, encode = [], model.clip.encode_text
     monkeypatch.setattr(model.clip, "encode_text", lambda tokens: num_texts.append(len(tokens)) or encode(tokens))
 
-    embedder.forget()
-    for names, count in (["wood", "brick"], 4), (["brick", "lava", "wood"], 2), (["lava"], 0):
+    embedder = TextEmbedder(model.clip, model.tokenizer)
+    for words, count in (["wood", "brick"], 4), (["brick", "lava", "wood"], 2), (["lava"], 0):
         num_texts.clear()
-        embedder.embed_new(names, ["a {}", "{}s"])
+        embedder(words, ["a {}", "{}s"])
         assert sum(num_texts) == count
-    features = embedder.embed_new(["brick", "wood", "lava"], ["a {}", "{}s"])
+    features = embedder(["brick", "wood", "lava"], ["a {}", "{}s"])
     torch.testing.assert_close(features, whole, rtol=0, atol=1e-6)
-    assert not torch.allclose(embedder.embed_new(["lava"], ["{}"]), whole[2:])
+    assert not torch.allclose(embedder(["lava"], ["{}"]), whole[2:])
 
     monkeypatch.setattr("tcl_d2.modeling.text._WORDS_REMEMBERED", 1)
-    torch.testing.assert_close(embedder.embed_new(["sand", "lava"], ["a {}", "{}s"])[1], whole[2], rtol=0, atol=1e-6)
-    assert len(embedder._words) == 2
+    torch.testing.assert_close(embedder(["sand", "lava"], ["a {}", "{}s"])[1], whole[2], rtol=0, atol=1e-6)
+    num_texts.clear()
+    embedder(["sand", "lava"], ["a {}", "{}s"])
+    assert not num_texts
