@@ -1,5 +1,7 @@
 """Properties that hold for any input, tried on many: windows, padding, words, label rules, settings."""
 
+from itertools import chain
+
 import numpy as np
 import open_clip
 import pytest
@@ -35,7 +37,7 @@ def test_windows_cover_each_pixel_and_average_to_what_they_show(height, width, c
     stride = max(1, round(crop * share))
     image = random_image(height, width)
     windows = Windows(image, crop, stride)
-    torch.testing.assert_close(windows.average(batch_windows([windows], 5)), image)
+    torch.testing.assert_close(windows.average(chain.from_iterable(batch_windows([windows], 5))), image)
     for rows, columns in windows.slices:
         shape = image[:, rows, columns].shape
         assert shape == (3, min(crop, height), min(crop, width))

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,8 +26,7 @@ class ImageBatches:
     Attributes:
         pixels_at_once: bound of the pixels of all windows that are encoded at once, from when memory ran out; before,
             it is None, and depends on the device.
-        is_memory_short: whether memory ran out with single windows: then averages are on the CPU, and windows are
-            encoded again for each part of the words rather than held.
+        is_memory_short: whether memory ran out with single windows, see words_to_labels.
     """
 
     def __init__(self):
@@ -39,13 +38,6 @@ class ImageBatches:
         on_device = _WINDOW_PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _WINDOW_PIXELS_AT_ONCE
         pixels_at_once = self.pixels_at_once or on_device
         return max(1, min(_WINDOWS_AT_ONCE, pixels_at_once // math.prod(window_size)))
-
-    def hold(self, compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
-        """Return a function that gives again what `compute` gives: held, or computed anew where memory is short."""
-        if self.is_memory_short:
-            return compute
-        held = list(compute())
-        return lambda: held
 
     def segment(
         self,

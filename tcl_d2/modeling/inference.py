@@ -1,18 +1,13 @@
-"""Inference over images: sliding windows, padding to whole patches, and words in parts of bounded memory."""
+"""Inference over images: sliding windows, and padding to whole patches."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..utils.windows import window_starts
-
-# Bounds for vocabularies of thousands of words and for large images: of the words that are predicted at once in a crop,
-# and of their scores at the size of the result
-WORDS_AT_ONCE = 256
-SCORE_BYTES_AT_ONCE = 64 * 2**20
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
@@ -54,28 +49,21 @@ class Windows:
         self.result_size = result_size or tuple(image.shape[-2:])
         self.slices = window_slices(*image.shape[-2:], crop_size, stride)
 
-    def average(self, score_batches: Iterable[Tensor]) -> Tensor:
-        """Average the scores of the windows.
+    def average(self, scores: Iterable[Tensor]) -> Tensor:
+        """Average the scores [K, h, w] of the windows, in the order of `slices`: fp32 [K, *result_size]."""
+        return resize_scores(self._average_at_image_size(scores)[None], self.result_size)[0]
 
-        Args:
-            score_batches: scores [n, K, h, w] of the crops, in the order of `slices`; consumed once.
-
-        Returns:
-            fp32 [K, *result_size].
-        """
-        return resize_scores(self._average_at_image_size(score_batches)[None], self.result_size)[0]
-
-    def _average_at_image_size(self, score_batches: Iterable[Tensor]) -> Tensor:
+    def _average_at_image_size(self, scores: Iterable[Tensor]) -> Tensor:
         if len(self.slices) == 1:
-            (scores,) = chain.from_iterable(score_batches)
-            return scores.float()
+            (window_scores,) = scores
+            return window_scores.float()
 
         total = count = None
-        for (y, x), scores in zip(self.slices, chain.from_iterable(score_batches), strict=True):
+        for (y, x), window_scores in zip(self.slices, scores, strict=True):
             if total is None:
-                total = scores.new_zeros(len(scores), *self.image.shape[-2:], dtype=torch.float32)
+                total = window_scores.new_zeros(len(window_scores), *self.image.shape[-2:], dtype=torch.float32)
                 count = torch.zeros_like(total[0])
-            total[:, y, x] += scores.float()
+            total[:, y, x] += window_scores.float()
             count[y, x] += 1
         return total.div_(count)
 
@@ -85,34 +73,6 @@ def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tenso
     crops = (image_windows.image[:, y, x] for image_windows in windows for y, x in image_windows.slices)
     while batch := list(islice(crops, batch_size)):
         yield torch.stack(batch)
-
-
-def average_windows(windows: Iterable[Windows], score_batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the averages fp32 [K, *result_size] of images, each as soon as the scores of its windows are there.
-
-    Args:
-        windows: of each image.
-        score_batches: scores [n, K, h, w] of the crops, in the order of `batch_windows`; consumed once.
-    """
-    scores = chain.from_iterable(score_batches)
-    for image_windows in windows:
-        yield image_windows.average([islice(scores, len(image_windows.slices))])
-
-
-def split_by_count(count: int) -> list[slice]:
-    """Split `count` words into parts that are predicted at once."""
-    return _split(count, WORDS_AT_ONCE)
-
-
-def split_by_bytes(count: int, windows: Iterable[Windows]) -> list[slice]:
-    """Split `count` words into parts whose scores, over any of these images, fit into SCORE_BYTES_AT_ONCE."""
-    sizes = [(*image_windows.image.shape[-2:], *image_windows.result_size) for image_windows in windows]
-    bytes_per_word = 4 * max(max(height * width, rows * columns) for height, width, rows, columns in sizes)
-    return _split(count, max(1, SCORE_BYTES_AT_ONCE // bytes_per_word))
-
-
-def _split(count: int, at_once: int) -> list[slice]:
-    return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
 
 def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:

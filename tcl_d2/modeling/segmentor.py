@@ -1,7 +1,7 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ from .image_batches import ImageBatches, WindowGrid
 from .inference import Windows, batch_windows
 from .objects import OUTPUTS, add_objects
 from .refiner import Refiner, build_refiner
-from .score_rules import ScoreSettings, build_score_rule
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import (
@@ -39,7 +38,7 @@ from .vocabulary import (
     join_vocabularies,
     make_vocabulary,
 )
-from .word_scores import WordScores
+from .words_to_labels import hold, score_words
 
 _USE_OUR_CONFIG = "use tcl_d2.load_config, or let your config file begin with _BASE_: tcl.yaml"
 _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
@@ -455,26 +454,36 @@ class ZeroShotSegmentor(CropSegmentor):
         text, subsets = self._classes(batched_inputs[0])
         windows = [self._lay_windows(input_per_image) for input_per_image in batched_inputs]
 
-        # Crops are encoded once; what that gives is held only where it is used again
+        # Crops are encoded once, if what that gives fits into memory
         batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]), self.device)
+        is_memory_short = self._batches.is_memory_short
 
         def encode() -> Iterator[tuple]:
             return map(self.encode_crops, batch_windows(windows, batch_size))
 
         groups = self._word_groups(text, subsets)
         kept_crops = batched_inputs[0].get("kept_crops")
-        if kept_crops is not None and len(batched_inputs) == 1 and not self._batches.is_memory_short:
+        if kept_crops is not None and len(batched_inputs) == 1 and not is_memory_short:
             if not kept_crops:
                 kept_crops.extend(list(encode()))  # all or, where memory runs out, none
             encode = partial(iter, kept_crops)
-        elif len(groups) > 1:
-            encode = self._batches.hold(encode)
+        elif len(groups) > 1 and not is_memory_short:
+            encode = hold(encode)
 
+        # Segment into the classes of each dataset
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = self._segment_words(windows, encode, group_text, group, batched_inputs[0])
+            results = score_words(self, windows, encode, group_text, group, batched_inputs[0], is_memory_short)
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
+
+        objects = [name for name in OUTPUTS if batched_inputs[0].get(name)]
+        for image_outputs in outputs:
+            for output, subset in zip(image_outputs, subsets):
+                if subset.dataset_name is not None:
+                    output["dataset_name"] = subset.dataset_name
+                if objects:
+                    add_objects(output, subset, self.components, objects)
         return [output[0] if len(output) == 1 else {"by_dataset": output} for output in outputs]
 
     def _lay_windows(self, input_per_image: dict) -> Windows:
@@ -487,58 +496,6 @@ class ZeroShotSegmentor(CropSegmentor):
         if not self.scores_depend_on_vocabulary:
             return [(text, subsets)]
         return [(text[subset.words], [subset._replace(words=torch.arange(len(subset.words)))]) for subset in subsets]
-
-    def _segment_words(
-        self,
-        windows: Sequence[Windows],
-        encode: Callable[[], Iterable[tuple]],
-        text: Tensor,
-        subsets: list[WordSubset],
-        request: Mapping[str, object],
-    ) -> list[list[dict]]:
-        """Segment images into the classes of datasets that share the scores of their words.
-
-        Args:
-            windows: of each image.
-            encode: gives of each batch of windows the features and their place, see encode_crops.
-            text: text features of all words [W, D].
-            subsets: the words of each dataset.
-            request: an image's input, which says what is asked for.
-
-        Returns:
-            for each image, the result of each dataset.
-        """
-        # Where the background is
-        has_map = self.has_background_map and any(subset.background for subset in subsets)
-        scores = WordScores(self, windows, encode, text, self._batches, has_map)
-        backgrounds = scores.background() if has_map else [self.background_score] * len(windows)
-
-        # Each dataset takes what it needs of the scores, as they come
-        labels_only = request.get("labels_only", False)
-        objects = [name for name in OUTPUTS if request.get(name)]
-        keep_best = bool(objects) or request.get("label_scores", False)
-        rules = []
-        for image_windows, background in zip(windows, backgrounds):
-            settings = ScoreSettings(background, self.logit_scale, self.area_threshold, keep_best=keep_best)
-            if self.refines("classes"):
-                settings = settings._replace(refine=scores.bind_refiner("classes", image_windows))
-            rules.append([build_score_rule(subset, settings, labels_only) for subset in subsets])
-        for scores_of_words in scores:
-            for image_rules, image_scores in zip(rules, scores_of_words):
-                for rule in image_rules:
-                    rule.update(image_scores)
-
-        # Results
-        outputs = [[rule.output() for rule in image_rules] for image_rules in rules]
-        for image_outputs in outputs:
-            for output, subset in zip(image_outputs, subsets):
-                if subset.dataset_name is not None:
-                    output["dataset_name"] = subset.dataset_name
-        if objects:
-            for image_outputs in outputs:
-                for output, subset in zip(image_outputs, subsets):
-                    add_objects(output, subset, self.components, objects)
-        return outputs
 
 
 def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> _Classes:

@@ -21,8 +21,9 @@ from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.dataset_settings import words_from_config
-from tcl_d2.modeling import GroupViT, Refiner, inference
+from tcl_d2.modeling import GroupViT, Refiner, words_to_labels
 from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
+from tcl_d2.modeling.inference import resize_scores
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.vocabulary import WordSubset
 from tcl_d2.predictor import TCLPredictor
@@ -72,7 +73,7 @@ def test_tokens_and_features(name):
     groups = encoder.encode_image(golden.image(name))
     torch.testing.assert_close(groups.group_features, expected["group_embedding"], rtol=0, atol=1e-5)
     torch.testing.assert_close(groups.image_features, expected["image_embedding"], rtol=0, atol=1e-5)
-    maps = inference.resize_scores(groups.maps, expected["group_map"].shape[-2:])
+    maps = resize_scores(groups.maps, expected["group_map"].shape[-2:])
     torch.testing.assert_close(maps, expected["group_map"], rtol=0, atol=1e-5)
 
 
@@ -111,7 +112,7 @@ def test_scores_of_a_crop_are_the_releases(name):
 @pytest.mark.parametrize("words_at_once", [2, 64])
 @pytest.mark.parametrize("background", [False, True])
 def test_scores_averaged_over_windows_are_the_releases(background, words_at_once, monkeypatch):
-    monkeypatch.setattr(inference, "WORDS_AT_ONCE", words_at_once)
+    monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", words_at_once)
     model, figures = golden.build_model(), golden.load()["windows"]
     expected = figures["background" if background else "plain"]
     model.set_text_embeddings(golden.load()["text_embedding"], background)

@@ -1,11 +1,12 @@
 """Inference over one image: windows, padding, labels, memory, precision."""
 
 import weakref
+from itertools import chain
 
 import pytest
 import torch
 
-from tcl_d2.modeling import inference, segmentor
+from tcl_d2.modeling import segmentor, words_to_labels
 from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
 from tcl_d2.utils.windows import window_starts
 from tests import golden
@@ -28,9 +29,8 @@ def test_overlapping_windows_are_averaged(batch):
             total[y : y + 4, x : x + 4] += image[:, y : y + 4, x : x + 4].mean()
             count[y : y + 4, x : x + 4] += 1
     windows = Windows(image, 4, 2)
-    scores = windows.average(
-        crops.mean((1, 2, 3))[:, None, None, None].expand(-1, 2, 4, 4) for crops in batch_windows([windows], batch)
-    )
+    crops = chain.from_iterable(batch_windows([windows], batch))
+    scores = windows.average(crop.mean().expand(2, 4, 4) for crop in crops)
     torch.testing.assert_close(scores, (total / count).expand(2, -1, -1))
 
 
@@ -42,7 +42,7 @@ def test_labels_alone_are_the_argmax_of_the_scores(background, monkeypatch):
     model.set_text_embeddings(figures["text_embedding"], background)
     input_per_image = {"image": figures["slide_image"][0].float(), "height": 91, "width": 57}
     scores = model([input_per_image])[0]["sem_seg"]
-    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 3)
+    monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", 3)
     (output,) = model([{**input_per_image, "labels_only": True}])
     assert set(output) == {"sem_seg_labels"} and torch.equal(output["sem_seg_labels"], scores.argmax(0))
     torch.testing.assert_close(model([input_per_image])[0]["sem_seg"], scores, rtol=0, atol=1e-6)
@@ -159,7 +159,7 @@ def test_a_batch_holds_no_more_windows_than_memory_has_room_for(model, monkeypat
 @torch.no_grad()
 def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch, words_at_once):
     """Also where the scores of all words do not fit at the image's size: then the windows' scores are held alone."""
-    monkeypatch.setattr(inference, "SCORE_BYTES_AT_ONCE", words_at_once * 4 * 48 * 48 * 6)
+    monkeypatch.setattr(words_to_labels, "SCORE_BYTES_AT_ONCE", words_at_once * 4 * 48 * 48 * 6)
     model.set_vocabulary(["brick", "wood", "grass"])
     encode, features, num_alive = model.encode, [], []
 
@@ -178,7 +178,7 @@ def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch, words_at_
 @torch.no_grad()
 def test_short_memory_holds_no_windows_between_words(model, monkeypatch):
     """Where words come in parts, windows are encoded again for each part, with the same scores."""
-    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 40)
+    monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", 40)
     model.set_vocabulary([f"word {number}" for number in range(70)])
     inputs = [{"image": torch.randint(0, 256, (3, 48, 96))}]
     (expected,) = model(inputs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tcl_d2 import load_config
-from tcl_d2.modeling import PAMR, REFINER_REGISTRY, Refiner, build_refiner, inference
+from tcl_d2.modeling import PAMR, REFINER_REGISTRY, Refiner, build_refiner, words_to_labels
 from tests import golden
 from tests.conftest import ROOT
 
@@ -50,7 +50,7 @@ def test_the_old_key_is_named():
 @torch.no_grad()
 def test_each_stage_has_its_scores(stage, monkeypatch):
     """Words come 4 at a time; the constant of the background is a class's score at the last stage alone."""
-    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 4)
+    monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", 4)
     figures = golden.load()["inference"]
     num_words = len(figures["text_embedding"])
     model = golden.build_model()
@@ -81,6 +81,6 @@ def test_affinities_are_built_once_for_all_words(whole_image, monkeypatch):
 
     input_per_image = {"image": figures["slide_image"][0].float()}
     expected, num_built = model([input_per_image])[0]["sem_seg"], len(counts)
-    monkeypatch.setattr(inference, "WORDS_AT_ONCE", 2)
+    monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", 2)
     torch.testing.assert_close(model([input_per_image])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
     assert len(counts) == 2 * num_built

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tcl_d2.modeling import inference
+from tcl_d2.modeling import words_to_labels
 from tcl_d2.modeling.score_rules import (
     AllScores,
     ArgmaxOfAllScores,
@@ -61,7 +61,7 @@ def test_large_images_get_fewer_classes_at_once(monkeypatch):
     monkeypatch.setattr(RunningArgmax, "update", watch)
     for bound, most in ((2 * 4 * image[0].numel(), 2), (1, 1)):
         sizes.clear()
-        monkeypatch.setattr(inference, "SCORE_BYTES_AT_ONCE", bound)
+        monkeypatch.setattr(words_to_labels, "SCORE_BYTES_AT_ONCE", bound)
         labels = model([{"image": image, "labels_only": True}])[0]["sem_seg_labels"]
         assert max(sizes) == most and sum(sizes) == len(figures["text_embedding"])
         assert torch.equal(labels, plain)

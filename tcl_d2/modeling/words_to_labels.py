@@ -1,0 +1,135 @@
+"""From words and windows to labels: the scores of all words over images, in bounded memory."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+
+from torch import Tensor
+
+from .crop_segmentor import CropPrediction, CropSegmentor
+from .inference import Windows, resize_scores
+from .objects import OUTPUTS
+from .refiner import keep_scores
+from .score_rules import ScoreRule, ScoreSettings, build_score_rule
+from .vocabulary import WordSubset
+
+# What bounds memory for any number of words, windows and pixels: so many windows are encoded at once (ImageBatches), so
+# many words are scored at once in all of them, and of these so many bytes of scores are averaged at the result's size.
+# Features are held if they are used again, unless memory has run out before: then scores wait on the CPU, too.
+WORDS_AT_ONCE = 256
+SCORE_BYTES_AT_ONCE = 64 * 2**20
+
+Encode = Callable[[], Iterable[tuple]]  # gives the features of each batch of windows and their place, see encode_crops
+
+
+def score_words(
+    model: CropSegmentor,
+    images: Sequence[Windows],
+    encode: Encode,
+    text: Tensor,
+    subsets: Sequence[WordSubset],
+    request: Mapping[str, object],
+    is_memory_short: bool,
+) -> list[list[dict]]:
+    """Segment images into the classes of datasets that share the scores of their words.
+
+    Args:
+        model: a ZeroShotSegmentor.
+        images: windows of one size.
+        encode: encodes all windows, batch by batch.
+        text: text features of all words [W, D].
+        subsets: the words of each dataset.
+        request: an image's input, which says what is asked for.
+        is_memory_short: whether memory ran out before.
+
+    Returns:
+        for each image, the output of each dataset.
+    """
+
+    def prepare() -> Iterator[tuple]:
+        return ((model.prepare(features, text), place) for features, place in encode())
+
+    def predict(predict_masks: Callable[..., Tensor]) -> Iterator[CropPrediction]:
+        for features, place in crops():
+            scores = predict_masks(features)
+            scores = scores.cpu() if is_memory_short else scores
+            yield CropPrediction(scores, features.images.shape[-2:], place)
+
+    # Features, the background, and what is done with scores
+    has_map = model.has_background_map and any(subset.background for subset in subsets)
+    is_reused = has_map or len(text) > WORDS_AT_ONCE
+    crops = hold(prepare) if is_reused and not is_memory_short else prepare
+    refiners = [_bind_refiner(model, "image", image, is_memory_short) for image in images]
+    backgrounds = [model.background_score] * len(images)
+    if has_map:
+        maps = _average(images, predict(model.predict_background))
+        backgrounds = [refine(scores)[0] for refine, scores in zip(refiners, maps)]
+    rules = [
+        _build_rules(model, image, background, subsets, request, is_memory_short)
+        for image, background in zip(images, backgrounds)
+    ]
+
+    # Words by chunks, in each of them windows by batches
+    for words in _split(len(text), WORDS_AT_ONCE):
+        predictions = list(predict(partial(model.predict_masks, text=text, words=words)))
+        for part in _split_by_bytes(words.stop - words.start, images):
+            averages = _average(images, predictions, part)
+            for refine, image_rules, scores in zip(refiners, rules, averages):
+                scores = refine(scores)
+                for rule in image_rules:
+                    rule.update(scores)
+
+    return [[rule.output() for rule in image_rules] for image_rules in rules]
+
+
+def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
+    """Compute once, and return a function that gives the results."""
+    results = list(compute())
+    return lambda: results
+
+
+def _bind_refiner(
+    model: CropSegmentor, stage: str, image: Windows, is_memory_short: bool
+) -> Callable[[Tensor], Tensor]:
+    """Return what refines scores [K, height, width] of an image at a stage, see Refiner."""
+    if not model.refines(stage):
+        return keep_scores
+    pixels = image.image.cpu() if is_memory_short else image.image
+    refine = model.bind_refiner(stage, resize_scores(pixels[None], image.result_size))
+    return lambda scores: refine(scores[None])[0]
+
+
+def _build_rules(
+    model: CropSegmentor,
+    image: Windows,
+    background: float | Tensor,
+    subsets: Sequence[WordSubset],
+    request: Mapping[str, object],
+    is_memory_short: bool,
+) -> list[ScoreRule]:
+    """Build the rule of each dataset for an image."""
+    keep_best = request.get("label_scores", False) or any(request.get(name) for name in OUTPUTS)
+    settings = ScoreSettings(background, model.logit_scale, model.area_threshold, keep_best=keep_best)
+    if model.refines("classes"):
+        settings = settings._replace(refine=_bind_refiner(model, "classes", image, is_memory_short))
+    return [build_score_rule(subset, settings, request.get("labels_only", False)) for subset in subsets]
+
+
+def _average(
+    images: Iterable[Windows], predictions: Iterable[CropPrediction], words: slice = slice(None)
+) -> Iterator[Tensor]:
+    """Yield the scores fp32 [k, height, width] of some words in each image, averaged over its windows."""
+    scores = chain.from_iterable(prediction.enlarge(words) for prediction in predictions)
+    for image in images:
+        yield image.average(islice(scores, len(image.slices)))
+
+
+def _split_by_bytes(count: int, images: Iterable[Windows]) -> list[slice]:
+    """Split words into parts whose scores, over any of the images, fit into SCORE_BYTES_AT_ONCE."""
+    sizes = [(*image.image.shape[-2:], *image.result_size) for image in images]
+    bytes_per_word = 4 * max(max(height * width, rows * columns) for height, width, rows, columns in sizes)
+    return _split(count, max(1, SCORE_BYTES_AT_ONCE // bytes_per_word))
+
+
+def _split(count: int, at_once: int) -> list[slice]:
+    return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
