@@ -1,8 +1,6 @@
-"""Many images through a model: in batches, on a CPU in threads, with the results in their order."""
+"""Many images through a model: in batches, with the results in their order."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +11,9 @@ from torch import Tensor
 from .modeling import ZeroShotSegmentor
 from .segmentation import Segmentation
 from .utils.images import ImageLike
-from .utils.threads import map_ahead
 from .utils.words import result_names
 
 _RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
-_SMALL_WINDOW = 128  # side in pixels up to which a window's operations do not fill the cores of a CPU
 
 
 class Reading(NamedTuple):
@@ -63,24 +59,11 @@ class Request(NamedTuple):
         return 4 * (1 + len(self.vocabulary))
 
 
-def num_model_threads(model: ZeroShotSegmentor, image_size: int) -> int:
-    """Return how many threads run a model: two on a CPU where windows are small; 0 for the calling one alone.
-
-    Args:
-        model: the model.
-        image_size: side of the images that it sees, which are its windows where it has no others.
-    """
-    window_size = model.crop_size or image_size
-    has_cores = model.device.type == "cpu" and torch.get_num_threads() > 1
-    return 2 if has_cores and window_size <= _SMALL_WINDOW else 0
-
-
 def segment_stream(
     model: ZeroShotSegmentor,
     readings: Iterable[Reading | Exception],
     request: Request,
     batch_size: int,
-    num_threads: int = 0,
 ) -> Iterator[Segmentation | Exception]:
     """Yield the segmentations of images, and in the place of one that cannot be read or segmented its error.
 
@@ -89,17 +72,10 @@ def segment_stream(
         readings: the images; may be endless.
         request: what the model is asked for.
         batch_size: greatest number of images in a batch, as large images make smaller ones.
-        num_threads: see num_model_threads.
     """
-    # Hold a bounded memory in all threads
-    num_held = 1 + 2 * num_threads
-    max_pixels = _RESULT_BYTES_AT_ONCE // request.bytes_per_pixel // num_held
-    batches = _batch_readings(readings, batch_size, max_pixels)
-    if num_threads:  # the first image is alone, so that the threads begin soon
-        batches = chain(([reading] for reading in islice(readings, 1)), batches)
-
-    segment = partial(_segment_in_memory, model, request)
-    yield from chain.from_iterable(_map_batches(segment, batches, num_threads))
+    max_pixels = _RESULT_BYTES_AT_ONCE // request.bytes_per_pixel
+    for batch in _batch_readings(readings, batch_size, max_pixels):
+        yield from _segment_in_memory(model, request, batch)
 
 
 def _batch_readings(
@@ -116,27 +92,6 @@ def _batch_readings(
             batch, num_pixels = [], 0
     if batch:
         yield batch
-
-
-def _map_batches(
-    segment: partial, batches: Iterable[Sequence[Reading | Exception]], num_threads: int
-) -> Iterator[list[Segmentation | Exception]]:
-    """Segment batches in threads that share the CPU's cores, and yield their results in order."""
-    batches = iter(batches)
-    if not num_threads:
-        yield from map(segment, batches)
-        return
-
-    # The first one embeds the words, once for all threads
-    yield from map(segment, islice(batches, 1))
-
-    # The others share the cores
-    num_cores = torch.get_num_threads()
-    set_num_cores = partial(torch.set_num_threads, num_cores // num_threads)
-    try:
-        yield from map_ahead(segment, batches, num_threads, set_num_cores)
-    finally:
-        torch.set_num_threads(num_cores)  # a thread's number is also that of threads that come after it
 
 
 def _segment_in_memory(

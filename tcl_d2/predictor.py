@@ -22,7 +22,7 @@ from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
-from .image_stream import Reading, Request, num_model_threads, segment_stream
+from .image_stream import Reading, Request, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
@@ -205,8 +205,7 @@ class TCLPredictor:
             longest_side: see __call__.
             batch_size: greatest number of images in a batch, as large images make smaller ones; None for
                 TEST.ZERO_SHOT.IMS_PER_BATCH.
-            num_workers: number of threads that read images; None for DATALOADER.NUM_WORKERS. 0 does all in the calling
-                thread; otherwise a CPU also runs the model in two, where windows are small.
+            num_workers: number of threads that read images; None for DATALOADER.NUM_WORKERS; 0 for the calling one.
             return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
                 for, rather than to raise it.
 
@@ -233,8 +232,7 @@ class TCLPredictor:
 
         # Read, batch and segment, as results are taken
         readings = map_ahead(partial(self._read_or_error, longest_side=longest_side), images, num_workers)
-        num_threads = num_model_threads(self.model, self.cfg.INPUT.MIN_SIZE_TEST) if num_workers else 0
-        results = segment_stream(self.model, readings, request, batch_size, num_threads)
+        results = segment_stream(self.model, readings, request, batch_size)
         return results if return_exceptions else map(_raise_error, results)
 
     # ------------------------------------------------------------------------------------------------- interactive

@@ -1,7 +1,6 @@
 """From pictures and words to masks: what the predictor takes, returns and refuses."""
 
 import logging
-import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -324,16 +323,7 @@ def test_a_device_that_torch_does_not_know_is_refused():
         TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
 
 
-@pytest.fixture
-def num_cores():
-    """Return a function that sets how many cores torch takes, until the end of a test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path, num_cores, cores):
+def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path):
     """Of images of several sizes, in order, in batches; an image that cannot be read gives its error in its place."""
     images = [draw_scene(seed=7, index=index, size=96).image[: 96 - 7 * index] for index in range(4)]
     paths = [tmp_path / f"{index}.png" for index in range(5)]
@@ -341,7 +331,6 @@ def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path, num_cores,
         Image.fromarray(image).save(path)
     request = (["brick", "sand", "lava"], True)
 
-    num_cores(cores)
     for num_workers, batch_size in ((0, 1), (2, 4), (1, 1)):
         options = {"num_workers": num_workers, "batch_size": batch_size, "return_exceptions": True}
         results = list(predictor.stream([paths[4], *paths], *request, **options))
@@ -353,41 +342,10 @@ def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path, num_cores,
             torch.testing.assert_close(segmentation.scores, expected.scores, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="4.png"):
         list(predictor.stream(paths, *request))
-    assert torch.get_num_threads() == cores
 
 
-def test_two_threads_share_the_cores(predictor, monkeypatch, num_cores):
-    """The model runs in two threads of one core each, a little ahead, of a generator that may be endless."""
-    num_cores(2)
-    threads, taken, forward = {}, [], predictor.model.forward
-
-    def remember_thread(inputs):
-        threads[threading.current_thread().name] = torch.get_num_threads()
-        return forward(inputs)
-
-    def scenes():
-        for index in range(1000):
-            taken.append(index)
-            yield np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr(predictor.model, "forward", remember_thread)
-    stream = predictor.stream(scenes(), "brick", labels_only=True, batch_size=3, num_workers=1)
-    for _ in range(7):
-        next(stream)
-    stream = None
-    assert threads.pop(threading.current_thread().name) == 2 and set(threads.values()) == {1}
-    assert 7 <= len(taken) <= 1 + 3 * 7 + 3 and torch.get_num_threads() == 2
-
-    # Large windows fill the cores
-    threads.clear()
-    monkeypatch.setattr(predictor.model, "crop_size", 448)
-    assert len(list(predictor.stream([np.zeros((8, 8, 3), np.uint8)] * 5, "brick", batch_size=2))) == 5
-    assert threads == {threading.current_thread().name: 2}
-
-
-def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypatch, num_cores):
+def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypatch):
     """A generator may be endless, and large images make small batches."""
-    num_cores(1)
     taken, batch_sizes = [], []
 
     def scenes():

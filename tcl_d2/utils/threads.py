@@ -13,7 +13,6 @@ def map_ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     num_threads: int,
-    begin_thread: Callable[[], object] | None = None,
 ) -> Iterator[Result]:
     """Yield function(item) of each item in their order, computed in threads ahead of what is taken.
 
@@ -24,13 +23,12 @@ def map_ahead(
         function: is called in a thread.
         items: may be endless.
         num_threads: number of threads; 0 to compute each result when it is taken.
-        begin_thread: is called in each thread at first.
     """
     if num_threads == 0:
         yield from map(function, items)
         return
 
-    pool = ThreadPoolExecutor(num_threads, initializer=begin_thread)
+    pool = ThreadPoolExecutor(num_threads)
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
