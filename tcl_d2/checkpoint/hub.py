@@ -1,6 +1,5 @@
 """A model as a folder, on this disk or on the Hugging Face hub: its configuration, its weights and its model card."""
 
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from torch import Tensor
 from ..assets import AssetHandler
 from ..config import load_config
 from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
-from ..utils.files import replacing
+from ..utils.files import digest_file, replacing
 from ..utils.tensors import save_tensors
 from .card import describe_encoder, is_groupvit
 from .model_config import WEIGHTS, check_names, model_config, model_part, read_yaml
@@ -144,7 +143,7 @@ def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, ca
         library_name="tcl_d2",
         pipeline_tag="image-segmentation",
         tags=["detectron2", "zero-shot", "semantic-segmentation", cfg.MODEL.META_ARCHITECTURE.lower()],
-        **{_DIGEST: _sha256(folder / WEIGHTS)},
+        **{_DIGEST: digest_file(folder / WEIGHTS)},
     )
 
     rows = describe_encoder(cfg, "with these weights")
@@ -233,7 +232,7 @@ def _check_digest(folder: Path) -> None:
         return
 
     # Compare them
-    actual = _sha256(folder / WEIGHTS)
+    actual = digest_file(folder / WEIGHTS)
     expected = str(values.get(_DIGEST)).lower().removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-f]{64}", expected):
         raise ValueError(
@@ -245,11 +244,3 @@ def _check_digest(folder: Path) -> None:
             f"'{folder / WEIGHTS}' is not the file that {CARD} beside it tells of: its SHA-256 is {actual}, expected "
             f"{expected}. It is damaged, or another model's: get both again"
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
