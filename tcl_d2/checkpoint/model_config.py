@@ -63,7 +63,7 @@ def model_config(values: Mapping[str, Any], folder: Path) -> CfgNode:
     """Return the defaults under the values of a configuration that comes with a model.
 
     Args:
-        values: of a model's keys alone; or a training's whole configuration, of which these are taken.
+        values: of a model's keys alone; or a training's whole configuration, from which only these are taken.
         folder: the model's. Files that `values` name in it become absolute paths.
 
     Raises:
@@ -104,8 +104,8 @@ def _split(values: Mapping, defaults: Mapping, prefix: str = "") -> tuple[dict[s
             others += other_keys
             if section:
                 part[name] = section
-        elif key.startswith(_KEYS) and key not in _PLACES:
-            part[name] = value
+        elif name not in defaults or (key.startswith(_KEYS) and key not in _PLACES):
+            part[name] = value  # an unknown key is refused when it is merged
         elif value not in (default, json.loads(json.dumps(default))):  # tuples are lists in YAML
             others.append(key)
     return part, others
@@ -131,6 +131,7 @@ def check_names(cfg: CfgNode, defaults: CfgNode, folder: Path | None, prefix: st
 
 
 def _check_name(key: str, value: str, folder: Path | None) -> str:
+    """Return a text as it is, or the absolute path of the file in the folder that it names; errors as check_names."""
     # A name that stands for something
     if key == "MODEL.CLIP.NAME":
         is_name = value in open_clip.list_models()

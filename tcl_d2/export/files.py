@@ -60,6 +60,8 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
         card: of the model.
         int8: whether to hold the weights of linear layers in 8 bits.
     """
+    import onnx_ir  # which torch.onnx needs, too
+
     names = ["images"] if card.vocabulary is not None else ["images", "text"]
     exported = torch.onnx.export(
         make_program(module, card),
@@ -72,9 +74,6 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
     exported.model.metadata_props[KEY] = write_card(card)
     size = sum(weight.const_value.nbytes for weight in exported.model.graph.initializers.values())
     external_data = f"{path.name}.data" if size > _LARGEST else None
-
-    import onnx_ir  # which torch.onnx needs, too
-
     with replacing(path) as unfinished:
         onnx_ir.save(exported.model, unfinished, external_data=external_data)
         if int8:

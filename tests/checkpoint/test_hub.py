@@ -258,6 +258,7 @@ def change(file: Path, **values: object) -> None:
         ("SOLVER.MAX_ITER", 3),
         ("WANDB.PROJECT", "chosen"),
         ("MODEL.CLIP", 3),
+        ("SOLVER.NO_SUCH_KEY", 3),
     ],
 )
 def test_a_models_configuration_sets_no_places(folder, tmp_path, monkeypatch, key, value):
