@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from ..deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, write_card
 from ..utils.files import BLANK, digest_file, replacing
 
-_LARGEST = 1 << 31  # bytes of an ONNX file; what weights take beyond lies in a file beside it
+_LARGEST = 2_000_000_000  # bytes of weights in an ONNX file, which can have 2 GiB; more lie in a file beside it
 
 
 def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
