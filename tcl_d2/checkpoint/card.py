@@ -7,13 +7,13 @@ from typing import Any
 import detectron2
 import open_clip
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..modeling import GroupViT
 from ..modeling.clip_loading import has_quick_gelu, is_file
 from ..version import __version__
+from .model_config import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,9 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
     if "configuration" not in card:
         return None
     try:
-        return CfgNode(yaml.safe_load(card["configuration"]))
-    except (yaml.YAMLError, AssertionError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{path}' has a damaged card, whose configuration is no YAML of keys: {error}") from None
+        return CfgNode(read_yaml(card["configuration"]))
+    except (AssertionError, RecursionError, ValueError) as error:
+        raise ValueError(f"'{path}' has a damaged card: its configuration cannot be read: {error}") from None
 
 
 def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
@@ -80,8 +80,8 @@ def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
         return activation
 
     # Cards of older versions: what the configuration's names say
-    clip = _value(carried_config(checkpoint, path) or {}, "MODEL.CLIP") or {}
-    name, pretrained = clip.get("NAME"), clip.get("PRETRAINED", "")
+    cfg = carried_config(checkpoint, path) or {}
+    name, pretrained = find_value(cfg, "MODEL.CLIP.NAME"), str(find_value(cfg, "MODEL.CLIP.PRETRAINED") or "")
     if name not in open_clip.list_models() or is_file(pretrained):
         return ""
     return "QuickGELU" if has_quick_gelu(name, pretrained) else "GELU"
@@ -112,7 +112,7 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
         "SEED": "the samples and random choices from here on are those of the new seed",
     }
     for key, consequence in consequences.items():
-        value, saved_value = _value(cfg, key), _value(saved_cfg, key)
+        value, saved_value = find_value(cfg, key), find_value(saved_cfg, key)
         if value != saved_value:
             logger.warning("%s is %s, but was %s: %s", key, value, saved_value, consequence)
 
@@ -130,7 +130,7 @@ def _check_loss_heads(cfg: Mapping, saved_cfg: Mapping, path: str) -> None:
 
 def _check_multi_label(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
     key = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
-    count, saved_count = _value(cfg, key) or 0, _value(saved_cfg, key) or 0
+    count, saved_count = find_value(cfg, key) or 0, find_value(saved_cfg, key) or 0
     if is_groupvit(cfg) and bool(count) != bool(saved_count):
         raise ValueError(
             f"--resume: {key} is {count}, but '{path}' was trained with {saved_count}: the multi-label loss has a "
@@ -141,7 +141,7 @@ def _check_multi_label(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
 
 def _loss_heads(cfg: Mapping) -> list[str]:
     keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
-    return [head for key in keys for head in _value(cfg, key) or ()]
+    return [head for key in keys for head in find_value(cfg, key) or ()]
 
 
 def _check_iterations(max_iter: int, done: int, path: str) -> None:
@@ -154,7 +154,7 @@ def _check_iterations(max_iter: int, done: int, path: str) -> None:
         logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
 
-def _value(cfg: Mapping, key: str) -> Any:
+def find_value(cfg: Mapping, key: str) -> Any:
     """Return the value of a key such as "SOLVER.MAX_ITER"; None where there is none."""
     for part in key.split("."):
         cfg = cfg.get(part) if isinstance(cfg, Mapping) else None

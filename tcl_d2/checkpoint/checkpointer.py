@@ -84,7 +84,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         return text  # read_checkpoint refuses it as a card
 
 

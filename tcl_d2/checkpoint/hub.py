@@ -1,13 +1,12 @@
 """A model as a folder, on this disk or on the Hugging Face hub: its configuration, its weights and its model card."""
 
-import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
-import yaml
 from detectron2.config import CfgNode
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from torch import Tensor
@@ -15,12 +14,12 @@ from torch import Tensor
 from ..assets import AssetHandler
 from ..config import load_config
 from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
-from ..utils.files import replacing
+from ..utils.files import digest_file, replacing
 from ..utils.tensors import save_tensors
 from .card import describe_encoder, is_groupvit
+from .model_config import WEIGHTS, check_names, model_config, model_part, read_yaml
 
 CONFIG = "config.yaml"
-WEIGHTS = "model.safetensors"
 CARD = "README.md"
 _DIGEST = "weights_sha256"  # on the card; the hub shows the same number for its file
 _HUB_SECONDS = 5.0  # for each of the hub client's tries to reach the hub
@@ -40,8 +39,8 @@ segmentation = predictor("photo.jpg", ["red apple", "wooden table"], background=
 |---|---|
 {rows}
 
-`{weights}` holds {count} weights, {clip}. `{config}` is the whole configuration. `{digest}` in the head of this file is
-the SHA-256 of `{weights}`; `from_pretrained` checks it. Add the `license` of your weights to the head of this file.
+`{weights}` holds {count} weights, {clip}. `{config}` is the model's configuration. `{digest}` in the head of this file
+is the SHA-256 of `{weights}`; `from_pretrained` checks it. Add the `license` of your weights to the head of this file.
 """
 
 
@@ -64,10 +63,10 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
 
     # The weights, then what is said of them
     tensors = {name: value.contiguous() for name, value in state.items()}
-    texts = {**card, "configuration": cfg.dump()}
-    save_tensors(folder / WEIGHTS, tensors, {"card": json.dumps(texts)})
+    config = model_part(cfg).dump()
+    save_tensors(folder / WEIGHTS, tensors, {"card": json.dumps({**card, "configuration": config})})
     with replacing(folder / CONFIG) as unfinished:
-        unfinished.write_text(cfg.dump(), encoding="utf-8")
+        unfinished.write_text(config, encoding="utf-8")
     with replacing(folder / CARD) as unfinished:
         model_card = _make_model_card(folder, state, cfg, card)
         unfinished.write_text(str(model_card), encoding="utf-8")
@@ -84,33 +83,30 @@ def check_new_folder(folder: Path) -> None:
 
 
 def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
-    """Return a configuration for a model's folder, which names nothing that is on this disk alone.
+    """Return a model's part of its configuration over the defaults, which names nothing that is on this disk alone.
 
     Args:
         cfg: the model's configuration.
         state: our state dict, as the folder is going to have it.
 
     Raises:
-        ValueError: the CLIP, or weights of it that `state` lacks, are a file of this disk; or a GroupViT has no weights
-            in `state`.
+        ValueError: a model, or weights that `state` lacks, are a file of this disk; or a GroupViT has no weights in
+            `state`.
     """
     if is_groupvit(cfg) and not _has_clip(state):
         raise ValueError("a GroupViT is nothing without its encoders: give --hub without --strip")
 
-    defaults = load_config()
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = WEIGHTS
-    cfg.IMPORTS = []  # code of a model's own is not downloaded with it: who uses it imports the code
+    # Code of a model's own (IMPORTS) is not among it: who uses the model imports the code
+    portable = load_config()
+    portable.merge_from_other_cfg(model_part(cfg))
     if is_groupvit(cfg):  # of the CLIP it has the tokenizer alone
-        cfg.MODEL.GROUPVIT.WEIGHTS = ""
-        cfg.MODEL.CLIP.PRETRAINED = ""
-    cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = _portable_clip(
-        cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, _has_clip(state)
-    )
-    cfg.OUTPUT_DIR = defaults.OUTPUT_DIR
-    cfg.TEST.ZERO_SHOT.TEXT_CACHE = defaults.TEST.ZERO_SHOT.TEXT_CACHE
-    return cfg
+        portable.MODEL.GROUPVIT.WEIGHTS = ""
+        portable.MODEL.CLIP.PRETRAINED = ""
+    clip = portable.MODEL.CLIP
+    clip.NAME, clip.PRETRAINED = _portable_clip(clip.NAME, clip.PRETRAINED, _has_clip(state))
+    check_names(portable, load_config(), folder=None)
+    portable.MODEL.WEIGHTS = WEIGHTS
+    return portable
 
 
 def _has_clip(state: Mapping[str, Tensor]) -> bool:
@@ -147,7 +143,7 @@ def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, ca
         library_name="tcl_d2",
         pipeline_tag="image-segmentation",
         tags=["detectron2", "zero-shot", "semantic-segmentation", cfg.MODEL.META_ARCHITECTURE.lower()],
-        **{_DIGEST: _sha256(folder / WEIGHTS)},
+        **{_DIGEST: digest_file(folder / WEIGHTS)},
     )
 
     rows = describe_encoder(cfg, "with these weights")
@@ -191,12 +187,10 @@ def load_folder_config(name: str | Path) -> CfgNode:
     _check_digest(folder)
 
     # Read the configuration
-    cfg = load_config()
     try:
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
-        raise ValueError(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2: {reason}") from None
+        cfg = model_config(read_yaml((folder / CONFIG).read_text(encoding="utf-8")), folder)
+    except ValueError as error:
+        raise ValueError(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2: {error}") from None
     cfg.MODEL.WEIGHTS = str(folder / WEIGHTS)
     return cfg
 
@@ -219,24 +213,34 @@ def _download(name: str) -> Path:
 
 
 def _check_digest(folder: Path) -> None:
-    """Raise ValueError if a folder's card tells of other weights; it may have no card, or one without a digest."""
-    if not (folder / CARD).is_file():
+    """Raise an error if a folder's card is of other weights, or cannot be read; there may be none.
+
+    A card of another program, without a checksum, is no error.
+    """
+    card = folder / CARD
+    if not os.path.lexists(card):
         return
+    if not card.is_file():
+        raise ValueError(f"'{card}' is no file; expected the model's card, whose checksum of the weights is checked")
     try:
-        head = ModelCard((folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"'{folder / CARD}' has a damaged head: {error}") from None
-    expected, actual = head.get(_DIGEST), _sha256(folder / WEIGHTS)
-    if expected not in (None, actual):
+        text = card.read_text(encoding="utf-8")
+        head = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text.lstrip("\ufeff"), re.DOTALL)
+        values = read_yaml(head[1]) if head and head[1].strip() else {}
+    except ValueError as error:
+        raise ValueError(f"'{card}' has a damaged head: {error}") from None
+    if _DIGEST not in text:  # outside of its head our cards name it too
+        return
+
+    # Compare them
+    actual = digest_file(folder / WEIGHTS)
+    expected = str(values.get(_DIGEST)).lower().removeprefix("sha256:")
+    if not re.fullmatch(r"[0-9a-f]{64}", expected):
+        raise ValueError(
+            f"'{card}' has no whole {_DIGEST} in its head: expected the 64 digits of a SHA-256, which for {WEIGHTS} "
+            f"beside it is {actual}"
+        )
+    if expected != actual:
         raise ValueError(
             f"'{folder / WEIGHTS}' is not the file that {CARD} beside it tells of: its SHA-256 is {actual}, expected "
             f"{expected}. It is damaged, or another model's: get both again"
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -24,7 +24,9 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..checkpoint import TCLCheckpointer, carried_activation, carried_config, read_checkpoint, to_official
+from ..checkpoint.card import find_value
 from ..checkpoint.hub import check_new_folder, portable_config, write_folder
+from ..checkpoint.model_config import model_config
 from ..config import load_config, merge_options
 from ..utils.errors import one_message
 from ..utils.files import check_output, replacing
@@ -82,8 +84,9 @@ def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> i
     # Without CLIP's blocks, somebody has to say it
     if given is not None:
         return given
-    if (carried := carried_config(checkpoint, str(path))) is not None:
-        return carried.MODEL.TCL.FREEZE
+    freeze = find_value(carried_config(checkpoint, str(path)) or {}, "MODEL.TCL.FREEZE")
+    if isinstance(freeze, int):
+        return freeze
     raise ValueError("the checkpoint does not say how many blocks were frozen: give --freeze (11 for ViT-B/16)")
 
 
@@ -162,12 +165,14 @@ def find_config(args: argparse.Namespace, *paths: Path) -> CfgNode:
     if args.config_file:
         cfg = load_config(args.config_file)
     else:
-        configs = [carried_config(read_checkpoint(str(path)), str(path)) for path in paths]
-        carried = next((config for config in configs if config is not None), None)
+        configs = {path: carried_config(read_checkpoint(str(path)), str(path)) for path in paths}
+        path, carried = next((item for item in configs.items() if item[1] is not None), (None, None))
         if carried is None:
             raise ValueError("no checkpoint here carries its configuration: give --config-file")
-        cfg = load_config()
-        cfg.merge_from_other_cfg(carried)
+        try:
+            cfg = model_config(carried, path.parent)
+        except ValueError as error:
+            raise ValueError(f"the configuration that '{path}' carries: {error}. Or give --config-file") from None
 
     merge_options(cfg, args.opts)
     return cfg

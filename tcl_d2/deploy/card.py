@@ -1,13 +1,20 @@
 """What an exported file says of itself: how images, windows, words and scores go with its graph."""
 
 import json
+import logging
+import re
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
+from ..utils.files import BLANK, digest_file
 from ..utils.words import result_names
 from ..version import __version__
 
-FORMAT = 1  # to be raised where a reader of the old format would go wrong
+FORMAT = 2  # to be raised where a reader of the old format would go wrong
+_WITHOUT_CHECKSUMS = 1  # an older format, which is read too
 KEY = "tcl_d2"  # of the card among a file's metadata
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class ModelCard:
         logit_scale: scale of a softmax over words; 0 for none.
         area_threshold: classes that win not more than this share of the pixels lose them; 0 for none.
         vocabulary: whose text embeddings are in the graph; None where they are an input.
+        sha256: of the ONNX file, computed with BLANK in its place; BLANK until the file is written.
+        external_data: SHA-256 of each file beside it that has weights of it, by name.
     """
 
     method: str
@@ -96,6 +105,8 @@ class ModelCard:
     logit_scale: float
     area_threshold: float
     vocabulary: VocabularyCard | None
+    sha256: str = BLANK
+    external_data: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise a ValueError if values are out of their ranges."""
@@ -106,6 +117,10 @@ class ModelCard:
             raise ValueError("its windows leave gaps")
         if self.vocabulary is not None:
             self.vocabulary.check()
+        if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in (self.sha256, *self.external_data.values())):
+            raise ValueError("its checksums are not whole")
+        if not all(Path(name).name == name for name in self.external_data):
+            raise ValueError("it has weights in another folder")
 
 
 @dataclass(frozen=True)
@@ -144,21 +159,41 @@ def read_card(card_type: type, text: str, path: object) -> ModelCard | Embedding
     try:
         values = json.loads(text)
         file_format, version = values.pop("format"), values.pop("version")
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise ValueError(f"'{path}' does not say how it is used: expected a file that this project exported") from None
-    if file_format != FORMAT:
+    if file_format not in (FORMAT, _WITHOUT_CHECKSUMS):
         raise ValueError(
             f"'{path}' is of format {file_format}, which tcl_d2 {version} wrote; tcl_d2 {__version__} reads format "
             f"{FORMAT}: export it again, or use that version"
         )
 
     try:
+        if file_format == _WITHOUT_CHECKSUMS:
+            values = {"sha256": BLANK, "external_data": {}, **values} if card_type is ModelCard else values
         if set(values) != {entry.name for entry in fields(card_type)}:
             raise ValueError("entries are missing, or it has others")
         if values["vocabulary"] is not None:
             values["vocabulary"] = VocabularyCard(**values["vocabulary"])
         card = card_type(**values)
         card.check()
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"'{path}' is damaged: {error}. Export it again") from None
     return card
+
+
+def check_files(path: str | Path, card: ModelCard) -> None:
+    """Check an ONNX file and its external data by the checksums of its card; warn where that has none.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or is not the one that was exported; names it, and says what to do.
+    """
+    if card.sha256 == BLANK:
+        logger.warning("'%s' has no checksum, so that damage is not found: export it again", path)
+        return
+
+    for name, digest in {Path(path).name: card.sha256, **card.external_data}.items():
+        if digest_file(file := Path(path).with_name(name), digest) != digest:
+            raise ValueError(
+                f"'{file}' is not the file that was exported with '{path}': its SHA-256 differs. It is damaged, or "
+                "another model's: get it again. If you changed it, tcl_d2.export.add_checksums(path) updates its card"
+            )

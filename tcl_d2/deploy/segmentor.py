@@ -1,6 +1,5 @@
 """OnnxSegmentor: an exported model, from pictures to segmentations."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from ..utils.images import ImageLike, as_array
 from ..utils.resize import resize_bilinear, segmentation_size
 from ..utils.words import split_negative
 from .bands import ScoreBands
-from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, read_card
+from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, check_files, read_card
 from .labels import ScoreRule
 
 if TYPE_CHECKING:  # imported where it is used, with a clear error
@@ -48,7 +47,8 @@ class OnnxSegmentor:
         Raises:
             FileNotFoundError: there is no such file.
             ImportError: ONNX Runtime is not installed.
-            ValueError: a file cannot be read, is of another version, or the two do not go together; says what to do.
+            ValueError: a file cannot be read, is damaged or of another version, or the two do not go together; says
+                what to do.
         """
         self.path = path
         self.session = _open_session(path, providers, num_threads)
@@ -56,6 +56,7 @@ class OnnxSegmentor:
         self.card: ModelCard = read_card(ModelCard, metadata.get(KEY, ""), path)
         if self.card.output != "scores":
             raise ValueError(f"'{path}' gives labels, and windows need scores to be averaged: export without --labels")
+        check_files(path, self.card)
 
         self._inputs, self.vocabulary = {}, self.card.vocabulary
         if self.vocabulary is None:
@@ -166,7 +167,9 @@ class OnnxSegmentor:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 text, card_text = archive["text"], str(archive["card"])
-        except (KeyError, EOFError, zipfile.BadZipFile, TypeError, ValueError):
+        except FileNotFoundError:
+            raise
+        except Exception:  # a wrong byte makes the reader of archives raise many types
             raise ValueError(f"'{path}' is no file of text embeddings: expected an .npz file of this project") from None
 
         card: EmbeddingsCard = read_card(EmbeddingsCard, card_text, path)

@@ -2,7 +2,7 @@
 
 from .cards import EmbeddedVocabulary, digest_text_encoder, embed_vocabulary, make_card
 from .crops import CropLabels, CropScores, check_exportable
-from .files import make_program, save_embeddings, save_onnx, save_program
+from .files import add_checksums, make_program, save_embeddings, save_onnx, save_program
 from .pamr import ExportablePAMR
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "CropScores",
     "EmbeddedVocabulary",
     "ExportablePAMR",
+    "add_checksums",
     "check_exportable",
     "digest_text_encoder",
     "embed_vocabulary",

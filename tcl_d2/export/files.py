@@ -1,5 +1,6 @@
 """Writing exported models: ONNX, torch.export's own format, and files of text embeddings; whole or not at all."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..deploy.card import KEY, EmbeddingsCard, ModelCard, write_card
-from ..utils.files import replacing
+from ..deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, write_card
+from ..utils.files import BLANK, digest_file, replacing
+
+_LARGEST = 2_000_000_000  # bytes of weights in an ONNX file, which can have 2 GiB; more lie in a file beside it
 
 
 def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
@@ -49,7 +52,7 @@ def save_program(module: nn.Module, path: Path, card: ModelCard) -> None:
 
 
 def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False) -> None:
-    """Write a module as an ONNX file, with the card in its metadata.
+    """Write a module as an ONNX file, with the card in its metadata; weights of more than 2 GB as PATH.data beside it.
 
     Args:
         module: CropScores or CropLabels.
@@ -57,6 +60,8 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
         card: of the model.
         int8: whether to hold the weights of linear layers in 8 bits.
     """
+    import onnx_ir  # which torch.onnx needs, too
+
     names = ["images"] if card.vocabulary is not None else ["images", "text"]
     exported = torch.onnx.export(
         make_program(module, card),
@@ -67,10 +72,41 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
         verbose=False,
     )
     exported.model.metadata_props[KEY] = write_card(card)
+    size = sum(weight.const_value.nbytes for weight in exported.model.graph.initializers.values())
+    external_data = f"{path.name}.data" if size > _LARGEST else None
     with replacing(path) as unfinished:
-        exported.save(unfinished)
+        onnx_ir.save(exported.model, unfinished, external_data=external_data)
         if int8:
             _quantize(unfinished)
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # all are in the file now
+        add_checksums(unfinished)
+
+
+def add_checksums(path: str | Path) -> None:
+    """Write the checksums of an exported ONNX file, and of its external data, into its card: after a change of it.
+
+    Raises:
+        ValueError: the file has no card.
+    """
+    import onnx
+
+    # Find the card, and the files beside
+    path = Path(path)
+    model = onnx.load(path, load_external_data=False)
+    entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
+    if entry is None:
+        raise ValueError(f"'{path}' does not say how it is used: expected a file that this project exported")
+    names = {item.value for each in model.graph.initializer for item in each.external_data if item.key == "location"}
+
+    # The file's own checksum comes last, in the place of a blank one
+    digests = {name: digest_file(path.with_name(name)) for name in sorted(names)}
+    card = {**json.loads(entry.value), "format": FORMAT, "sha256": BLANK, "external_data": digests}
+    entry.value = json.dumps(card)
+    with replacing(path) as unfinished:
+        onnx.save(model, unfinished)
+        content, digest = unfinished.read_bytes(), digest_file(unfinished)
+        before, after = f'"sha256": "{BLANK}"'.encode(), f'"sha256": "{digest}"'.encode()
+        unfinished.write_bytes(content.replace(before, after))
 
 
 def _quantize(path: Path) -> None:

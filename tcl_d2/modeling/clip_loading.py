@@ -94,7 +94,7 @@ def _read_model_config(name: str) -> dict:
         raise FileNotFoundError(f"MODEL.CLIP.NAME: no model config at '{name}'.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"MODEL.CLIP.NAME: '{name}' is no JSON file ({error}).") from None
 
     expected = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
@@ -341,7 +341,7 @@ def _trained_activation(name: str, pretrained: str, state: Iterable[str]) -> tup
 
     # The hub's folder, in its cache too, or the file's name
     path = Path(PathManager.get_local_path(pretrained))
-    with suppress(OSError, ValueError, LookupError, TypeError):
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         config = json.loads(path.with_name(_HUB_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         return bool(config.get("quick_gelu", False)), f"the {_HUB_CONFIG} beside them"
     for released in (open_clip.get_pretrained_cfg(*release) for release in open_clip.list_pretrained()):

@@ -1,5 +1,7 @@
 """Writing files whole or not at all, and telling a web page from a file."""
 
+import hashlib
+import mmap
 import os
 import re
 import socket
@@ -10,6 +12,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+BLANK = "0" * 64  # stands for a file's SHA-256 in the file itself
 
 
 def open_path(path: str) -> BinaryIO:
@@ -74,6 +78,24 @@ def stat_file(path: str | Path) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def digest_file(path: Path, own: str = BLANK) -> str:
+    """Return the SHA-256 of a file that is not empty.
+
+    Args:
+        path: of the file.
+        own: its SHA-256, if that stands in the file: it counts as BLANK there.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(own.encode())
+        with memoryview(content) as view:
+            if start < 0:
+                return hashlib.sha256(view).hexdigest()
+            digest = hashlib.sha256(view[:start])
+            digest.update(BLANK.encode())
+            digest.update(view[start + len(BLANK) :])
+    return digest.hexdigest()
 
 
 def is_web_page(file: BinaryIO) -> bool:

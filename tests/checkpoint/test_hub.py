@@ -1,5 +1,8 @@
 """A model's folder for the hub: what is written, what from_pretrained takes, and what it refuses."""
 
+import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import carried_config, from_official, read_checkpoint
 from tcl_d2.checkpoint.hub import is_hub_name, portable_config
+from tcl_d2.checkpoint.model_config import model_config
 from tcl_d2.commands import convert
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
@@ -75,11 +79,11 @@ def test_the_models_that_have_names(monkeypatch):
 
 
 def test_the_folder_stands_alone(written):
-    """Its configuration is whole, and its card says what it is in the hub's format."""
+    """Its configuration says what the model is and no place, and its card what it is in the hub's format."""
     assert sorted(path.name for path in written.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
     values = yaml.safe_load((written / "config.yaml").read_text())
     assert "_BASE_" not in values and values["MODEL"]["CLIP"]["NAME"] == "tcl_d2://shapes_clip/model.json"
-    assert values["TEST"]["ZERO_SHOT"]["TEXT_CACHE"] == load_config().TEST.ZERO_SHOT.TEXT_CACHE
+    assert values.keys() == {"MODEL", "INPUT", "TEST"} and "TEXT_CACHE" not in values["TEST"]["ZERO_SHOT"]
     card = ModelCard((written / "README.md").read_text())
     assert card.data.pipeline_tag == "image-segmentation" and "zero-shot" in card.data.tags
     assert 'from_pretrained("OWNER/small-world")' in card.text and "shapes_train" in card.text
@@ -224,10 +228,179 @@ def test_configurations_that_cannot_be_used(folder, text):
         TCLPredictor.from_pretrained(folder)
 
 
-@pytest.mark.fault("a model's folder whose configuration names code to import", "the code is not run")
-def test_no_code_is_run_for_a_folder(folder, tmp_path):
+def change(file: Path, **values: object) -> None:
+    """Set keys of a YAML file; their names have __ for a dot."""
+    content = yaml.safe_load(file.read_text())
+    for key, value in values.items():
+        *sections, name = key.split("__")
+        section = content
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    file.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.fault("a model's folder whose configuration sets folders, code, data or a training", "refused by its key")
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("IMPORTS", ["evil.py"]),
+        ("OUTPUT_DIR", "chosen"),
+        ("TEST.ZERO_SHOT.TEXT_CACHE", "chosen"),
+        ("TEST.ZERO_SHOT.SIMILARITY", "chosen"),
+        ("TEST.ZERO_SHOT.WORDS", "chosen"),
+        ("TEST.ZERO_SHOT.BY_DATASET", {"voc": ["TEST.ZERO_SHOT.WORDS", "chosen"]}),
+        ("MODEL.WEIGHTS", "chosen"),
+        ("MODEL.RECO.INDEX", "chosen"),
+        ("MODEL.RECO.CACHE", "chosen"),
+        ("MODEL.GROUPVIT.MULTI_LABEL.WORDS", "chosen"),
+        ("DATASETS.TRAIN", ["chosen"]),
+        ("SOLVER.MAX_ITER", 3),
+        ("WANDB.PROJECT", "chosen"),
+        ("MODEL.CLIP", 3),
+        ("SOLVER.NO_SUCH_KEY", 3),
+    ],
+)
+def test_a_models_configuration_sets_no_places(folder, tmp_path, monkeypatch, key, value):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "evil.py").write_text("open('ran', 'w')")
+    change(folder / "config.yaml", **{key.replace(".", "__"): value})
+    with pytest.raises(ValueError, match=rf"config.yaml' cannot be used .*{key}\b"):
+        TCLPredictor.from_pretrained(folder)
+    assert not list((tmp_path / "chosen").iterdir()) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.fault("a model's folder whose configuration names files elsewhere, or addresses", "refused by its key")
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        *(("MODEL.CLIP.NAME", name) for name in ("hf-hub:a/b", "local-dir:{}", "{}/clip.json", "http://a.b/clip.json")),
+        *(("MODEL.CLIP.NAME", name) for name in ("tcl_d2://../../clip.json", "tcl_d2://{}/clip.json", "clip.json")),
+        *(("MODEL.CLIP.PRETRAINED", name) for name in ("{}/x.pt", "../x.pt", "link.pt", "x.pt", "https://a.b/x.pt")),
+        *(("MODEL.CLIP.PRETRAINED", name) for name in ("'{}/x.pt'", "hf-hub:a/b", "tcl_d2://{}/x.pt", "/dev/null")),
+        *(("MODEL.DENSE_CLIP.PROXY.NAME", name) for name in ("hf-hub:a/b", "local-dir:{}", "hf_hub:a")),
+        *(("MODEL.RECO.ENCODER.NAME", name) for name in ("hf-hub:a/b", "timm/a")),
+        *(("MODEL.DENSE_CLIP.PROXY.PRETRAINED", name) for name in ("{}/x.pt", "x")),
+        *(("MODEL.RECO.ENCODER.PRETRAINED", name) for name in ("{}/x.pt", "https://a.b/x.pt")),
+        *(("MODEL.GROUPVIT.WEIGHTS", name) for name in ("{}", "owner/name", "gpt2")),
+        ("MODEL.META_ARCHITECTURE", "{}/x.pt"),
+    ],
+)
+def test_a_models_configuration_names_nothing_elsewhere(folder, tmp_path, monkeypatch, key, value):
+    """Though there are such files: in the current folder, beside the model's, and behind a link in it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, tmp_path / "x.pt")
+    shutil.copy(ROOT / "tcl_d2/assets/shapes_clip/model.json", tmp_path / "clip.json")
+    (folder / "link.pt").symlink_to(tmp_path / "x.pt")
+    change(folder / "config.yaml", **{key.replace(".", "__"): value.format(tmp_path)})
+    with pytest.raises(ValueError, match=f"config.yaml' cannot be used .*{key} is "):
+        TCLPredictor.from_pretrained(folder)
+
+
+def test_every_text_of_a_models_configuration_is_held(tmp_path):
+    """Whatever key is added: a path elsewhere is refused, by the model's configuration or as no place of it."""
+    (tmp_path / "x.pt").touch()
+    for key in text_keys(load_config()):
+        *sections, name = key.split(".")
+        values = {name: str(tmp_path / "x.pt")}
+        for section in reversed(sections):
+            values = {section: values}
+        with pytest.raises(ValueError, match=rf"{key}\b"):
+            model_config(values, tmp_path / "model")
+
+
+def text_keys(cfg: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        if isinstance(value, dict):
+            keys += text_keys(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            keys.append(f"{prefix}{name}")
+    return keys
+
+
+def test_a_models_configuration_names_files_of_its_own(folder, monkeypatch, tmp_path):
+    shutil.copy(ROOT / "tcl_d2/assets/shapes_clip/weights.safetensors", folder / "clip.safetensors")
+    change(folder / "config.yaml", MODEL__CLIP__PRETRAINED="clip.safetensors", MODEL__WEIGHTS="model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert str(folder / "clip.safetensors") == TCLPredictor.from_pretrained("small-world").cfg.MODEL.CLIP.PRETRAINED
+
+
+@pytest.mark.fault("a model's folder with a training's whole configuration", "the model's part of it alone is taken")
+def test_of_a_whole_configuration_the_models_part_is_taken(folder, tmp_path):
+    """As earlier versions wrote it; no code of it is run."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with (folder / "config.yaml").open("a") as file:
-        file.write(f"IMPORTS: ['{tmp_path / 'evil.py'}']\n")
-    values = yaml.safe_load((folder / "config.yaml").read_text())
-    assert values["IMPORTS"] and TCLPredictor.from_pretrained(folder) and not (tmp_path / "ran").exists()
+    cfg = load_config(CONFIG, ["SOLVER.MAX_ITER", 3, "OUTPUT_DIR", tmp_path / "out", "TEST.ZERO_SHOT.KP_WEIGHT", 0.25])
+    cfg.IMPORTS, cfg.TEST.ZERO_SHOT.TEXT_CACHE = [str(tmp_path / "evil.py")], str(tmp_path / "cache")
+    (folder / "config.yaml").write_text(cfg.dump())
+    predictor = TCLPredictor.from_pretrained(folder)
+    predictor(draw_scene(seed=7, index=0, size=60).image, ["brick", "sand"])
+    assert predictor.cfg.TEST.ZERO_SHOT.KP_WEIGHT == 0.25 and predictor.cfg.SOLVER == load_config().SOLVER
+    assert not any((tmp_path / name).exists() for name in ("ran", "out", "cache"))
+
+
+@pytest.mark.fault("a checkpoint whose own configuration names files elsewhere", "refused by the key; --config-file")
+def test_a_checkpoint_names_nothing_elsewhere(tmp_path):
+    cfg = load_config(CONFIG, ["MODEL.CLIP.PRETRAINED", "/x/y.pt"])
+    save_file(load_file(TRAINED), tmp_path / "x.safetensors", {"card": json.dumps({"configuration": cfg.dump()})})
+    with pytest.raises(SystemExit, match="x.safetensors' carries: MODEL.CLIP.PRETRAINED is '/x/y.pt'.*--config-file"):
+        write_folder(tmp_path / "x.safetensors", "--hub", tmp_path / "model")
+
+
+NESTED = {
+    "lists": "[" * 5000,
+    "keys": "".join(f"{' ' * depth}a:\n" for depth in range(1000)),
+    "aliases": "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)),
+    "keys of aliases": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{i}: &a{i} {{p: *a{i - 1}, q: *a{i - 1}}}\n" for i in range(1, 40)),
+}
+
+
+@pytest.mark.fault("YAML or JSON of a model that is nested deeply, or unfolds to any size", "one error that names it")
+@pytest.mark.parametrize("text", NESTED.values(), ids=NESTED)
+def test_nested_texts_are_refused(folder, tmp_path, text):
+    (folder / "README.md").write_text(f"---\n{text}\n---\n")
+    with pytest.raises(ValueError, match="README.md' has a damaged head"):
+        TCLPredictor.from_pretrained(folder)
+    (folder / "README.md").unlink()
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="small-world/config.yaml' cannot be used as a configuration"):
+        TCLPredictor.from_pretrained(folder)
+
+    for card in ("[" * 100_000, json.dumps({"configuration": text})):
+        save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"card": card})
+        with pytest.raises(ValueError, match="x.safetensors' has a damaged card"):
+            carried_config(read_checkpoint(str(tmp_path / "x.safetensors")), str(tmp_path / "x.safetensors"))
+
+
+def digest_of(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_checksum_may_be_written_in_other_ways(folder):
+    for text in (digest_of(folder).upper(), f"sha256:{digest_of(folder)}"):
+        (folder / "README.md").write_bytes(f"---\r\nweights_sha256: '{text}'\r\n---\r\n# model\r\n".encode())
+        TCLPredictor.from_pretrained(folder)
+
+
+@pytest.mark.fault("a model's card that cannot be read, or whose checksum is damaged", "one error; never unchecked")
+@pytest.mark.parametrize("damage", ["folder", "pipe", "dangling link", "bytes", "short", "empty", "no key", "no head"])
+def test_a_card_that_cannot_be_read_is_no_missing_card(folder, damage):
+    card = folder / "README.md"
+    text, digest = card.read_text(), digest_of(folder)
+    card.unlink()
+    if damage == "folder":
+        card.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(card)
+    elif damage == "dangling link":
+        card.symlink_to(folder / "none")
+    else:
+        replaced = {"short": digest[:12], "empty": "", "bytes": digest}.get(damage, digest)
+        text = text.replace(digest, replaced)
+        text = text.replace("weights_sha256:", "weights_sha257:") if damage == "no key" else text
+        text = text.replace("\n---", "\n") if damage == "no head" else text
+        card.write_bytes((b"\xff" if damage == "bytes" else b"") + text.encode())
+    with pytest.raises(ValueError, match="README.md' (is no file|has a damaged head|has no whole weights_sha256)"):
+        TCLPredictor.from_pretrained(folder)

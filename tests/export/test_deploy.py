@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,16 @@ from tcl_d2.commands.segment_exported import segment_files
 from tcl_d2.deploy import OnnxSegmentor, bands
 from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, VocabularyCard
 from tcl_d2.deploy.labels import ScoreRule
-from tcl_d2.export import CropScores, digest_text_encoder, embed_vocabulary, make_card, save_embeddings, save_onnx
+from tcl_d2.export import (
+    CropScores,
+    add_checksums,
+    digest_text_encoder,
+    embed_vocabulary,
+    files,
+    make_card,
+    save_embeddings,
+    save_onnx,
+)
 from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
 from tests.conftest import ROOT
 from tests.export.conftest import BACKGROUND, CLASSES, picture
@@ -104,10 +114,13 @@ def test_rules_of_labels_are_those_of_the_model(background, settings, words, tcl
 
 @pytest.fixture(scope="module")
 def open_model(build, tmp_path_factory):
-    """A dense CLIP whose text embeddings are an input, in 8 bits, and its predictor."""
+    """A dense CLIP whose text embeddings are an input and whose weights lie beside the graph, and its predictor."""
     predictor = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none")
     path = tmp_path_factory.mktemp("open") / "model.onnx"
-    save_onnx(CropScores(predictor.model), path, make_card(predictor.model, predictor.cfg))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_LARGEST", 0)
+        save_onnx(CropScores(predictor.model), path, make_card(predictor.model, predictor.cfg))
+    assert sorted(os.listdir(path.parent)) == ["model.onnx", "model.onnx.data"]
     return path, predictor
 
 
@@ -141,18 +154,22 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
         OnnxSegmentor(path, tmp_path / "short.npz")
 
-    # Broken
-    for content in (b"PK\x03\x04 no archive", b"text", b""):
+    # Broken, or encrypted as a flipped bit says
+    save_embeddings(tmp_path / "whole.npz", vocabulary.text, card)
+    encrypted = bytearray((tmp_path / "whole.npz").read_bytes())
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] ^= 1
+    for content in (bytes(encrypted), b"PK\x03\x04 no archive", b"text", b""):
         (tmp_path / "broken.npz").write_bytes(content)
         with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
             OnnxSegmentor(path, tmp_path / "broken.npz")
 
 
 def with_card(path, target, **changes):
-    """Copy an ONNX file with another card."""
+    """Copy an ONNX file with another card; without the entries that become None."""
     model = onnx.load(path)
     (entry,) = [entry for entry in model.metadata_props if entry.key == KEY]
-    entry.value = json.dumps({**json.loads(entry.value), **changes})
+    values = {**json.loads(entry.value), **changes}
+    entry.value = json.dumps({key: value for key, value in values.items() if key not in changes or value is not None})
     onnx.save(model, target)
     return target
 
@@ -183,6 +200,75 @@ def test_files_of_others_are_refused(tcl_onnx, tmp_path):
         OnnxSegmentor(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError, match="there is no ONNX file"):
         OnnxSegmentor(tmp_path / "none.onnx")
+
+
+def flipped(path, target, position, bit=0):
+    """Copy a file with one bit flipped."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    target.write_bytes(content)
+    return target
+
+
+@pytest.mark.fault("an ONNX file with a flipped bit, in its weights, graph or card", "one error names the file")
+def test_flipped_bits_are_found(tcl_onnx, tmp_path):
+    content = tcl_onnx.read_bytes()
+    card = content.index(b'"sha256": "')
+    positions = [*random.Random(0).sample(range(len(content)), 24), card + 3, card + 20, card - 5]
+    for number, position in enumerate(positions):
+        with pytest.raises(ValueError, match="flipped.onnx' "):
+            OnnxSegmentor(flipped(tcl_onnx, tmp_path / "flipped.onnx", position, number % 8))
+
+
+@pytest.mark.fault("external data of an ONNX file that are damaged, exchanged or lost", "one error names the file")
+def test_external_data_are_checked(open_model, tmp_path):
+    folder = shutil.copytree(open_model[0].parent, tmp_path / "model")
+    path, data = folder / "model.onnx", folder / "model.onnx.data"
+    whole = data.read_bytes()
+    other = whole[::-1]  # of the same size, as another training's
+    for content in (flipped(data, tmp_path / "x", len(whole) // 2).read_bytes(), other, whole + b"0"):
+        data.write_bytes(content)
+        with pytest.raises(ValueError, match="model.onnx.data' is not the file that was exported"):
+            OnnxSegmentor(path, "words.npz")
+    data.unlink()
+    with pytest.raises(ValueError, match="model.onnx' .*model.onnx.data"):
+        OnnxSegmentor(path, "words.npz")
+
+
+@pytest.mark.fault("external data of an ONNX file in another folder", "one error names the file")
+def test_external_data_elsewhere_are_refused(tcl_onnx, tmp_path):
+    (tmp_path / "in").mkdir()
+    model = onnx.load(tcl_onnx)
+    onnx.save(model, tmp_path / "in/a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
+    shutil.move(tmp_path / "in/a.data", tmp_path / "a.data")
+    model = onnx.load(tmp_path / "in/a.onnx", load_external_data=False)
+    for location in ("../a.data", str(tmp_path / "a.data"), "link"):
+        for entry in (entry for weight in model.graph.initializer for entry in weight.external_data):
+            entry.value = location if entry.key == "location" else entry.value
+        onnx.save(model, tmp_path / "in/a.onnx")
+        with pytest.raises(ValueError, match="a.onnx' "):
+            OnnxSegmentor(tmp_path / "in/a.onnx")
+    with pytest.raises(ValueError, match="a.onnx' is damaged: it has weights in another folder"):
+        OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", external_data={"../in/a.onnx": "0" * 64}))
+
+
+@pytest.mark.fault("an ONNX file of an earlier version, without checksums", "it runs, with a warning what to do")
+def test_files_without_checksums_are_taken_with_a_warning(tcl_onnx, segmentor, tmp_path, caplog):
+    old = with_card(tcl_onnx, tmp_path / "old.onnx", format=1, sha256=None, external_data=None)
+    labels = OnnxSegmentor(old)(picture(20, 30)).labels
+    np.testing.assert_array_equal(labels, segmentor(picture(20, 30)).labels)
+    assert "old.onnx' has no checksum" in caplog.text and "export it again" in caplog.text
+
+    # A file that its user changed is no longer the one that was exported
+    caplog.clear()
+    add_checksums(old)
+    OnnxSegmentor(old)
+    assert not caplog.text
+    changed = with_card(old, tmp_path / "changed.onnx", background_score=0.75)
+    with pytest.raises(ValueError, match="changed.onnx' is not the file .*add_checksums"):
+        OnnxSegmentor(changed)
+    add_checksums(changed)
+    assert OnnxSegmentor(changed).card.background_score == 0.75
 
 
 def test_vocabularies_that_do_not_go_together_are_refused():
