@@ -114,7 +114,7 @@ def test_damaged_measurements_are_none(tmp_path, content):
     ],
 )
 def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):
-    done = running.run(world, "tools/compare.py", "--output", tmp_path / "out", *arguments)
+    done = running.run(world, "-m", "tcl_d2", "compare", "--output", tmp_path / "out", *arguments)
     running.check_error(done, *parts)
     assert not (tmp_path / "out").exists()
 

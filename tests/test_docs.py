@@ -36,7 +36,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
     r"-m pytest",  # these tests
     r"--num-processes 2|^torchrun",  # in several processes: tests/test_train_net.py
-    r"tools/compare\.py",  # in a process for each configuration: tests/test_compare.py
+    r"^tcl-d2 compare",  # in a process for each configuration: tests/test_compare.py
 )
 FEW = "SOLVER.MAX_ITER 2 SOLVER.WARMUP_ITERS 1 TEST.ZERO_SHOT.MAX_IMAGES 4 SOLVER.IMS_PER_BATCH 4"
 QUICK = {  # options that make a command short

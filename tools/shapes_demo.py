@@ -136,7 +136,7 @@ def main() -> None:
     options = ("DATASETS.TEST", "()", "SEED", args.seed, "OUTPUT_DIR", output / "tcl")
     run("train_net.py", "--config-file", CONFIG, "--resume", *options)
     index = output / "reco/index"
-    run("tools/index_images.py", "shapes_train", "--config-file", ROOT / "configs/shapes/reco.yaml", "--output", index)
+    run("-m", "tcl_d2", "index", "shapes_train", "--config-file", ROOT / "configs/shapes/reco.yaml", "--output", index)
 
     # Compare
     logging.getLogger("detectron2").setLevel(logging.WARNING)  # without model listings and timings of each evaluation

@@ -1,8 +1,8 @@
 """Count what models cost: parameters, FLOPs and activations; and measure their speed and memory.
 
-python tools/analyze_model.py --config-file configs/tcl.yaml
-python tools/analyze_model.py --config-file configs/tcl.yaml configs/unified/naclip.yaml     # a table in Markdown
-python tools/analyze_model.py --config-file configs/tcl.yaml --tasks speed memory
+tcl-d2 analyze-model --config-file configs/tcl.yaml
+tcl-d2 analyze-model --config-file configs/tcl.yaml configs/unified/naclip.yaml     # a table in Markdown
+tcl-d2 analyze-model --config-file configs/tcl.yaml --tasks speed memory
 
 Weights are random, since they cost the same; nothing is downloaded. All figures are of one image. A FLOP is a
 multiplication with its addition, as Detectron2 counts. Each model is measured in a process of its own; the memory is

@@ -1,7 +1,7 @@
 """Compare configurations on benchmarks: one table and one figure of measured and published mIoU, time and memory.
 
-python tools/compare.py --configs configs/shapes/maskclip.yaml configs/shapes/trained.yaml --datasets shapes_val
-python tools/compare.py --configs A.yaml B.yaml --opts TEST.ZERO_SHOT.MAX_IMAGES 100
+tcl-d2 compare --configs configs/shapes/maskclip.yaml configs/shapes/trained.yaml --datasets shapes_val
+tcl-d2 compare --configs A.yaml B.yaml --opts TEST.ZERO_SHOT.MAX_IMAGES 100
 
 Each configuration is evaluated in a process of its own, one after the other. Ctrl-C saves what is done, and the same
 command goes on from there.

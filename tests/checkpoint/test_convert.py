@@ -1,4 +1,4 @@
-"""tools/convert_checkpoint.py as a user runs it."""
+"""tcl-d2 convert as a user runs it."""
 
 import os
 
@@ -120,7 +120,7 @@ def test_frozen_blocks_are_those_of_the_checkpoint(run, trained, tmp_path):
     assert not target.exists() and run(trained, target, "--to", "official", "--freeze", "5")[0] == 0
 
 
-@pytest.mark.fault("tools/convert_checkpoint.py writes over its input, or another file", "refused; both stay")
+@pytest.mark.fault("tcl-d2 convert writes over its input, or another file", "refused; both stay")
 def test_no_file_is_replaced(run, tmp_path):
     for name in ("x.pth", "other.pth"):
         torch.save({"model": {"clip.a": torch.zeros(1), "b": torch.zeros(1)}}, tmp_path / name)
@@ -130,7 +130,7 @@ def test_no_file_is_replaced(run, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.fault("tools/convert_checkpoint.py gets a file that holds no model", "one line that names it")
+@pytest.mark.fault("tcl-d2 convert gets a file that holds no model", "one line that names it")
 def test_files_without_a_model_are_named(run, tmp_path):
     torch.save({"model": {0: torch.zeros(1)}}, tmp_path / "odd.pth")
     for arguments in ([], [tmp_path / "y.pth"], [tmp_path / "odd.pth", "--check"]):
@@ -143,6 +143,6 @@ def test_files_without_a_model_are_named(run, tmp_path):
 
 
 def test_a_missing_file_is_one_clear_error_of_the_script(tmp_path):
-    done = running.run(tmp_path, "tools/convert_checkpoint.py", tmp_path / "none.pth")
+    done = running.run(tmp_path, "-m", "tcl_d2", "convert", tmp_path / "none.pth")
     running.check_error(done, "none.pth'")
     assert done.returncode == 1

@@ -27,7 +27,7 @@ CONFIG = ROOT / "configs/shapes/trained.yaml"
 
 
 def write_folder(*arguments: object) -> None:
-    """As `tools/convert_checkpoint.py ARGUMENTS` does."""
+    """As `tcl-d2 convert ARGUMENTS` does."""
     convert.main(convert.argument_parser().parse_args([str(argument) for argument in arguments]))
 
 

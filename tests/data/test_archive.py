@@ -248,7 +248,7 @@ def test_command_makes_the_index_of_a_dataset(in_world, tmp_path, capsys):
     ],
 )
 def test_archives_that_are_not_there_are_named(world, tmp_path, name, parts):
-    check_error(run(world, "tools/index_images.py", name, "--output", tmp_path / "index"), *parts)
+    check_error(run(world, "-m", "tcl_d2", "index", name, "--output", tmp_path / "index"), *parts)
     assert not (tmp_path / "index").exists()
 
 

@@ -129,7 +129,7 @@ def test_parameters_are_frozen_or_trained():
 
 
 def test_command_prints_a_model_or_a_table(world):
-    script = ["tools/analyze_model.py", "--image-size", 96, 96, "--config-file", "configs/shapes/tcl.yaml"]
+    script = ["-m", "tcl_d2", "analyze-model", "--image-size", 96, 96, "--config-file", "configs/shapes/tcl.yaml"]
     done = run(world, *script)
     assert done.returncode == 0, done.stderr
     assert "| grounder |" in done.stdout and "| attention   |" in done.stdout

@@ -1,0 +1,144 @@
+"""What every meta-architecture promises, tested for each: a new one gets these tests by a class of three lines."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from tcl_d2 import load_config
+from tcl_d2.modeling import ReCo, ZeroShotSegmentor
+from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
+
+OPTIONS = ["MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.TEXT_CACHE", ""]
+WORDS = ["brick", ["wood", "sand"], "lava"]
+
+
+def draw(height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(height))
+
+
+class SegmentorContract:
+    """A small model of a meta-architecture, with any weights, and windows of 48 pixels.
+
+    Attributes:
+        config: its file in configs/.
+        options: KEY, VALUE pairs over its values.
+    """
+
+    config: str
+    options: tuple = ()
+
+    @pytest.fixture(autouse=True)
+    def _without_gradients(self):
+        with torch.no_grad():
+            yield
+
+    @pytest.fixture(scope="class")
+    def model(self) -> ZeroShotSegmentor:
+        return self.build()
+
+    def build(self) -> ZeroShotSegmentor:
+        torch.manual_seed(0)
+        return build_model(load_config(self.config, [*OPTIONS, *self.options])).eval()
+
+    @pytest.fixture(scope="class")
+    def inputs(self) -> list[dict]:
+        """Images of several windows, of one, and of less, with results of other sizes."""
+        sizes = {(61, 90): (50, 75), (48, 48): (48, 48), (20, 30): (80, 120)}
+        return [
+            {"image": draw(*size), "height": height, "width": width, "vocabulary": WORDS, "background": True}
+            for size, (height, width) in sizes.items()
+        ]
+
+    def test_scores_have_the_size_that_is_asked_for(self, model, inputs):
+        for output, input_per_image in zip(model(inputs), inputs, strict=True):
+            scores = output["sem_seg"]
+            assert scores.dtype == torch.float32 and scores.isfinite().all()
+            assert scores.shape == (4, input_per_image["height"], input_per_image["width"])
+
+    def test_a_batch_is_segmented_as_one_at_a_time(self, model, inputs):
+        for output, input_per_image in zip(model(inputs), inputs, strict=True):
+            (single,) = model([input_per_image])
+            torch.testing.assert_close(output["sem_seg"], single["sem_seg"], rtol=0, atol=1e-5)
+
+    def test_labels_are_those_of_the_best_scores(self, model, inputs):
+        request = {"labels_only": True, "label_scores": True}
+        for input_per_image in inputs:
+            best, labels = model([input_per_image])[0]["sem_seg"].max(0)
+            (output,) = model([input_per_image | request])
+            is_object = labels > 0  # the background's score is not told
+            assert torch.equal(output["sem_seg_labels"], labels) and "sem_seg" not in output
+            torch.testing.assert_close(output["sem_seg_scores"][is_object], best[is_object], rtol=0, atol=1e-5)
+
+    def test_datasets_share_an_image(self, model, inputs):
+        names = ("shapes_val", "shapes_stuff_val")
+        image = {"image": inputs[0]["image"], "labels_only": True}
+        with model.keep_settings():
+            model.set_dataset(*names)
+            together = model([image])[0]["by_dataset"]
+            for name, output in zip(names, together, strict=True):
+                model.set_dataset(name)
+                (alone,) = model([image])
+                assert output["dataset_name"] == alone["dataset_name"] == name
+                assert torch.equal(output["sem_seg_labels"], alone["sem_seg_labels"])
+
+    def test_windows_at_once_are_bounded(self, model, inputs, monkeypatch):
+        expected = [output["sem_seg"] for output in model(inputs)]
+        counts, encode = [], model.encode
+        monkeypatch.setattr(model, "encode", lambda crops: counts.append(len(crops)) or encode(crops))
+        monkeypatch.setattr(model._batches, "pixels_at_once", 2 * 48 * 48)
+        for output, scores in zip(model(inputs), expected, strict=True):
+            torch.testing.assert_close(output["sem_seg"], scores, rtol=0, atol=1e-5)
+        assert 0 < max(counts) <= 2
+
+    def test_half_precision_gives_fp32_scores(self, model, inputs, monkeypatch):
+        monkeypatch.setattr(model, "precision", torch.bfloat16)
+        for output in model(inputs):
+            assert output["sem_seg"].dtype == torch.float32 and output["sem_seg"].isfinite().all()
+
+    def test_weights_carry_all_that_is_learned(self, model, inputs):
+        other = self.build()
+        for parameter in other.parameters():
+            parameter.add_(1)
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(inputs[:1])[0]["sem_seg"], model(inputs[:1])[0]["sem_seg"])
+
+
+class TestTCL(SegmentorContract):
+    config = "shapes/tcl.yaml"
+
+
+class TestMaskCLIP(SegmentorContract):
+    config = "shapes/maskclip.yaml"
+
+
+class TestDenseCLIP(SegmentorContract):
+    config = "shapes/dense_clip.yaml"
+
+
+class TestProxyCLIP(SegmentorContract):
+    config = "shapes/dense_clip.yaml"
+    options = ("MODEL.DENSE_CLIP.HEAD", "proxyclip", "MODEL.DENSE_CLIP.PROXY.NAME", "test_vit")
+
+
+class TestReCo(SegmentorContract):
+    """With reference images of random features, in place of an archive's."""
+
+    config = "shapes/reco.yaml"
+    options = ("MODEL.RECO.INDEX", "")
+
+    def build(self) -> ReCo:
+        def prepare(features: ReCoFeatures, text: torch.Tensor) -> ReCoFeatures:
+            size = text.shape[1], features.embedding.shape[1]
+            return features._replace(references=text @ torch.randn(size, generator=torch.Generator().manual_seed(0)))
+
+        model = super().build()
+        model.prepare = prepare
+        return model
+
+
+class TestGroupViT(SegmentorContract):
+    config = "shapes/groupvit.yaml"
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _need_transformers(self) -> None:
+        pytest.importorskip("transformers")
