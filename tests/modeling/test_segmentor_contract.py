@@ -128,8 +128,10 @@ class TestReCo(SegmentorContract):
 
     def build(self) -> ReCo:
         def prepare(features: ReCoFeatures, text: torch.Tensor) -> ReCoFeatures:
-            size = text.shape[1], features.embedding.shape[1]
-            return features._replace(references=text @ torch.randn(size, generator=torch.Generator().manual_seed(0)))
+            map_text = torch.randn(
+                text.shape[1], features.embedding.shape[1], generator=torch.Generator().manual_seed(0)
+            )
+            return features._replace(references=(text @ map_text).float())
 
         model = super().build()
         model.prepare = prepare
