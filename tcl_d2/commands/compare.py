@@ -33,6 +33,7 @@ from ..evaluation.progress import fingerprint
 from ..evaluation.published import published_for
 from ..utils.errors import one_message
 from ..utils.files import replacing
+from ..utils.locks import locked_folder
 from .train import check
 
 # The processes are forked by one that has imported all that they need, and that never used a GPU
@@ -56,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     Args:
         args: of argument_parser.
     """
-    with one_message():
+    with one_message(), locked_folder(args.output, "comparison", "--output"):
         # Check all before the first evaluation
         paths = name_configs(args.configs)
         cfgs, datasets = {}, args.datasets

@@ -13,7 +13,13 @@ from typing import BinaryIO
 
 
 def open_path(path: str) -> BinaryIO:
-    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows."""
+    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows.
+
+    Raises:
+        OSError: there is no such file, or it is a named pipe, a socket or a device, which may have no end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"'{path}' is no file, but a folder, a named pipe, a socket or a device")
     if find_spec("detectron2") is None:
         return open(path, "rb")
     from .downloads import PathManager
@@ -74,6 +80,11 @@ def stat_file(path: str | Path) -> list[int] | None:
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def leads_back(path: Path) -> bool:
+    """Return whether a path is a link to a folder that it is in: to follow it leads to the same files again."""
+    return path.is_symlink() and path.is_dir() and any(map(path.samefile, path.absolute().parents))
 
 
 def is_web_page(file: BinaryIO) -> bool:

@@ -222,7 +222,7 @@ def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, mon
     segmentor.session = Session()
     for index, value in enumerate((0, 200)):
         Image.new("RGB", (50, 40), (value,) * 3).save(tmp_path / f"{index}.png")
-    sources = [Source(tmp_path / f"{index}.png", str(index)) for index in range(2)]
+    sources = [Source(tmp_path / f"{index}.png", str(index), {}) for index in range(2)]
     segment_files(segmentor, sources, tmp_path / "out", heat_maps=False)
     assert "left out: onnxruntime cannot run '" in (errors := capsys.readouterr().err) and "bad allocation" in errors
     assert not (tmp_path / "out/0.json").exists() and (tmp_path / "out/1.json").exists()
