@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     Args:
         args: of argument_parser.
     """
-    with one_message(), locked_folder(args.output, "comparison", "--output"):
+    with one_message():
         # Check all before the first evaluation
         paths = name_configs(args.configs)
         cfgs, datasets = {}, args.datasets
@@ -67,13 +67,15 @@ def main(args: argparse.Namespace) -> None:
 
         # Evaluate
         _CONTEXT.set_forkserver_preload([__name__])
-        comparands = {}
-        for number, (name, cfg) in enumerate(cfgs.items(), start=1):
-            print(f"{number} of {len(cfgs)}: {name}", flush=True)
-            content = run(name, paths[name], datasets, args.output / name, args.opts)
-            comparands[name] = Comparand(content["results"], content["cost"], published_for(cfg), content["measures"])
-
-        print(f"\n{write_comparison(comparands, args.output)}\nTable and figure in {args.output}")
+        with locked_folder(args.output, "comparison", "--output"):
+            comparands = {}
+            for number, (name, cfg) in enumerate(cfgs.items(), start=1):
+                print(f"{number} of {len(cfgs)}: {name}", flush=True)
+                content = run(name, paths[name], datasets, args.output / name, args.opts)
+                measured = content["results"], content["cost"]
+                comparands[name] = Comparand(*measured, published_for(cfg), content["measures"])
+            table = write_comparison(comparands, args.output)
+        print(f"\n{table}\nTable and figure in {args.output}")
 
 
 # ------------------------------------------------------------------------------------------- configurations

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..segmentation import is_result_picture, result_paths, shorten
 from ..utils.files import remove_unfinished, replacing, stat_file
@@ -16,17 +16,10 @@ from ..utils.files import remove_unfinished, replacing, stat_file
 PURPOSE = "segmentation"  # of what locks the folder
 SETTINGS = "result_settings.json"  # of the last run; a folder that has it is a folder of results
 _ENDINGS = re.compile(r"\.png|_labels\.png|_boxes\.(png|json)|_\d+_\w*\.png")  # of the files beside NAME.json
-_MAX_NAME_BYTES = 100
 
 
 class Source(NamedTuple):
-    """An image to segment.
-
-    Attributes:
-        path: of the image.
-        name: of its results, with the folders that they are in.
-        state: what their JSON says of where they come from.
-    """
+    """An image, the name of its results, which may have folders, and what their JSON says of where they come from."""
 
     path: Path
     name: str
@@ -38,42 +31,38 @@ class ResultFolder:
 
     The JSON of a result is written last. It names the image and its state, a digest of the settings, and the files
     beside it: a result is done if all of that is as it says.
-
-    Attributes:
-        sources: the images, each with the name of its results.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        files: Mapping[Path, str],
-        heat_maps: Sequence[str] = (),
-        boxes: bool = False,
-        overlay: bool = True,
-    ):
+    def __init__(self, folder: Path, files: Mapping[Path, str], **options: Any):
         """Name the results, and remove the unfinished files of a run that was killed.
 
         Args:
-            folder: of the results; the caller has locked it.
+            folder: of the results.
             files: the images, with their paths below the folder that was given, see find_inputs.
-            heat_maps: class words that heat maps are drawn of.
-            boxes: whether boxes are drawn.
-            overlay: whether overlays are drawn.
+            options: of `result_paths`: which files are written of each.
 
         Raises:
             ValueError: an image lies where results go, or a file that is no result lies in the place of one.
         """
         self.folder = folder
-        self._heat_maps, self._boxes, self._overlay = heat_maps, boxes, overlay
-        names = result_names(files, heat_maps)
-        self.sources = [Source(path, name, {"source": _describe(path)}) for path, name in names.items()]
+        self.sources = []
+        for path, name in result_names(files, options.get("heat_maps", ())).items():
+            size, time = stat_file(path) or (None, None)
+            image = {"path": os.path.abspath(path), "size": size, "mtime_ns": time}
+            self.sources.append(Source(path, name, {"source": image}))
+        self._heat_maps = options.get("heat_maps", ())
 
-        places = {(folder / name).parent for name in names.values()}
+        # No file of others is replaced
+        places = {(folder / source.name).parent for source in self.sources}
         check_apart(files, places)
         for place in places:
             remove_unfinished(place)
         for source in self.sources:
-            self._check_places(source)
+            for path in set(self._find_files(source)[1]).intersection(result_paths(folder, source.name, **options)):
+                raise ValueError(
+                    f"{path} is no result of an earlier run, and that of {source.path} would replace it: move it, or "
+                    "give another folder"
+                )
 
     def begin(self, settings: Mapping[str, object], resume: bool = False) -> list[Source]:
         """Write the settings of a run, remove what earlier runs left of its results, and return the images left to do.
@@ -122,37 +111,20 @@ class ResultFolder:
         is_of_source = all(content.get(key) == value for key, value in source.state.items())
         return is_of_source and labels in files and all(_has_size(path, size) for path, size in files.items())
 
-    def _check_places(self, source: Source) -> None:
-        """Raise a ValueError if a file that is no result lies where one will be written."""
-        others = self._find_files(source)[1]
-        for path in result_paths(self.folder, source.name, self._heat_maps, self._boxes, self._overlay):
-            if path in others:
-                raise ValueError(
-                    f"{path} is no result of an earlier run, and that of {source.path} would replace it: move it, or "
-                    "give another folder"
-                )
-
     def _find_files(self, source: Source) -> tuple[list[Path], list[Path]]:
         """Return the files by the names of an image's results: what earlier runs wrote, and what they did not.
 
-        What a JSON lists decides of files with its own name alone.
+        What is listed may be damaged, and a run that was killed has not listed what it wrote.
         """
         paths = result_paths(self.folder, source.name, self._heat_maps, boxes=True)
-        there = [path for path in paths if os.path.lexists(path)]
-        if not there:
-            return [], []
+        listed = _listed_files(paths[-1], _read_json(paths[-1]))
+        has_results = bool(listed) or is_result_picture(paths[1])
 
-        # What is listed may be damaged, and a run that was killed has not listed what it wrote
-        areas, labels = paths[-1], paths[1]
-        listed = _listed_files(areas, _read_json(areas))
-        has_results = bool(listed) or is_result_picture(labels)
-        others = [
-            path
-            for path in there
-            if path not in listed and not (has_results if path.suffix == ".json" else is_result_picture(path))
-        ]
-        pictures = [path for path, size in listed.items() if path not in paths and _has_size(path, size)]
-        return pictures + [path for path in there if path not in others], others
+        ours, others = [path for path, size in listed.items() if path not in paths and _has_size(path, size)], []
+        for path in filter(os.path.lexists, paths):
+            is_ours = path in listed or (has_results if path.suffix == ".json" else is_result_picture(path))
+            (ours if is_ours else others).append(path)
+        return ours, others
 
 
 def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> dict[Path, str]:
@@ -164,15 +136,12 @@ def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> di
     """
     names = {path: _result_name(relative) for path, relative in files.items()}
     for ending in ("suffix", "digest"):
-        # A disk may take no heed of case
-        written = {
-            path: [str(file).casefold() for file in result_paths("", name, heat_maps, boxes=True)]
-            for path, name in names.items()
-        }
-        counts = Counter(file for files_of_name in written.values() for file in files_of_name)
+        # The places that are taken, as a disk compares them that takes no heed of case
+        written = {path: result_paths("", name, heat_maps, boxes=True) for path, name in names.items()}
+        counts = Counter(str(file).casefold() for paths in written.values() for file in paths)
         counts.update({str(folder).casefold() for name in names.values() for folder in Path(name).parents} | {SETTINGS})
-        for path, files_of_name in written.items():
-            if any(counts[file] > 1 for file in files_of_name):
+        for path, paths in written.items():
+            if any(counts[str(file).casefold()] > 1 for file in paths):
                 names[path] = _result_name(files[path], ending)
     return names
 
@@ -180,7 +149,7 @@ def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> di
 def _result_name(relative: str, ending: str = "") -> str:
     folder, name = os.path.split(relative)
     short = name if ending else Path(name).stem
-    if ending == "digest" or len(os.fsencode(short)) > _MAX_NAME_BYTES:
+    if ending == "digest" or shorten(short) != short:
         short = f"{shorten(short)}-{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
     return os.path.join(folder, short)
 
@@ -194,11 +163,6 @@ def check_apart(inputs: Iterable[Path], folders: Iterable[Path]) -> None:
             raise ValueError(
                 f"{path} lies in --output, in a folder of the results, where one might replace it: give another folder"
             )
-
-
-def _describe(path: Path) -> dict:
-    size, time = stat_file(path) or (None, None)
-    return {"path": os.path.abspath(path), "size": size, "mtime_ns": time}
 
 
 def _read_json(path: Path) -> dict:

@@ -309,7 +309,8 @@ def main(args: argparse.Namespace) -> None:
         build_predictor, words, background = read_request(args)
         if files:
             heat_maps = heat_map_words(words, background) if args.heat_maps else ()
-            folder = ResultFolder(args.output, files, heat_maps, args.boxes, not args.no_overlay)
+            written = {"heat_maps": heat_maps, "boxes": args.boxes, "overlay": not args.no_overlay}
+            folder = ResultFolder(args.output, files, **written)
         elif args.video_input:
             check_apart([Path(args.video_input)], [args.output])
         if is_first_process() and not args.webcam:

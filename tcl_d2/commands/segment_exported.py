@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     with one_message(OSError, ValueError, ImportError):
         files = find_inputs(args.inputs, args.output)
         segmentor = OnnxSegmentor(args.onnx, args.embeddings, num_threads=args.threads)
-        folder = ResultFolder(args.output, files, segmentor.vocabulary.names if args.heat_maps else ())
+        folder = ResultFolder(args.output, files, heat_maps=segmentor.vocabulary.names if args.heat_maps else ())
 
         with locked_folder(args.output, PURPOSE, "--output"):
             sources = folder.begin({"--onnx": str(args.onnx), "--heat-maps": args.heat_maps})

@@ -31,7 +31,8 @@ def open_path(path: str) -> BinaryIO:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing. An OSError of the block that names no file, such as a full disk's, gets its
+    name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
