@@ -15,6 +15,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
+from ..utils.files import open_path
 from .dataset_files import check_files, datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
@@ -318,9 +319,10 @@ def register_caption_folder(name: str, folder: str) -> None:
         rows, missing = [], []
         for path in sorted(images.values()):
             try:
-                caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig")
+                with open_path(str(path.with_suffix(".txt"))) as file:
+                    caption = file.read().decode("utf-8-sig")
                 rows.append({"file_name": str(path), "captions": [caption]})
-            except (FileNotFoundError, UnicodeDecodeError):
+            except (OSError, UnicodeDecodeError):
                 missing.append(path.with_suffix(".txt"))
 
         if missing:

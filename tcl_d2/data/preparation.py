@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..utils.errors import list_problems
 from ..utils.files import replacing
 from ..utils.images import BrokenSample, is_leftover, read_image
+from ..utils.locks import locked_folder
 from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
@@ -70,7 +71,8 @@ def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None],
 
     try:
         if not args.check:
-            prepare(args)
+            with locked_folder(datasets_root(), f"preparation of {names[0]}", "DETECTRON2_DATASETS"):
+                prepare(args)
         sys.exit(0 if check(names, args.processes) else 1)
     except FileNotFoundError as error:
         sys.exit(

@@ -17,7 +17,13 @@ BLANK = "0" * 64  # stands for a file's SHA-256 in the file itself
 
 
 def open_path(path: str) -> BinaryIO:
-    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows."""
+    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows.
+
+    Raises:
+        OSError: there is no such file, or it is a named pipe, a socket or a device, which may have no end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"'{path}' is no file, but a folder, a named pipe, a socket or a device")
     if find_spec("detectron2") is None:
         return open(path, "rb")
     from .downloads import PathManager
@@ -29,7 +35,8 @@ def open_path(path: str) -> BinaryIO:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing. An OSError of the block that names no file, such as a full disk's, gets its
+    name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +44,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -96,6 +107,11 @@ def digest_file(path: Path, own: str = BLANK) -> str:
             digest.update(BLANK.encode())
             digest.update(view[start + len(BLANK) :])
     return digest.hexdigest()
+
+
+def leads_back(path: Path) -> bool:
+    """Return whether a path is a link to a folder that it is in: to follow it leads to the same files again."""
+    return path.is_symlink() and path.is_dir() and any(map(path.samefile, path.absolute().parents))
 
 
 def is_web_page(file: BinaryIO) -> bool:

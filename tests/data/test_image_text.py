@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -336,6 +337,7 @@ def test_a_path_is_a_source_to_train_on(tmp_path, monkeypatch, forget, name):
 def test_images_without_a_caption_are_left_out(root, register, caplog):
     for name in ("a.png", "b.webp", "c.jpg"):
         save_image(root / "set" / name)
+    os.mkfifo(root / "set/c.txt")
     (root / "set/b.txt").write_text("red\nand round")
     load = register(register_caption_folder, "t_folder", "set")
     with caplog.at_level(logging.WARNING):

@@ -30,7 +30,9 @@ from tqdm import tqdm
 from ...data.dataset_files import datasets_root
 from ...data.shapes import draw_scene
 from ...data.shapes_objects import INSTANCES, write_annotations
+from ...utils.errors import one_message
 from ...utils.files import replacing
+from ...utils.locks import locked_folder
 
 PER_SHARD = 1000
 TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do
@@ -136,7 +138,12 @@ def main(args: argparse.Namespace) -> None:
     """
     if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
         sys.exit("error: --train, --labeled, --val and --processes are at least 1, --seed is at least 0")
+    with one_message(), locked_folder(args.root, "preparation", "--root"):
+        draw_world(args)
 
+
+def draw_world(args: argparse.Namespace) -> None:
+    """Draw the world, or what is left of it to draw."""
     world = {"train": args.train, "labeled": args.labeled, "val": args.val, "seed": args.seed}
     content = f"{args.train} training pairs, {args.labeled} labeled scenes, {args.val} validation images"
     if not start_world(args.root, world):
