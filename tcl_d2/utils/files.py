@@ -1,5 +1,6 @@
 """Writing files whole or not at all, and telling a web page from a file."""
 
+import errno
 import os
 import re
 import socket
@@ -33,8 +34,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)  # the system does not say which disk is full
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def path_within(root: str | Path, name: str, source: object) -> Path:
+    """Join a root and a name that others wrote: in an archive, a list or a JSON file.
+
+    Links below the root are followed: the user made them.
+
+    Args:
+        root: folder that the name must not lead out of.
+        name: relative to the root, or absolute.
+        source: where the name was read, for the error; "" where the caller says it.
+
+    Raises:
+        ValueError: the name leads out of the root, or has a ".."; names all three.
+    """
+    path = Path(root, name)
+    if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
+        problem = f"{source} names {name!r}, which may lead out of {root}: expected a path below it, without '..'"
+        raise ValueError(problem.lstrip())
+    return path
 
 
 def check_folder(folder: Path, problem: str) -> None:
