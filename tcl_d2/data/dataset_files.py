@@ -78,8 +78,13 @@ def read_ids(path: Path) -> list[str]:
 def walk_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder, and of folders below it, links too, without leftovers of other systems."""
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_leftover(name)]
+        folders[:] = [name for name in folders if not is_leftover(name) and not _leads_up(Path(parent, name))]
         yield from (Path(parent, name) for name in names if not is_leftover(name))
+
+
+def _leads_up(folder: Path) -> bool:
+    """Return whether a folder is a link to one that it lies in, so that nobody would come to an end."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def glob_files(folder: Path, pattern: str) -> list[Path]:

@@ -21,11 +21,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.errors import list_problems
-from ..utils.files import path_within, replacing
+from ..utils.files import check_shared_memory, path_within, replacing
 from ..utils.images import BrokenSample, is_leftover, read_image
 from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
+SHARED_MEMORY = 1 << 20  # bytes for the locks of a pool of processes
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 _CHUNK = 1 << 20  # bytes
 _ADVICE = "if the labels were renumbered, bring the release's own files"
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None],
         args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
 
     try:
+        check_shared_memory(SHARED_MEMORY)
         if not args.check:
             prepare(args)
         sys.exit(0 if check(names, args.processes) else 1)

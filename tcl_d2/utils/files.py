@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import shutil
 import socket
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -70,6 +72,20 @@ def check_folder(folder: Path, problem: str) -> None:
             pass
     except OSError as error:
         raise OSError(f"{problem}: {error.strerror}") from None
+
+
+def check_shared_memory(num_bytes: int, advice: str = "") -> None:
+    """Check that processes can hand this much to each other; OSError says what to do.
+
+    Otherwise they end with a message about a full disk or a missing file, or wait forever.
+    """
+    folder = "/dev/shm"
+    free = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+    if sys.platform == "linux" and free < num_bytes:
+        raise OSError(
+            f"{folder}, through which processes share memory, has {free >> 20} MB free, but {num_bytes >> 20} are "
+            f"needed: start the container with more (docker run --shm-size 8g, or --ipc host){advice}"
+        )
 
 
 def check_output(path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -679,6 +680,15 @@ def test_full_disk_is_named(scratch, monkeypatch, capsys):
     monkeypatch.undo()
     os.environ["DETECTRON2_DATASETS"] = str(root)
     assert "2 images" in run_here("ade20k", *options, capsys=capsys)[1]
+
+
+@pytest.mark.fault("preparing without shared memory (/dev/shm) for its processes", "one error says what to do")
+def test_missing_shared_memory_is_told(scratch, monkeypatch, capsys):
+    """The system's own message is that of a full disk or a missing file."""
+    root, downloads, run_here = scratch
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    message, _ = run_here("ade20k", "--source", downloads / "ADEChallengeData2016.zip", capsys=capsys)
+    assert message.startswith("error: ") and "/dev/shm" in message and not list(root.iterdir())
 
 
 def test_broken_sources_of_labels_are_all_named(scratch, capsys):
