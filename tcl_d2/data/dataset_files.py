@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FolderHandler
-from ..utils.files import leads_back
+from ..utils.files import leads_back, path_within
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,23 @@ def find_images(images: str) -> dict[str, Path]:
     if not paths:
         raise FileNotFoundError(f"no images in {folder}")
     return paths
+
+
+def read_ids(path: Path) -> list[str]:
+    """Return the IDs of a list, of which the names of files are made: none leads out of a folder.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: it is empty, or an ID leads out of a folder.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no list {path}")
+    keys = path.read_text(encoding="utf-8-sig").split()
+    if not keys:
+        raise ValueError(f"the list {path} is empty")
+    for key in keys:
+        path_within(path.parent, key, path)
+    return keys
 
 
 def walk_files(folder: Path) -> Iterator[Path]:

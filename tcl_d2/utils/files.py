@@ -4,7 +4,9 @@ import hashlib
 import mmap
 import os
 import re
+import shutil
 import socket
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -52,6 +54,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def path_within(root: str | Path, name: str, source: object) -> Path:
+    """Join a root and a name that others wrote: in an archive, a list or a JSON file.
+
+    Links below the root are followed: the user made them.
+
+    Args:
+        root: folder that the name must not lead out of.
+        name: relative to the root, or absolute.
+        source: where the name was read, for the error; "" where the caller says it.
+
+    Raises:
+        ValueError: the name leads out of the root, or has a ".."; names all three.
+    """
+    path = Path(root, name)
+    if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
+        problem = f"{source} names {name!r}, which may lead out of {root}: expected a path below it, without '..'"
+        raise ValueError(problem.lstrip())
+    return path
+
+
 def check_folder(folder: Path, problem: str) -> None:
     """Make a folder, and check that files can be written there; OSError says the problem and its reason."""
     try:
@@ -60,6 +82,20 @@ def check_folder(folder: Path, problem: str) -> None:
             pass
     except OSError as error:
         raise OSError(f"{problem}: {error.strerror}") from None
+
+
+def check_shared_memory(num_bytes: int, advice: str = "") -> None:
+    """Check that processes can hand this much to each other; OSError says what to do.
+
+    Otherwise they end with a message about a full disk or a missing file, or wait forever.
+    """
+    folder = "/dev/shm"
+    free = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+    if sys.platform == "linux" and free < num_bytes:
+        raise OSError(
+            f"{folder}, through which processes share memory, has {free >> 20} MB free, but {num_bytes >> 20} are "
+            f"needed: start the container with more (docker run --shm-size 8g, or --ipc host){advice}"
+        )
 
 
 def check_output(path: Path) -> None:

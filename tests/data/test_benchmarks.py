@@ -108,6 +108,16 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
         DatasetCatalog.get("zeroshot_voc_val")
 
 
+@pytest.mark.fault("a benchmark's list with an ID that leads out of its folder", "an error names list and ID")
+def test_lists_name_no_images_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\n../outside\n")
+    with pytest.raises(ValueError) as raised:
+        DatasetCatalog.get("zeroshot_voc_val")
+    assert all(part in str(raised.value) for part in ("zeroshot_voc_val", "val.txt", "'../outside'"))
+
+
 # ------------------------------------------------------------------------------------------------------ own folders
 
 

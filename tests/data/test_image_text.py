@@ -168,6 +168,30 @@ def test_coco_captions_groups_by_image(root, register):
         load()
 
 
+@pytest.mark.fault("a list or COCO captions with an image outside of their folder", "one error names list and path")
+@pytest.mark.parametrize("name", ["l.csv", "l.tsv", "l.jsonl", "c.json"])
+@pytest.mark.parametrize("image", ["../outside.png", "below/../../outside.png", "/outside.png"])
+def test_lists_name_no_images_outside(root, register, name, image):
+    """Also where there is such an image; absolute paths below the folder will do."""
+
+    def write(path: str) -> None:
+        texts = {"csv": f"image,caption\n{path},one\n", "tsv": f"image\tcaption\n{path}\tone\n"}
+        texts["jsonl"] = json.dumps({"image": path, "caption": "one"})
+        content = {"images": [{"id": 1, "file_name": path}], "annotations": [{"image_id": 1, "caption": "one"}]}
+        (root / name).write_text({**texts, "json": json.dumps(content)}[name.partition(".")[2]])
+
+    save_image(root / "outside.png")
+    save_image(root / "images/a.png")
+    register_pairs = register_coco_captions if name == "c.json" else register_caption_list
+    load = register(register_pairs, "t_list", name, "images")
+    write(str(root / image.strip("/")) if image.startswith("/") else image)
+    with pytest.raises(ValueError) as raised:
+        load()
+    assert all(part in str(raised.value) for part in ("'t_list'", name, image, str(root / "images")))
+    write(str(root / "images/a.png"))
+    assert load() == [{"file_name": str(root / "images/a.png"), "captions": ["one"]}]
+
+
 @pytest.mark.parametrize(
     "name, text",
     [
