@@ -16,10 +16,11 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from .checkpoint.hub import is_hub_name, load_folder_config
-from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
+from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
 from .image_stream import Reading, Request, num_model_threads, segment_stream
@@ -94,7 +95,7 @@ class TCLPredictor:
         # Check it
         check_meta_architecture(self.cfg)
         check_sizes(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
-        if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if not num_devices(self.cfg.MODEL.DEVICE):
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"
         check_device(self.cfg.MODEL.DEVICE)
@@ -102,8 +103,17 @@ class TCLPredictor:
 
         # Build the model, once its weights are there
         fetch_weights(self.cfg.MODEL.WEIGHTS)
-        self.model: nn.Module = build_model(self.cfg).eval()
+        self.model = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; one that is set may be under DistributedDataParallel or DataParallel."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._model = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":

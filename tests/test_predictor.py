@@ -1,5 +1,6 @@
 """From pictures and words to masks: what the predictor takes, returns and refuses."""
 
+import copy
 import logging
 import pickle
 import threading
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from tcl_d2 import image_stream, load_config
+from tcl_d2.config import check_device
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
 from tcl_d2.predictor import TCLPredictor
@@ -321,9 +323,61 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
     assert shown.labels.shape == shown.image.shape[:2] and min(shown.labels.shape) >= 1
 
 
-def test_a_device_that_torch_does_not_know_is_refused():
-    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', which torch does not know"):
-        TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
+@pytest.mark.fault("a device that torch does not know, or has not here", "refused by name; a GPU's work is the CPU's")
+@pytest.mark.parametrize("device", ["gpu", "meta", "hpu", "vulkan", "cuda:x"])
+def test_a_device_that_torch_does_not_know_is_refused(device):
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE is '{device}', which torch does not know"):
+        TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device)
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0", "xpu"])
+def test_other_accelerators_are_checked_as_cuda_is(device, caplog, monkeypatch):
+    """A predictor goes on on the CPU; a training and the other commands say so at once."""
+    monkeypatch.setattr(torch.get_device_module(device.partition(":")[0]), "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
+    assert TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device).model.device.type == "cpu"
+    assert f"MODEL.DEVICE is {device}, but torch finds no GPU" in caplog.text
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE is {device}, but torch finds no GPU"):
+        check_device(device)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
+def default_dtype(request):
+    """Return a function that makes another dtype torch's default, until the end of a test."""
+    before = torch.get_default_dtype()
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.fault("a model built under torch.set_default_dtype of another type", "one error says so when it is built")
+def test_a_model_of_another_dtype_is_not_built(default_dtype):
+    default_dtype()
+    for config in ("trained", "maskclip", "groupvit"):
+        with pytest.raises(ValueError, match=f"weights of {torch.get_default_dtype()}; expected torch.float32"):
+            TCLPredictor(ROOT / f"configs/shapes/{config}.yaml")
+
+
+@pytest.mark.parametrize("method", ["tcl", "sclip"])
+def test_the_default_dtype_does_not_change_what_a_model_finds(predictor, default_dtype, method):
+    predictor = predictor if method == "tcl" else predictor.with_dense_head(method)
+    image, request = draw_scene(seed=7, index=5, size=96).image, (["wood", "lava"], True)
+    expected = predictor(image, *request).scores
+    predictor.model.embed_vocabulary.forget()
+    default_dtype()
+    assert torch.equal(predictor(image, *request).scores, expected)
+
+
+@pytest.mark.fault("a model after half(), double() or bfloat16()", "one error names the type and the setting instead")
+@pytest.mark.parametrize("part", ["model", "grounder"])
+@pytest.mark.parametrize("convert", ["half", "double", "bfloat16"])
+def test_converted_weights_are_refused(predictor, part, convert):
+    predictor = copy.copy(predictor)
+    predictor.model = copy.deepcopy(predictor.model)
+    getattr(predictor.model if part == "model" else predictor.model.grounder, convert)()
+    with pytest.raises(ValueError, match="expected torch.float32.*TEST.ZERO_SHOT.PRECISION"):
+        predictor(np.zeros((9, 9, 3), np.uint8), "brick")
+    with pytest.raises(ValueError, match="expected torch.float32.*SOLVER.AMP.ENABLED"):
+        predictor.model.train()([{"image": torch.zeros(3, 48, 48), "caption": "brick"}] * 2)
 
 
 @pytest.fixture
