@@ -138,7 +138,7 @@ class Segmentation:
             y: row of the pixel.
 
         Raises:
-            ValueError: the point lies outside the image.
+            ValueError: the point lies outside the image, or is not of whole numbers.
         """
         from .utils.regions import connected_mask, point_mask  # scipy, which a deployed model does without
 

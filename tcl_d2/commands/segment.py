@@ -31,7 +31,7 @@ from ..data.class_words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
 from ..engine.processes import is_first_process
-from ..predictor import TCLPredictor, parse_classes
+from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
 from ..utils.instances import check_opencv
@@ -39,6 +39,7 @@ from ..utils.locks import locked_folder
 from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
+from ..utils.vocabulary import read_vocabulary
 from ..utils.words import (
     BACKGROUND,
     as_vocabulary,
@@ -331,7 +332,8 @@ def read_request(
     build_predictor = read_model(args, *options)
     words, background = read_classes(args.classes, args.background)
     words = at_specificity(words, args.specificity)
-    return build_predictor, parse_classes(words, bool(background)), background
+    read_vocabulary(words, background)  # says what does not work, before the model is built
+    return build_predictor, words, background
 
 
 def check_boxes(args: argparse.Namespace) -> None:

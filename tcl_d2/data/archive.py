@@ -143,7 +143,7 @@ def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_work
     squares = ArchiveImages(records, embed.size, InterpolationMode.BICUBIC)
 
     # Embed what can be read
-    usable, features = [], [torch.empty(0, embed.model.clip.embed_dim)]
+    usable, features = [], [torch.empty(0, embed.model.clip.embed_dim, dtype=torch.float32)]
     batches = iterate_images(squares, 64, num_workers)
     for batch in tqdm(batches, total=-(-len(records) // 64), desc=path.stem, unit="batch", leave=False):
         images = [image for image in batch if isinstance(image, Tensor)]

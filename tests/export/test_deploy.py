@@ -54,6 +54,8 @@ def test_whole_images_equal_those_of_the_predictor(tcl, segmentor, size, monkeyp
     np.testing.assert_array_equal(segmentation.labels, expected.labels)
     np.testing.assert_array_equal(segmentor(image, CLASSES, BACKGROUND, labels_only=True).labels, expected.labels)
     assert segmentation.classes == expected.classes and segmentation.background
+    text = ", ".join(words if isinstance(words, str) else " | ".join(words) for words in CLASSES)
+    assert segmentor(image, text, " | ".join(BACKGROUND)).classes == expected.classes
 
 
 def test_the_whole_image_as_window(tcl, tcl_onnx):
@@ -186,8 +188,11 @@ def test_files_of_others_are_refused(tcl_onnx, tmp_path):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "b.onnx", stride=1000))
     with pytest.raises(ValueError, match="gives labels, and windows need scores"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "c.onnx", output="labels"))
-    with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
-        OnnxSegmentor(tcl_onnx)(picture(8, 8), ["dog"])
+    for request in ((["dog"],), (None, False), (None, "sky"), (CLASSES, [])):
+        with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
+            OnnxSegmentor(tcl_onnx)(picture(8, 8), *request)
+    with pytest.raises(ValueError, match="background is 1"):
+        OnnxSegmentor(tcl_onnx)(picture(8, 8), CLASSES, 1)
 
     # Not of this project, damaged, missing
     plain = onnx.load(tcl_onnx)

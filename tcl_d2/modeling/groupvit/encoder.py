@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...utils.tensors import weights_by_name
 from ..dual_encoder import DualEncoder
+from ..scalars import hold_scalars
 
 
 class GroupedImages(NamedTuple):
@@ -36,6 +38,7 @@ class GroupViTEncoder(DualEncoder):
             model: transformers' GroupViTModel.
         """
         super().__init__(model)
+        hold_scalars(model)
         self.embed_dim = model.config.projection_dim
         self.patch_size = model.config.vision_config.patch_size
 
@@ -48,8 +51,8 @@ class GroupViTEncoder(DualEncoder):
         return self.project_text(self.pool_text(tokens))
 
     def text_weights(self) -> dict[str, Tensor]:
-        state = self.model.state_dict()
-        return {name: state[name] for name in state if name.startswith(("text_model.", "text_projection."))}
+        weights = weights_by_name(self.model)
+        return {name: weights[name] for name in weights if name.startswith(("text_model.", "text_projection."))}
 
     def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode images into the tokens of their groups.
