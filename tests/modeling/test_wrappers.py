@@ -59,7 +59,7 @@ def test_a_predictor_takes_a_wrapped_model(wrap):
     image, request = np.random.default_rng(0).integers(0, 256, (60, 70, 3), np.uint8), (["brick", "lava"], True)
     expected = predictor(image, *request).scores
     predictor.model = wrap(predictor.model)
-    predictor.model.embed_vocabulary.forget()
+    predictor.model.embed_vocabulary._features.clear()
     torch.testing.assert_close(predictor(image, *request).scores, expected, rtol=0, atol=1e-6)
     assert predictor.rank_words(predictor.encode(image), (3, 3), "brick, lava")
 
