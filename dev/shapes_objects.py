@@ -26,7 +26,7 @@ from tabulate import tabulate
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.data.labels import read_label
-from tcl_d2.data.shapes import GROUNDS, OBJECTS
+from tcl_d2.data.shapes import OBJECTS
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import build_evaluator
 from tcl_d2.segmentation import Segmentation
@@ -117,16 +117,12 @@ def main() -> None:
     cfg = load_config(ROOT / "configs/shapes/tcl.yaml", ["OUTPUT_DIR", args.output / "labels"])
     names = (CLASSES, ONE_CLASS, APART)
     runs = [evaluate_model(path, [], names, args.output / "tcl") for path in args.weights]
-    fillers = ["TEST.ZERO_SHOT.FILLER_WORDS", str(list(GROUNDS))]
-    filled = [evaluate_model(path, fillers, (CLASSES,), args.output / "fillers") for path in args.weights]
 
     titles = (f"{len(OBJECTS)} classes", "one class", f"one class, {len(apart)} scenes without contact")
     rows = []
     for name, title in zip(names, titles):
         rows.append(table_row(f"{title}: true labels", [evaluate_labels(cfg, name)]))
         rows.append(table_row(f"{title}: TCL + PAMR", [run[name] for run in runs]))
-        if name == CLASSES:
-            rows.append(table_row(f"{title}: TCL + PAMR, words of grounds", [run[name] for run in filled]))
     print(tabulate(rows, ("", *(f"{task} {metric}" for task, metric in METRICS)), "pipe"))
 
 

@@ -533,8 +533,7 @@ def tcl_keys() -> CN:
     # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
     # groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks' own.
     cfg.TEST.ZERO_SHOT.WORDS = ""
-    # Words that belong to no class: pixels that they fit best become background, or, where there is none, of no class.
-    cfg.TEST.ZERO_SHOT.FILLER_WORDS = []
+    cfg.register_deprecated_key("TEST.ZERO_SHOT.FILLER_WORDS")  # negative words do better
     # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
     # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
     cfg.TEST.ZERO_SHOT.BY_DATASET = CN(new_allowed=True)

@@ -128,7 +128,7 @@ def _segment(
     with torch.no_grad():
         outputs = iter(model(inputs))
 
-    names = result_names(request.vocabulary, request.has_background, request.negative, bool(model.filler_words))
+    names = result_names(request.vocabulary, request.has_background, request.negative)
     for reading in batch:
         if isinstance(reading, Reading):
             yield _make_segmentation(reading, request, names, next(outputs), model)

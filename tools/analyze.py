@@ -172,7 +172,7 @@ def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: in
     model, mapper, classes = predictor.model, BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
 
     # Each word is a class of its own, so that the scores of words can be mixed
-    vocabulary = dataset_vocabulary(data, words_from_config(predictor.cfg, data), model.filler_words, model.identify)
+    vocabulary = dataset_vocabulary(data, words_from_config(predictor.cfg, data), model.identify)
     words, (subset,) = join_vocabularies([vocabulary])
     model.set_text_embeddings(model.embed_vocabulary(words, model.templates))
     first = int(vocabulary.background)

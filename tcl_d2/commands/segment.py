@@ -147,9 +147,9 @@ def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
 
 
 def heat_map_words(words: list[str | list[str]], background: bool | list[str]) -> list[str]:
-    """Return the words that heat maps may be drawn of; a model without words of no class draws none of these."""
+    """Return the words that heat maps may be drawn of."""
     classes, negative = split_negative(words)
-    return result_names(classes, bool(background), negative, has_filler_words=True)
+    return result_names(classes, bool(background), negative)
 
 
 def result_settings(

@@ -52,8 +52,7 @@ class VocabularyCard:
     @property
     def names(self) -> list[str]:
         """The names of all that a pixel may be."""
-        has_filler_words = max(self.class_indices) == self.num_classes
-        return result_names(self.classes, self.has_background, self.negative, has_filler_words)
+        return result_names(self.classes, self.has_background, self.negative)
 
     def check(self) -> None:
         """Raise a ValueError if the indices do not go together."""

@@ -78,7 +78,7 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
 
         # Protocol and words
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), test.FILLER_WORDS, build_identify(cfg))
+        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), build_identify(cfg))
 
         # Measures
         check_measures(cfg)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..utils.connected_components import ComponentSettings
 from ..utils.visualizer import class_colors
 from ..utils.vocabulary import read_vocabulary
-from ..utils.words import list_words, result_names
+from ..utils.words import result_names
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .crop_segmentor import CropSegmentor
@@ -50,7 +50,6 @@ _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
     "refiner",
     "logit_scale",
     "area_threshold",
-    "filler_words",
     "components",
 )
 
@@ -60,10 +59,10 @@ class _Classes:
     """What to look for, as it was asked for: the words follow from it and the protocol.
 
     Attributes:
-        make: functions of `filler_words` and `identify`, each of which makes a vocabulary.
+        make: functions of `identify`, each of which makes a vocabulary.
         templates: prompt templates; None for those of the protocol.
         joined: the words and their classes, see join_vocabularies, once they were made.
-        made_for: the templates and filler words that they were made for.
+        made_for: the templates that they were made for.
     """
 
     make: Sequence[partial[Vocabulary]]
@@ -185,7 +184,6 @@ class ZeroShotSegmentor(CropSegmentor):
         logit_scale: float = 0.0,
         area_threshold: float = 0.0,
         normalize_prompts: bool = False,
-        filler_words: Sequence[str] = (),
         components: ComponentSettings | None = None,
     ) -> None:
         """Set how images and words are brought to the model, and how scores become labels.
@@ -199,7 +197,6 @@ class ZeroShotSegmentor(CropSegmentor):
             logit_scale: see ScoreSettings.
             area_threshold: see ScoreSettings.
             normalize_prompts: see TextEmbedder.
-            filler_words: words that belong to no class, see make_vocabulary.
             components: what counts as an object, where objects are asked for; None for the defaults.
 
         Raises:
@@ -213,7 +210,6 @@ class ZeroShotSegmentor(CropSegmentor):
         # Words
         self.templates = check_templates(templates)
         self.embed_vocabulary.normalize_prompts = normalize_prompts
-        self.filler_words = tuple(list_words("filler_words", filler_words))
 
         # Windows and scores
         self.crop_size = crop_size
@@ -242,7 +238,6 @@ class ZeroShotSegmentor(CropSegmentor):
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
-            "filler_words": test.FILLER_WORDS,
             "components": components,
         }
 
@@ -316,9 +311,9 @@ class ZeroShotSegmentor(CropSegmentor):
     def make_vocabulary(
         self, classes: Sequence[ClassWords], background: bool | Sequence[str] = False, negative: Sequence[str] = ()
     ) -> Vocabulary:
-        """Make a vocabulary with the protocol's words of no class; arguments and errors as set_vocabulary's."""
+        """Make a vocabulary; arguments and errors as set_vocabulary's."""
         classes, background, negative = read_vocabulary(classes, background, negative)
-        vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative, identify=self.identify)
+        vocabulary = make_vocabulary(classes, background, negative=negative, identify=self.identify)
         self._warn(vocabulary.words, self.templates)
         return vocabulary
 
@@ -344,7 +339,7 @@ class ZeroShotSegmentor(CropSegmentor):
         name = self._join_words(classes)[1][0].dataset_name
         if name is not None:
             return MetadataCatalog.get(name)
-        return _make_metadata(**classes.make[0].keywords, has_filler_words=bool(self.filler_words))
+        return _make_metadata(**classes.make[0].keywords)
 
     def _set_classes(self, classes: _Classes) -> None:
         if classes.templates is not None:
@@ -354,12 +349,12 @@ class ZeroShotSegmentor(CropSegmentor):
 
     def _join_words(self, classes: _Classes) -> tuple[list[str], list[WordSubset]]:
         """Return the words of classes under the protocol as it is now, see join_vocabularies."""
-        settings = (classes.templates or self.templates, self.filler_words)
-        if classes.made_for != settings:
-            identify = partial(self.embed_vocabulary.identify, templates=settings[0])
-            vocabularies = [make(filler_words=self.filler_words, identify=identify) for make in classes.make]
-            classes.joined, classes.made_for = join_vocabularies(vocabularies), settings
-            self._warn(classes.joined[0], settings[0])
+        templates = classes.templates or self.templates
+        if classes.made_for != templates:
+            identify = partial(self.embed_vocabulary.identify, templates=templates)
+            classes.joined = join_vocabularies([make(identify=identify) for make in classes.make])
+            classes.made_for = templates
+            self._warn(classes.joined[0], templates)
         return classes.joined
 
     def _classes(self, input_per_image: dict) -> tuple[Tensor, list[WordSubset]]:
@@ -509,11 +504,11 @@ def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[Cl
 
 
 def _make_metadata(
-    classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str], has_filler_words: bool
+    classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str]
 ) -> Metadata:
     """Make the metadata of a vocabulary: all classes are things, and, in a map of labels, stuff."""
     has_background = background is not False
-    names = result_names(classes, has_background, negative, has_filler_words)
+    names = result_names(classes, has_background, negative)
     colors = class_colors(len(names), has_background)
     things = slice(int(has_background), int(has_background) + len(classes))
     return Metadata().set(

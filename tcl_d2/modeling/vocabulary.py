@@ -74,7 +74,6 @@ class WordSubset(NamedTuple):
 def make_vocabulary(
     classes: Sequence[ClassWords],
     background: bool | Sequence[str] = False,
-    filler_words: Sequence[str] = (),
     shared_words: bool = False,
     negative: Sequence[str] = (),
     identify: Identify = tuple,
@@ -84,8 +83,6 @@ def make_vocabulary(
     Args:
         classes: the word or the words of each class, without the background.
         background: whether there is one, as class 0; or its words.
-        filler_words: words that belong to no class: the pixels that they fit best become background, or, where there
-            is none, are of no class. Those that are words of a class are left to it.
         shared_words: whether a word may stand for several classes. Their scores are the same; labels then are those of
             the first.
         negative: words that take pixels away: those that they fit best are of no class, with a background too.
@@ -121,18 +118,15 @@ def make_vocabulary(
 
     # Words that are one text for the model
     pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
-    no_class = [*(check_words(negative) if negative else ()), *(check_words(filler_words) if filler_words else ())]
-    all_words = list(dict.fromkeys([*(word for word, _ in pairs), *no_class]))
+    negative = check_words(negative) if negative else ()
+    all_words = list(dict.fromkeys([*(word for word, _ in pairs), *negative]))
     texts = dict(zip(all_words, identify(all_words)))
     if not shared_words:
         _check_texts(words_by_class[int(has_background) :], texts)
 
-    # The words of no class after them; fillers are left to all others
+    # Negative words after them
     _check_negative(negative, [word for word, _ in pairs], texts)
     pairs += [(word, len(words_by_class)) for word in negative]
-    known = {texts[word] for word, _ in pairs}
-    filler_class = 0 if has_background else len(words_by_class)
-    pairs += [(word, filler_class) for word in filler_words if texts[word] not in known]
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
 
 
@@ -198,13 +192,12 @@ def dataset_classes(
 def dataset_vocabulary(
     dataset_name: str,
     class_words: Sequence[ClassWords] | None = None,
-    filler_words: Sequence[str] = (),
     identify: Identify = tuple,
 ) -> Vocabulary:
     """Make the vocabulary of a registered dataset; arguments and errors as dataset_classes and make_vocabulary."""
     classes, background = dataset_classes(dataset_name, class_words)
     shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
-    vocabulary = make_vocabulary(classes, background, filler_words, shared_words, identify=identify)
+    vocabulary = make_vocabulary(classes, background, shared_words, identify=identify)
     return vocabulary._replace(categories=dataset_categories(dataset_name), dataset_name=dataset_name)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 BACKGROUND = "background"  # the name of that class
-NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
+NO_CLASS = "(no class)"  # what is predicted to be none of the classes
 _NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative words begins
 
 
@@ -101,7 +101,6 @@ def result_names(
     vocabulary: Iterable[str | Sequence[str]],
     background: bool = False,
     negative: Sequence[str] = (),
-    has_filler_words: bool = False,
 ) -> list[str]:
     """Return the names of what a pixel of a segmentation may be, in the order of the labels.
 
@@ -109,14 +108,9 @@ def result_names(
         vocabulary: the word or the words of each class.
         background: whether there is one, which comes first.
         negative: negative words, which come last.
-        has_filler_words: whether there are words of no class, which come last where there is no background.
     """
-    names = class_names(vocabulary)
-    if background:
-        names = [BACKGROUND, *names]
-    if negative:
-        return [*names, negative_name(negative)]
-    return [*names, NO_CLASS] if has_filler_words and not background else names
+    first, last = [BACKGROUND] if background else [], [negative_name(negative)] if negative else []
+    return [*first, *class_names(vocabulary), *last]
 
 
 def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:

@@ -61,9 +61,9 @@ def build(clip_config):
 
 @pytest.fixture(scope="package")
 def tcl(build):
-    """A TCL with all that a graph may have: gates that are open, PAMR, several words of a class, and words of none."""
+    """A TCL with all that a graph may have: gates that are open, PAMR, and several words of a class."""
     pamr = ("TEST.ZERO_SHOT.PAMR.ITERS", 2, "TEST.ZERO_SHOT.PAMR.DILATIONS", "(1, 3)")
-    words = ("TEST.ZERO_SHOT.FILLER_WORDS", "('gravel',)", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
+    words = ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
     predictor = build("MODEL.TCL.FREEZE", 1, "MODEL.TCL.DECODER_BLOCKS", 1, *pamr, *words)
     with torch.no_grad():
         for block in predictor.model.grounder.decoder:

@@ -110,13 +110,17 @@ def test_tcl_with_the_masks_of_a_head(cfg, name):
 @pytest.mark.parametrize("size", [(1, 1), (7, 150), (200, 5)], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_alone_are_those_of_the_scores(cfg, name, size):
-    """With classes and a background of several words, words of no class, a softmax, and images of odd sizes."""
+    """With classes and a background of several words, negative words, a softmax, and images of odd sizes."""
     options = ["MODEL.DENSE_CLIP.HEAD", name, "MODEL.DENSE_CLIP.SCORES", "cosine", "TEST.ZERO_SHOT.LOGIT_SCALE", 40.0]
-    merge_options(cfg, [*options, "TEST.ZERO_SHOT.FILLER_WORDS", ["wood", "sky"]])
+    merge_options(cfg, options)
     model = DenseCLIP(cfg).eval()
     image = torch.randint(256, (3, *size))
     for background in (False, True, ["sky", "wall", "grass"]):
-        classes = {"vocabulary": [["brick", "red brick"], "lava", ["grass", "meadow"]], "background": background}
+        classes = {
+            "vocabulary": [["brick", "red brick"], "lava", ["grass", "meadow"]],
+            "background": background,
+            "negative": ["wood"],
+        }
         scores, labels = model([{"image": image, **classes}, {"image": image, **classes, "labels_only": True}])
         assert scores["sem_seg"].isfinite().all() and labels["sem_seg_labels"].shape == size
         assert torch.equal(labels["sem_seg_labels"], scores["sem_seg"].argmax(0))

@@ -81,7 +81,7 @@ def test_nothing_but_background_gives_no_instances(model, image):
 @pytest.mark.parametrize("at_once", [1, 100])
 def test_the_score_of_each_label_is_that_of_all_scores(background, scale, at_once):
     """A probability, where there is a softmax; with and without all scores at once."""
-    vocabulary = make_vocabulary([["a", "b"], "c", "d"], background, filler_words=["e"])
+    vocabulary = make_vocabulary([["a", "b"], "c", "d"], background, negative=["e"])
     words, (subset,) = join_vocabularies([vocabulary])
     scores = torch.rand(len(words), 6, 7, generator=torch.Generator().manual_seed(1))
     settings = ScoreSettings(0.3, scale, keep_best=True)

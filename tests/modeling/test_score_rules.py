@@ -73,10 +73,8 @@ VOCABULARIES = {
     "several words": make_vocabulary([["a", "b", "c"], "d", ["e", "f"]]),
     "background score": make_vocabulary([["a", "b"], "c"], background=True),
     "background words": make_vocabulary([["a", "b"], "c", "d"], background=["e", "a"]),
-    "filler words": make_vocabulary([["a", "b"], "c"], background=True, filler_words=["d", "c"]),
-    "filler words alone": make_vocabulary([["a", "b"], "c"], filler_words=["d", "e"]),
+    "negative words alone": make_vocabulary([["a", "b"], "c"], negative=["d", "e"]),
     "negative words": make_vocabulary(["a", "b"], background=["c"], negative=["d", "e"]),
-    "negative and filler words": make_vocabulary(["a", "b"], filler_words=["c", "d"], negative=["d", "e"]),
 }
 
 

@@ -69,14 +69,12 @@ def test_not_without_a_word_is_refused(entry):
 
 
 @pytest.mark.parametrize(
-    "background, negative, has_filler_words, names",
+    "background, negative, names",
     [
-        (False, (), False, ["dog", "cat"]),
-        (True, (), True, ["background", "dog", "cat"]),
-        (False, (), True, ["dog", "cat", "(no class)"]),
-        (True, ("shadow", "wall"), True, ["background", "dog", "cat", "not: shadow | wall"]),
+        (False, (), ["dog", "cat"]),
+        (True, (), ["background", "dog", "cat"]),
+        (True, ("shadow", "wall"), ["background", "dog", "cat", "not: shadow | wall"]),
     ],
 )
-def test_names_are_in_the_order_of_the_labels(background, negative, has_filler_words, names):
-    """What filler words take is background, where there is one, or goes with the negative words."""
-    assert result_names([["dog", "puppy"], "cat"], background, negative, has_filler_words) == names
+def test_names_are_in_the_order_of_the_labels(background, negative, names):
+    assert result_names([["dog", "puppy"], "cat"], background, negative) == names
