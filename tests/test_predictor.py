@@ -449,3 +449,19 @@ def test_a_stream_of_a_single_image_is_refused(predictor, image):
 def test_a_stream_refuses_bad_requests_at_once(predictor, options):
     with pytest.raises(ValueError, match="batch_size is|longest_side is|twice"):
         predictor.stream([], **{"classes": "brick", **options})
+
+
+def test_long_words_are_refused_in_all_entrances(predictor):
+    """Before the tokenizer, which takes seconds for each."""
+    image, word = np.zeros((9, 9, 3), np.uint8), "ab" * 50_000
+    for ask in (
+        lambda: predictor(image, ["brick", word]),
+        lambda: predictor(image, [["brick", word]]),
+        lambda: predictor(image, f"brick, {word}"),
+        lambda: predictor(image, ["brick"], [word]),
+        lambda: predictor(image, ["brick"], negative=[word]),
+        lambda: predictor.rank_words(image, (0, 0), ["brick", word]),
+        lambda: predictor.model.set_vocabulary(["brick", word]),
+    ):
+        with pytest.raises(ValueError, match="100,000 characters"):
+            ask()
