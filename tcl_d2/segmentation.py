@@ -1,6 +1,7 @@
 """What the predictor returns: an image's labels and scores, with their pictures and files."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,5 +279,5 @@ def result_paths(folder: str | Path, name: str, heat_maps: Sequence[str] = (), b
         file_names += [f"{name}_boxes.png", f"{name}_boxes.json"]
     for index, word in enumerate(heat_maps):
         letters = "".join(letter if letter.isalnum() else "_" for letter in word)
-        file_names.append(f"{name}_{index}_{shorten(letters)}.png")
+        file_names.append(f"{name}_{index}_{os.fsdecode(shorten(letters).encode())}.png")  # UTF-8 in every locale
     return [Path(folder) / file_name for file_name in file_names]

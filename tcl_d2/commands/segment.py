@@ -125,7 +125,6 @@ def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
         args: of `argument_parser`.
         paths: all files of the run.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")
     with one_message():
         build_predictor, words, background = read_request(args)
         predictor = with_method(build_predictor(), args.method)
@@ -292,7 +291,6 @@ def main(args: argparse.Namespace) -> None:
     """
     # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
-    sys.stdout.reconfigure(errors="backslashreplace")
 
     with one_message():
         # Check what the user gave before the model is built
