@@ -73,7 +73,7 @@ class NumberField(NamedTuple):
 THRESHOLD = NumberField("Score of the background", 0, 1, step=0.01)
 KP = NumberField("Share of CLIP's own masks", 0, 1, step=0.05)
 SPECIFICITY = NumberField("From specific to general", 0, len(SPECIFICITIES) - 1, step=1)
-COORDINATE = NumberField("Place of the click", -1e6, 1e6, step=0.1)  # pixels; whether the picture has it is seen later
+COORDINATE = NumberField("Place of the click", -(10**6), 10**6, step=0.1)  # in pixels
 
 
 def _require(fits: bool, label: str, value: object, expected: str) -> None:
