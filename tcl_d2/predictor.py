@@ -386,10 +386,14 @@ def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list
     Raises:
         ValueError: there is no such benchmark; or see at_specificity.
     """
-    if isinstance(words, str) and (words in DatasetCatalog.list() or re.fullmatch(r"\w+_\w+", words)):
+    if isinstance(words, str) and (words in DatasetCatalog.list() or _is_like_benchmark(words)):
         classes, _ = benchmark_classes(words)
         return classes
     return at_specificity(words)
+
+
+def _is_like_benchmark(words: str) -> bool:
+    return "_" in words[1:-1] and re.fullmatch(r"\w+", words) is not None  # in linear time
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the predictor returns: an image's labels and scores, with their pictures and files."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -294,7 +295,7 @@ def result_paths(
     endings = [".png"] * overlay + ["_labels.png"] + ["_boxes.png", "_boxes.json"] * boxes
     for index, word in enumerate(heat_maps):
         letters = "".join(letter if letter.isalnum() else "_" for letter in word)
-        endings.append(f"_{index}_{shorten(letters)}.png")
+        endings.append(f"_{index}_{os.fsdecode(shorten(letters).encode())}.png")  # UTF-8 in every locale
     return [Path(folder, f"{name}{ending}") for ending in (*endings, ".json")]
 
 

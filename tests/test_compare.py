@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 
 CONFIGS = [str(ROOT / f"configs/shapes/{name}.yaml") for name in ("maskclip", "trained")]
 FEW = ["TEST.ZERO_SHOT.MAX_IMAGES", "4", "DATALOADER.NUM_WORKERS", "0", "TEST.ZERO_SHOT.REFINE", "none"]
+CODED_NAMES = [("läva", "utf-8"), ("böse", "latin-1")]
 FEW += ["TEST.ZERO_SHOT.IMS_PER_BATCH", "1"]
 
 
@@ -164,6 +165,17 @@ def test_published_rows_stand_below_the_measured_ones(tmp_path):
     assert lines[7].startswith("[1] NACLIP, ViT-B-16, with PAMR, own protocol: README of the official release")
     assert lines[9].strip() == "a: zeroshot_voc20_val: 1448 of 1449 images"
     assert list(csv.DictReader((tmp_path / "comparison.csv").open()))[1]["source"] == rows[0].describe()
+
+
+@pytest.mark.fault("a config's file name that is not ASCII, or not UTF-8", "in the table and the figure")
+def test_names_of_any_bytes_are_written_and_drawn(tmp_path):
+    """After hours of evaluation; as Python has them where the locale is not UTF-8."""
+    cost = {"seconds": 1.0, "images": 1, "peak_memory": 1.0}
+    comparand = Comparand({"shapes_val": {"mIoU": 50.0, "images": 1, "skipped": 0}}, cost, ())
+    names = [text.encode(encoding).decode("ascii", "surrogateescape") for text, encoding in CODED_NAMES]
+    table = write_comparison(dict.fromkeys(names, comparand), tmp_path)
+    assert "läva" in table and r"b\udcf6se" in table and (tmp_path / "comparison.png").exists()
+    assert all("läva" in (tmp_path / f"comparison.{kind}").read_text("utf-8") for kind in ("md", "csv"))
 
 
 def test_costs_are_of_all_images_but_the_first_batch_of_each_run():

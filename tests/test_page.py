@@ -4,10 +4,13 @@ import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -104,6 +107,70 @@ def test_words_that_cannot_be_used_are_named(page, tmp_path):
             page.segment(str(tmp_path / "small.png"), [text], **SETTINGS)
 
 
+@pytest.mark.fault("web page's API: numbers that are none, NaN or out of their range", "refused by the field's name")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5, 2.5, 2**70, "0.5", None, True, [0.5], {}])
+@pytest.mark.parametrize(
+    "field, label",
+    [("threshold", "Score of the background"), ("kp", "Share of CLIP's own"), ("specificity", "From specific")],
+)
+def test_numbers_that_no_field_has_are_refused(page, tmp_path, field, label, value):
+    """A program can send what the page's sliders cannot, and NaN compares as no number does."""
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    with pytest.raises(gr.Error, match=label):
+        page.segment(str(tmp_path / "small.png"), ["brick"], **{**SETTINGS, field: value})
+
+
+@pytest.mark.fault("web page's API: values of a wrong type, a text in place of a list", "refused by the field's name")
+@pytest.mark.parametrize(
+    "field, label, values",
+    [
+        ("words", "Words", ("brick", [None], [1], [["brick", "grass"]], {"brick": 1}, 5, True)),
+        ("background", "The rest is background", (None, "yes", "", 1, [])),
+        ("background_words", "Words of the background", (None, 1, ["sky"], True)),
+        ("method", "Method", (None, 1, ["tcl"], {}, "nothing", "x" * 5000)),
+        ("refine", "Refine", (None, 1, ["pamr"], {}, "nothing")),
+    ],
+)
+def test_values_of_a_wrong_type_are_refused(page, tmp_path, field, label, values):
+    """The text "brick" as a list of words would be five classes."""
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    for value in values:
+        with pytest.raises(gr.Error, match=label) as refused:
+            page.segment(str(tmp_path / "small.png"), **{"words": ["brick"], **SETTINGS, field: value})
+        assert len(str(refused.value)) < 300
+    with pytest.raises(gr.Error, match="Method"):
+        page.settings([])
+
+
+@pytest.mark.fault("web page: an error inside the model", "one sentence, the rest in the log")
+def test_other_errors_are_said_in_a_sentence(page, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    monkeypatch.setattr(TCLPredictor, "__call__", fail)
+    with pytest.raises(gr.Error) as said:
+        page.segment(str(tmp_path / "small.png"), ["brick"], **SETTINGS)
+    assert "log" in str(said.value) and "mat1" not in str(said.value)
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_no_picture_is_said(page, path):
+    """An empty path too, which would be found between all letters of a message."""
+    with pytest.raises(gr.Error, match="Give a picture first"):
+        page.segment(path, ["brick"], **SETTINGS)
+
+
+@pytest.mark.fault("web page: a word of 100,000 letters", "refused at once")
+def test_long_words_are_refused(page, tmp_path):
+    """Such words take a tokenizer seconds each, while all visitors wait, and end behind CLIP's context anyway."""
+    Image.new("L", (9, 9)).save(tmp_path / "small.png")
+    for words, background_words in ((["ab" * 50_000], ""), (["brick"], "ab" * 50_000), (["a < b" + "c" * 9999], "")):
+        with pytest.raises(gr.Error, match="characters") as refused:
+            page.segment(str(tmp_path / "small.png"), words, **{**SETTINGS, "background_words": background_words})
+        assert len(str(refused.value)) < 300
+
+
 @pytest.mark.fault("web page: words that the small world's model does not know", "the page says so")
 def test_words_that_the_model_does_not_know_are_said(page, tmp_path, monkeypatch):
     shown = []
@@ -181,6 +248,24 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
     assert len({scores.tobytes() for scores in alone}) == 6
 
 
+def test_a_method_that_two_visitors_choose_at_once_is_built_once(page, tmp_path, monkeypatch):
+    """Else the picture that the one has encoded is not of the other's model."""
+    built, meet = [], Barrier(2)
+
+    def build(predictor: TCLPredictor, method: str) -> TCLPredictor:
+        built.append(method)
+        with suppress(BrokenBarrierError):
+            meet.wait(1)  # until both build, or a while
+        return predictor.with_dense_head(method)
+
+    Image.fromarray(draw_scene(seed=7, index=5, size=48).image).save(tmp_path / "scene.png")
+    monkeypatch.setattr("tcl_d2.commands.page.with_method", build)
+    shared = Page(page.predictor("tcl"))
+    with ThreadPoolExecutor(2) as pool:
+        predictors = list(pool.map(shared.predictor, ["clip", "clip"]))
+    assert built == ["clip"] and predictors[0] is predictors[1]
+
+
 @pytest.mark.fault("web page: ProxyCLIP without its vision model's weights", "the page says what is missing")
 def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -233,8 +318,8 @@ def test_negative_words_and_specificity_change_the_areas(page, striped):
     assert area_changes(None, result) == area_changes(result._replace(path="other"), result) == []
 
 
-def click(x: int, y: int) -> gr.SelectData:
-    return gr.SelectData(None, {"index": [x, y], "value": None})
+def click(*index: object) -> gr.SelectData:
+    return gr.SelectData(None, {"index": list(index), "value": None})
 
 
 def test_regions_are_ranked_where_they_are_clicked(page, striped):
@@ -267,6 +352,18 @@ def test_clicks_that_cannot_be_answered_are_named(page, striped):
     ):
         with pytest.raises(gr.Error, match=reason):
             page.rank(kept, words, click(*point))
+    for index in (None, 5, [], [1, 2, 3], ["a", "b"], [None, 1], "55", {}, [float("nan"), 1], [1e300, 1], [True, 1]):
+        with pytest.raises(gr.Error, match="Place of the click"):
+            page.rank(result, "lava", gr.SelectData(None, {"index": index, "value": None}))
+    for words in (5, ["lava"], {"lava": 1}, True):
+        with pytest.raises(gr.Error, match="Words to compare there"):
+            page.rank(result, words, click(0, 0))
+    for word in (None, 5, [], "not there"):
+        with pytest.raises(gr.Error, match="The word"):
+            page.heat_map(result, gr.SelectData(None, {"index": 0, "value": word}))
+    for ask in (functools.partial(page.rank, result, "lava"), functools.partial(page.heat_map, result)):
+        with pytest.raises(gr.Error, match="was given"):
+            ask(gr.EventData(None, None))  # of a program that clicks nothing
     assert "zeroshot_ade20k_val" in rankable_benchmarks() and "zeroshot_lvis_val" not in rankable_benchmarks()
 
 
@@ -330,6 +427,9 @@ def test_page_answers(page, tmp_path, monkeypatch):
         assert "%" in areas and {part["label"] for part in result["value"]["annotations"]} <= {"brick", "grass"}
         with pytest.raises(gradio_client.exceptions.AppError, match="^cannot identify image file 'the file'$"):
             ask(gradio_client.handle_file(tmp_path / "text.png"), ["brick"], *SETTINGS.values())
+        for path, reason in ((str(tmp_path / "scene.png"), "uploaded here"), ("", "Give a picture first")):
+            with pytest.raises(gradio_client.exceptions.AppError, match=reason):  # a file of this machine
+                ask({"path": path}, ["brick"], *SETTINGS.values())
     finally:
         blocks.close()
 
@@ -488,3 +588,11 @@ def test_examples_fill_the_form(browser):
 def test_a_port_that_is_none_is_refused(world):
     done = running.run(world, "-m", "tcl_d2", "app", "--port", 99999999)
     running.check_error(done, "port")
+
+
+@pytest.mark.fault("a port for the page that is taken", "one message at once, which names --port")
+def test_a_port_that_is_taken_is_refused(world):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = running.run(world, "-m", "tcl_d2", "app", "--port", port, "--opts", "MODEL.WEIGHTS", "read after it.pth")
+    running.check_error(done, f"--port {port}")

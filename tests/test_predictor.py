@@ -550,3 +550,20 @@ def test_an_encoded_image_is_not_pickled(predictor):
     encoded = predictor.encode(np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(TypeError, match="encoded image.*send the picture"):
         pickle.dumps(encoded)
+
+
+def test_long_words_are_refused_in_all_entrances(predictor):
+    """Before the tokenizer, which takes seconds for each."""
+    image, word = np.zeros((9, 9, 3), np.uint8), "ab" * 50_000
+    for ask in (
+        lambda: predictor.rank_words(image, (0, 0), "_" * 100_000 + "!"),
+        lambda: predictor(image, ["brick", word]),
+        lambda: predictor(image, [["brick", word]]),
+        lambda: predictor(image, f"brick, {word}"),
+        lambda: predictor(image, ["brick"], [word]),
+        lambda: predictor(image, ["brick"], negative=[word]),
+        lambda: predictor.rank_words(image, (0, 0), ["brick", word]),
+        lambda: predictor.model.set_vocabulary(["brick", word]),
+    ):
+        with pytest.raises(ValueError, match="100,00. characters"):
+            ask()

@@ -162,16 +162,19 @@ def test_demo_bears_many_words(world, tmp_path):
     assert len(list((tmp_path / "out").glob("[!.]*"))) == 4 + len(words)
 
 
+@pytest.mark.fault("demo: a video whose name is not UTF-8", "read and written as any other")
 def test_demo_writes_a_video_of_a_video(world, tmp_path):
+    """OpenCV ends the process for a name that has no UTF-8, if it is given as text."""
     cv2 = pytest.importorskip("cv2", exc_type=ImportError)
     writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
     for index in range(3):
         writer.write(np.ascontiguousarray(draw_scene(7, index, size=64).image[:48, :, ::-1]))
     writer.release()
+    video = (tmp_path / "v.mp4").rename(tmp_path / "v\udce4.mp4")
     options = ["--output", tmp_path, "--classes", "shapes_val", "--opts", "TEST.ZERO_SHOT.REFINE", "none"]
-    done = run(world, "demo/demo.py", "--video-input", tmp_path / "v.mp4", *options[:1], tmp_path / "out", *options[2:])
+    done = run(world, "demo/demo.py", "--video-input", video, *options[:1], tmp_path / "out", *options[2:])
     assert done.returncode == 0, done.stderr
-    capture = cv2.VideoCapture(str(tmp_path / "out/v.mp4"))
+    capture = cv2.VideoCapture(str((tmp_path / "out/v\udce4.mp4").rename(tmp_path / "out/v.mp4")))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
 
 

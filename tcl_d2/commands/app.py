@@ -6,6 +6,7 @@ tcl-d2 app --method sclip       # begin with its CLIP alone; the page has all me
 """
 
 import argparse
+import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,13 +37,26 @@ def main(args: argparse.Namespace) -> None:
         args: of `argument_parser`.
     """
     with one_message():
+        check_address(args.host, args.port)
         page = Page(read_model(args)())
         page.predictor(args.method)  # a method that cannot be built is said at once
     with TemporaryDirectory() as folder:
         blocks = build_page(page, example_scenes(Path(folder)), args.method)
         server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
-        with one_message(OSError, OverflowError):  # a port that is taken, or that is none
+        with one_message():
             blocks.launch(**server, max_file_size="10mb", show_error=True)
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise a ValueError for a port that is taken or none, or a host that is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"the page cannot be served at --host {host} --port {port} ({error}): give another port, such as "
+            "--port 7861, or another host"
+        ) from None
 
 
 def example_scenes(folder: Path) -> list[list]:

@@ -1,9 +1,12 @@
 """What the web page does for its visitors, with models that all of them share."""
 
+import logging
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
+from reprlib import repr as brief
 from threading import Lock
 from typing import NamedTuple
 
@@ -28,6 +31,7 @@ try:
 except ImportError:
     sys.exit("error: the page needs gradio: pip install 'gradio>=6'")
 
+logger = logging.getLogger(__name__)
 MAX_PIXELS = 16_000_000
 MAX_WORDS = 50
 MAX_RANKED_WORDS = 200  # among which a region's are looked for
@@ -36,6 +40,63 @@ KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are ke
 KEPT_IMAGES = 4  # whose features are kept, of all visitors together
 KEPT_BYTES = 160_000_000  # of these features, which a long picture has many of
 TYPED_WORDS = "the words above"  # to rank for a region
+
+
+class NumberField(NamedTuple):
+    """A number that a visitor gives: by a slider, which has no others, or by a program, which may send anything.
+
+    Attributes:
+        label: its name on the page.
+        lowest: least value.
+        highest: greatest value.
+        step: of the slider; 1 for whole numbers alone.
+    """
+
+    label: str
+    lowest: float
+    highest: float
+    step: float
+
+    def slider(self, value: float, **options: object) -> gr.Slider:
+        """Return the slider, with a value."""
+        return gr.Slider(self.lowest, self.highest, value, step=self.step, label=self.label, **options)
+
+    def check(self, value: object) -> Real:
+        """Return the value; gr.Error for one that is no number (NaN, a text, True) or out of the range."""
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        fits = is_number and self.lowest <= value <= self.highest and (self.step < 1 or value == int(value))
+        kind = "a whole number" if self.step == 1 else "a number"
+        _require(fits, self.label, value, f"{kind} from {self.lowest} to {self.highest}")
+        return value
+
+
+THRESHOLD = NumberField("Score of the background", 0, 1, step=0.01)
+KP = NumberField("Share of CLIP's own masks", 0, 1, step=0.05)
+SPECIFICITY = NumberField("From specific to general", 0, len(SPECIFICITIES) - 1, step=1)
+COORDINATE = NumberField("Place of the click", -(10**6), 10**6, step=0.1)  # in pixels
+
+
+def _require(fits: bool, label: str, value: object, expected: str) -> None:
+    """Raise a gr.Error for the value of a field that the page itself does not send, but a program may."""
+    if not fits:
+        raise gr.Error(f"{label}: {brief(value)} was given; expected {expected}.")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Say errors of the input in their own words, and any other one in a sentence; the log then has the rest."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except (OSError, ValueError) as error:
+        raise gr.Error(str(error)) from None
+    except Exception:
+        logger.exception("A request to the page failed")
+        raise gr.Error(
+            "This did not work, for a reason that the log of the page's server has. Try another picture, words or "
+            "settings."
+        ) from None
 
 
 class ModelSettings(NamedTuple):
@@ -90,28 +151,29 @@ class Page:
         self.methods = [(labels.get(name, name), name) for name in names]
         self._predictors = {TCL: predictor}
         self._images: OrderedDict[tuple, EncodedImage] = OrderedDict()  # the last one that was used at the end
-        self._lock = Lock()
+        self._lock, self._building = Lock(), Lock()
 
     def predictor(self, method: str) -> TCLPredictor:
         """Return the predictor of a method, which is built once; see TCLPredictor.with_dense_head for errors."""
-        if method not in self._predictors:
-            self._predictors[method] = with_method(self._predictors[TCL], method)
-        return self._predictors[method]
+        names = [name for _, name in self.methods]
+        _require(method in names, "Method", method, f"one of {', '.join(names)}")
+        with self._building:
+            if method not in self._predictors:
+                self._predictors[method] = with_method(self._predictors[TCL], method)
+            return self._predictors[method]
 
+    @_plain_errors()
     def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
         """Return the fields threshold, kp and refine of the form, see `segment`, with the values of a method."""
-        try:
-            predictor = self.predictor(method)
-        except (OSError, ValueError) as error:
-            raise gr.Error(str(error)) from None
-
+        predictor = self.predictor(method)
         test, has_kp = predictor.cfg.TEST.ZERO_SHOT, hasattr(predictor.model, "kp_weight")
         return (
-            gr.Slider(0, 1, test.BACKGROUND_SCORE, step=0.01, label="Score of the background", elem_id="threshold"),
-            gr.Slider(0, 1, test.KP_WEIGHT, step=0.05, label="Share of CLIP's own masks", visible=has_kp),
+            THRESHOLD.slider(test.BACKGROUND_SCORE, elem_id="threshold"),
+            KP.slider(test.KP_WEIGHT, visible=has_kp),
             gr.Dropdown(self.refiners, value=test.REFINE, label="Refine by the picture's edges"),
         )
 
+    @_plain_errors()
     def segment(
         self,
         path: str | None,
@@ -145,26 +207,18 @@ class Page:
             - the areas of the classes, as text.
 
         Raises:
-            gr.Error: no picture, no words, too large, or unreadable; is shown on the page.
+            gr.Error: no picture, no words, too large, unreadable, or a value that its field cannot have; is shown on
+                the page.
         """
         # Check the input
-        words = split_words(",".join(words or []))
-        words = [entry for index, entry in enumerate(words) if entry not in words[:index]]
-        if path is None:
+        if not path:
             raise gr.Error("Give a picture first.")
-        if not words:
-            raise gr.Error("Give at least one word to look for.")
-        try:
-            words = at_specificity(words, SPECIFICITIES[specificity])
-        except ValueError as error:
-            raise gr.Error(str(error)) from None
-        background_words = split_background_words(background_words)
-        num_words = sum(map(len, as_lists(words))) + len(background_words)
-        if num_words > MAX_WORDS:
-            raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
+        settings = ModelSettings(method, THRESHOLD.check(threshold), KP.check(kp), refine)
+        _require(refine in self.refiners, "Refine by the picture's edges", refine, f"one of {', '.join(self.refiners)}")
+        _require(isinstance(background, bool), "The rest is background", background, "true or false")
+        words, background_words = read_words(words, background_words, int(SPECIFICITY.check(specificity)))
 
         # Segment with the visitor's settings
-        settings = ModelSettings(method, threshold, kp, refine)
         with self._lend(path, settings) as (predictor, encoded):
             segmentation = predictor(encoded, words, background_words or background)
             _show_warnings(predictor, words, background_words or background)
@@ -179,7 +233,8 @@ class Page:
         areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
         return (image, masks), Result(segmentation, path, words, settings), colors, areas
 
-    def heat_map(self, result: Result | None, event: gr.SelectData) -> gr.Image:
+    @_plain_errors()
+    def heat_map(self, result: Result | None, event: gr.EventData) -> gr.Image:
         """Draw the heat map of the word that was clicked.
 
         Args:
@@ -187,13 +242,15 @@ class Page:
             event: has the word.
 
         Raises:
-            gr.Error: there is no result.
+            gr.Error: there is no result, or it has no such word.
         """
-        segmentation = _check_result(result).segmentation
-        picture = visualizer.enlarge(segmentation.draw_heat_map(event.value))
-        return gr.Image(picture, label=f"Score of '{event.value}': blue 0, red 1", visible=True)
+        segmentation, word = _check_result(result).segmentation, _clicked(event, "value")
+        _require(word in segmentation.classes, "The word", word, f"one of {', '.join(segmentation.classes)}")
+        picture = visualizer.enlarge(segmentation.draw_heat_map(word))
+        return gr.Image(picture, label=f"Score of '{word}': blue 0, red 1", visible=True)
 
-    def rank(self, result: Result | None, words: str | None, event: gr.SelectData) -> tuple[np.ndarray, gr.Label]:
+    @_plain_errors()
+    def rank(self, result: Result | None, words: str | None, event: gr.EventData) -> tuple[np.ndarray, gr.Label]:
         """Rank words for the region that was clicked, see Segmentation.region and TCLPredictor.rank_words.
 
         Args:
@@ -209,13 +266,13 @@ class Page:
         """
         # Check the input
         segmentation = _check_result(result).segmentation
+        point = _clicked(event, "index")
+        _require(isinstance(point, (list, tuple)) and len(point) == 2, COORDINATE.label, point, "x and y")
         factor = visualizer.enlarging_factor(segmentation.image)
-        x, y = (int(coordinate) // factor for coordinate in event.index)
-        try:
-            region = segmentation.region(x, y)
-            classes = result.words if words == TYPED_WORDS else words_to_rank(words or "")
-        except ValueError as error:
-            raise gr.Error(str(error)) from None
+        x, y = (int(COORDINATE.check(coordinate)) // factor for coordinate in point)
+        region = segmentation.region(x, y)
+        _require(isinstance(words or "", str), "Words to compare there", words, "a text, with commas between words")
+        classes = result.words if words == TYPED_WORDS else words_to_rank(words or "")
         num_words = sum(map(len, as_lists(classes)))
         if not 1 <= num_words <= MAX_RANKED_WORDS:
             raise gr.Error(
@@ -236,31 +293,32 @@ class Page:
         """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time.
 
         Raises:
-            gr.Error: the method cannot be built, the picture is too large or unreadable, or what is done cannot be.
+            OSError, ValueError: the method cannot be built, or the picture is too large or unreadable.
         """
-        try:
-            predictor = self.predictor(settings.method)
-            with self._lock:
-                model = predictor.model
-                model.background_score = settings.threshold
-                model.refiner = _build_refiner(predictor.cfg, settings.refine)
-                if hasattr(model, "kp_weight"):
-                    model.kp_weight = settings.kp
-                try:
-                    yield predictor, self._encode(path, settings)
-                finally:
-                    self._drop_images()
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise gr.Error(str(error).replace(path, "the file")) from None
+        predictor = self.predictor(settings.method)
+        with self._lock:
+            model = predictor.model
+            model.background_score = settings.threshold
+            model.refiner = _build_refiner(predictor.cfg, settings.refine)
+            if hasattr(model, "kp_weight"):
+                model.kp_weight = settings.kp
+            try:
+                yield predictor, self._encode(path, settings)
+            finally:
+                self._drop_images()
 
     def _encode(self, path: str, settings: ModelSettings) -> EncodedImage:
         """Return the picture encoded by a method; of few pictures, the last ones, the features are kept."""
         key = (path, settings.method, settings.refine, settings.kp > 0)  # what the features depend on
         if key not in self._images:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"The picture has {image.width} x {image.height} pixels; at most 16 million work.")
-            self._images[key] = self._predictors[settings.method].encode(path, LONGEST_SIDE)
+            try:
+                with Image.open(path) as image:
+                    if image.width * image.height > MAX_PIXELS:
+                        size = f"{image.width} x {image.height}"
+                        raise ValueError(f"The picture has {size} pixels; at most 16 million work.")
+                self._images[key] = self._predictors[settings.method].encode(path, LONGEST_SIDE)
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise ValueError(str(error).replace(path, "the file")) from None
         self._images.move_to_end(key)
         return self._images[key]
 
@@ -283,6 +341,40 @@ def feature_bytes(image: EncodedImage) -> int:
 def _show_warnings(predictor: TCLPredictor, words: list, background: bool | list[str] = False) -> None:
     for message in predictor.warnings(words, background):
         gr.Warning(message)
+
+
+def read_words(
+    words: list[str] | None, background_words: str, specificity: int
+) -> tuple[list[str | list[str]], list[str]]:
+    """Return the vocabulary that a visitor asks for, and the words of the background; arguments as of `segment`.
+
+    Raises:
+        gr.Error: no words, too many, or such as are no texts.
+        ValueError: see split_words and at_specificity.
+    """
+    # They are texts
+    entries = [] if words is None else words
+    are_texts = isinstance(entries, (list, tuple)) and all(isinstance(entry, str) for entry in entries)
+    _require(are_texts, "Words", words, "a list of texts, such as ['red apple', 'table']")
+    _require(isinstance(background_words, str), "Words of the background", background_words, "a text")
+
+    # Each class once
+    vocabulary = split_words(",".join(entries))
+    vocabulary = list({tuple(words): entry for words, entry in zip(as_lists(vocabulary), vocabulary)}.values())
+    if not vocabulary:
+        raise gr.Error("Give at least one word to look for.")
+    vocabulary = at_specificity(vocabulary, SPECIFICITIES[specificity])
+
+    background = split_background_words(background_words)
+    num_words = sum(map(len, as_lists(vocabulary))) + len(background)
+    if num_words > MAX_WORDS:
+        raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
+    return vocabulary, background
+
+
+def _clicked(event: gr.EventData, name: str) -> object:
+    """Return what an event has of this name; None for an event without, as a program may send it."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
 
 
 def _check_result(result: Result | None) -> Result:

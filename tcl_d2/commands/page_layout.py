@@ -1,5 +1,6 @@
 """The layout of the web page: its fields, and what each of them sets off."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
@@ -8,7 +9,7 @@ from gradio.components import Component
 from ..data.shapes import GROUNDS, OBJECTS
 from ..utils.specificity import SPECIFICITIES
 from .model_options import TCL
-from .page import KEPT_SECONDS, TYPED_WORDS, Page, Result, area_changes, rankable_benchmarks
+from .page import KEPT_SECONDS, SPECIFICITY, TYPED_WORDS, Page, Result, area_changes, rankable_benchmarks
 
 SHOWN_RANKED_WORDS = 8
 TITLE = "TCL: name it, see it"
@@ -97,12 +98,8 @@ def _lay_out_form(page: Page, method: str) -> Form:
         "has a parent, and not: shadow takes pixels away",
         elem_id="words",
     )
-    specificity = gr.Slider(
-        0,
-        len(SPECIFICITIES) - 1,
+    specificity = SPECIFICITY.slider(
         SPECIFICITIES.index("synonyms"),
-        step=1,
-        label="From specific to general",
         info="0: the first word alone. 1: its synonyms, behind |, too. 2: its parent, behind <",
         elem_id="specificity",
     )
@@ -154,7 +151,10 @@ def _connect(page: Page, form: Form, answer: Answer) -> None:
     """Say what is done where a field is changed or clicked."""
 
     def run(former: Result | None, file: dict | None, *settings: object) -> dict:
-        shown, kept, colors, text = page.segment(file and file["path"], *settings)
+        path = file and file["path"]
+        if path and not Path(path).resolve().is_relative_to(Path(form.fields[0].GRADIO_CACHE).resolve()):
+            raise gr.Error("The picture is no file that was uploaded here.")  # but any file of this machine
+        shown, kept, colors, text = page.segment(path, *settings)
         rows = area_changes(former, kept)
         return {
             answer.last_result: kept,

@@ -129,7 +129,6 @@ def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
         args: of `argument_parser`.
         folder: the results of the run.
     """
-    sys.stdout.reconfigure(errors="backslashreplace")
     with one_message():
         build_predictor, words, background = read_request(args)
         predictor = with_method(build_predictor(), args.method)
@@ -297,7 +296,6 @@ def main(args: argparse.Namespace) -> None:
     """
     # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
-    sys.stdout.reconfigure(errors="backslashreplace")
 
     with ExitStack() as stack:
         # Check what the user gave before the model is built

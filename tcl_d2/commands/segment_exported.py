@@ -56,7 +56,6 @@ def main(args: argparse.Namespace) -> None:
     """
     # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
-    sys.stdout.reconfigure(errors="backslashreplace")
 
     with one_message(OSError, ValueError, ImportError):
         files = find_inputs(args.inputs, args.output)

@@ -1,6 +1,7 @@
 """Videos and a webcam's frames: segmented one after the other, written as a video or shown in a window."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def segment_video(
         sys.exit(f"error: this needs OpenCV ({error}): pip install {package}")
 
     # Open the video
-    capture = cv2.VideoCapture(0 if args.webcam else args.video_input)
+    capture = cv2.VideoCapture(0 if args.webcam else os.fsencode(args.video_input))  # of any bytes
     if not capture.isOpened():
         sys.exit(f"error: cannot open {'the webcam' if args.webcam else args.video_input}")
     count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -79,7 +80,7 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
         for picture in pictures:
             if writer is None:
                 size = picture.shape[1::-1]
-                writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+                writer = cv2.VideoWriter(os.fsencode(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
             writer.write(picture)
     except KeyboardInterrupt:
         print("stopped")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ..utils.files import replacing
+from ..utils.words import decode_argument
 from .published import PublishedRow
 from .report import list_gaps, mean, published_miou
 
@@ -41,6 +42,9 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
     Returns:
         the table in Markdown.
     """
+    # File names of any bytes as text
+    texts = (decode_argument(name).encode("utf-8", "backslashreplace").decode() for name in comparands)
+    comparands = dict(zip(texts, comparands.values()))
     names = list(next(iter(comparands.values())).results)
     rows = list(_rows(comparands, names))
 
@@ -69,8 +73,8 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
 
     # The files
     with replacing(folder / "comparison.md") as unfinished:
-        unfinished.write_text(table)
-    with replacing(folder / "comparison.csv") as unfinished, unfinished.open("w", newline="") as file:
+        unfinished.write_text(table, encoding="utf-8")
+    with replacing(folder / "comparison.csv") as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

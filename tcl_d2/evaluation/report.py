@@ -119,7 +119,7 @@ def save_report(
     # The files
     with replacing(folder / "results.json") as unfinished:
         unfinished.write_text(json.dumps(report, indent=1))
-    with replacing(folder / "results.csv") as unfinished, unfinished.open("w", newline="") as file:
+    with replacing(folder / "results.csv") as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

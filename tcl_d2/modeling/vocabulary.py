@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..utils.vocabulary import read_background
-from ..utils.words import as_lists, as_vocabulary, is_negative, list_words
+from ..utils.words import as_lists, as_vocabulary, check_word, is_negative, list_words
 from .dataset_classes import Category, dataset_background, dataset_categories, dataset_class_names
 
 ClassWords = str | Sequence[str]  # the word of a class, or its words
@@ -218,7 +218,8 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     """Return words as a tuple.
 
     Raises:
-        ValueError: no words, a word that is no text or blank, a negative word, or a word that stands twice.
+        ValueError: no words, a word that is no text or blank, a negative word, a word that stands twice, or see
+            check_word.
     """
     if isinstance(words, str) or not words:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {words!r}.")
@@ -227,6 +228,8 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     if blank:
         raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
 
+    for word in words:
+        check_word(word)
     negative = [word for word in words if is_negative(word)]
     if negative:
         raise ValueError(f"'{negative[0]}' stands among other words; negative words are an entry of their own.")

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 # What the project, Detectron2 and its CfgNode raise for bad input.
 _BAD_INPUT = (OSError, ValueError, KeyError, RuntimeError, AssertionError)
@@ -16,11 +17,14 @@ _SHOWN = 20  # problems printed in full; the rest are counted
 def one_message(*types: type[Exception]) -> Iterator[None]:
     """End the program with the message of an error about bad input, such as missing data or wrong settings.
 
-    Of several processes, the first one of each machine says what all of them have met.
+    Of several processes, the first one of each machine says what all of them have met. What is printed from here on
+    never ends a program for letters that the standard output cannot encode.
 
     Args:
         types: types of errors to catch; by default those of bad input.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files and words may have letters that it has no code for
+        sys.stdout.reconfigure(errors="backslashreplace")
     expected = types or _BAD_INPUT
     try:
         yield

@@ -7,9 +7,11 @@ write has negative words besides, see split_negative, and parent words, see util
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 BACKGROUND = "background"  # the name of that class
 NO_CLASS = "(no class)"  # what is predicted to be none of the classes
+MAX_WORD_LENGTH = 500  # characters; the 77 tokens of CLIP's context are some 400 of English
 _NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative words begins
 
 
@@ -120,5 +122,32 @@ def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
 
 
 def strip_all(words: Iterable[str]) -> list[str]:
-    """Return words without spaces around them, and without blank ones."""
-    return [word.strip() for word in words if word.strip()]
+    """Return words without spaces around them, decoded, and without blank ones; raises as check_word."""
+    stripped = (word.strip() for word in words)
+    return [check_word(decode_argument(word)) for word in stripped if word]
+
+
+def decode_argument(text: str) -> str:
+    """Decode the bytes of a command line, which Python has as surrogates where the locale is not UTF-8, as LANG=C.
+
+    Those that are not UTF-8 stay surrogates.
+    """
+    with suppress(UnicodeEncodeError):  # other surrogates, which no command line has
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return text
+
+
+def check_word(word: str) -> str:
+    """Return a word that can be drawn, written, and read by a model in little time.
+
+    Raises:
+        ValueError: it is not UTF-8, or longer than MAX_WORD_LENGTH.
+    """
+    if len(word) > MAX_WORD_LENGTH:
+        raise ValueError(
+            f"The word '{word[:30]}...' has {len(word):,} characters; at most {MAX_WORD_LENGTH} are taken. Models cut "
+            "what exceeds their context (CLIP's is 77 tokens): shorten it, or separate words with commas."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in word):
+        raise ValueError(f"The word {word[:30]!r} is not UTF-8: write it, or save its file, as UTF-8.")
+    return word

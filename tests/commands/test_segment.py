@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from tcl_d2.commands.result_folder import SETTINGS, ResultFolder, result_names
 from tcl_d2.commands.segment import argument_parser, segment_share
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.segmentation import Segmentation
+from tests.conftest import ROOT
 from tests.running import check_error, holder, run, started
 
 OPTIONS = ("--opts", "TEST.ZERO_SHOT.IMS_PER_BATCH", 2)
@@ -416,3 +419,16 @@ def test_boxes_without_opencv(world, tmp_path, photos):
     code = f"import runpy, sys; sys.modules['cv2'] = None; sys.argv[1:] = {words}"
     done = run(world, "-c", f"{code}; runpy.run_path('demo/demo.py', run_name='__main__')")
     check_error(done, "OpenCV", "pip install opencv-python-headless")
+
+
+@pytest.mark.fault("words that are not ASCII under LANG=C, without UTF-8", "segmented, drawn and written as elsewhere")
+def test_words_that_are_not_ascii_need_no_locale(tmp_path):
+    """They come as bytes; names of files, boxes and the output have no codes for their letters there."""
+    Image.fromarray(draw_scene(seed=7, index=2, size=48).image).save(tmp_path / "a.png")
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tcl_d2", "segment", "a.png", "--classes", "läva | 草, böse"]
+    command += ["--heat-maps", "--boxes", "--output", "ergebnis ß"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads((tmp_path / "ergebnis ß/a.json").read_text())["areas"]) == ["läva", "böse"]
+    assert (tmp_path / "ergebnis ß/a_0_läva.png").exists()
