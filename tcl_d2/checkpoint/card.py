@@ -30,12 +30,7 @@ def make_card(cfg: CfgNode) -> dict[str, str]:
 
 
 def describe_encoder(cfg: CfgNode, no_source: str) -> dict[str, str]:
-    """Describe the model of images and texts that a configuration builds on: a CLIP, or a GroupViT.
-
-    Args:
-        cfg: the configuration.
-        no_source: what to say of weights that it names no source of.
-    """
+    """Describe the CLIP or GroupViT of a configuration; `no_source` stands for weights without a name."""
     if is_groupvit(cfg):
         return {"GroupViT": cfg.MODEL.GROUPVIT.WEIGHTS or no_source}
     return {"CLIP": f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or no_source}"}
@@ -48,15 +43,7 @@ def is_groupvit(cfg: CfgNode) -> bool:
 
 
 def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
-    """Return the configuration on a checkpoint's card; None where it carries none.
-
-    Args:
-        checkpoint: as read_checkpoint gives it.
-        path: of its file.
-
-    Raises:
-        ValueError: names the file, whose card is damaged.
-    """
+    """Return the configuration on a checkpoint's card, None without one; ValueError names a damaged file."""
     card = checkpoint.get("card") or {}
     if "configuration" not in card:
         return None
@@ -67,15 +54,7 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
 
 
 def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
-    """Return the activation of the CLIP that a checkpoint was trained with; "" where it does not say.
-
-    Args:
-        checkpoint: as read_checkpoint gives it.
-        path: of its file.
-
-    Raises:
-        ValueError: see carried_config.
-    """
+    """Return the activation of the CLIP that a checkpoint was trained with; "" where it does not say."""
     if activation := (checkpoint.get("card") or {}).get("activation"):
         return activation
 
@@ -89,11 +68,6 @@ def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
 
 def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, str]) -> None:
     """Check that a training can go on from a checkpoint; warn of settings that make it another training from there on.
-
-    Args:
-        path: of the checkpoint's file.
-        checkpoint: as read_checkpoint gives it.
-        card: of the training.
 
     Raises:
         ValueError: the losses differ, or the checkpoint is beyond SOLVER.MAX_ITER.

@@ -26,30 +26,21 @@ logger = logging.getLogger(__name__)
 
 
 def warn_if_untrained(cfg: CfgNode) -> None:
-    """Warn of a TCL without weights, whose grounder segments at random.
-
-    Args:
-        cfg: the configuration of a model that is to segment.
-    """
+    """Warn of a TCL without weights, whose grounder segments at random."""
     if cfg.MODEL.META_ARCHITECTURE == "TCL" and not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of ours or of the official release, which is recognized by its names.
-
-    Args:
-        path: a .pth or .safetensors file.
+    """Read a .pth or .safetensors file, ours or the official release's, which is recognized by its names.
 
     Returns:
-        what the file holds, by name:
-
         model: our state dict, {name: tensor}.
         card: what the checkpoint says of itself (see make_card); may be missing or None.
         iteration, trainer, ...: as they are in the file.
 
     Raises:
-        FileNotFoundError, ValueError: see read_tensors; or the file has no model, or something else as a card.
+        FileNotFoundError, ValueError: it cannot be read, has no model, or a damaged card.
     """
     loaded = read_tensors(path)
     if str(path).endswith(".safetensors"):
@@ -65,7 +56,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def fetch_weights(path: str) -> str:
-    """Return the local path of MODEL.WEIGHTS, see local_weights; "" for none."""
+    """Return the local path of MODEL.WEIGHTS; "" for none."""
     return local_weights("MODEL.WEIGHTS", path) if path else ""
 
 
@@ -103,8 +94,8 @@ class TCLCheckpointer(DetectionCheckpointer):
         Args:
             model: also under DistributedDataParallel and torch.compile.
             save_dir: folder for checkpoints; "" to write none.
-            card: what checkpoints say of themselves (see make_card).
-            checkpointables: what is saved and restored beside the model, by name.
+            card: goes into checkpoints (see make_card).
+            checkpointables: saved and restored beside the model, by name.
         """
         super().__init__(_unwrap(model), save_dir, **checkpointables)
         self.card = card
@@ -114,16 +105,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         self._address = ""
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Write {save_dir}/{name}.pth.
-
-        Args:
-            name: of the file, without ".pth".
-            tag: whether it becomes the last checkpoint, from which a training is resumed.
-            kwargs: further values for the file, by name.
-
-        Raises:
-            OSError: it could not be written; the last checkpoint stays what it was.
-        """
+        """Write {save_dir}/{name}.pth; with `tag` it becomes the checkpoint that --resume goes on from."""
         if not self.save_dir or not self.save_to_disk:
             return
 
@@ -154,11 +136,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         return os.path.lexists(self._tag)  # one that cannot be read is an error, not a fresh start
 
     def get_checkpoint_file(self) -> str:
-        """Return the path of the checkpoint that last_checkpoint names.
-
-        Raises:
-            ValueError: it names no file; says which checkpoint there is, and how to go on.
-        """
+        """Return the path that last_checkpoint names; ValueError says how to go on if there is none."""
         try:
             name = self._tag.read_text(errors="replace").strip()
         except OSError as error:
@@ -170,13 +148,8 @@ class TCLCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load all states from the checkpoint that last_checkpoint names or, without one, the weights of a file alone.
 
-        Args:
-            path: of the file of weights; "" for none.
-            resume: whether to go on from the last checkpoint, where there is one.
-
         Raises:
-            ValueError: last_checkpoint is gone while there are checkpoints, names no file or one that is cut off, or
-                that checkpoint does not fit this training; says how to go on.
+            ValueError: the last checkpoint is missing, cut off, or does not fit this training; says how to go on.
         """
         if resume and self.has_checkpoint():
             last = self.get_checkpoint_file()
@@ -190,7 +163,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     def _check_has_none(self) -> None:
-        """Raise ValueError where the folder has checkpoints, though no last_checkpoint."""
+        """Raise a ValueError if the folder has checkpoints, but no last_checkpoint."""
         names = sorted(file.name for file in Path(self.save_dir).glob("model_*.pth")) if self.save_dir else []
         if names:
             listed = ", ".join(names if len(names) <= 4 else ["...", *names[-4:]])

@@ -51,10 +51,9 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
     """Write a model's folder, which `TCLPredictor.from_pretrained` takes, and which can be uploaded to the hub.
 
     Args:
-        folder: is made where it is missing.
         state: our state dict, with or without the frozen CLIP.
         cfg: the model's portable_config.
-        card: what the checkpoint says of itself, see make_card; empty where it says nothing.
+        card: the checkpoint's, see make_card; may be empty.
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -83,15 +82,10 @@ def check_new_folder(folder: Path) -> None:
 
 
 def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
-    """Return a model's part of its configuration over the defaults, which names nothing that is on this disk alone.
-
-    Args:
-        cfg: the model's configuration.
-        state: our state dict, as the folder is going to have it.
+    """Return the model's part of a configuration over the defaults, without names that only this disk has.
 
     Raises:
-        ValueError: a model, or weights that `state` lacks, are a file of this disk; or a GroupViT has no weights in
-            `state`.
+        ValueError: a model, or weights that `state` lacks, are a local file; or a GroupViT has no weights in `state`.
     """
     if is_groupvit(cfg) and not _has_clip(state):
         raise ValueError("a GroupViT is nothing without its encoders: give --hub without --strip")
@@ -138,7 +132,7 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
 
 
 def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> ModelCard:
-    """Describe a model as the hub's pages do; arguments as write_folder's."""
+    """Describe a model as the hub's pages do."""
     head = ModelCardData(
         library_name="tcl_d2",
         pipeline_tag="image-segmentation",
@@ -166,16 +160,13 @@ def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, ca
 
 
 def load_folder_config(name: str | Path) -> CfgNode:
-    """Return the configuration of a model's folder, with MODEL.WEIGHTS at its weights.
-
-    No code that it may name is imported.
+    """Return the configuration of a model's folder, with MODEL.WEIGHTS at its weights; it imports no code.
 
     Args:
-        name: a folder, or OWNER/NAME on the hub; what was downloaded once is taken from the hub's cache.
+        name: a folder, or OWNER/NAME on the hub; the hub's cache serves later calls.
 
     Raises:
-        OSError, ValueError: there is no such folder, it lacks a file, its configuration cannot be used, or its weights
-            are not what its card says.
+        OSError, ValueError: there is no such folder, it lacks a file, or its files cannot be used or do not match.
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name))
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]

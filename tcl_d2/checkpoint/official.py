@@ -45,12 +45,7 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
-    """Return our state dict with the official release's names.
-
-    Args:
-        state: our state dict.
-        freeze: blocks of the image encoder that are not copied (MODEL.TCL.FREEZE): the number of the first copied one.
-    """
+    """Return our state dict with the official release's names; `freeze` is the number of the first copied block."""
     our_prefixes = [(ours, official) for official, ours in _PREFIXES]
     renamed = {}
     for key, value in _shift_blocks(state, freeze).items():

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ..data.benchmarks import benchmark_classes
 from ..data.class_words import read_class_words
 from ..engine import launch
-from ..engine.evaluation_pass import evaluation_settings
+from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor, parse_classes
 from ..segmentation import Segmentation
 from ..utils.errors import one_message

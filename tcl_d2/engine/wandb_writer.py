@@ -24,19 +24,14 @@ def import_wandb() -> ModuleType:
 
 
 class WandbWriter(EventWriter, HookBase):
-    """Writes what Detectron2's writers write to a run of a project; as a hook, it starts the run with the training.
+    """Writes the scalars and pictures of Detectron2's writers to a run of WANDB.PROJECT; as a hook, it starts the run.
 
     Checkpoints have the run's ID, so that a resumed training goes on with its run. All else, such as WANDB_MODE=offline
     and WANDB_NAME, is left to wandb's own environment variables.
     """
 
     def __init__(self, cfg: CfgNode, window_size: int = 20):
-        """Choose a new run; RuntimeError where wandb is missing.
-
-        Args:
-            cfg: the configuration, which is kept with the run.
-            window_size: iterations over which losses are smoothed, as in Detectron2's writers.
-        """
+        """Choose a new run, with losses smoothed over `window_size` iterations as in Detectron2's writers."""
         self._wandb = import_wandb()
         self._cfg = cfg
         self._window_size = window_size

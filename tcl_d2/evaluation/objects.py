@@ -34,7 +34,7 @@ _OUTPUTS = {
 
 
 def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
-    """Return the model's outputs that an evaluator takes, or several joined by Detectron2's DatasetEvaluators."""
+    """Return the model's outputs that an evaluator takes, or all that Detectron2's DatasetEvaluators joins."""
     evaluators = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     return frozenset(
         next((output for base, output in _OUTPUTS.items() if isinstance(part, base)), "sem_seg")
@@ -43,17 +43,16 @@ def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
 
 
 class _CheckedEvaluator(DatasetEvaluator):
-    """An evaluator of Detectron2's whose annotations are checked when it is built, and their sizes at each image."""
+    """A Detectron2 evaluator that checks its annotations when it is built, and their sizes at each image."""
 
     def __init__(self, dataset_name: str, **options):
-        """Build it, see read_annotations; `options` are those of Detectron2's evaluator."""
         self._content = read_annotations(dataset_name)
         self._images = {image["id"]: image for image in self._content["images"]}
         DatasetCatalog.get(dataset_name)  # its classes are then in the metadata
         super().__init__(dataset_name, **options)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add the objects of images; SizeMismatchError names one that is not of the annotated size."""
+        """Add the objects of images; SizeMismatchError names one whose annotated size differs."""
         for input_per_image, output in zip(inputs, outputs):
             annotated, predicted = self._sizes(input_per_image, output)
             if annotated != predicted:
@@ -64,13 +63,13 @@ class _CheckedEvaluator(DatasetEvaluator):
         super().process(inputs, outputs)
 
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the size of an image that its annotations have, and that of the prediction."""
+        """Return the sizes of an image by its annotations and by the prediction."""
         image = self._images[input_per_image["image_id"]]
         return (image["height"], image["width"]), tuple(output["instances"].image_size)
 
 
 class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
-    """COCOEvaluator on the images that it was given: those of TEST.ZERO_SHOT.MAX_IMAGES, and none that is broken."""
+    """COCOEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
     def __init__(self, dataset_name: str, **options):
         super().__init__(dataset_name, allow_cached_coco=False, **options)
@@ -83,7 +82,7 @@ class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
 
 
 class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
-    """LVISEvaluator on the images that it was given: those of TEST.ZERO_SHOT.MAX_IMAGES, and none that is broken."""
+    """LVISEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
     def _eval_predictions(self, predictions: list[dict]) -> None:
         image_ids = set(_image_ids(predictions))
@@ -105,7 +104,7 @@ class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
 
 @contextmanager
 def _numpy_with_float() -> Iterator[None]:
-    """Let numpy have `float` again, which it has not since 1.24, and which lvis 0.5.3 (the last one) asks for."""
+    """Restore np.float, removed in NumPy 1.24, for lvis 0.5.3 (the last release)."""
     if hasattr(np, "float"):
         yield
         return
@@ -142,16 +141,7 @@ def build_panoptic_evaluator(
 
 
 def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
-    """Check that panoptic quality can be measured.
-
-    Args:
-        cfg: the configuration.
-        dataset_name: for the errors.
-
-    Raises:
-        RuntimeError: panopticapi is not installed.
-        ValueError: not all images are to be evaluated.
-    """
+    """Raise an error unless panopticapi is installed (RuntimeError) and all images are evaluated (ValueError)."""
     if importlib.util.find_spec("panopticapi") is None:
         raise RuntimeError(
             f"Dataset '{dataset_name}' is evaluated by panopticapi, which is not installed, and not on PyPI: "

@@ -24,7 +24,7 @@ def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
     background stands for whatever is no other class: its similarity to every other class is 0.
 
     Args:
-        subset: the words of a dataset's classes, by indices among the embeddings.
+        subset: the words of a dataset's classes, as indices into the embeddings.
         embeddings: text features [W, D], normalized.
 
     Returns:
@@ -54,19 +54,12 @@ def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
 
 
 def read_similarity(path: str, dataset_name: str, num_classes: int) -> np.ndarray:
-    """Read a similarity matrix: NumPy's .npy, or numbers with commas between them and a row a line.
+    """Read a similarity matrix: NumPy's .npy, or comma-separated numbers, a row per line.
 
-    Args:
-        path: of the file; {dataset} in it stands for the dataset's name.
-        dataset_name: name in the catalog.
-        num_classes: K, with the background.
-
-    Returns:
-        matrix fp64 [K, K]: row: class of the ground truth; column: predicted class.
+    {dataset} in the path stands for the dataset's name. Rows are classes of the ground truth, columns predicted ones.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no matrix [K, K] of numbers in 0..1 with ones on the diagonal.
+        OSError, ValueError: it cannot be read, or is no matrix [K, K] of numbers in 0..1 with ones on the diagonal.
     """
     path = path.replace("{dataset}", dataset_name)
     where = f"TEST.ZERO_SHOT.SIMILARITY '{path}'"

@@ -15,10 +15,10 @@ from detectron2.evaluation import SemSegEvaluator
 from tcl_d2.data import register_benchmark
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import check_dataset_settings
 from tcl_d2.evaluation import MEASURE_REGISTRY, Measure, ZeroShotSemSegEvaluator
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
 from tcl_d2.evaluation.confusion import class_iou, most_confused
+from tcl_d2.evaluation.dataset_settings import check_dataset_settings
 from tcl_d2.evaluation.measures import BoundaryIoU, ClassBoundaryIoU, SoftIoU, soft_metrics
 from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.evaluation.similarity import class_similarity, read_similarity

@@ -21,13 +21,10 @@ def output_folder(path: str, purpose: str) -> Iterator[None]:
     """Make OUTPUT_DIR, and keep other runs of the same purpose out of it until the block ends.
 
     The main process holds a lock, which the system frees however that process ends; the others wait until it has it.
-
-    Args:
-        path: OUTPUT_DIR.
-        purpose: "training" or "evaluation"; one of each may share a folder.
+    One run of each purpose, "training" or "evaluation", may use a folder.
 
     Raises:
-        ValueError: it is no folder that can be written, or another run has it.
+        ValueError: the folder cannot be written, or another run has it.
     """
     lock = None
     if comm.is_main_process():
