@@ -76,8 +76,7 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
     if saved_cfg is None:
         return
     cfg = CfgNode.load_cfg(card["configuration"])
-    _check_loss_heads(cfg, saved_cfg, path)
-    _check_multi_label(cfg, saved_cfg, path)
+    _check_losses(cfg, saved_cfg, path)
     _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
 
     # Warn of what changes from here on
@@ -91,31 +90,26 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
             logger.warning("%s is %s, but was %s: %s", key, value, saved_value, consequence)
 
 
-def _check_loss_heads(cfg: Mapping, saved_cfg: Mapping, path: str) -> None:
-    heads, saved_heads = _loss_heads(cfg), _loss_heads(saved_cfg)
-    if heads != saved_heads:
+def _check_losses(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
+    """Raise a ValueError if the losses, which have states of the optimizer by their order, are others than saved."""
+    keys, losses = "MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS", _loss_heads
+    if is_groupvit(cfg):
+        keys, losses = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS", _multi_label
+    if losses(cfg) != losses(saved_cfg):
         raise ValueError(
-            f"--resume: MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS are {heads}, but '{path}' was trained with "
-            f"{saved_heads}: the optimizer's states go by the order of the parameters, and would go to others. Resume "
-            "with the same heads, or begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS "
-            f"{path}"
-        )
-
-
-def _check_multi_label(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
-    key = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
-    count, saved_count = find_value(cfg, key) or 0, find_value(saved_cfg, key) or 0
-    if is_groupvit(cfg) and bool(count) != bool(saved_count):
-        raise ValueError(
-            f"--resume: {key} is {count}, but '{path}' was trained with {saved_count}: the multi-label loss has a "
-            "scale, for which the optimizer has a state. Resume with the loss as it was, or begin a training from "
-            f"these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
+            f"--resume: {keys} say {losses(cfg)}, but '{path}' was trained with {losses(saved_cfg)}: the optimizer's "
+            "states go by the order of the losses' parameters, and would go to others. Resume with the same losses, or "
+            f"begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
         )
 
 
 def _loss_heads(cfg: Mapping) -> list[str]:
     keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
     return [head for key in keys for head in find_value(cfg, key) or ()]
+
+
+def _multi_label(cfg: Mapping) -> str:
+    return "a multi-label loss" if find_value(cfg, "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS") else "none"
 
 
 def _check_iterations(max_iter: int, done: int, path: str) -> None:

@@ -335,25 +335,14 @@ def _describe_clip(state: dict[str, Tensor]) -> str:
         return "an unknown CLIP"
     width, embed_dim = projection.shape
 
-    # The size of patches is known where the file has the frozen CLIP
-    patch_weights = state.get("clip.model.visual.conv1.weight")
-    patch_size = None
-    if patch_weights is not None and patch_weights.ndim == 4:
-        patch_size = patch_weights.shape[-1]
-
-    names = [name for name in open_clip.list_models() if _has_shape(name, width, embed_dim, patch_size)]
+    names = [name for name in open_clip.list_models() if _vit_sizes(name) == (width, embed_dim)]
     examples = f" (such as {', '.join(sorted(names, key=len)[:3])})" if names else ""
     return f"a CLIP of width {width} and {embed_dim} dimensions{examples}"
 
 
-def _has_shape(name: str, width: int, embed_dim: int, patch_size: int | None) -> bool:
-    """Return whether an open_clip model is a plain ViT of these sizes; patch_size None for any."""
+def _vit_sizes(name: str) -> tuple[int, int] | None:
+    """Return the width and embedding size of an open_clip model; None if it is no plain ViT."""
     config = open_clip.get_model_config(name)
     vision = config["vision_cfg"]
     is_plain_vit = isinstance(vision.get("layers", 12), int) and "timm_model_name" not in vision
-    return (
-        is_plain_vit
-        and config["embed_dim"] == embed_dim
-        and vision.get("width", 768) == width
-        and patch_size in (None, vision.get("patch_size", 16))
-    )
+    return (vision.get("width", 768), config["embed_dim"]) if is_plain_vit else None

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..assets import AssetHandler
 from ..config import load_config
 from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
+from ..utils.errors import named
 from ..utils.files import digest_file, replacing
 from ..utils.tensors import save_tensors
 from .card import describe_encoder, is_groupvit
@@ -178,10 +179,8 @@ def load_folder_config(name: str | Path) -> CfgNode:
     _check_digest(folder)
 
     # Read the configuration
-    try:
+    with named(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2"):
         cfg = model_config(read_yaml((folder / CONFIG).read_text(encoding="utf-8")), folder)
-    except ValueError as error:
-        raise ValueError(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2: {error}") from None
     cfg.MODEL.WEIGHTS = str(folder / WEIGHTS)
     return cfg
 
@@ -213,12 +212,10 @@ def _check_digest(folder: Path) -> None:
         return
     if not card.is_file():
         raise ValueError(f"'{card}' is no file; expected the model's card, whose checksum of the weights is checked")
-    try:
+    with named(f"'{card}' has a damaged head"):
         text = card.read_text(encoding="utf-8")
         head = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text.lstrip("\ufeff"), re.DOTALL)
         values = read_yaml(head[1]) if head and head[1].strip() else {}
-    except ValueError as error:
-        raise ValueError(f"'{card}' has a damaged head: {error}") from None
     if _DIGEST not in text:  # outside of its head our cards name it too
         return
 

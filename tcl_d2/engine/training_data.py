@@ -61,25 +61,18 @@ def _check_words(cfg: CfgNode, labeled: list[str]) -> None:
 def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:
     """Raise a ValueError if loss heads have nothing to learn from, or labels no loss head."""
     heads = build_losses(cfg)
-    of_labels = [type(head).__name__ for head in heads if takes_labels(head)]
-    of_captions = [type(head).__name__ for head in heads if not takes_labels(head)]
-
-    if of_labels and not labeled:
-        raise ValueError(
-            f"MODEL.TCL.LOSS_HEADS has {of_labels[0]}, which needs labels, but DATASETS.TRAIN names no labeled dataset."
-        )
-    if labeled and not of_labels:
-        raise ValueError(
-            f"DATASETS.TRAIN names the labeled dataset '{labeled[0]}', but no loss head takes labels: add "
-            f"{SemSegBCELoss.__name__} and {SemSegDiceLoss.__name__} to MODEL.TCL.EXTRA_LOSS_HEADS."
-        )
-    if of_captions and not has_captions:
-        raise ValueError(
-            f"MODEL.TCL.LOSS_HEADS has {of_captions[0]}, which needs captions, but DATASETS.TRAIN names labeled "
-            "datasets alone: name an image-text dataset too, or only loss heads that take labels."
-        )
-    if has_captions and not of_captions:
-        raise ValueError(
-            "DATASETS.TRAIN names an image-text dataset, but no head of MODEL.TCL.LOSS_HEADS takes captions: add one, "
-            "or name labeled datasets alone."
-        )
+    for kind, data, has_data, is_one in (
+        ("labeled", "labels", bool(labeled), takes_labels),
+        ("image-text", "captions", has_captions, lambda head: not takes_labels(head)),
+    ):
+        names = [type(head).__name__ for head in heads if is_one(head)]
+        if names and not has_data:
+            raise ValueError(
+                f"MODEL.TCL.LOSS_HEADS has {names[0]}, which needs {data}, but DATASETS.TRAIN names no {kind} dataset."
+            )
+        if has_data and not names:
+            examples = f" (as {SemSegBCELoss.__name__} and {SemSegDiceLoss.__name__} do)" if data == "labels" else ""
+            raise ValueError(
+                f"DATASETS.TRAIN names {kind} datasets, but no loss head takes {data}{examples}: add one to "
+                "MODEL.TCL.EXTRA_LOSS_HEADS, or leave these datasets out."
+            )

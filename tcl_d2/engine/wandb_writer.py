@@ -10,17 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from ..utils.imports import import_optional
+
 
 def import_wandb() -> ModuleType:
-    """Import the package, which is optional; RuntimeError says how to get it."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise RuntimeError(
-            f"WANDB.PROJECT needs the package wandb, which cannot be imported ({error}): pip install wandb, or leave "
-            "the key empty"
-        ) from None
-    return wandb
+    """Import the package; RuntimeError where it is missing."""
+    return import_optional("wandb", "WANDB.PROJECT")
 
 
 class WandbWriter(EventWriter, HookBase):

@@ -121,9 +121,9 @@ def _run_pass(
     evaluator = SharedImagesEvaluator(evaluators, dataset_dicts) if is_shared else evaluators[first]
     num_images = len(done)
     if num_images < len(file_names):
-        loader = RemainingImages(
-            build_loader(cfg, first), file_names - done, _request(evaluators), skipped.values(), progress.values()
-        )
+        keepers = [evaluators[name] for name in progress]
+        loader = build_loader(cfg, first)
+        loader = RemainingImages(loader, file_names - done, _request(evaluators), skipped.values(), keepers)
         results = inference_on_dataset(model, loader, evaluator)
         num_images += sum(comm.gather(loader.num_images))
     else:
@@ -197,7 +197,7 @@ class RemainingImages:
         file_names: Collection[str],
         request: Mapping[str, object],
         skipped: Collection[SkippedImages] = (),
-        progress: Collection[EvaluationProgress] = (),
+        evaluators: Collection[ZeroShotSemSegEvaluator] = (),
     ):
         """Wrap a loader.
 
@@ -205,12 +205,13 @@ class RemainingImages:
             file_names: the images that are left.
             request: goes into the input of each image.
             skipped: each counts the images that BenchmarkMapper could not read.
+            evaluators: save their progress when a signal stops the run.
         """
         self.loader = loader
         self.file_names = file_names
         self.request = request
         self.skipped = skipped
-        self.progress = progress
+        self.evaluators = evaluators
         self.num_images = 0
 
     def __len__(self) -> int:
@@ -246,8 +247,8 @@ class RemainingImages:
         log_every_n_seconds(logging.INFO, message, n=5, name=__name__)
 
     def _stop(self, number: int) -> None:
-        for progress in self.progress:
-            progress.save_latest()
+        for evaluator in self.evaluators:
+            evaluator.save_progress()
         name = signal.Signals(number).name
         logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
         sys.exit(128 + number)

@@ -10,6 +10,7 @@ from detectron2.evaluation import SemSegEvaluator
 from fvcore.common.registry import Registry
 from torch import Tensor
 
+from ..utils.imports import import_optional
 from .confusion import by_class, class_iou, confusion_matrix, most_confused
 from .similarity import read_similarity
 
@@ -155,13 +156,8 @@ class BoundaryMeasure(Measure):
 
     def __init__(self, class_names: Sequence[str]):
         super().__init__(class_names)
-        try:
-            import cv2  # noqa: F401  (Detectron2's evaluator uses it)
-        except ImportError as error:
-            raise RuntimeError(
-                f"TEST.ZERO_SHOT.MEASURES {type(self).__name__} needs OpenCV, which cannot be imported ({error}): "
-                "pip install opencv-python-headless"
-            ) from None
+        # Detectron2's evaluator uses it
+        import_optional("cv2", f"TEST.ZERO_SHOT.MEASURES {type(self).__name__}", "opencv-python-headless")
 
 
 @MEASURE_REGISTRY.register()

@@ -1,6 +1,5 @@
 """Detectron2's own evaluators of objects, on the images that were segmented: box and mask AP, and panoptic quality."""
 
-import importlib.util
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -21,6 +20,7 @@ from PIL import Image
 
 from ..data.annotations import read_annotations
 from ..utils.downloads import PathManager
+from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
@@ -45,11 +45,11 @@ def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
 class _CheckedEvaluator(DatasetEvaluator):
     """A Detectron2 evaluator that checks its annotations when it is built, and their sizes at each image."""
 
-    def __init__(self, dataset_name: str, **options):
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None, **options: object):
         self._content = read_annotations(dataset_name)
         self._images = {image["id"]: image for image in self._content["images"]}
         DatasetCatalog.get(dataset_name)  # its classes are then in the metadata
-        super().__init__(dataset_name, **options)
+        super().__init__(dataset_name, output_dir=str(output_folder or inference_folder(cfg, dataset_name)), **options)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add the objects of images; SizeMismatchError names one whose annotated size differs."""
@@ -68,11 +68,12 @@ class _CheckedEvaluator(DatasetEvaluator):
         return (image["height"], image["width"]), tuple(output["instances"].image_size)
 
 
+@EVALUATOR_REGISTRY.register("coco")
 class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
     """COCOEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
-    def __init__(self, dataset_name: str, **options):
-        super().__init__(dataset_name, allow_cached_coco=False, **options)
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None):
+        super().__init__(cfg, dataset_name, output_folder, allow_cached_coco=False)
         self._coco_api.dataset = self._content
         with redirect_stdout(StringIO()):  # pycocotools prints its progress
             self._coco_api.createIndex()
@@ -81,6 +82,7 @@ class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
         super()._eval_predictions(predictions, img_ids or _image_ids(predictions))
 
 
+@EVALUATOR_REGISTRY.register("lvis")
 class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
     """LVISEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
@@ -94,8 +96,13 @@ class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
             super()._eval_predictions(predictions)
 
 
+@EVALUATOR_REGISTRY.register("coco_panoptic_seg")
 class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
     """COCOPanopticEvaluator on checked annotations."""
+
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None):
+        check_panoptic(cfg, dataset_name)
+        super().__init__(cfg, dataset_name, output_folder)
 
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
         with PathManager.open(input_per_image["pan_seg_file_name"], "rb") as file, Image.open(file) as picture:
@@ -119,43 +126,13 @@ def _image_ids(predictions: list[dict]) -> list[int]:
     return sorted({prediction["image_id"] for prediction in predictions})
 
 
-@EVALUATOR_REGISTRY.register("coco")
-def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> COCOEvaluator:
-    """Build the evaluator of instances in COCO's format; arguments as build_evaluator's."""
-    return _build(COCOImagesEvaluator, cfg, dataset_name, output_folder)
-
-
-@EVALUATOR_REGISTRY.register("lvis")
-def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> LVISEvaluator:
-    """Build the evaluator of instances in LVIS's format; arguments as build_evaluator's."""
-    return _build(LVISImagesEvaluator, cfg, dataset_name, output_folder)
-
-
-@EVALUATOR_REGISTRY.register("coco_panoptic_seg")
-def build_panoptic_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None
-) -> COCOPanopticEvaluator:
-    """Build the evaluator of panoptic quality; arguments as build_evaluator's, errors as check_panoptic's."""
-    check_panoptic(cfg, dataset_name)
-    return _build(PanopticEvaluator, cfg, dataset_name, output_folder)
-
-
 def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
     """Raise an error unless panopticapi is installed (RuntimeError) and all images are evaluated (ValueError)."""
-    if importlib.util.find_spec("panopticapi") is None:
-        raise RuntimeError(
-            f"Dataset '{dataset_name}' is evaluated by panopticapi, which is not installed, and not on PyPI: "
-            "pip install git+https://github.com/cocodataset/panopticapi.git"
-        )
+    source = "git+https://github.com/cocodataset/panopticapi.git"  # it is not on PyPI
+    import_optional("panopticapi", f"the evaluation of '{dataset_name}'", source)
     for key in ("MAX_IMAGES", "SKIP_BROKEN"):
         if cfg.TEST.ZERO_SHOT[key]:
             raise ValueError(
                 f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality is of all images of "
                 f"'{dataset_name}': leave it at its default"
             )
-
-
-def _build(
-    evaluator: type[DatasetEvaluator], cfg: CfgNode, dataset_name: str, output_folder: str | Path | None
-) -> DatasetEvaluator:
-    return evaluator(dataset_name, output_dir=str(output_folder or inference_folder(cfg, dataset_name)))

@@ -42,7 +42,6 @@ class EvaluationProgress:
         self.statistics: dict[str, np.ndarray] = {}
         self._file = folder / f"progress_{comm.get_rank()}.npz"
         self._saved = time.monotonic()
-        self._latest: tuple[Statistics, list[str]] | None = None
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -90,16 +89,10 @@ class EvaluationProgress:
 
     # ------------------------------------------------------------------------------------ writing
 
-    def save_now_and_then(self, statistics: Statistics, done: list[str]) -> None:
-        """Save what this process has done, if the last time was more than `period` ago."""
-        self._latest = statistics, done
-        if time.monotonic() - self._saved > self.period:
-            self.save(statistics, done)
-
-    def save_latest(self) -> None:
-        """Save the arguments of the last save_now_and_then, which may have grown since."""
-        if self._latest is not None:
-            self.save(*self._latest)
+    @property
+    def is_due(self) -> bool:
+        """Whether the last time of saving is more than `period` ago."""
+        return time.monotonic() - self._saved > self.period
 
     def save(self, statistics: Statistics, done: list[str]) -> None:
         """Write the statistics of this process and the files of its images."""

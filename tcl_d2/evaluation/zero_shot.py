@@ -203,7 +203,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 save_palette_png(prediction.cpu().numpy(), self._colors, path)
             if self._progress is not None:
                 self._done.append(file_name)
-                self._progress.save_now_and_then(self.statistics, self._done)
+                if self._progress.is_due:
+                    self.save_progress()
 
     def evaluate(self) -> dict[str, dict] | None:
         """Return metrics in percent (`sem_seg`) and the measures' tables by title (`tables`); None off rank 0.
@@ -211,8 +212,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         Raises:
             ValueError: there was nothing to evaluate, or a measure lacks the similarity of the classes.
         """
-        if self._progress is not None:
-            self._progress.save(self.statistics, self._done)
+        self.save_progress()
         if self._lacks_similarity():
             raise ValueError(
                 f"The measures of '{self.dataset_name}' need the similarity of its classes: call set_similarity first, "
@@ -237,6 +237,11 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         return results
 
     # ------------------------------------------------------------------------------------ steps
+
+    def save_progress(self) -> None:
+        """Save what this process has done, if progress is kept."""
+        if self._progress is not None:
+            self._progress.save(self.statistics, self._done)
 
     def _check_prediction_paths(self) -> None:
         """Raise a ValueError unless each image's predicted labels have their own file."""

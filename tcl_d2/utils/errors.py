@@ -41,7 +41,8 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise type(error)(f"{key}: {error}") from None
+        is_plain = type(error).__module__ == "builtins"  # others, such as HTTPError, are not built from a text
+        raise (type(error) if is_plain else OSError)(f"{key}: {error}") from None
     except (KeyError, ValueError) as error:
         raise ValueError(f"{key}: {_text(error)}") from None
 

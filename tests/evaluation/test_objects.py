@@ -643,7 +643,7 @@ def test_panoptic_quality_is_of_all_images(cfg, panopticapi):
 
 @pytest.mark.fault("panoptic quality without panopticapi", "an error says how to install it, before the model is built")
 def test_panopticapi_is_missing(cfg, monkeypatch):
-    monkeypatch.setattr("tcl_d2.evaluation.objects.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "panopticapi", None)
     with pytest.raises(RuntimeError, match="shapes_panoptic_val.*pip install git"):
         check_dataset_settings(cfg, ["shapes_panoptic_val"])
 
