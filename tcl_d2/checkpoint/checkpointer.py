@@ -209,12 +209,12 @@ class TCLCheckpointer(DetectionCheckpointer):
         """Return a text that names the last whole checkpoint and says how to go on from it."""
         last = self._find_last_whole()
         if last is None:
-            return "There is no whole checkpoint: begin anew, without --resume or in another OUTPUT_DIR"
+            return "There is no whole checkpoint: start over without --resume, or in another OUTPUT_DIR"
         path, iterations = last
         return (
             f"The last whole checkpoint is '{path}', of {iterations} iterations: to go on from it, run "
-            f"`echo {shlex.quote(path.name)} > {shlex.quote(str(self._tag))}`, then the same with --resume; to begin "
-            "anew, give another OUTPUT_DIR"
+            f"`echo {shlex.quote(path.name)} > {shlex.quote(str(self._tag))}`, then the same with --resume; to "
+            "start over, give another OUTPUT_DIR"
         )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         )
 
     def _check_completeness(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start anew
+        # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start over
         may_lack = ("clip.", "losses.") if self._has_frozen_encoder else ("losses.",)
         missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
@@ -319,7 +319,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         if missing["clip"]:
             logger.info("Not in the file: %d weights of the frozen CLIP; MODEL.CLIP.PRETRAINED's stay", missing["clip"])
         if missing["losses"]:
-            logger.info("Not in the file: %d scales of losses; they start anew", missing["losses"])
+            logger.info("Not in the file: %d scales of losses; they start over", missing["losses"])
 
         for name in incompatible.unexpected_keys:
             reason = "no weight of the model has this name"

@@ -61,7 +61,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
     """
     check_new_folder(folder)
 
-    # The weights, then what is said of them
+    # The weights, then their configuration and card
     tensors = {name: value.contiguous() for name, value in state.items()}
     config = model_part(cfg).dump()
     save_tensors(folder / WEIGHTS, tensors, {"card": json.dumps({**card, "configuration": config})})
@@ -203,7 +203,7 @@ def _download(name: str) -> Path:
 
 
 def _check_digest(folder: Path) -> None:
-    """Raise an error if a folder's card is of other weights, or cannot be read; there may be none.
+    """Raise an error if a folder's card belongs to other weights, or cannot be read; a missing card is fine.
 
     A card of another program, without a checksum, is no error.
     """

@@ -12,7 +12,6 @@ It reads .pth and .safetensors files, ours and the official TCL release's, and w
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -37,7 +36,7 @@ PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder
 
 
 def describe(path: Path) -> None:
-    """Print what a checkpoint says of itself, and what is in it."""
+    """Print a checkpoint's card and content."""
     checkpoint = read_checkpoint(str(path))
 
     # Print the card
@@ -62,12 +61,13 @@ def describe(path: Path) -> None:
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
     """Return a checkpoint's MODEL.TCL.FREEZE by its blocks, as given, or by its configuration."""
-    # Count the blocks of CLIP and of the grounder
-    pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
-    blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
-    counts = Counter(blocks.values())
-    if "clip.model.visual.transformer.resblocks" in counts:
-        num_frozen = counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+    prefixes = ("clip.model.visual.transformer.resblocks.", "grounder.blocks.")
+    of_clip, of_grounder = (
+        {name.removeprefix(prefix).split(".")[0] for name in checkpoint["model"] if name.startswith(prefix)}
+        for prefix in prefixes
+    )
+    if of_clip:
+        num_frozen = len(of_clip) - len(of_grounder)
         if given not in (None, num_frozen):
             raise ValueError(f"--freeze is {given}, but the checkpoint has {num_frozen} frozen blocks: leave it out")
         return num_frozen

@@ -17,7 +17,7 @@ from ..utils.errors import named
 from ..utils.imports import import_code
 from .keys import add_tcl_config
 
-# What TEST.ZERO_SHOT.BY_DATASET may change: the beginnings of keys, and those that the model is built with once
+# Keys that TEST.ZERO_SHOT.BY_DATASET may change, and the exceptions, with which the model is built once
 _KEYS_BY_DATASET = ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "TEST.DETECTIONS_PER_IMAGE", "TEST.ZERO_SHOT.")
 _KEYS_OF_ALL_DATASETS = tuple(
     f"TEST.ZERO_SHOT.{key}"

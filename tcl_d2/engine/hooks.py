@@ -36,7 +36,7 @@ class UnfreezeHook(HookBase):
         model = unwrap_ddp(self.trainer.model)
         model.train_last_blocks(True)
 
-        # DistributedDataParallel averages the gradients of what was trainable when it was built: build it anew. (The
+        # DistributedDataParallel averages the gradients that were trainable when it was built: rebuild it. (The
         # official release does not, and the blocks of its processes drift apart.)
         self.trainer.model = wrap_ddp(model)
         self._done = True

@@ -72,7 +72,7 @@ class Trainer(DefaultTrainer):
         model = wrap_ddp(model)
         self._trainer = NanSafeAMPTrainer(model, data_loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         if not isinstance(data_loader, RestartableLoader):
-            logger.info("The training data is not of build_image_text_train_loader: --resume begins it anew")
+            logger.info("The training data do not come from build_image_text_train_loader: --resume restarts them")
         self._data_state = {}
         self.restart_data(0)  # with the seed that was drawn
 

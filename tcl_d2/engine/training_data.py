@@ -1,4 +1,4 @@
-"""Whether what a configuration trains on is what its losses are of."""
+"""Check that the training data fit the losses."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY

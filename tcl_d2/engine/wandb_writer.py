@@ -64,7 +64,7 @@ class WandbWriter(EventWriter, HookBase):
     # ------------------------------------------------------------------------------------ as a writer
 
     def write(self) -> None:
-        # Gather what is new, by iteration
+        # Gather new values by iteration
         storage = get_event_storage()
         values = defaultdict(dict)
         for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():

@@ -1,4 +1,4 @@
-"""What a model costs by count, whatever its weights: the parameters, FLOPs and activations of its parts.
+"""Counts of a model's parameters, FLOPs and activations by part, whatever its weights.
 
 As in Detectron2, a FLOP is a multiplication with its addition, activations are outputs of convolutions and products,
 and elementwise operators count nothing.

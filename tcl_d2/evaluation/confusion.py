@@ -1,4 +1,4 @@
-"""Confusion matrices, and what is computed from them: the protocol's metrics, and the most confused pairs."""
+"""Confusion matrices, and the protocol's metrics and most confused pairs from them."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What an evaluation costs: seconds an image, and the peak of memory."""
+"""The cost of an evaluation: seconds per image, and the peak of memory."""
 
 import json
 import resource

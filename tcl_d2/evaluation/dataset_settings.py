@@ -1,4 +1,4 @@
-"""What a configuration says for single datasets: their words, and a check of it all before an evaluation begins."""
+"""Settings and words of single datasets, and their checks before an evaluation begins."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -56,9 +56,10 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
     for name in dataset_names:
         if name not in DatasetCatalog.list():
             continue
+        # Other checks name datasets that are no benchmarks
         is_known = {"stuff_classes", "thing_classes"} & MetadataCatalog.get(name).as_dict().keys()
         if has_classes(name) and is_known:
-            _check_settings(dataset_config(cfg, name), name)  # what is no benchmark is another check's error
+            _check_settings(dataset_config(cfg, name), name)
 
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:

@@ -34,7 +34,7 @@ from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator, inference
 logger = logging.getLogger(__name__)
 Evaluators = Mapping[str, DatasetEvaluator | None]  # by dataset; None to segment without evaluating
 BuildLoader = Callable[[CfgNode, str], Iterable[list[dict]]]
-# What zero-shot segmentation reads of Detectron2's own keys in MODEL
+# Detectron2's own keys in MODEL that zero-shot segmentation reads
 _MODEL_KEYS = ("META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD")
 
 
@@ -156,7 +156,7 @@ def _build_progress(
 ) -> dict[str, EvaluationProgress]:
     """Return the progress that each ZeroShotSemSegEvaluator keeps; other evaluators keep none."""
     # All of MODEL and TEST.ZERO_SHOT counts, since nobody can tell of a new key whether results depend on it: a new
-    # key, or another value of any, makes an evaluation that is resumed begin anew
+    # key, or another value of any, restarts an evaluation that is resumed
     settings = {**evaluation_settings(cfg), "MODEL": cfg.MODEL}
     weights = digest_weights(model)
 

@@ -24,7 +24,7 @@ from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
-# What evaluators take of a model's outputs; any other one takes the scores, `sem_seg`
+# The model's output that each evaluator takes; any other one takes the scores, `sem_seg`
 _OUTPUTS = {
     ZeroShotSemSegEvaluator: "sem_seg_labels",
     COCOEvaluator: "instances",
@@ -133,6 +133,6 @@ def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
     for key in ("MAX_IMAGES", "SKIP_BROKEN"):
         if cfg.TEST.ZERO_SHOT[key]:
             raise ValueError(
-                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality is of all images of "
+                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality needs all images of "
                 f"'{dataset_name}': leave it at its default"
             )

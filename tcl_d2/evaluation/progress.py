@@ -27,7 +27,7 @@ class EvaluationProgress:
     """
 
     def __init__(self, folder: Path, fingerprint: str, resume: bool, period: float = 30.0):
-        """Choose where to keep the progress; `restore` reads what is there.
+        """Choose where to keep the progress; `restore` reads an earlier one.
 
         Args:
             fingerprint: of all that results depend on; files with another one are not used.

@@ -48,18 +48,13 @@ def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> lis
     return rows
 
 
-def method_name(cfg: CfgNode) -> str:
-    """Return the name of a configuration's method: the dense head of a DenseCLIP, or the meta-architecture."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    return cfg.MODEL.DENSE_CLIP.HEAD if name == "DenseCLIP" else name
-
-
 def published_for(cfg: CfgNode) -> list[PublishedRow]:
     """Find the published rows to compare a configuration's results with."""
-    method = method_name(cfg)
+    method = cfg.MODEL.META_ARCHITECTURE
+    if method == "DenseCLIP":
+        method = cfg.MODEL.DENSE_CLIP.HEAD
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
     if method == "GroupViT":
         backbone = cfg.MODEL.GROUPVIT.WEIGHTS
     is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
-    protocol = "unified" if is_unified else "own"
-    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", protocol)
+    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", "unified" if is_unified else "own")

@@ -85,7 +85,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         self._label_mapper = LabelMapper.of(dataset_name)
         self._dataset_dicts = rows_by_file_name(dataset_name, DatasetCatalog.get(dataset_name))
 
-        # What is kept
+        # Optional parts
         self._distributed = distributed
         self._predictions = predictions
         if predictions is not None:

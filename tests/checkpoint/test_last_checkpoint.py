@@ -122,7 +122,7 @@ def test_the_best_checkpoint_is_named_where_it_is_all_there_is(folder):
 def test_no_whole_checkpoint_is_said(folder):
     for path in folder.glob("model_*"):
         cut(path)
-    with pytest.raises(ValueError, match="There is no whole checkpoint: begin anew"):
+    with pytest.raises(ValueError, match="--resume.*no whole checkpoint"):
         resume(folder)
 
 
