@@ -238,9 +238,8 @@ class TCLCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state, model_state = checkpoint["model"], self.model.state_dict()
         self._check_activation(checkpoint)
-        self._check_names(state, model_state)
-        self._check_shapes(state, model_state)
-        self._check_completeness(state, model_state)
+        if problem := self._find_misfit(state, model_state):
+            raise ValueError(f"{self._source}: '{self._file}' does not fit the model: {problem}")
 
         checkpoint["model"] = dict(state)  # the base class takes it out
         incompatible = super()._load_model(checkpoint)
@@ -269,45 +268,32 @@ class TCLCheckpointer(DetectionCheckpointer):
                 self._file,
             )
 
-    def _check_names(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        if not model_state.keys() & state.keys():
-            raise ValueError(
-                f"{self._source}: none of the weights of '{self._file}' is one of this {type(self.model).__name__}'s. "
-                f"Its first names: {list(state)[:3]}."
+    def _find_misfit(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> str:
+        """Return why a state dict cannot be loaded; "" if it can."""
+        common = model_state.keys() & state.keys()
+        if not common:
+            return f"it has none of the weights of a {type(self.model).__name__}. Its first names: {list(state)[:3]}."
+
+        # Shapes; another CLIP is the usual reason
+        differing = sorted(name for name in common if model_state[name].shape != state[name].shape)
+        if differing:
+            name, clips = differing[0], [_describe_clip(state), _describe_clip(model_state)]
+            reason = " It was made with {}; the model has {} (MODEL.CLIP.NAME).".format(*clips)
+            return (
+                f"{len(differing)} weights differ in shape, such as {name}: {tuple(state[name].shape)} in the file, "
+                f"{tuple(model_state[name].shape)} in the model.{reason if clips[0] != clips[1] else ''}"
             )
 
-    def _check_shapes(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        common = model_state.keys() & state.keys()
-        differing = sorted(name for name in common if model_state[name].shape != state[name].shape)
-        if not differing:
-            return
-
-        # Another CLIP is the usual reason
-        file_clip, model_clip = _describe_clip(state), _describe_clip(model_state)
-        reason = f" It was made with {file_clip}; the model has {model_clip} (MODEL.CLIP.NAME)."
-        if file_clip == model_clip:
-            reason = ""
-        name = differing[0]
-        raise ValueError(
-            f"{self._source}: '{self._file}' does not fit the model: {len(differing)} weights differ in shape, such as "
-            f"{name}: {tuple(state[name].shape)} in the file, {tuple(model_state[name].shape)} in the model.{reason}"
-        )
-
-    def _check_completeness(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
         # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start over
         may_lack = ("clip.", "losses.") if self._has_frozen_encoder else ("losses.",)
+        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
         missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
         if missing:
-            problem = f"lacks {len(missing)} weights, such as {missing[0]}"
-        elif extra_blocks and type(self.model).__name__ == "TCL":
-            problem = f"has also {extra_blocks[0]}"
-        else:
-            return
-        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
-        raise ValueError(
-            f"{self._source}: '{self._file}' does not fit the model: it {problem}. Was it trained with another {keys}?"
-        )
+            return f"it lacks {len(missing)} weights, such as {missing[0]}. Was it trained with another {keys}?"
+        if extra_blocks and type(self.model).__name__ == "TCL":
+            return f"it has also {extra_blocks[0]}. Was it trained with another {keys}?"
+        return ""
 
     @property
     def _has_frozen_encoder(self) -> bool:
