@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the table of the plugin's config keys, made from the comments in tcl_d2/config.py.
+"""Print the table of the plugin's config keys, made from the comments in tcl_d2/config/keys.py.
 
 python dev/config_table.py > docs/config.md
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tcl_d2 import load_config
 from tcl_d2.assets import get_config_file
-from tcl_d2.config import tcl_keys
+from tcl_d2.config import keys as config_keys
 
 HEAD = """# Config keys
 
@@ -22,15 +22,15 @@ The keys that the plugin adds to Detectron2's, and those whose default it change
 
 
 def documented_keys() -> list[tuple[str, str]]:
-    """List the keys of defaults.yaml and of tcl_keys, each with the comment just above it."""
+    """List the keys of defaults.yaml and of TCL's own, each with the comment just above it."""
     keys, comment, section = [], [], ""
     lines = Path(get_config_file("defaults.yaml")).read_text().splitlines()[1:]
-    for line in [*lines, *inspect.getsource(tcl_keys).splitlines()]:
+    for line in [*lines, *inspect.getsource(config_keys).splitlines()]:
         if line.strip().startswith("#"):
             comment.append(line.strip().lstrip("# "))
         elif match := re.match(r"([A-Z]+):$", line):
             section = match[1]
-        elif match := re.match(r"  ([A-Z_]+): |    cfg\.([A-Z0-9_.]+) = (?!CN\(\))", line):
+        elif match := re.match(r"  ([A-Z_]+): |_C\.([A-Z0-9_.]+) = (?!CN\(\))", line):
             keys.append((f"{section}.{match[1]}" if match[1] else match[2], " ".join(comment)))
             comment = []
     return keys

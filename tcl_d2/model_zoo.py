@@ -27,14 +27,11 @@ _TRAINED = {
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Return the address or path of the weights that were trained with a config.
-
-    Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml".
+    """Return the address or path of the weights that were trained with a config, such as "shapes/tcl.yaml".
 
     Raises:
-        FileNotFoundError: there is no config of this name.
-        ValueError: there are no trained weights for it; lists the configs that have some.
+        FileNotFoundError: there is no such config.
+        ValueError: it has no trained weights; lists the configs that have some.
     """
     get_config_file(config_path)
     if config_path not in _TRAINED:
@@ -43,16 +40,7 @@ def get_checkpoint_url(config_path: str) -> str:
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
-    """Return a config that comes with the project.
-
-    Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
-        trained: whether MODEL.WEIGHTS (train.init_checkpoint) becomes the trained weights, see get_checkpoint_url, or
-            stays as in the file.
-
-    Raises:
-        FileNotFoundError, ValueError: as get_checkpoint_url.
-    """
+    """Return a config of the project, also a LazyConfig (.py), with its trained weights if asked for."""
     path = get_config_file(config_path)
     weights = get_checkpoint_url(config_path) if trained else None
     if path.endswith(".py"):
@@ -65,15 +53,10 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> nn.Module:
-    """Build the model of a config that comes with the project, in training mode, with the weights that it names.
+    """Build the model of a config of the project, in training mode, with its weights or the trained ones.
 
     Args:
-        config_path: as get_config's.
-        trained: whether it gets the trained weights, see get_checkpoint_url.
-        device: in place of the config's; None: the CPU where torch finds no GPU.
-
-    Raises:
-        FileNotFoundError, ValueError: as get_checkpoint_url, or the weights cannot be read.
+        device: instead of the config's; None: the CPU if there is no GPU.
     """
     cfg = get_config(config_path, trained)
     if device is None and not torch.cuda.is_available():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.commands.compare import argument_parser, main, read_results
+from tcl_d2.commands.compare import argument_parser, main
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
-from tcl_d2.evaluation.cost import CostMeter
+from tcl_d2.evaluation.cost import COST, CostMeter, read_cost
 from tcl_d2.evaluation.published import find_published
 from tests import running
 from tests.conftest import ROOT
@@ -29,15 +29,20 @@ def compare(output, *arguments: str, options: list[str] = FEW) -> None:
     main(argument_parser().parse_args([*command, *arguments, "--opts", *options]))
 
 
-def contents(output) -> dict[str, dict]:
-    """What was kept of each configuration."""
-    return {path.parent.name: json.loads(path.read_text()) for path in output.glob("*/comparison.json")}
+def costs(output) -> dict[str, dict]:
+    """The cost of each configuration."""
+    return {path.parent.name: read_cost(path.parent) for path in output.glob(f"*/{COST}")}
+
+
+def results(output) -> dict[str, list]:
+    """The results of each configuration that was evaluated."""
+    return {path.parent.name: json.loads(path.read_text())["datasets"] for path in output.glob("*/results.json")}
 
 
 def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_path, capsys):
     options = [*FEW, "TEST.ZERO_SHOT.MEASURES", "['SoftIoU']"]
     compare(tmp_path, options=options)
-    first = contents(tmp_path)
+    first, first_costs = results(tmp_path), costs(tmp_path)
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     assert [row["configuration"] for row in rows] == ["maskclip", "trained"]
     for row in rows:
@@ -52,10 +57,9 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
 
     # Again: no image goes through a model, so none is measured
     compare(tmp_path, options=options)
-    second = contents(tmp_path)
-    for name, content in second.items():
-        assert content["results"] == first[name]["results"]
-        assert content["cost"]["seconds"] == first[name]["cost"]["seconds"] and content["cost"]["images"] == 3
+    assert results(tmp_path) == first
+    for name, cost in costs(tmp_path).items():
+        assert cost["seconds"] == first_costs[name]["seconds"] and cost["images"] == 3
 
 
 @pytest.mark.fault("a comparison is stopped by Ctrl-C", "the same command goes on, and ends with the same figures")
@@ -74,25 +78,22 @@ def test_stopped_comparison_goes_on(in_world, tmp_path):
         compare(tmp_path / "stopped", options=options)
     thread.join()
     assert stopped.value.code == 128 + signal.SIGINT
-    before = contents(tmp_path / "stopped")
-    assert before["maskclip"]["results"] and not before["trained"]["results"]
-    assert before["trained"]["cost"]["images"] < 11 and not (tmp_path / "stopped/comparison.md").exists()
+    before = costs(tmp_path / "stopped")["trained"]["images"]
+    assert results(tmp_path / "stopped").keys() == {"maskclip"}
+    assert before < 11 and not (tmp_path / "stopped/comparison.md").exists()
 
     # Taken up
     compare(tmp_path / "stopped", options=options)
     compare(tmp_path / "whole", options=options)
-    after, whole = contents(tmp_path / "stopped"), contents(tmp_path / "whole")
-    assert {name: content["results"] for name, content in after.items()} == {
-        name: content["results"] for name, content in whole.items()
-    }
-    assert before["trained"]["cost"]["images"] < after["trained"]["cost"]["images"] <= 11
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+    assert before < costs(tmp_path / "stopped")["trained"]["images"] <= 11
 
 
 @pytest.mark.fault("a damaged file of what a comparison has measured", "taken for none")
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_damaged_measurements_are_none(tmp_path, content):
-    (tmp_path / "comparison.json").write_text(content)
-    assert read_results(tmp_path) == read_results(tmp_path / "none") == {}
+    (tmp_path / COST).write_text(content)
+    assert read_cost(tmp_path) == read_cost(tmp_path / "none") == {}
 
 
 @pytest.mark.fault("a comparison of a config or dataset that is not there, or of two configs of one name", "one error")

@@ -8,6 +8,7 @@ from tests.conftest import ROOT
 LAYERS = (  # from the bottom; each may import what stands before it
     "version",
     "utils",
+    "runs",
     "assets",
     "segmentation",
     "deploy",

@@ -220,7 +220,7 @@ def test_checkpoint_of_another_model_is_refused(world, tmp_path):
     """Detectron2's checkpointer would go on with random weights."""
     torch.save({"model": golden.load()["model"]}, tmp_path / "tcl.pth")
     torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "odd.pth")
-    for name, part in (("tcl.pth", "does not fit the model"), ("odd.pth", "none of the weights of")):
+    for name, part in (("tcl.pth", "does not fit the model"), ("odd.pth", "none of the weights")):
         check_error(run(world, "--eval-only", "MODEL.WEIGHTS", tmp_path / name, "OUTPUT_DIR", tmp_path), part)
 
 

@@ -24,8 +24,8 @@ from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, read_label
-from tcl_d2.engine.dataset_settings import words_from_config
 from tcl_d2.evaluation.confusion import check_class_indices, compute_metrics, confusion_matrix, most_confused
+from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.score_rules import AllScores, ScoreSettings

@@ -30,12 +30,7 @@ def make_card(cfg: CfgNode) -> dict[str, str]:
 
 
 def describe_encoder(cfg: CfgNode, no_source: str) -> dict[str, str]:
-    """Describe the model of images and texts that a configuration builds on: a CLIP, or a GroupViT.
-
-    Args:
-        cfg: the configuration.
-        no_source: what to say of weights that it names no source of.
-    """
+    """Describe the CLIP or GroupViT of a configuration; `no_source` stands for weights without a name."""
     if is_groupvit(cfg):
         return {"GroupViT": cfg.MODEL.GROUPVIT.WEIGHTS or no_source}
     return {"CLIP": f"{cfg.MODEL.CLIP.NAME}, {cfg.MODEL.CLIP.PRETRAINED or no_source}"}
@@ -48,15 +43,7 @@ def is_groupvit(cfg: CfgNode) -> bool:
 
 
 def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
-    """Return the configuration on a checkpoint's card; None where it carries none.
-
-    Args:
-        checkpoint: as read_checkpoint gives it.
-        path: of its file.
-
-    Raises:
-        ValueError: names the file, whose card is damaged.
-    """
+    """Return the configuration on a checkpoint's card, None without one; ValueError names a damaged file."""
     card = checkpoint.get("card") or {}
     if "configuration" not in card:
         return None
@@ -67,15 +54,7 @@ def carried_config(checkpoint: Mapping[str, Any], path: str) -> CfgNode | None:
 
 
 def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
-    """Return the activation of the CLIP that a checkpoint was trained with; "" where it does not say.
-
-    Args:
-        checkpoint: as read_checkpoint gives it.
-        path: of its file.
-
-    Raises:
-        ValueError: see carried_config.
-    """
+    """Return the activation of the CLIP that a checkpoint was trained with; "" where it does not say."""
     if activation := (checkpoint.get("card") or {}).get("activation"):
         return activation
 
@@ -90,11 +69,6 @@ def carried_activation(checkpoint: Mapping[str, Any], path: str) -> str:
 def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, str]) -> None:
     """Check that a training can go on from a checkpoint; warn of settings that make it another training from there on.
 
-    Args:
-        path: of the checkpoint's file.
-        checkpoint: as read_checkpoint gives it.
-        card: of the training.
-
     Raises:
         ValueError: the losses differ, or the checkpoint is beyond SOLVER.MAX_ITER.
     """
@@ -102,8 +76,7 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
     if saved_cfg is None:
         return
     cfg = CfgNode.load_cfg(card["configuration"])
-    _check_loss_heads(cfg, saved_cfg, path)
-    _check_multi_label(cfg, saved_cfg, path)
+    _check_losses(cfg, saved_cfg, path)
     _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
 
     # Warn of what changes from here on
@@ -117,31 +90,26 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
             logger.warning("%s is %s, but was %s: %s", key, value, saved_value, consequence)
 
 
-def _check_loss_heads(cfg: Mapping, saved_cfg: Mapping, path: str) -> None:
-    heads, saved_heads = _loss_heads(cfg), _loss_heads(saved_cfg)
-    if heads != saved_heads:
+def _check_losses(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
+    """Raise a ValueError if the losses, which have states of the optimizer by their order, are others than saved."""
+    keys, losses = "MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS", _loss_heads
+    if is_groupvit(cfg):
+        keys, losses = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS", _multi_label
+    if losses(cfg) != losses(saved_cfg):
         raise ValueError(
-            f"--resume: MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS are {heads}, but '{path}' was trained with "
-            f"{saved_heads}: the optimizer's states go by the order of the parameters, and would go to others. Resume "
-            "with the same heads, or begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS "
-            f"{path}"
-        )
-
-
-def _check_multi_label(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
-    key = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
-    count, saved_count = find_value(cfg, key) or 0, find_value(saved_cfg, key) or 0
-    if is_groupvit(cfg) and bool(count) != bool(saved_count):
-        raise ValueError(
-            f"--resume: {key} is {count}, but '{path}' was trained with {saved_count}: the multi-label loss has a "
-            "scale, for which the optimizer has a state. Resume with the loss as it was, or begin a training from "
-            f"these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
+            f"--resume: {keys} say {losses(cfg)}, but '{path}' was trained with {losses(saved_cfg)}: the optimizer's "
+            "states go by the order of the losses' parameters, and would go to others. Resume with the same losses, or "
+            f"begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
         )
 
 
 def _loss_heads(cfg: Mapping) -> list[str]:
     keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
     return [head for key in keys for head in find_value(cfg, key) or ()]
+
+
+def _multi_label(cfg: Mapping) -> str:
+    return "a multi-label loss" if find_value(cfg, "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS") else "none"
 
 
 def _check_iterations(max_iter: int, done: int, path: str) -> None:

@@ -26,30 +26,21 @@ logger = logging.getLogger(__name__)
 
 
 def warn_if_untrained(cfg: CfgNode) -> None:
-    """Warn of a TCL without weights, whose grounder segments at random.
-
-    Args:
-        cfg: the configuration of a model that is to segment.
-    """
+    """Warn of a TCL without weights, whose grounder segments at random."""
     if cfg.MODEL.META_ARCHITECTURE == "TCL" and not cfg.MODEL.WEIGHTS:
         logger.warning("MODEL.WEIGHTS is empty: the grounder of this TCL model is untrained")
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a checkpoint of ours or of the official release, which is recognized by its names.
-
-    Args:
-        path: a .pth or .safetensors file.
+    """Read a .pth or .safetensors file, ours or the official release's, which is recognized by its names.
 
     Returns:
-        what the file holds, by name:
-
         model: our state dict, {name: tensor}.
         card: what the checkpoint says of itself (see make_card); may be missing or None.
         iteration, trainer, ...: as they are in the file.
 
     Raises:
-        FileNotFoundError, ValueError: see read_tensors; or the file has no model, or something else as a card.
+        FileNotFoundError, ValueError: it cannot be read, has no model, or a damaged card.
     """
     loaded = read_tensors(path)
     if str(path).endswith(".safetensors"):
@@ -65,7 +56,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def fetch_weights(path: str) -> str:
-    """Return the local path of MODEL.WEIGHTS, see local_weights; "" for none."""
+    """Return the local path of MODEL.WEIGHTS; "" for none."""
     return local_weights("MODEL.WEIGHTS", path) if path else ""
 
 
@@ -103,8 +94,8 @@ class TCLCheckpointer(DetectionCheckpointer):
         Args:
             model: also under DistributedDataParallel and torch.compile.
             save_dir: folder for checkpoints; "" to write none.
-            card: what checkpoints say of themselves (see make_card).
-            checkpointables: what is saved and restored beside the model, by name.
+            card: goes into checkpoints (see make_card).
+            checkpointables: saved and restored beside the model, by name.
         """
         super().__init__(_unwrap(model), save_dir, **checkpointables)
         self.card = card
@@ -114,16 +105,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         self._address = ""
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Write {save_dir}/{name}.pth.
-
-        Args:
-            name: of the file, without ".pth".
-            tag: whether it becomes the last checkpoint, from which a training is resumed.
-            kwargs: further values for the file, by name.
-
-        Raises:
-            OSError: it could not be written; the last checkpoint stays what it was.
-        """
+        """Write {save_dir}/{name}.pth; with `tag` it becomes the checkpoint that --resume goes on from."""
         if not self.save_dir or not self.save_to_disk:
             return
 
@@ -154,11 +136,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         return os.path.lexists(self._tag)  # one that cannot be read is an error, not a fresh start
 
     def get_checkpoint_file(self) -> str:
-        """Return the path of the checkpoint that last_checkpoint names.
-
-        Raises:
-            ValueError: it names no file; says which checkpoint there is, and how to go on.
-        """
+        """Return the path that last_checkpoint names; ValueError says how to go on if there is none."""
         try:
             name = self._tag.read_text(errors="replace").strip()
         except OSError as error:
@@ -170,13 +148,8 @@ class TCLCheckpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load all states from the checkpoint that last_checkpoint names or, without one, the weights of a file alone.
 
-        Args:
-            path: of the file of weights; "" for none.
-            resume: whether to go on from the last checkpoint, where there is one.
-
         Raises:
-            ValueError: last_checkpoint is gone while there are checkpoints, names no file or one that is cut off, or
-                that checkpoint does not fit this training; says how to go on.
+            ValueError: the last checkpoint is missing, cut off, or does not fit this training; says how to go on.
         """
         if resume and self.has_checkpoint():
             last = self.get_checkpoint_file()
@@ -190,7 +163,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         return self.load(path, checkpointables=[])
 
     def _check_has_none(self) -> None:
-        """Raise ValueError where the folder has checkpoints, though no last_checkpoint."""
+        """Raise a ValueError if the folder has checkpoints, but no last_checkpoint."""
         names = sorted(file.name for file in Path(self.save_dir).glob("model_*.pth")) if self.save_dir else []
         if names:
             listed = ", ".join(names if len(names) <= 4 else ["...", *names[-4:]])
@@ -236,12 +209,12 @@ class TCLCheckpointer(DetectionCheckpointer):
         """Return a text that names the last whole checkpoint and says how to go on from it."""
         last = self._find_last_whole()
         if last is None:
-            return "There is no whole checkpoint: begin anew, without --resume or in another OUTPUT_DIR"
+            return "There is no whole checkpoint: start over without --resume, or in another OUTPUT_DIR"
         path, iterations = last
         return (
             f"The last whole checkpoint is '{path}', of {iterations} iterations: to go on from it, run "
-            f"`echo {shlex.quote(path.name)} > {shlex.quote(str(self._tag))}`, then the same with --resume; to begin "
-            "anew, give another OUTPUT_DIR"
+            f"`echo {shlex.quote(path.name)} > {shlex.quote(str(self._tag))}`, then the same with --resume; to "
+            "start over, give another OUTPUT_DIR"
         )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -265,9 +238,8 @@ class TCLCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state, model_state = checkpoint["model"], self.model.state_dict()
         self._check_activation(checkpoint)
-        self._check_names(state, model_state)
-        self._check_shapes(state, model_state)
-        self._check_completeness(state, model_state)
+        if problem := self._find_misfit(state, model_state):
+            raise ValueError(f"{self._source}: '{self._file}' does not fit the model: {problem}")
 
         checkpoint["model"] = dict(state)  # the base class takes it out
         incompatible = super()._load_model(checkpoint)
@@ -296,45 +268,32 @@ class TCLCheckpointer(DetectionCheckpointer):
                 self._file,
             )
 
-    def _check_names(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        if not model_state.keys() & state.keys():
-            raise ValueError(
-                f"{self._source}: none of the weights of '{self._file}' is one of this {type(self.model).__name__}'s. "
-                f"Its first names: {list(state)[:3]}."
+    def _find_misfit(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> str:
+        """Return why a state dict cannot be loaded; "" if it can."""
+        common = model_state.keys() & state.keys()
+        if not common:
+            return f"it has none of the weights of a {type(self.model).__name__}. Its first names: {list(state)[:3]}."
+
+        # Shapes; another CLIP is the usual reason
+        differing = sorted(name for name in common if model_state[name].shape != state[name].shape)
+        if differing:
+            name, clips = differing[0], [_describe_clip(state), _describe_clip(model_state)]
+            reason = " It was made with {}; the model has {} (MODEL.CLIP.NAME).".format(*clips)
+            return (
+                f"{len(differing)} weights differ in shape, such as {name}: {tuple(state[name].shape)} in the file, "
+                f"{tuple(model_state[name].shape)} in the model.{reason if clips[0] != clips[1] else ''}"
             )
 
-    def _check_shapes(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        common = model_state.keys() & state.keys()
-        differing = sorted(name for name in common if model_state[name].shape != state[name].shape)
-        if not differing:
-            return
-
-        # Another CLIP is the usual reason
-        file_clip, model_clip = _describe_clip(state), _describe_clip(model_state)
-        reason = f" It was made with {file_clip}; the model has {model_clip} (MODEL.CLIP.NAME)."
-        if file_clip == model_clip:
-            reason = ""
-        name = differing[0]
-        raise ValueError(
-            f"{self._source}: '{self._file}' does not fit the model: {len(differing)} weights differ in shape, such as "
-            f"{name}: {tuple(state[name].shape)} in the file, {tuple(model_state[name].shape)} in the model.{reason}"
-        )
-
-    def _check_completeness(self, state: dict[str, Tensor], model_state: dict[str, Tensor]) -> None:
-        # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start anew
+        # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start over
         may_lack = ("clip.", "losses.") if self._has_frozen_encoder else ("losses.",)
+        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
         missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
         if missing:
-            problem = f"lacks {len(missing)} weights, such as {missing[0]}"
-        elif extra_blocks and type(self.model).__name__ == "TCL":
-            problem = f"has also {extra_blocks[0]}"
-        else:
-            return
-        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
-        raise ValueError(
-            f"{self._source}: '{self._file}' does not fit the model: it {problem}. Was it trained with another {keys}?"
-        )
+            return f"it lacks {len(missing)} weights, such as {missing[0]}. Was it trained with another {keys}?"
+        if extra_blocks and type(self.model).__name__ == "TCL":
+            return f"it has also {extra_blocks[0]}. Was it trained with another {keys}?"
+        return ""
 
     @property
     def _has_frozen_encoder(self) -> bool:
@@ -346,7 +305,7 @@ class TCLCheckpointer(DetectionCheckpointer):
         if missing["clip"]:
             logger.info("Not in the file: %d weights of the frozen CLIP; MODEL.CLIP.PRETRAINED's stay", missing["clip"])
         if missing["losses"]:
-            logger.info("Not in the file: %d scales of losses; they start anew", missing["losses"])
+            logger.info("Not in the file: %d scales of losses; they start over", missing["losses"])
 
         for name in incompatible.unexpected_keys:
             reason = "no weight of the model has this name"
@@ -362,25 +321,14 @@ def _describe_clip(state: dict[str, Tensor]) -> str:
         return "an unknown CLIP"
     width, embed_dim = projection.shape
 
-    # The size of patches is known where the file has the frozen CLIP
-    patch_weights = state.get("clip.model.visual.conv1.weight")
-    patch_size = None
-    if patch_weights is not None and patch_weights.ndim == 4:
-        patch_size = patch_weights.shape[-1]
-
-    names = [name for name in open_clip.list_models() if _has_shape(name, width, embed_dim, patch_size)]
+    names = [name for name in open_clip.list_models() if _vit_sizes(name) == (width, embed_dim)]
     examples = f" (such as {', '.join(sorted(names, key=len)[:3])})" if names else ""
     return f"a CLIP of width {width} and {embed_dim} dimensions{examples}"
 
 
-def _has_shape(name: str, width: int, embed_dim: int, patch_size: int | None) -> bool:
-    """Return whether an open_clip model is a plain ViT of these sizes; patch_size None for any."""
+def _vit_sizes(name: str) -> tuple[int, int] | None:
+    """Return the width and embedding size of an open_clip model; None if it is no plain ViT."""
     config = open_clip.get_model_config(name)
     vision = config["vision_cfg"]
     is_plain_vit = isinstance(vision.get("layers", 12), int) and "timm_model_name" not in vision
-    return (
-        is_plain_vit
-        and config["embed_dim"] == embed_dim
-        and vision.get("width", 768) == width
-        and patch_size in (None, vision.get("patch_size", 16))
-    )
+    return (vision.get("width", 768), config["embed_dim"]) if is_plain_vit else None

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..assets import AssetHandler
 from ..config import load_config
 from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
+from ..utils.errors import named
 from ..utils.files import digest_file, replacing
 from ..utils.tensors import save_tensors
 from .card import describe_encoder, is_groupvit
@@ -51,17 +52,16 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: 
     """Write a model's folder, which `TCLPredictor.from_pretrained` takes, and which can be uploaded to the hub.
 
     Args:
-        folder: is made where it is missing.
         state: our state dict, with or without the frozen CLIP.
         cfg: the model's portable_config.
-        card: what the checkpoint says of itself, see make_card; empty where it says nothing.
+        card: the checkpoint's, see make_card; may be empty.
 
     Raises:
         FileExistsError: the folder is not empty.
     """
     check_new_folder(folder)
 
-    # The weights, then what is said of them
+    # The weights, then their configuration and card
     tensors = {name: value.contiguous() for name, value in state.items()}
     config = model_part(cfg).dump()
     save_tensors(folder / WEIGHTS, tensors, {"card": json.dumps({**card, "configuration": config})})
@@ -83,15 +83,10 @@ def check_new_folder(folder: Path) -> None:
 
 
 def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
-    """Return a model's part of its configuration over the defaults, which names nothing that is on this disk alone.
-
-    Args:
-        cfg: the model's configuration.
-        state: our state dict, as the folder is going to have it.
+    """Return the model's part of a configuration over the defaults, without names that only this disk has.
 
     Raises:
-        ValueError: a model, or weights that `state` lacks, are a file of this disk; or a GroupViT has no weights in
-            `state`.
+        ValueError: a model, or weights that `state` lacks, are a local file; or a GroupViT has no weights in `state`.
     """
     if is_groupvit(cfg) and not _has_clip(state):
         raise ValueError("a GroupViT is nothing without its encoders: give --hub without --strip")
@@ -138,7 +133,7 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
 
 
 def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> ModelCard:
-    """Describe a model as the hub's pages do; arguments as write_folder's."""
+    """Describe a model as the hub's pages do."""
     head = ModelCardData(
         library_name="tcl_d2",
         pipeline_tag="image-segmentation",
@@ -166,16 +161,13 @@ def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, ca
 
 
 def load_folder_config(name: str | Path) -> CfgNode:
-    """Return the configuration of a model's folder, with MODEL.WEIGHTS at its weights.
-
-    No code that it may name is imported.
+    """Return the configuration of a model's folder, with MODEL.WEIGHTS at its weights; it imports no code.
 
     Args:
-        name: a folder, or OWNER/NAME on the hub; what was downloaded once is taken from the hub's cache.
+        name: a folder, or OWNER/NAME on the hub; the hub's cache serves later calls.
 
     Raises:
-        OSError, ValueError: there is no such folder, it lacks a file, its configuration cannot be used, or its weights
-            are not what its card says.
+        OSError, ValueError: there is no such folder, it lacks a file, or its files cannot be used or do not match.
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name))
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
@@ -187,10 +179,8 @@ def load_folder_config(name: str | Path) -> CfgNode:
     _check_digest(folder)
 
     # Read the configuration
-    try:
+    with named(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2"):
         cfg = model_config(read_yaml((folder / CONFIG).read_text(encoding="utf-8")), folder)
-    except ValueError as error:
-        raise ValueError(f"'{folder / CONFIG}' cannot be used as a configuration of tcl_d2: {error}") from None
     cfg.MODEL.WEIGHTS = str(folder / WEIGHTS)
     return cfg
 
@@ -213,7 +203,7 @@ def _download(name: str) -> Path:
 
 
 def _check_digest(folder: Path) -> None:
-    """Raise an error if a folder's card is of other weights, or cannot be read; there may be none.
+    """Raise an error if a folder's card belongs to other weights, or cannot be read; a missing card is fine.
 
     A card of another program, without a checksum, is no error.
     """
@@ -222,12 +212,10 @@ def _check_digest(folder: Path) -> None:
         return
     if not card.is_file():
         raise ValueError(f"'{card}' is no file; expected the model's card, whose checksum of the weights is checked")
-    try:
+    with named(f"'{card}' has a damaged head"):
         text = card.read_text(encoding="utf-8")
         head = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text.lstrip("\ufeff"), re.DOTALL)
         values = read_yaml(head[1]) if head and head[1].strip() else {}
-    except ValueError as error:
-        raise ValueError(f"'{card}' has a damaged head: {error}") from None
     if _DIGEST not in text:  # outside of its head our cards name it too
         return
 

@@ -64,10 +64,10 @@ def model_config(values: Mapping[str, Any], folder: Path) -> CfgNode:
 
     Args:
         values: of a model's keys alone; or a training's whole configuration, from which only these are taken.
-        folder: the model's. Files that `values` name in it become absolute paths.
+        folder: the model's. Its files that `values` name become absolute paths.
 
     Raises:
-        ValueError: it sets another key, a value of the wrong type, or names what lies elsewhere.
+        ValueError: it sets another key, a value of the wrong type, or names a file outside of the folder.
     """
     defaults = load_config(None, ["MODEL.WEIGHTS", WEIGHTS])
     cfg = defaults.clone()
@@ -112,16 +112,9 @@ def _split(values: Mapping, defaults: Mapping, prefix: str = "") -> tuple[dict[s
 
 
 def check_names(cfg: CfgNode, defaults: CfgNode, folder: Path | None, prefix: str = "") -> None:
-    """Check that texts of a configuration name nothing but released models and weights, and files in a folder.
+    """Check that texts name nothing but released models and weights, and files in a folder; these become absolute.
 
-    Args:
-        cfg: the configuration; paths of files become absolute.
-        defaults: their texts are not checked.
-        folder: None: there are no files.
-        prefix: of the keys' names.
-
-    Raises:
-        ValueError: names the key and its value.
+    Texts of the defaults are not checked. A ValueError names the key and its value.
     """
     for name, value in cfg.items():
         if isinstance(value, CfgNode):
@@ -131,7 +124,7 @@ def check_names(cfg: CfgNode, defaults: CfgNode, folder: Path | None, prefix: st
 
 
 def _check_name(key: str, value: str, folder: Path | None) -> str:
-    """Return a text as it is, or the absolute path of the file in the folder that it names; errors as check_names."""
+    """Return a text, or the absolute path of the file in the folder that it names; errors as check_names."""
     # A name that stands for something
     if key == "MODEL.CLIP.NAME":
         is_name = value in open_clip.list_models()

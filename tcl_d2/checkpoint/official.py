@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-# (official prefix, our prefix); the longest one that fits a name counts.
+# (official prefix, our prefix); the first one that fits a name counts.
 _PREFIXES = (
-    ("clip_text_encoder.", "clip.model."),
-    ("clip_image_encoder.clip_visual.", "clip.model.visual."),
     ("clip_image_encoder.clip_proj.ln.", "clip.model.visual.ln_post."),
     ("clip_image_encoder.clip_proj.proj", "clip.model.visual.proj"),
+    ("clip_image_encoder.clip_visual.", "clip.model.visual."),
+    ("clip_text_encoder.", "clip.model."),
     ("masker.image_encoder.backbone.transformer.resblocks.", "grounder.blocks."),
     ("masker.image_encoder.decoder.decoder.net.", "grounder.decoder."),
     ("masker.image_encoder.decoder.image_proj.ln.", "grounder.projection.norm."),
@@ -45,12 +45,7 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
-    """Return our state dict with the official release's names.
-
-    Args:
-        state: our state dict.
-        freeze: blocks of the image encoder that are not copied (MODEL.TCL.FREEZE): the number of the first copied one.
-    """
+    """Return our state dict with the official release's names; `freeze` is the number of the first copied block."""
     our_prefixes = [(ours, official) for official, ours in _PREFIXES]
     renamed = {}
     for key, value in _shift_blocks(state, freeze).items():
@@ -61,12 +56,8 @@ def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
 
 
 def _replace_prefix(key: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Replace the longest old prefix that fits by its new one; pairs are (old, new)."""
-    fitting = [(old, new) for old, new in pairs if key.startswith(old)]
-    if not fitting:
-        return key
-    old, new = max(fitting, key=lambda pair: len(pair[0]))
-    return new + key.removeprefix(old)
+    """Replace the first old prefix that fits by its new one; pairs are (old, new)."""
+    return next((new + key.removeprefix(old) for old, new in pairs if key.startswith(old)), key)
 
 
 def _block_numbers(state: Mapping[str, Tensor]) -> set[int]:

@@ -32,19 +32,18 @@ Row = dict[str, object]  # cells by column
 
 
 class Analysis(NamedTuple):
-    """What was found out about a model.
-
-    Attributes:
-        summary: its row among other models.
-        parts: a row for each of its parts.
-        operators: FLOPs by operator.
-        structure: its modules, as text.
-    """
+    """The row of a model among others, a row for each of its parts, its FLOPs by operator, and its modules as text."""
 
     summary: Row
-    parts: list[Row]
-    operators: Mapping[str, int]
+    parts: dict[str, Row]
+    operators: dict[str, int]
     structure: str
+
+    def add(self, column: str, counts: Mapping[str, Mapping], key: str, unit: float) -> None:
+        """Add a column of counts, {part: {key: count}}, to the parts, and their sum to the summary."""
+        for name, count in counts.items():
+            self.parts.setdefault(name, {"part": name})[column] = count[key] / unit
+        self.summary[column] = sum(count[key] for count in counts.values()) / unit
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -60,11 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print what each configuration's model costs.
-
-    Args:
-        args: of argument_parser.
-    """
+    """Print what each configuration's model costs."""
     if min(*args.image_size, args.words, args.num_inputs) < 1:
         raise SystemExit("error: --image-size, --words and --num-inputs are at least 1")
 
@@ -77,16 +72,15 @@ def main(args: argparse.Namespace) -> None:
     if "structure" in args.tasks:
         print(*(analysis.structure for analysis in analyses), sep="\n")
     if len(analyses) == 1 and analyses[0].parts:
-        print(as_table(analyses[0].parts), end="\n\n")
+        print(as_table(list(analyses[0].parts.values())), end="\n\n")
     if len(analyses) == 1 and "flop" in args.tasks:
         operators = sorted(analyses[0].operators.items(), key=lambda item: -item[1])
         print(as_table([{"operator": name, "GFLOPs": count / _GIGA} for name, count in operators]), end="\n\n")
 
     print(as_table([analysis.summary for analysis in analyses]))
     if {"speed", "memory"} & set(args.tasks):
-        device = (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-        )
+        has_gpu = torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if has_gpu else f"CPU, {torch.get_num_threads()} threads"
         print(f"Measured on {device}, torch {torch.__version__}")
 
 
@@ -96,12 +90,7 @@ def as_table(rows: Sequence[Row]) -> str:
 
 
 def read_config(path: str, options: Sequence[str]) -> CfgNode:
-    """Return a configuration whose model can be built here; errors as load_config, check_device.
-
-    Args:
-        path: its file.
-        options: KEY, VALUE pairs over its values.
-    """
+    """Return a configuration whose model can be built here, on the CPU if there is no GPU."""
     cfg = load_config(path, options)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -136,25 +125,25 @@ def analyze(path: str, args: argparse.Namespace) -> Analysis:
     with without_warnings():  # that weights are random is wanted here
         model = build_without_weights(cfg)
     inputs = image_input(cfg, *args.image_size)
-    summary: Row = {"config": path}
-    parts, operators = {}, {}
+    analysis = Analysis({"config": path}, {}, {}, str(model))
+    summary = analysis.summary
 
     # Count
     if "parameter" in args.tasks:
-        for name, count in count_parameters(model).items():
-            parts[name] = {f"{key} parameters, M": count[key] / _MEGA for key in ("frozen", "trained")}
-        summary |= {column: sum(row[column] for row in parts.values()) for column in next(iter(parts.values()))}
+        counts = count_parameters(model)
+        for key in ("frozen", "trained"):
+            analysis.add(f"{key} parameters, M", counts, key, _MEGA)
     if {"flop", "activation"} & set(args.tasks):
         operations = count_operations(model, inputs, args.words)
-        operators = operations.by_operator
         summary["windows"] = "{} of {} x {}".format(operations.windows, *operations.window_size)
     if "flop" in args.tasks:
-        add_counts("GFLOPs", operations.by_part, "flops", _GIGA, parts, summary)
+        analysis.operators.update(operations.by_operator)
+        analysis.add("GFLOPs", operations.by_part, "flops", _GIGA)
         shares = sorted(operations.by_part.items(), key=lambda item: -item[1]["flops"])
         summary["GFLOPs by part"] = ", ".join(f"{name} {count['flops'] / _GIGA:.1f}" for name, count in shares)
         summary["GFLOPs of a prompt"] = operations.text / _GIGA
     if "activation" in args.tasks:
-        add_counts("activations, M", operations.by_part, "activations", _MEGA, parts, summary)
+        analysis.add("activations, M", operations.by_part, "activations", _MEGA)
 
     # Measure
     if {"speed", "memory"} & set(args.tasks):
@@ -162,39 +151,11 @@ def analyze(path: str, args: argparse.Namespace) -> Analysis:
         measured = {"speed": ("images a second", cost["images"] / cost["seconds"])}
         measured["memory"] = ("peak memory, MB", cost["peak_memory"])
         summary.update(measured[task] for task in ("speed", "memory") if task in args.tasks)
-    return Analysis(summary, [{"part": name, **row} for name, row in parts.items()], operators, str(model))
-
-
-def add_counts(
-    column: str, counts: Mapping[str, Mapping], key: str, unit: float, parts: dict[str, Row], summary: Row
-) -> None:
-    """Add a column of counts to the rows of parts, and their sum to the summary.
-
-    Args:
-        column: its name.
-        counts: {part: {key: count}}.
-        key: of the counts.
-        unit: of the column.
-        parts: rows, changed in place.
-        summary: row, changed in place.
-    """
-    for name, count in counts.items():
-        parts.setdefault(name, {})[column] = count[key] / unit
-    summary[column] = sum(count[key] for count in counts.values()) / unit
+    return analysis
 
 
 def measure(model: ZeroShotSegmentor, inputs: dict, num_words: int, count: int) -> dict[str, float]:
-    """Segment an image, and measure what it costs.
-
-    Args:
-        model: with any weights.
-        inputs: the image, see image_input.
-        num_words: words that are looked for.
-        count: how often, after a first time that does not count.
-
-    Returns:
-        the state of a CostMeter.
-    """
+    """Segment an image `count` times, after a first time that does not count; return the state of a CostMeter."""
     model.set_text_embeddings(torch.randn(num_words, model.clip.embed_dim))
     meter = CostMeter(model, {})
     for _ in range(1 + count):

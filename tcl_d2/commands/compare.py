@@ -3,43 +3,30 @@
 tcl-d2 compare --configs configs/shapes/maskclip.yaml configs/shapes/trained.yaml --datasets shapes_val
 tcl-d2 compare --configs A.yaml B.yaml --opts TEST.ZERO_SHOT.MAX_IMAGES 100
 
-Each configuration is evaluated in a process of its own, one after the other. Ctrl-C saves what is done, and the same
-command goes on from there.
+Each configuration is evaluated by `tcl-d2 evaluate --resume`, one after the other. Ctrl-C saves what is done, and the
+same command goes on from there.
 """
 
 import argparse
 import json
-import os
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import TCLCheckpointer, warn_if_untrained
 from ..config import load_config
 from ..data import check_have_labels
-from ..engine import Trainer, output_folder
-from ..engine.evaluation_pass import evaluation_settings
-from ..engine.signals import STOP_SIGNALS
 from ..evaluation.comparison import Comparand, write_comparison
-from ..evaluation.confusion import PROTOCOL_METRICS, overall_metrics
-from ..evaluation.cost import CostMeter
-from ..evaluation.progress import fingerprint
+from ..evaluation.confusion import PROTOCOL_METRICS
+from ..evaluation.cost import read_cost
 from ..evaluation.published import published_for
-from ..utils.errors import one_message
-from ..utils.files import replacing
+from ..runs.signals import STOP_SIGNALS
+from ..utils.errors import named, one_message
 from ..utils.locks import locked_folder
 from .train import check
-
-# The processes are forked by one that has imported all that they need, and that never used a GPU
-_CONTEXT = get_context("forkserver")
-_RESULTS = "comparison.json"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -53,11 +40,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Evaluate each configuration, and write comparison.md, comparison.csv and comparison.png.
-
-    Args:
-        args: of argument_parser.
-    """
+    """Evaluate each configuration, and write comparison.md, comparison.csv and comparison.png."""
     with one_message():
         # Check all before the first evaluation
         paths = name_configs(args.configs)
@@ -67,148 +50,70 @@ def main(args: argparse.Namespace) -> None:
             datasets = list(cfgs[name].DATASETS.TEST)  # of the first for all
 
         # Evaluate
-        _CONTEXT.set_forkserver_preload([__name__])
         with locked_folder(args.output, "comparison", "--output"):
             comparands = {}
             for number, (name, cfg) in enumerate(cfgs.items(), start=1):
                 print(f"{number} of {len(cfgs)}: {name}", flush=True)
-                content = run(name, paths[name], datasets, args.output / name, args.opts)
-                measured = content["results"], content["cost"]
-                comparands[name] = Comparand(*measured, published_for(cfg), content["measures"])
+                evaluate(name, paths[name], cfg, args.opts)
+                comparands[name] = read_comparand(cfg)
             table = write_comparison(comparands, args.output)
         print(f"\n{table}\nTable and figure in {args.output}")
-
-
-# ------------------------------------------------------------------------------------------- configurations
 
 
 def name_configs(paths: Sequence[str]) -> dict[str, str]:
     """Return paths of configurations by name, the file's without its suffix; ValueError for two of one name."""
     path_by_name = {}
     for path in paths:
-        name = Path(path).stem
-        if name in path_by_name:
+        other = path_by_name.setdefault(Path(path).stem, path)
+        if other is not path:
             raise ValueError(
-                f"--configs: '{path_by_name[name]}' and '{path}' are both named '{name}', as which they stand in the "
-                "table: copy one of them to a file of another name."
+                f"--configs: '{other}' and '{path}' are both named '{Path(path).stem}' in the table: copy one of them "
+                "to a file of another name."
             )
-        path_by_name[name] = path
     return path_by_name
 
 
 def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options: Sequence[str]) -> CfgNode:
-    """Return a configuration for an evaluation, checked.
-
-    Args:
-        path: its file.
-        datasets: benchmarks to evaluate on; None for its own.
-        folder: for its results.
-        options: KEY, VALUE pairs over its values.
-
-    Raises:
-        ValueError: it cannot be read or used; names it.
-    """
-    try:
+    """Return a configuration for an evaluation on datasets, by default its own; an error names one that is unfit."""
+    with named(f"--configs {path}"):
         cfg = load_config(path, options)
         cfg.DATASETS.TEST = tuple(dict.fromkeys(datasets or cfg.DATASETS.TEST))
         cfg.OUTPUT_DIR = str(folder)
         cfg.freeze()
         check(cfg, eval_only=True, weights=cfg.MODEL.WEIGHTS)
         check_have_labels(cfg.DATASETS.TEST)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
-        raise ValueError(f"--configs {path}: {reason}") from error
     return cfg
 
 
-# ------------------------------------------------------------------------------------------- evaluations
-
-
-def run(name: str, *request: object) -> dict:
-    """Evaluate a configuration in a new process, to which signals are passed on; exit where that fails or is stopped.
-
-    Args:
-        name: of the configuration.
-        request: the arguments of read_config.
-
-    Returns:
-        what `evaluate` has written.
-    """
-    process = _CONTEXT.Process(target=evaluate, args=(request, dict(os.environ)))
-    process.start()
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        with suppress(ProcessLookupError):  # it may have ended
-            os.kill(process.pid, number)
-
-    # Wait for it
-    handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+def evaluate(name: str, path: str, cfg: CfgNode, options: Sequence[str]) -> None:
+    """Evaluate a configuration in a new process, to which signals are passed on; exit if it fails or is stopped."""
+    values = ["DATASETS.TEST", cfg.DATASETS.TEST, "OUTPUT_DIR", cfg.OUTPUT_DIR, "TEST.EXPECTED_RESULTS", []]
+    command = [sys.executable, "-m", "tcl_d2", "evaluate", "--config-file", path, "--resume"]
+    command += map(str, [*options, *values])
+    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches this process alone, which passes it on
+    handlers = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in STOP_SIGNALS}
     try:
-        process.join()
+        status = process.wait()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
     # Say how it ended, unless it has said so
-    if process.exitcode > 128:
+    if status > 128:
         print(f"stopped in '{name}': the same command goes on from there", file=sys.stderr)
-    if process.exitcode < 0:
-        reason = signal.Signals(-process.exitcode).name
+    if status < 0:
+        reason = signal.Signals(-status).name
         sys.exit(f"error: '{name}' was ended by {reason}; the same command goes on from what is done")
-    if process.exitcode:
-        sys.exit(process.exitcode)
-    return read_results(request[2])
+    if status:
+        sys.exit(status)
 
 
-def evaluate(request: Sequence, environment: Mapping[str, str]) -> None:
-    """Evaluate a configuration, or what is left of it, and write the results and the cost to its folder.
-
-    Args:
-        request: the arguments of read_config.
-        environment: the variables of the process that asks; the process that forks has those of its start.
-    """
-    os.setsid()  # Ctrl-C reaches the process that asks alone, which passes it on
-    os.environ.update(environment)
-    with one_message():
-        cfg = read_config(*request)  # which registers folders
-        with output_folder(cfg.OUTPUT_DIR, "evaluation"):
-            _evaluate(cfg)
-
-
-def _evaluate(cfg: CfgNode) -> None:
-    # Build the model
+def read_comparand(cfg: CfgNode) -> Comparand:
+    """Return the results, cost and further measures that an evaluation has written to its folder."""
     folder = Path(cfg.OUTPUT_DIR)
-    for name in ("detectron2", "tcl_d2"):
-        setup_logger(cfg.OUTPUT_DIR, name=name)
-    warn_if_untrained(cfg)
-    model = Trainer.build_model(cfg)
-    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-
-    # Go on with the measurement of an earlier run with the same settings
-    content = read_results(folder)
-    settings = fingerprint("", settings=evaluation_settings(cfg))
-    is_same = content.get("settings") == settings
-    meter = CostMeter(model, content["cost"] if is_same else {})
-
-    # Evaluate; a signal ends it, with the cost so far saved
-    content = {"settings": settings, "results": {}, "measures": {}}
-    try:
-        results = Trainer.test(cfg, model, resume=True)
-        for name in cfg.DATASETS.TEST:
-            metrics = overall_metrics(results[name]["sem_seg"])
-            counts = {key: results[name][key] for key in ("images", "skipped")}
-            content["results"][name] = {"mIoU": metrics["mIoU"], **counts}
-            content["measures"][name] = {key: metrics[key] for key in metrics if key not in PROTOCOL_METRICS}
-    finally:
-        content["cost"] = meter.state()
-        with replacing(folder / _RESULTS) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1))
-
-
-def read_results(folder: Path) -> dict:
-    """Return what an evaluation has written to a folder; empty where there is nothing, or a damaged file."""
-    try:
-        content = json.loads((folder / _RESULTS).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    results, measures = {}, {}
+    for row in json.loads((folder / "results.json").read_text())["datasets"]:
+        name = row.pop("dataset")
+        results[name] = {key: row.pop(key) for key in ("mIoU", "images", "skipped")}
+        measures[name] = {key: row[key] for key in row if key not in (*PROTOCOL_METRICS, "published mIoU")}
+    return Comparand(results, read_cost(folder), published_for(cfg), measures)

@@ -12,7 +12,6 @@ It reads .pth and .safetensors files, ours and the official TCL release's, and w
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..checkpoint.card import find_value
 from ..checkpoint.hub import check_new_folder, portable_config, write_folder
 from ..checkpoint.model_config import model_config
 from ..config import load_config, merge_options
-from ..utils.errors import one_message
+from ..utils.errors import named, one_message
 from ..utils.files import check_output, replacing
 from ..utils.tensors import save_tensors
 
@@ -37,7 +36,7 @@ PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder
 
 
 def describe(path: Path) -> None:
-    """Print what a checkpoint says of itself, and what is in it."""
+    """Print a checkpoint's card and content."""
     checkpoint = read_checkpoint(str(path))
 
     # Print the card
@@ -61,22 +60,14 @@ def describe(path: Path) -> None:
 
 
 def count_frozen(checkpoint: dict[str, Any], path: Path, given: int | None) -> int:
-    """Return MODEL.TCL.FREEZE of a checkpoint: as its blocks say, as given, or as its configuration says.
-
-    Args:
-        checkpoint: as read_checkpoint gives it.
-        path: of its file.
-        given: by the user; None where the checkpoint should say it.
-
-    Raises:
-        ValueError: nothing says it, or the user says another number than the blocks.
-    """
-    # Count the blocks of CLIP and of the grounder
-    pattern = re.compile(r"(clip\.model\.visual\.transformer\.resblocks|grounder\.blocks)\.\d+\.")
-    blocks = {match[0]: match[1] for match in map(pattern.match, checkpoint["model"]) if match}
-    counts = Counter(blocks.values())
-    if "clip.model.visual.transformer.resblocks" in counts:
-        num_frozen = counts["clip.model.visual.transformer.resblocks"] - counts["grounder.blocks"]
+    """Return a checkpoint's MODEL.TCL.FREEZE by its blocks, as given, or by its configuration."""
+    prefixes = ("clip.model.visual.transformer.resblocks.", "grounder.blocks.")
+    of_clip, of_grounder = (
+        {name.removeprefix(prefix).split(".")[0] for name in checkpoint["model"] if name.startswith(prefix)}
+        for prefix in prefixes
+    )
+    if of_clip:
+        num_frozen = len(of_clip) - len(of_grounder)
         if given not in (None, num_frozen):
             raise ValueError(f"--freeze is {given}, but the checkpoint has {num_frozen} frozen blocks: leave it out")
         return num_frozen
@@ -99,18 +90,7 @@ def stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | None) -> None:
-    """Write a checkpoint in another layout or format, and print what is left out.
-
-    Args:
-        source: the checkpoint.
-        target: .pth or .safetensors.
-        layout: "ours" or "official".
-        strip: whether to leave out the frozen CLIP, the losses and the training state.
-        freeze: MODEL.TCL.FREEZE, where the checkpoint does not say it.
-
-    Raises:
-        ValueError: there is nothing to write, or the layout cannot say what the checkpoint is.
-    """
+    """Write a checkpoint in another layout ("ours", "official") or format, and print what is left out."""
     checkpoint = read_checkpoint(str(source))
     state, card = checkpoint["model"], checkpoint.get("card") or {}
 
@@ -140,14 +120,7 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
 
 
 def write_hub(source: Path, folder: Path, strip: bool, cfg: CfgNode) -> None:
-    """Write a checkpoint as a folder for the hub, and print what to do with it.
-
-    Args:
-        source: the checkpoint.
-        folder: see write_folder.
-        strip: whether to leave out the frozen CLIP and the losses.
-        cfg: the model's configuration.
-    """
+    """Write a checkpoint as a folder for the hub, and print the next steps."""
     check_new_folder(folder)
     checkpoint = read_checkpoint(str(source))
     state = stripped(checkpoint["model"]) if strip else checkpoint["model"]
@@ -161,7 +134,7 @@ def write_hub(source: Path, folder: Path, strip: bool, cfg: CfgNode) -> None:
 
 
 def find_config(args: argparse.Namespace, *paths: Path) -> CfgNode:
-    """Return the configuration of --config-file, or that one of the checkpoints carries, under --opts."""
+    """Return the configuration of --config-file, or of the first checkpoint that carries one, under --opts."""
     if args.config_file:
         cfg = load_config(args.config_file)
     else:
@@ -169,17 +142,15 @@ def find_config(args: argparse.Namespace, *paths: Path) -> CfgNode:
         path, carried = next((item for item in configs.items() if item[1] is not None), (None, None))
         if carried is None:
             raise ValueError("no checkpoint here carries its configuration: give --config-file")
-        try:
+        with named(f"--config-file is missing, and the configuration that '{path}' carries cannot be used"):
             cfg = model_config(carried, path.parent)
-        except ValueError as error:
-            raise ValueError(f"the configuration that '{path}' carries: {error}. Or give --config-file") from None
 
     merge_options(cfg, args.opts)
     return cfg
 
 
 def load_model(cfg: CfgNode, path: Path) -> nn.Module:
-    """Build a new model on the CPU, and load a checkpoint: it may leave out what another checkpoint has."""
+    """Build a model on the CPU, and load a checkpoint; a new model, as checkpoints need not have all weights."""
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
@@ -189,7 +160,7 @@ def load_model(cfg: CfgNode, path: Path) -> nn.Module:
 
 @torch.no_grad()
 def outputs(cfg: CfgNode, path: Path) -> dict[str, Tensor]:
-    """Return text embeddings and masks that a checkpoint gives for a random input, the same for every checkpoint."""
+    """Return text embeddings and masks of a checkpoint for the same random input."""
     model = load_model(cfg, path)
 
     # Draw the input

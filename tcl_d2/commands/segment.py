@@ -29,9 +29,9 @@ from tqdm import tqdm
 from ..data.benchmarks import benchmark_classes
 from ..data.class_words import read_class_words
 from ..engine import launch
-from ..engine.evaluation_pass import evaluation_settings
-from ..engine.processes import is_first_process
+from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor
+from ..runs.processes import is_first_process
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
 from ..utils.instances import check_opencv

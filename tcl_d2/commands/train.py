@@ -7,7 +7,8 @@ tcl-d2 evaluate --config-file shapes/trained.yaml
 
 import argparse
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -22,10 +23,12 @@ from ..data import check_datasets
 from ..data.loader import check_workers
 from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
-from ..engine.dataset_settings import check_dataset_settings
 from ..engine.training_data import check_training_data
 from ..engine.wandb_writer import import_wandb
 from ..evaluation import check_expected_results, verify_results
+from ..evaluation.cost import keep_cost
+from ..evaluation.dataset_settings import check_dataset_settings
+from ..evaluation.evaluation_pass import evaluation_settings
 from ..utils.errors import one_message
 from ..utils.imports import import_code
 
@@ -38,13 +41,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
-    """Check the device, the data and the weights; one error names all that is missing.
-
-    Args:
-        cfg: the configuration.
-        eval_only: whether there is no training.
-        weights: address or path of the weights to begin with; an address is downloaded.
-    """
+    """Check the device, the data and the weights, which are downloaded; one error names all that is missing."""
     check_meta_architecture(cfg)
     train = () if eval_only else cfg.DATASETS.TRAIN
     test = cfg.DATASETS.TEST
@@ -110,14 +107,7 @@ def prepare(cfg: CfgNode, args: argparse.Namespace) -> nn.Module | Trainer:
 
 
 def main(args: argparse.Namespace) -> dict | None:
-    """Train, or evaluate with --eval-only; the work of one process.
-
-    Args:
-        args: of `argument_parser`.
-
-    Returns:
-        the results of the evaluation, on the first process.
-    """
+    """Train, or evaluate with --eval-only, in one process; return the results of the evaluation on the first one."""
     with ExitStack() as stack:
         with one_message():
             cfg = setup(args)
@@ -125,9 +115,12 @@ def main(args: argparse.Namespace) -> dict | None:
             model_or_trainer = prepare(cfg, args)
 
         if args.eval_only:
-            with one_message(OSError, ValueError):  # broken images and labels; other errors are bugs
-                results = Trainer.test(cfg, model_or_trainer, resume=args.resume)
-            if comm.is_main_process():
+            model, folder = model_or_trainer, Path(cfg.OUTPUT_DIR)
+            is_main = comm.is_main_process()
+            cost = keep_cost(model, folder, evaluation_settings(cfg), args.resume) if is_main else nullcontext()
+            with one_message(OSError, ValueError), cost:  # broken images and labels; other errors are bugs
+                results = Trainer.test(cfg, model, resume=args.resume)
+            if is_main:
                 verify_results(cfg, results)
             return results
         logging.getLogger("detectron2.engine.train_loop").addFilter(_without_stack)

@@ -1,7 +1,7 @@
 """Training: the Trainer, its optimizer and its hooks."""
 
-from .output import output_folder
-from .processes import argument_parser, launch
+from ..runs.output_folder import output_folder
+from ..runs.processes import argument_parser, launch
 from .trainer import Trainer
 
 __all__ = ["Trainer", "argument_parser", "launch", "output_folder"]

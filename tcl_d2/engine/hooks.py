@@ -13,19 +13,19 @@ from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint import TCLCheckpointer
 from ..modeling.scalars import is_scalar
+from ..runs.processes import all_reduce_max, unwrap_ddp, wrap_ddp
+from ..runs.signals import SignalCatcher
 from .optimizer import trained_parameters
-from .processes import all_reduce_max, unwrap_ddp, wrap_ddp
-from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer
 
 logger = logging.getLogger(__name__)
 
 
 class UnfreezeHook(HookBase):
-    """From an iteration on, the copied last blocks train too (paper: 30,000 of 50,000)."""
+    """Starts the second stage, in which the copied last blocks train too (paper: from 30,000 of 50,000)."""
 
     def __init__(self, iteration: int):
-        """Choose the first iteration of the second stage; a negative one for no second stage."""
+        """Set the first iteration of the second stage; a negative one for no second stage."""
         self.iteration = iteration
         self._done = False
 
@@ -37,14 +37,14 @@ class UnfreezeHook(HookBase):
         model = unwrap_ddp(self.trainer.model)
         model.train_last_blocks(True)
 
-        # DistributedDataParallel averages the gradients of what was trainable when it was built: build it anew. (The
+        # DistributedDataParallel averages the gradients that were trainable when it was built: rebuild it. (The
         # official release does not, and the blocks of its processes drift apart.)
         self.trainer.model = wrap_ddp(model)
         self._done = True
 
 
 class LearnedScalars(HookBase):
-    """Logs Sim2Mask's w and b, the decoder's gates and the losses' scales: every scalar."""
+    """Logs every scalar: Sim2Mask's w and b, the decoder's gates and the losses' scales."""
 
     def __init__(self, period: int = 20):
         self.period = period
@@ -73,7 +73,7 @@ class BestAverageCheckpointer(hooks.BestCheckpointer):
 
 
 class SeedHook(HookBase):
-    """Makes the random choices of an iteration depend on the seed, the iteration and the process alone.
+    """Seeds the random choices of an iteration by the seed, the iteration and the process.
 
     A resumed training then makes the same choices as an uninterrupted one, without random states in the checkpoint.
     """
@@ -83,7 +83,7 @@ class SeedHook(HookBase):
 
 
 class KeepDataState(HookBase):
-    """Keeps for each regular checkpoint where the data goes on from it."""
+    """Keeps where the data goes on after each regular checkpoint."""
 
     def __init__(self, period: int):
         self.period = period
@@ -95,11 +95,7 @@ class KeepDataState(HookBase):
 
 
 def save_now(trainer: TrainerBase) -> None:
-    """Write a checkpoint that --resume goes on from, between those of SOLVER.CHECKPOINT_PERIOD.
-
-    Args:
-        trainer: has done its iteration; all processes must call this.
-    """
+    """Write a checkpoint for --resume between those of SOLVER.CHECKPOINT_PERIOD; all processes must call it."""
     trainer.keep_data_state()
     trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
     comm.synchronize()  # if another process ended now, the launcher would end the main one while it writes
@@ -109,12 +105,6 @@ class StopOnBadSteps(HookBase):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
     def __init__(self, step: NanSafeAMPTrainer, max_skipped: int):
-        """Choose when to end the training.
-
-        Args:
-            step: counts the steps that were left out.
-            max_skipped: steps in a row that may be left out.
-        """
         self.step = step
         self.max_skipped = max_skipped
 
@@ -132,7 +122,6 @@ class StopOnSignal(HookBase):
     """Ends a training on STOP_SIGNALS: after the running iteration, with a checkpoint; on a second one at once."""
 
     def __init__(self, catcher: SignalCatcher):
-        """Choose what remembers signals while the training runs."""
         self.catcher = catcher
         self._message = ""
 

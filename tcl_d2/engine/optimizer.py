@@ -7,25 +7,19 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
+from ..config import check_ranges
 from ..modeling import FrozenDualEncoder
 from ..modeling.scalars import is_scalar
 
 
 class FullModelClippedAdamW(torch.optim.AdamW):
-    """AdamW that clips the total norm of all gradients first.
+    """AdamW that first clips the total norm of all gradients to `max_norm`; 0 for no clipping.
 
     Clipping inside `step` sees gradients that a loss scaler has already unscaled (Detectron2's own clipping is per
     parameter, and cannot).
     """
 
     def __init__(self, params: Iterable, max_norm: float, **options):
-        """Build the optimizer.
-
-        Args:
-            params: see AdamW.
-            max_norm: largest total norm; 0 for no clipping.
-            options: further arguments of AdamW.
-        """
         super().__init__(params, **options)
         self.max_norm = max_norm
 
@@ -47,7 +41,7 @@ class FullModelClippedAdamW(torch.optim.AdamW):
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that train at some stage: all outside frozen encoders, whether frozen now or not."""
+    """Return the parameters that train at some stage: all outside of frozen encoders, even if frozen now."""
     encoders = [module for module in model.modules() if isinstance(module, FrozenDualEncoder)]
     frozen_parameters = {id(p) for encoder in encoders for p in encoder.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) not in frozen_parameters}
@@ -55,10 +49,6 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Return the trained parameters in two groups: with weight decay, and without it (biases and 1-d parameters).
-
-    Args:
-        model: the model.
-        weight_decay: of the first group.
 
     Raises:
         ValueError: the model has nothing to train.
@@ -75,32 +65,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def check_solver(solver: CfgNode) -> None:
-    """Check the optimizer's numbers, of which torch takes some unseen; ValueError names the first key that is wrong.
-
-    Args:
-        solver: SOLVER of a configuration.
-    """
-    limited = ("BASE_LR", "WEIGHT_DECAY", "WARMUP_FACTOR", "EPS")
-    values = {key: solver[key] for key in limited}
-    values["CLIP_GRADIENTS.CLIP_VALUE"] = solver.CLIP_GRADIENTS.CLIP_VALUE  # below 0, gradients would change their sign
-    for key, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"SOLVER.{key} is {value}; expected 0 or more")
-
-    betas = solver.BETAS
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"SOLVER.BETAS is {list(betas)}; expected two numbers, from 0 to less than 1")
-
-
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build AdamW over the trained parameters; see parameter_groups.
+    """Build AdamW over the trained parameters.
 
     Raises:
-        ValueError: the model has nothing to train, a number is out of its range, or SOLVER.CLIP_GRADIENTS asks for
-            another type of clipping.
+        ValueError: the model has nothing to train, or a number or SOLVER.CLIP_GRADIENTS.CLIP_TYPE does not fit.
     """
-    check_solver(cfg.SOLVER)
+    check_ranges(cfg)
+    betas = cfg.SOLVER.BETAS
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"SOLVER.BETAS is {list(betas)}; expected two numbers, from 0 to less than 1")
     groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
@@ -110,6 +84,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         groups,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
         lr=cfg.SOLVER.BASE_LR,
-        betas=tuple(cfg.SOLVER.BETAS),
+        betas=tuple(betas),
         eps=cfg.SOLVER.EPS,
     )

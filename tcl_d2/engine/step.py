@@ -10,7 +10,7 @@ from detectron2.engine import AMPTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .processes import all_reduce_max
+from ..runs.processes import all_reduce_max
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +19,8 @@ class NanSafeAMPTrainer(AMPTrainer):
     """Runs iterations on any device; Detectron2's own AMPTrainer needs CUDA, and stops at the first NaN.
 
     Attributes:
-        skipped_in_a_row: number of the last steps that did not change the model, since a loss or a gradient was NaN or
-            Inf.
-        problem: what was wrong with the last of these steps.
+        skipped_in_a_row: number of the last steps that left the model as it was, because of NaN or Inf.
+        problem: the cause of the last of these steps.
     """
 
     def __init__(
@@ -32,15 +31,7 @@ class NanSafeAMPTrainer(AMPTrainer):
         device: torch.device,
         precision: torch.dtype | None,
     ):
-        """Build the trainer.
-
-        Args:
-            model: gives losses by name for a batch.
-            data_loader: gives batches.
-            optimizer: of the model's parameters.
-            device: of the model.
-            precision: dtype of autocast: torch.float16 (gradients are scaled), torch.bfloat16, or None for none.
-        """
+        """Build the trainer; a `precision` of torch.float16 scales the gradients, None is no autocast."""
         scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
         self.device_type = device.type
@@ -74,7 +65,7 @@ class NanSafeAMPTrainer(AMPTrainer):
         self._step_optimizer()
 
     def _bad_names(self, losses: dict[str, Tensor]) -> list[str]:
-        """Return the names of losses that are NaN or Inf, or "the gradient" where it is."""
+        """Return the names of losses that are NaN or Inf, or "the gradient" if that is."""
         are_finite = torch.stack(list(losses.values())).isfinite().tolist()  # in one wait for a GPU
         bad_losses = [name for name, is_finite in zip(losses, are_finite) if not is_finite]
         if bad_losses:
@@ -104,11 +95,7 @@ class NanSafeAMPTrainer(AMPTrainer):
 
 
 def training_precision(cfg: CfgNode) -> torch.dtype | None:
-    """Return the dtype of autocast in training, from SOLVER.AMP; None for none.
-
-    Raises:
-        ValueError: there is no such precision, or not on MODEL.DEVICE.
-    """
+    """Return the dtype of autocast in training, None for none; ValueError if SOLVER.AMP.DTYPE does not fit."""
     if not cfg.SOLVER.AMP.ENABLED:
         return None
 

@@ -5,27 +5,26 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
-from detectron2.evaluation import DatasetEvaluator, print_csv_format
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, make_card
-from ..config import dataset_config
+from ..config import check_ranges
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.loader import RestartableLoader
-from ..evaluation import build_evaluator, verify_results, write_report
-from ..evaluation.published import published_for
-from ..evaluation.report import average, save_report
-from ..modeling import ZeroShotSegmentor
-from .evaluation_pass import EvaluationPass, evaluation_settings, group_by_images, load_test_dicts
+from ..evaluation import build_evaluator, verify_results
+from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings, load_test_dicts
+from ..evaluation.report import report_results
+from ..runs.processes import unwrap_ddp, wrap_ddp
+from ..runs.signals import SignalCatcher
 from .hooks import (
     BestAverageCheckpointer,
     KeepDataState,
@@ -36,8 +35,6 @@ from .hooks import (
     UnfreezeHook,
 )
 from .optimizer import build_optimizer
-from .processes import unwrap_ddp, wrap_ddp
-from .signals import SignalCatcher
 from .step import NanSafeAMPTrainer, training_precision
 from .training_data import check_training_data
 from .wandb_writer import WandbWriter
@@ -46,38 +43,18 @@ logger = logging.getLogger(__name__)
 
 
 def check_schedule(cfg: CfgNode) -> None:
-    """Check that the numbers of iterations make a training; ValueError names the first key that does not."""
-    solver = cfg.SOLVER
-    limits = [
-        ("SOLVER.MAX_ITER", solver.MAX_ITER, 1),
-        ("SOLVER.WARMUP_ITERS", solver.WARMUP_ITERS, 0),
-        ("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD, 0),
-        ("SOLVER.MAX_SKIPPED", solver.MAX_SKIPPED, 0),
-        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),
-        ("VIS_PERIOD", cfg.VIS_PERIOD, 0),
-    ]
-    for key, value, smallest in limits:
-        if value < smallest:
-            raise ValueError(f"{key} is {value}; expected {smallest} or more")
-
-    if solver.WARMUP_ITERS >= solver.MAX_ITER:
-        raise ValueError(
-            f"SOLVER.WARMUP_ITERS ({solver.WARMUP_ITERS}) must be less than SOLVER.MAX_ITER ({solver.MAX_ITER})."
-        )
+    """Raise a ValueError, which names the key, if the numbers do not make a training."""
+    check_ranges(cfg)
+    warmup, total = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    if warmup >= total:
+        raise ValueError(f"SOLVER.WARMUP_ITERS ({warmup}) must be less than SOLVER.MAX_ITER ({total}).")
 
 
 class Trainer(DefaultTrainer):
     """Trains models that give losses, such as TCL, and evaluates any zero-shot segmentor; see DefaultTrainer."""
 
     def __init__(self, cfg: CfgNode):
-        """Build all parts of a training.
-
-        Args:
-            cfg: the configuration.
-
-        Raises:
-            ValueError: a value does not fit; names the config key.
-        """
+        """Build all parts of a training; a ValueError names the config key that does not fit."""
         TrainerBase.__init__(self)  # DefaultTrainer's own builds parts that are replaced here
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_schedule(cfg)
@@ -95,7 +72,7 @@ class Trainer(DefaultTrainer):
         model = wrap_ddp(model)
         self._trainer = NanSafeAMPTrainer(model, data_loader, optimizer, torch.device(cfg.MODEL.DEVICE), precision)
         if not isinstance(data_loader, RestartableLoader):
-            logger.info("The training data is not of build_image_text_train_loader: --resume begins it anew")
+            logger.info("The training data do not come from build_image_text_train_loader: --resume restarts them")
         self._data_state = {}
         self.restart_data(0)  # with the seed that was drawn
 
@@ -131,11 +108,7 @@ class Trainer(DefaultTrainer):
             self.restart_data(self.start_iter, self._data_state if is_current else None)
 
     def train(self) -> OrderedDict | None:
-        """Train, and check the last evaluation against TEST.EXPECTED_RESULTS, as Detectron2 does.
-
-        Returns:
-            the results of the last evaluation; None where there was none.
-        """
+        """Train, check the last evaluation against TEST.EXPECTED_RESULTS as Detectron2 does, and return it."""
         with self._catcher:
             TrainerBase.train(self, self.start_iter, self.max_iter)
 
@@ -157,7 +130,6 @@ class Trainer(DefaultTrainer):
         """Draw the samples of a training from this iteration on; other loaders than ours just go on.
 
         Args:
-            iteration: the next one.
             state: of the data before it, as RestartableLoader gathers it.
         """
         loader = self.data_loader
@@ -166,7 +138,7 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(lambda: loader)
 
     def keep_data_state(self) -> None:
-        """Keep for the next checkpoint where the data goes on after this iteration. All processes must call this."""
+        """Keep for the next checkpoint where the data goes on after this iteration; all processes must call it."""
         if isinstance(self.data_loader, RestartableLoader):
             self._data_state = {"iteration": self.iter + 1, **self.data_loader.gather_state()}
 
@@ -216,8 +188,8 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         """Build the loader of a dataset's images, or of TEST.ZERO_SHOT.MAX_IMAGES of them.
 
-        This one serves all of DATASETS.TEST that have the same images; that of a subclass is built for each dataset.
-        Its dicts have `file_name`, and what the model takes.
+        This one serves all of DATASETS.TEST that have the same images; a subclass's is built for each dataset. Its
+        dicts have `file_name` and the model's inputs.
         """
         return build_detection_test_loader(
             load_test_dicts(cfg, dataset_name),
@@ -230,7 +202,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None
     ) -> DatasetEvaluator | None:
-        """Build the evaluator of a dataset; by default, see evaluation.build_evaluator.
+        """Build the evaluator of a dataset.
 
         A subclass may return any evaluator. Only a ZeroShotSemSegEvaluator goes on after --resume, and leaves out
         broken labels with TEST.ZERO_SHOT.SKIP_BROKEN.
@@ -248,48 +220,32 @@ class Trainer(DefaultTrainer):
     ) -> OrderedDict:
         """Evaluate on each of DATASETS.TEST with its own vocabulary; log one table, write results.json and .csv.
 
-        Afterwards the model has the protocol and the classes that it had before.
-
         Args:
-            cfg: the configuration.
-            model: a zero-shot segmentor.
-            evaluators: of each of DATASETS.TEST; None for those of build_evaluator.
+            evaluators: one for each of DATASETS.TEST; None for those of build_evaluator.
             resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
         Returns:
-            empty off rank 0 or without datasets, else:
-
-            <dataset>: {"sem_seg": metrics in percent, "images": count, "skipped": count}.
-            average: mean of each metric over the datasets.
+            {dataset: {"sem_seg": metrics in percent, "images": count, "skipped": count}, "average": means of the
+            metrics}; empty off rank 0 or without datasets.
 
         Raises:
-            ValueError: a dataset has no evaluator, or the evaluators are not as many as the datasets.
+            ValueError: a dataset has no evaluator, or the numbers of evaluators and datasets differ.
         """
         names = cfg.DATASETS.TEST
         evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
 
-        # Datasets of the same images in one pass, but that a subclass may read them in another way for each dataset
-        groups = [[name] for name in evaluators]
-        if cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__:
-            groups = group_by_images(cfg, evaluators)
-
-        results = OrderedDict((name, {}) for name in names)
+        # A subclass's loader may read the same images in another way for each dataset
+        share_images = cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__
         segmentor = unwrap_ddp(model)
-        has_settings = isinstance(segmentor, ZeroShotSegmentor)  # else it knows its classes by itself
-        with segmentor.keep_settings() if has_settings else nullcontext():
-            for i, group in enumerate(groups, start=1):
-                logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
-                group_evaluators = {name: evaluators[name] for name in group}
-                group_cfg = dataset_config(cfg, group[0])
-                results.update(EvaluationPass(cls, group_cfg, model, group_evaluators, resume).run())
-
+        results = OrderedDict((name, {}) for name in names)
+        results |= evaluate_datasets(cfg, segmentor, evaluators, cls.build_test_loader, share_images, resume)
         if not results or not comm.is_main_process():
             return OrderedDict()
-        return _report(cfg, results)
+        return report_results(cfg, results, evaluation_settings(cfg))
 
     @classmethod
     def _build_evaluators(cls, cfg: CfgNode) -> dict[str, DatasetEvaluator | None]:
-        """Return the evaluators by dataset, without datasets of which a subclass's hook knows none, as Detectron2."""
+        """Return the evaluators by dataset, without datasets that build_evaluator does not implement."""
         evaluators = {}
         for name in cfg.DATASETS.TEST:
             try:
@@ -302,7 +258,7 @@ class Trainer(DefaultTrainer):
 def _by_dataset(
     dataset_names: Sequence[str], evaluators: DatasetEvaluator | Sequence[DatasetEvaluator | None]
 ) -> dict[str, DatasetEvaluator | None]:
-    """Return the given evaluators by dataset; ValueError where they are not as many."""
+    """Return the given evaluators by dataset; ValueError if their numbers differ."""
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
     if len(evaluators) != len(dataset_names):
@@ -313,27 +269,8 @@ def _by_dataset(
     return dict(zip(dataset_names, evaluators))
 
 
-def _report(cfg: CfgNode, results: OrderedDict) -> OrderedDict:
-    """Log and write what was scored, also as Detectron2 prints it; return the results with their average."""
-    # Evaluators of other types may have other results
-    published = published_for(cfg)
-    scored = {name: result for name, result in results.items() if "sem_seg" in result}
-    if scored:
-        write_report(scored, published)
-        save_report(scored, Path(cfg.OUTPUT_DIR), published, evaluation_settings(cfg))
-
-    for name, result in results.items():
-        result.pop("tables", None)  # Detectron2's EvalHook takes numbers alone
-        logger.info("Evaluation results for %s in csv format:", name)
-        print_csv_format(result)
-    if scored:
-        results["average"] = average(scored)
-        print_csv_format({"average": results["average"]})
-    return results
-
-
 def _with_hook_settings(cfg: CfgNode) -> CfgNode:
-    """Return a copy of the configuration with values as Detectron2's hooks take them."""
+    """Return a copy of the configuration with the values that Detectron2's hooks expect."""
     cfg = cfg.clone()
     cfg.defrost()
     if cfg.DATASETS.VAL:  # EvalHook and the best checkpoint go by DATASETS.TEST

@@ -1,29 +1,25 @@
-"""Whether what a configuration trains on is what its losses are of."""
+"""Check that the training data fit the losses."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
+from ..config import check_ranges
 from ..data import is_labeled
 from ..data.labeled import split_batch
-from ..data.sem_seg_mapper import check_num_absent
+from ..evaluation.dataset_settings import build_identify
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 from ..modeling.vocabulary import dataset_vocabulary
-from .dataset_settings import build_identify
+from ..utils.errors import named
 
 
 def check_training_data(cfg: CfgNode) -> None:
-    """Check that captions and labels come to losses that take them, before anything costly is built.
+    """Check that captions and labels have losses that take them, before anything costly is built.
 
-    Args:
-        cfg: the configuration. What a meta-architecture of the user's takes is not known, and not checked.
-
-    Raises:
-        ValueError: DATASETS.TRAIN does not fit to DATALOADER.LABELED_RATIO, or to the losses, or a number is out of
-            its range; names the config key.
+    A meta-architecture of the user's may take anything. A ValueError names the config key that does not fit.
     """
-    check_num_absent(cfg.INPUT.SEM_SEG.NUM_ABSENT)
+    check_ranges(cfg)
     labeled = [name for name in cfg.DATASETS.TRAIN if is_labeled(name)]
     has_captions = len(labeled) < len(cfg.DATASETS.TRAIN)
     batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
@@ -52,42 +48,31 @@ def _check_sizes(cfg: CfgNode) -> None:
             f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected the least and the greatest short side in pixels, or any number "
             'of them with INPUT.MIN_SIZE_TRAIN_SAMPLING "choice"'
         )
-    if cfg.INPUT.MAX_SIZE_TRAIN < 1:
-        raise ValueError(f"INPUT.MAX_SIZE_TRAIN is {cfg.INPUT.MAX_SIZE_TRAIN}; expected at least 1 pixel")
 
 
 def _check_words(cfg: CfgNode, labeled: list[str]) -> None:
     """Raise a ValueError for a labeled dataset with two classes that are one text for the model."""
     identify = build_identify(cfg)
     for name in labeled:
-        try:
+        with named(f"Dataset '{name}'"):
             dataset_vocabulary(name, identify=identify)
-        except ValueError as error:
-            raise ValueError(f"Dataset '{name}': {error}") from None
 
 
 def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:
-    """Raise a ValueError where loss heads have nothing to learn from, or labels no loss head."""
+    """Raise a ValueError if loss heads have nothing to learn from, or labels no loss head."""
     heads = build_losses(cfg)
-    of_labels = [type(head).__name__ for head in heads if takes_labels(head)]
-    of_captions = [type(head).__name__ for head in heads if not takes_labels(head)]
-
-    if of_labels and not labeled:
-        raise ValueError(
-            f"MODEL.TCL.LOSS_HEADS has {of_labels[0]}, which needs labels, but DATASETS.TRAIN names no labeled dataset."
-        )
-    if labeled and not of_labels:
-        raise ValueError(
-            f"DATASETS.TRAIN names the labeled dataset '{labeled[0]}', but no loss head takes labels: add "
-            f"{SemSegBCELoss.__name__} and {SemSegDiceLoss.__name__} to MODEL.TCL.EXTRA_LOSS_HEADS."
-        )
-    if of_captions and not has_captions:
-        raise ValueError(
-            f"MODEL.TCL.LOSS_HEADS has {of_captions[0]}, which needs captions, but DATASETS.TRAIN names labeled "
-            "datasets alone: name an image-text dataset too, or only loss heads that take labels."
-        )
-    if has_captions and not of_captions:
-        raise ValueError(
-            "DATASETS.TRAIN names an image-text dataset, but no head of MODEL.TCL.LOSS_HEADS takes captions: add one, "
-            "or name labeled datasets alone."
-        )
+    for kind, data, has_data, is_one in (
+        ("labeled", "labels", bool(labeled), takes_labels),
+        ("image-text", "captions", has_captions, lambda head: not takes_labels(head)),
+    ):
+        names = [type(head).__name__ for head in heads if is_one(head)]
+        if names and not has_data:
+            raise ValueError(
+                f"MODEL.TCL.LOSS_HEADS has {names[0]}, which needs {data}, but DATASETS.TRAIN names no {kind} dataset."
+            )
+        if has_data and not names:
+            examples = f" (as {SemSegBCELoss.__name__} and {SemSegDiceLoss.__name__} do)" if data == "labels" else ""
+            raise ValueError(
+                f"DATASETS.TRAIN names {kind} datasets, but no loss head takes {data}{examples}: add one to "
+                "MODEL.TCL.EXTRA_LOSS_HEADS, or leave these datasets out."
+            )

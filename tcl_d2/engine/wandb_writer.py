@@ -10,33 +10,23 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from ..utils.imports import import_optional
+
 
 def import_wandb() -> ModuleType:
-    """Import the package, which is optional; RuntimeError says how to get it."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise RuntimeError(
-            f"WANDB.PROJECT needs the package wandb, which cannot be imported ({error}): pip install wandb, or leave "
-            "the key empty"
-        ) from None
-    return wandb
+    """Import the package; RuntimeError where it is missing."""
+    return import_optional("wandb", "WANDB.PROJECT")
 
 
 class WandbWriter(EventWriter, HookBase):
-    """Writes what Detectron2's writers write to a run of a project; as a hook, it starts the run with the training.
+    """Writes the scalars and pictures of Detectron2's writers to a run of WANDB.PROJECT; as a hook, it starts the run.
 
     Checkpoints have the run's ID, so that a resumed training goes on with its run. All else, such as WANDB_MODE=offline
     and WANDB_NAME, is left to wandb's own environment variables.
     """
 
     def __init__(self, cfg: CfgNode, window_size: int = 20):
-        """Choose a new run; RuntimeError where wandb is missing.
-
-        Args:
-            cfg: the configuration, which is kept with the run.
-            window_size: iterations over which losses are smoothed, as in Detectron2's writers.
-        """
+        """Choose a new run, with losses smoothed over `window_size` iterations as in Detectron2's writers."""
         self._wandb = import_wandb()
         self._cfg = cfg
         self._window_size = window_size
@@ -74,7 +64,7 @@ class WandbWriter(EventWriter, HookBase):
     # ------------------------------------------------------------------------------------ as a writer
 
     def write(self) -> None:
-        # Gather what is new, by iteration
+        # Gather new values by iteration
         storage = get_event_storage()
         values = defaultdict(dict)
         for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():

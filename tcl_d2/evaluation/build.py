@@ -12,10 +12,10 @@ BuildEvaluator = Callable[[CfgNode, str, str | Path | None], DatasetEvaluator]
 
 
 class EvaluatorRegistry(Registry):
-    """A registry of what is called with (cfg, dataset_name, output_folder) and gives an evaluator."""
+    """A registry of functions (cfg, dataset_name, output_folder) that return an evaluator."""
 
     def register(self, *evaluator_types: str) -> Callable[[BuildEvaluator], BuildEvaluator]:
-        """Return a decorator that registers an evaluator's class, or a function, for these types of datasets."""
+        """Return a decorator that registers an evaluator's class or a function for types of datasets."""
 
         def add(build: BuildEvaluator) -> BuildEvaluator:
             for evaluator_type in evaluator_types:
@@ -29,12 +29,7 @@ EVALUATOR_REGISTRY = EvaluatorRegistry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> DatasetEvaluator:
-    """Build the evaluator of a registered dataset.
-
-    Args:
-        cfg: the configuration.
-        dataset_name: name in the catalog.
-        output_folder: for the evaluator's files; None for inference/<dataset> in OUTPUT_DIR.
+    """Build the evaluator of a registered dataset, whose files go to `output_folder` or OUTPUT_DIR/inference/<dataset>.
 
     Raises:
         ValueError: there is no evaluator for this type of dataset; lists the types.

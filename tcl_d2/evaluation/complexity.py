@@ -1,4 +1,4 @@
-"""What a model costs by count, whatever its weights: the parameters, FLOPs and activations of its parts.
+"""Counts of a model's parameters, FLOPs and activations by part, whatever its weights.
 
 As in Detectron2, a FLOP is a multiplication with its addition, activations are outputs of convolutions and products,
 and elementwise operators count nothing.
@@ -28,9 +28,9 @@ _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRET
 
 
 def build_without_weights(cfg: CfgNode) -> ZeroShotSegmentor:
-    """Build a configuration's model with random weights, which cost the same: nothing is downloaded or read.
+    """Build a model with random weights, which cost the same: nothing is downloaded or read.
 
-    ReCo needs no archive then: its reference embeddings are random too. TCL is as in its second stage, if it has one.
+    ReCo gets random reference embeddings, TCL is as in its second stage if it has one.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -51,13 +51,7 @@ def _with_random_references(features: NamedTuple, text: Tensor) -> NamedTuple:
 
 
 def image_input(cfg: CfgNode, height: int, width: int) -> dict:
-    """Return a random image as a configuration brings it to the model.
-
-    Args:
-        cfg: the configuration.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-    """
+    """Return the model's input for a random image."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return {**model_input(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), "labels_only": True}
 
@@ -81,15 +75,13 @@ def count_parameters(model: nn.Module) -> dict[str, Counter]:
 
 
 class Operations(NamedTuple):
-    """What is computed.
+    """Counts of one image.
 
     Attributes:
-        windows: sliding windows of an image, of which each is (height, width) pixels.
-        window_size: see windows.
-        by_part: FLOPs and activations of an image, {part: {"flops": count, "activations": count}}; "scores" are from
-            features to the scores of words.
-        by_operator: FLOPs of an image by operator.
-        text: FLOPs of a prompt's text feature.
+        window_size: height and width in pixels.
+        by_part: {part: {"flops": count, "activations": count}}; "scores" are from features to the scores of words.
+        by_operator: FLOPs.
+        text: FLOPs of one prompt.
     """
 
     windows: int
@@ -100,13 +92,7 @@ class Operations(NamedTuple):
 
 
 def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> Operations:
-    """Count what a model computes for an image.
-
-    Args:
-        model: with any weights, in eval mode.
-        inputs: the image, see image_input.
-        num_words: words that scores are made for.
-    """
+    """Count what a model in eval mode computes for an image (see image_input) and `num_words` words."""
     image = model.normalize_images([inputs["image"]])[0]
     windows = Windows(image, model.crop_size, model.stride)
     rows, columns = windows.slices[0]
@@ -125,7 +111,7 @@ def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> 
 def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Counter], Counter]:
     """Segment an image; return FLOPs and activations of each part, and FLOPs by operator.
 
-    What none of the model's own modules does is CLIP's until there are features, and "scores" after that.
+    Work outside of the model's own modules counts as CLIP's until there are features, and as "scores" after that.
     """
     counter = OperatorCounter()
     modules = {name: module for name, module in model.named_children() if name != "clip"}
@@ -133,7 +119,6 @@ def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Coun
     bind_refiner = getattr(model.refiner, "bind", None)
 
     def bind(images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Bind the refiner to images; what that returns is no module, but does the work."""
         return counter.attribute(bind_refiner(images), parts["refiner"])
 
     # Segment
@@ -153,12 +138,7 @@ def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Coun
 
 
 class OperatorCounter(TorchDispatchMode):
-    """Counts what is computed in its block.
-
-    Attributes:
-        total: {"flops": count, "activations": count}.
-        by_operator: FLOPs by operator.
-    """
+    """Counts in its block: `total` is {"flops": count, "activations": count}, `by_operator` has the FLOPs."""
 
     def __init__(self):
         super().__init__()
@@ -178,7 +158,7 @@ class OperatorCounter(TorchDispatchMode):
         return result
 
     def attribute(self, function: Callable, part: Counter, without: Sequence[Counter] = ()) -> Callable:
-        """Return a function that adds to `part` what its calls compute, but what is added to the parts `without`."""
+        """Return the function wrapped: what its calls compute, less the parts `without`, is added to `part`."""
 
         def count() -> Counter:
             return self.total - sum(without, Counter())
@@ -194,7 +174,7 @@ class OperatorCounter(TorchDispatchMode):
 
 
 def _sparse_flops(matrix: Tensor, columns: Tensor) -> int:
-    """Count a product of a sparse matrix: each of its entries times the columns of the other one."""
+    """Count a product with a sparse matrix: each of its entries times the columns of the other one."""
     return matrix.values().numel() * columns.shape[-1]
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrices, and what is computed from them: the protocol's metrics, and the most confused pairs."""
+"""Confusion matrices, and the protocol's metrics and most confused pairs from them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,11 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     """Count the pixels of each pair of classes; rows are the ground truth (in Detectron2's evaluator, the prediction).
 
     Args:
-        prediction: class indices, integers [H, W], num_classes where of no class.
+        prediction: class indices, integers [H, W]; num_classes where of no class.
         label: class indices of the ground truth, integers [H, W]; num_classes where ignored.
-        num_classes: K.
 
     Returns:
         integers [K, K + 1]; the last column has the pixels that are predicted to be of no class.
-
-    Raises:
-        ValueError: see check_class_indices.
     """
     check_class_indices(prediction, num_classes, "The prediction")
     check_class_indices(label, num_classes, "The ground truth")
@@ -36,11 +32,7 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
 
 
 def check_class_indices(labels: Tensor, num_classes: int, name: str) -> None:
-    """Check that labels are class indices, or `num_classes` for no class; `name` is what the error calls them.
-
-    Raises:
-        ValueError: they are no integers [H, W], or have a value out of range; names it.
-    """
+    """Raise a ValueError, which begins with `name`, unless labels are integers [H, W] in 0..num_classes."""
     if not isinstance(labels, Tensor):
         raise ValueError(f"{name} is of the type {type(labels).__name__}; expected a tensor of integers [H, W].")
     if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
@@ -56,11 +48,7 @@ def check_class_indices(labels: Tensor, num_classes: int, name: str) -> None:
 
 
 def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
-    """Compute the IoU of each class from a confusion matrix, see compute_metrics.
-
-    Returns:
-        fp64 [K] in 0..1; nan for a class that does not occur.
-    """
+    """Compute the IoU of each class, fp64 [K] in 0..1; nan for a class that does not occur."""
     matrix = confusion_matrix.astype(np.float64)
     hits, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)[: len(matrix)]
     with np.errstate(invalid="ignore"):
@@ -68,11 +56,7 @@ def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
 
 
 def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
-    """Compute the metrics, in percent.
-
-    Args:
-        confusion_matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
-        class_names: K class words.
+    """Compute the metrics, in percent, from numbers of pixels [K, K + 1] or [K, K].
 
     Returns:
         metrics by name:
@@ -81,8 +65,7 @@ def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) ->
         fwIoU: mean weighted by the classes' pixels in the ground truth.
         mACC: mean accuracy over the classes that occur in the ground truth.
         pACC: share of the pixels that are right.
-        IoU-<class>: nan for a class that does not occur.
-        ACC-<class>: accuracy; nan for a class that does not occur in the ground truth.
+        IoU-<class>, ACC-<class>: nan for a class that does not occur (for ACC, in the ground truth).
 
     Raises:
         ValueError: there is no pixel of ground truth.
@@ -120,22 +103,11 @@ def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 def most_confused(
     matrix: np.ndarray, class_names: Sequence[str], similarity: np.ndarray | None = None, count: int = 10
 ) -> list[dict]:
-    """List the pairs of classes with the most pixels of the first taken for the second.
+    """List the pairs of classes with the most pixels of the first taken for the second, the most confused first.
 
     Args:
-        matrix: numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
-        class_names: K class words.
-        similarity: of the classes, [K, K]; None to say nothing of it.
-        count: of pairs, at most.
-
-    Returns:
-        a dict a pair, the most confused first:
-
-        is: class of the ground truth.
-        taken for: predicted class.
-        pixels: number of pixels.
-        % of it: their share in the pixels of the class.
-        similarity: of both, in 0..1; 0 for what is predicted to be of no class. Where it is given.
+        matrix: numbers of pixels [K, K + 1] or [K, K].
+        similarity: of the classes, [K, K] in 0..1; it becomes a column, with 0 for predictions of no class.
     """
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)

@@ -1,29 +1,32 @@
-"""What an evaluation costs: seconds an image, and the peak of memory."""
+"""The cost of an evaluation: seconds per image, and the peak of memory."""
 
+import json
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from ..utils.files import replacing
+from .progress import fingerprint
+
+COST = "cost.json"  # in OUTPUT_DIR
 
 
 class CostMeter:
     """Measures a model while it segments, over several runs if need be.
 
     Attributes:
-        seconds: time in the model, of all images but the first batch of each run.
+        seconds: time in the model, but for the first batch of each run.
         images: number of these images.
         peak_memory: the largest peak of a run in MB: of the GPU's memory, or on a CPU of all that the process holds.
     """
 
     def __init__(self, model: nn.Module, earlier: Mapping[str, float]):
-        """Begin to measure.
-
-        Args:
-            model: a zero-shot segmentor.
-            earlier: the `state` of an earlier run with the same settings, to go on from; empty for none.
-        """
+        """Begin to measure, on top of the `state` of an earlier run with the same settings."""
         self.seconds = earlier.get("seconds", 0.0)
         self.images = earlier.get("images", 0)
         self.peak_memory = earlier.get("peak_memory", 0.0)
@@ -33,7 +36,7 @@ class CostMeter:
         model.register_forward_hook(self._stop)
 
     def state(self) -> dict[str, float]:
-        """Return what was measured so far, by attribute; of a single batch, where there was no other."""
+        """Return the figures by attribute; those of the first batch if there was no other."""
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device) / 2**20
         else:
@@ -58,3 +61,25 @@ class CostMeter:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+@contextmanager
+def keep_cost(model: nn.Module, folder: Path, settings: Mapping, resume: bool) -> Iterator[None]:
+    """Write what a model costs in the block to a folder's COST, with `resume` on top of a run of the same settings."""
+    mark = fingerprint("", settings=settings)
+    earlier = read_cost(folder) if resume else {}
+    meter = CostMeter(model, earlier if earlier.get("settings") == mark else {})
+    try:
+        yield
+    finally:
+        with replacing(folder / COST) as unfinished:
+            unfinished.write_text(json.dumps({"settings": mark, **meter.state()}, indent=1))
+
+
+def read_cost(folder: Path) -> dict:
+    """Return the cost of an evaluation in a folder; empty without one, or if its file is damaged."""
+    try:
+        content = json.loads((folder / COST).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

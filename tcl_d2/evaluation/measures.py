@@ -10,6 +10,7 @@ from detectron2.evaluation import SemSegEvaluator
 from fvcore.common.registry import Registry
 from torch import Tensor
 
+from ..utils.imports import import_optional
 from .confusion import by_class, class_iou, confusion_matrix, most_confused
 from .similarity import read_similarity
 
@@ -22,12 +23,11 @@ Measures by name, the values of TEST.ZERO_SHOT.MEASURES: subclasses of Measure.
 class Measure:
     """A measure of a dataset's predictions, from its confusion matrix and, if need be, statistics of its own.
 
-    A subclass gives `compute_metrics` or `compute_tables`, and what they need of each image. Its constructor raises an
-    error where it cannot be used.
+    A subclass defines `compute_metrics` or `compute_tables`, and the statistics they need of each image. Its
+    constructor raises an error where it cannot be used.
 
     Attributes:
         needs_similarity: whether it needs the similarity of classes.
-        class_names: K class words.
         similarity: fp64 [K, K] in 0..1: row: class of the ground truth; column: predicted class. None before it is set.
     """
 
@@ -54,14 +54,7 @@ class Measure:
 
 
 def check_measures(cfg: CfgNode) -> None:
-    """Check that there are the measures of TEST.ZERO_SHOT.MEASURES, and that a given similarity is used.
-
-    Args:
-        cfg: the configuration.
-
-    Raises:
-        ValueError: an unknown measure, or a TEST.ZERO_SHOT.SIMILARITY that no measure needs.
-    """
+    """Raise a ValueError for an unknown measure, or a TEST.ZERO_SHOT.SIMILARITY that no measure needs."""
     test = cfg.TEST.ZERO_SHOT
     for name in test.MEASURES:
         if name not in MEASURE_REGISTRY:
@@ -76,16 +69,7 @@ def check_measures(cfg: CfgNode) -> None:
 
 
 def build_measures(cfg: CfgNode, dataset_name: str) -> list[Measure]:
-    """Build the measures that TEST.ZERO_SHOT.MEASURES names, with the similarity that is in a file, if it is.
-
-    Args:
-        cfg: the configuration.
-        dataset_name: name in the catalog.
-
-    Raises:
-        OSError, ValueError: a measure that is not for this dataset, or see check_measures and read_similarity.
-        RuntimeError: a measure needs a package that is not installed.
-    """
+    """Build the measures of TEST.ZERO_SHOT.MEASURES, with the similarity of TEST.ZERO_SHOT.SIMILARITY."""
     check_measures(cfg)
     class_names = MetadataCatalog.get(dataset_name).stuff_classes
     measures = [MEASURE_REGISTRY.get(name)(class_names) for name in dict.fromkeys(cfg.TEST.ZERO_SHOT.MEASURES)]
@@ -114,7 +98,7 @@ def soft_metrics(matrix: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray
     0..1, grows with S, and stays the same where truth and prediction change places.
 
     Args:
-        matrix: C, numbers of pixels [K, K + 1], see confusion_matrix; or [K, K].
+        matrix: C, numbers of pixels [K, K + 1] or [K, K].
         similarity: S, [K, K] in 0..1, with ones on the diagonal.
 
     Returns:
@@ -172,13 +156,8 @@ class BoundaryMeasure(Measure):
 
     def __init__(self, class_names: Sequence[str]):
         super().__init__(class_names)
-        try:
-            import cv2  # noqa: F401  (Detectron2's evaluator uses it)
-        except ImportError as error:
-            raise RuntimeError(
-                f"TEST.ZERO_SHOT.MEASURES {type(self).__name__} needs OpenCV, which cannot be imported ({error}): "
-                "pip install opencv-python-headless"
-            ) from None
+        # Detectron2's evaluator uses it
+        import_optional("cv2", f"TEST.ZERO_SHOT.MEASURES {type(self).__name__}", "opencv-python-headless")
 
 
 @MEASURE_REGISTRY.register()

@@ -1,6 +1,5 @@
 """Detectron2's own evaluators of objects, on the images that were segmented: box and mask AP, and panoptic quality."""
 
-import importlib.util
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -21,10 +20,11 @@ from PIL import Image
 
 from ..data.annotations import read_annotations
 from ..utils.downloads import PathManager
+from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
-# What evaluators take of a model's outputs; any other one takes the scores, `sem_seg`
+# The model's output that each evaluator takes; any other one takes the scores, `sem_seg`
 _OUTPUTS = {
     ZeroShotSemSegEvaluator: "sem_seg_labels",
     COCOEvaluator: "instances",
@@ -34,7 +34,7 @@ _OUTPUTS = {
 
 
 def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
-    """Return the model's outputs that an evaluator takes, or several joined by Detectron2's DatasetEvaluators."""
+    """Return the model's outputs that an evaluator takes, or all that Detectron2's DatasetEvaluators joins."""
     evaluators = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     return frozenset(
         next((output for base, output in _OUTPUTS.items() if isinstance(part, base)), "sem_seg")
@@ -43,17 +43,16 @@ def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
 
 
 class _CheckedEvaluator(DatasetEvaluator):
-    """An evaluator of Detectron2's whose annotations are checked when it is built, and their sizes at each image."""
+    """A Detectron2 evaluator that checks its annotations when it is built, and their sizes at each image."""
 
-    def __init__(self, dataset_name: str, **options):
-        """Build it, see read_annotations; `options` are those of Detectron2's evaluator."""
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None, **options: object):
         self._content = read_annotations(dataset_name)
         self._images = {image["id"]: image for image in self._content["images"]}
         DatasetCatalog.get(dataset_name)  # its classes are then in the metadata
-        super().__init__(dataset_name, **options)
+        super().__init__(dataset_name, output_dir=str(output_folder or inference_folder(cfg, dataset_name)), **options)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add the objects of images; SizeMismatchError names one that is not of the annotated size."""
+        """Add the objects of images; SizeMismatchError names one whose annotated size differs."""
         for input_per_image, output in zip(inputs, outputs):
             annotated, predicted = self._sizes(input_per_image, output)
             if annotated != predicted:
@@ -64,16 +63,17 @@ class _CheckedEvaluator(DatasetEvaluator):
         super().process(inputs, outputs)
 
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the size of an image that its annotations have, and that of the prediction."""
+        """Return the sizes of an image by its annotations and by the prediction."""
         image = self._images[input_per_image["image_id"]]
         return (image["height"], image["width"]), tuple(output["instances"].image_size)
 
 
+@EVALUATOR_REGISTRY.register("coco")
 class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
-    """COCOEvaluator on the images that it was given: those of TEST.ZERO_SHOT.MAX_IMAGES, and none that is broken."""
+    """COCOEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
-    def __init__(self, dataset_name: str, **options):
-        super().__init__(dataset_name, allow_cached_coco=False, **options)
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None):
+        super().__init__(cfg, dataset_name, output_folder, allow_cached_coco=False)
         self._coco_api.dataset = self._content
         with redirect_stdout(StringIO()):  # pycocotools prints its progress
             self._coco_api.createIndex()
@@ -82,8 +82,9 @@ class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
         super()._eval_predictions(predictions, img_ids or _image_ids(predictions))
 
 
+@EVALUATOR_REGISTRY.register("lvis")
 class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
-    """LVISEvaluator on the images that it was given: those of TEST.ZERO_SHOT.MAX_IMAGES, and none that is broken."""
+    """LVISEvaluator on the images that it is given: TEST.ZERO_SHOT.MAX_IMAGES of them, and no broken ones."""
 
     def _eval_predictions(self, predictions: list[dict]) -> None:
         image_ids = set(_image_ids(predictions))
@@ -95,8 +96,13 @@ class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
             super()._eval_predictions(predictions)
 
 
+@EVALUATOR_REGISTRY.register("coco_panoptic_seg")
 class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
     """COCOPanopticEvaluator on checked annotations."""
+
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None):
+        check_panoptic(cfg, dataset_name)
+        super().__init__(cfg, dataset_name, output_folder)
 
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
         with PathManager.open(input_per_image["pan_seg_file_name"], "rb") as file, Image.open(file) as picture:
@@ -105,7 +111,7 @@ class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
 
 @contextmanager
 def _numpy_with_float() -> Iterator[None]:
-    """Let numpy have `float` again, which it has not since 1.24, and which lvis 0.5.3 (the last one) asks for."""
+    """Restore np.float, removed in NumPy 1.24, for lvis 0.5.3 (the last release)."""
     if hasattr(np, "float"):
         yield
         return
@@ -120,52 +126,13 @@ def _image_ids(predictions: list[dict]) -> list[int]:
     return sorted({prediction["image_id"] for prediction in predictions})
 
 
-@EVALUATOR_REGISTRY.register("coco")
-def build_coco_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> COCOEvaluator:
-    """Build the evaluator of instances in COCO's format; arguments as build_evaluator's."""
-    return _build(COCOImagesEvaluator, cfg, dataset_name, output_folder)
-
-
-@EVALUATOR_REGISTRY.register("lvis")
-def build_lvis_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> LVISEvaluator:
-    """Build the evaluator of instances in LVIS's format; arguments as build_evaluator's."""
-    return _build(LVISImagesEvaluator, cfg, dataset_name, output_folder)
-
-
-@EVALUATOR_REGISTRY.register("coco_panoptic_seg")
-def build_panoptic_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None
-) -> COCOPanopticEvaluator:
-    """Build the evaluator of panoptic quality; arguments as build_evaluator's, errors as check_panoptic's."""
-    check_panoptic(cfg, dataset_name)
-    return _build(PanopticEvaluator, cfg, dataset_name, output_folder)
-
-
 def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
-    """Check that panoptic quality can be measured.
-
-    Args:
-        cfg: the configuration.
-        dataset_name: for the errors.
-
-    Raises:
-        RuntimeError: panopticapi is not installed.
-        ValueError: not all images are to be evaluated.
-    """
-    if importlib.util.find_spec("panopticapi") is None:
-        raise RuntimeError(
-            f"Dataset '{dataset_name}' is evaluated by panopticapi, which is not installed, and not on PyPI: "
-            "pip install git+https://github.com/cocodataset/panopticapi.git"
-        )
+    """Raise an error unless panopticapi is installed (RuntimeError) and all images are evaluated (ValueError)."""
+    source = "git+https://github.com/cocodataset/panopticapi.git"  # it is not on PyPI
+    import_optional("panopticapi", f"the evaluation of '{dataset_name}'", source)
     for key in ("MAX_IMAGES", "SKIP_BROKEN"):
         if cfg.TEST.ZERO_SHOT[key]:
             raise ValueError(
-                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality is of all images of "
+                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality needs all images of "
                 f"'{dataset_name}': leave it at its default"
             )
-
-
-def _build(
-    evaluator: type[DatasetEvaluator], cfg: CfgNode, dataset_name: str, output_folder: str | Path | None
-) -> DatasetEvaluator:
-    return evaluator(dataset_name, output_dir=str(output_folder or inference_folder(cfg, dataset_name)))

@@ -1,7 +1,8 @@
-"""What a stopped evaluation goes on from: the images done so far and their statistics, on disk."""
+"""The images that an evaluation has done, whose statistics are kept on disk, and those that it has skipped."""
 
 import hashlib
 import json
+import logging
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -12,25 +13,25 @@ from detectron2.utils import comm
 
 from ..utils.files import replacing, stat_file
 
+logger = logging.getLogger(__name__)
 Statistics = Mapping[str, np.ndarray]
 _PREFIX = "statistics."
 
 
 class EvaluationProgress:
-    """The images that the processes of an evaluation have done, and their statistics, in a file a process.
+    """The images that the processes of an evaluation have done, and their statistics, in a file per process.
 
     Attributes:
-        done: files of the images that were done before.
-        statistics: what was summed over these images, arrays by name.
+        done: images of an earlier run, by file name.
+        statistics: sums over these images, arrays by name.
     """
 
     def __init__(self, folder: Path, fingerprint: str, resume: bool, period: float = 30.0):
-        """Choose where to keep the progress; `restore` reads what is there.
+        """Choose where to keep the progress; `restore` reads an earlier one.
 
         Args:
-            folder: for the files.
-            fingerprint: of all that results depend on (see `fingerprint`); files with another one are not used.
-            resume: whether to go on from what is in the folder; else it is removed.
+            fingerprint: of all that results depend on; files with another one are not used.
+            resume: whether to go on from the files in the folder, which are removed otherwise.
             period: seconds between writes.
         """
         self.folder = folder
@@ -41,15 +42,13 @@ class EvaluationProgress:
         self.statistics: dict[str, np.ndarray] = {}
         self._file = folder / f"progress_{comm.get_rank()}.npz"
         self._saved = time.monotonic()
-        self._latest: tuple[Statistics, list[str]] | None = None
 
     # ------------------------------------------------------------------------------------ reading
 
     def restore(self, empty: Statistics) -> None:
-        """Read what was done before; every process must call it. The folder is left with one file, or none.
+        """Read the progress of an earlier run, and merge its files into one; every process must call it.
 
-        Args:
-            empty: the statistics of no image. A file with other names, shapes or dtypes is not used.
+        Files whose statistics differ in name, shape or dtype from `empty`, those of no image, are not used.
         """
         self.done = []
         self.statistics = {name: array.copy() for name, array in empty.items()}
@@ -90,19 +89,13 @@ class EvaluationProgress:
 
     # ------------------------------------------------------------------------------------ writing
 
-    def save_now_and_then(self, statistics: Statistics, done: list[str]) -> None:
-        """Save what this process has done, as `save`, unless that was done a moment ago."""
-        self._latest = statistics, done
-        if time.monotonic() - self._saved > self.period:
-            self.save(statistics, done)
-
-    def save_latest(self) -> None:
-        """Save what the last call of save_now_and_then was given; it may have grown since."""
-        if self._latest is not None:
-            self.save(*self._latest)
+    @property
+    def is_due(self) -> bool:
+        """Whether the last time of saving is more than `period` ago."""
+        return time.monotonic() - self._saved > self.period
 
     def save(self, statistics: Statistics, done: list[str]) -> None:
-        """Write what this process has done: its statistics, and the files of its images."""
+        """Write the statistics of this process and the files of its images."""
         arrays = {f"{_PREFIX}{name}": array for name, array in statistics.items()}
         with replacing(self._file) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, file_names=np.array(done, dtype=str), fingerprint=self.fingerprint, **arrays)
@@ -111,6 +104,23 @@ class EvaluationProgress:
 
 def _layout(statistics: Statistics) -> dict[str, tuple]:
     return {name: (array.shape, array.dtype) for name, array in statistics.items()}
+
+
+class SkippedImages:
+    """Counts the images that this process skips because their files are broken; each is logged once."""
+
+    def __init__(self):
+        self._paths: set[str] = set()
+
+    def add(self, path: str, reason: object) -> None:
+        """Count an image by its file, and log the reason, unless it was counted before."""
+        if path not in self._paths:
+            self._paths.add(path)
+            logger.warning("Image left out of the evaluation (%d so far): %s", len(self._paths), reason)
+
+    def total(self) -> int:
+        """Return the number of images that all processes have skipped; 0 off rank 0."""
+        return sum(len(paths) for paths in comm.gather(self._paths))
 
 
 # ---------------------------------------------------------------------------------------- what results depend on
@@ -124,6 +134,6 @@ def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] 
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:
-    """Return a digest of weights (see utils.tensors.digest_weights) and of facts (JSON) that results depend on."""
+    """Return a digest of a digest of weights, and of facts (as JSON) that results depend on."""
     text = json.dumps({"weights": weights, **facts}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

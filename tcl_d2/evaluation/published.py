@@ -13,13 +13,11 @@ class PublishedRow(NamedTuple):
     """A row of a published table.
 
     Attributes:
-        method: its name.
-        miou: mIoU in percent, by dataset.
-        source: where the figures stand.
-        protocol: "unified" (the TCL paper's), "own" (the method's), or whose else.
+        miou: in percent, by dataset.
+        source: the table or file that has the figures.
+        protocol: "unified" (the TCL paper's), "own" (the method's), or another's name.
         backbone: open_clip's name of the CLIP; for GroupViT the hub's name of its model; None for a method without.
         pamr: whether masks are refined by PAMR.
-        note: what else is to be known of it.
     """
 
     method: str
@@ -43,32 +41,20 @@ PUBLISHED = [PublishedRow(**row) for row in json.loads((ASSETS / "published.json
 
 
 def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> list[PublishedRow]:
-    """Find the rows of a method that are nearest to a setting, the method's paper first.
-
-    Args:
-        method: its name; upper or lower case is the same.
-        backbone: see PublishedRow. Of this and the next two, each narrows the rows where any are left.
-        pamr: whether masks are refined by PAMR.
-        protocol: see PublishedRow.
-    """
+    """Find the rows of a method, first by its paper; backbone, PAMR and protocol narrow them if any are left."""
     rows = [row for row in PUBLISHED if row.method.lower() == method.lower()]
     for attribute, value in (("backbone", backbone), ("pamr", pamr), ("protocol", protocol)):
         rows = [row for row in rows if getattr(row, attribute) == value] or rows
     return rows
 
 
-def method_name(cfg: CfgNode) -> str:
-    """Return the name of a configuration's method: the dense head of a DenseCLIP, or the meta-architecture."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    return cfg.MODEL.DENSE_CLIP.HEAD if name == "DenseCLIP" else name
-
-
 def published_for(cfg: CfgNode) -> list[PublishedRow]:
-    """Find the published rows to compare a configuration's results with, see find_published."""
-    method = method_name(cfg)
+    """Find the published rows to compare a configuration's results with."""
+    method = cfg.MODEL.META_ARCHITECTURE
+    if method == "DenseCLIP":
+        method = cfg.MODEL.DENSE_CLIP.HEAD
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
     if method == "GroupViT":
         backbone = cfg.MODEL.GROUPVIT.WEIGHTS
     is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
-    protocol = "unified" if is_unified else "own"
-    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", protocol)
+    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", "unified" if is_unified else "own")

@@ -9,11 +9,6 @@ from torch import Tensor
 from ..modeling.vocabulary import WordSubset
 from ..utils.files import open_path
 
-_HINT = (
-    "Give a .npy or .csv file of numbers in 0..1, a row and a column for each class in the dataset's order; {dataset} "
-    "in the path stands for the dataset's name."
-)
-
 
 def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
     """Compute the similarity of classes from the text features of their words.
@@ -24,7 +19,7 @@ def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
     background stands for whatever is no other class: its similarity to every other class is 0.
 
     Args:
-        subset: the words of a dataset's classes, by indices among the embeddings.
+        subset: the words of a dataset's classes, as indices into the embeddings.
         embeddings: text features [W, D], normalized.
 
     Returns:
@@ -54,39 +49,31 @@ def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:
 
 
 def read_similarity(path: str, dataset_name: str, num_classes: int) -> np.ndarray:
-    """Read a similarity matrix: NumPy's .npy, or numbers with commas between them and a row a line.
+    """Read a similarity matrix: NumPy's .npy, or comma-separated numbers, a row per line.
 
-    Args:
-        path: of the file; {dataset} in it stands for the dataset's name.
-        dataset_name: name in the catalog.
-        num_classes: K, with the background.
-
-    Returns:
-        matrix fp64 [K, K]: row: class of the ground truth; column: predicted class.
+    {dataset} in the path stands for the dataset's name. Rows are classes of the ground truth, columns predicted ones.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no matrix [K, K] of numbers in 0..1 with ones on the diagonal.
+        OSError, ValueError: it cannot be read, or is no matrix [K, K] of numbers in 0..1 with ones on the diagonal.
     """
     path = path.replace("{dataset}", dataset_name)
     where = f"TEST.ZERO_SHOT.SIMILARITY '{path}'"
+    expected = (
+        f"expected a .npy or .csv file of numbers in 0..1 with a row and a column for each class of '{dataset_name}' "
+        f"({num_classes}) in its order, and 1 on the diagonal"
+    )
     try:
         with open_path(path) as file:
             if Path(path).suffix == ".npy":
                 matrix = np.load(file, allow_pickle=False).astype(np.float64)
             else:
                 matrix = np.loadtxt(file, delimiter=",", ndmin=2)
-    except OSError as error:
-        raise type(error)(f"{where} cannot be read: {error.strerror or error}. {_HINT}") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{where} is no matrix of numbers: {error}. {_HINT}") from None
+    except (OSError, ValueError, EOFError) as error:
+        kind = type(error) if isinstance(error, OSError) else ValueError
+        raise kind(f"{where} cannot be read ({error}); {expected}") from None
 
-    # Its shape and its values
-    if matrix.shape != (num_classes, num_classes):
-        shape = " x ".join(map(str, matrix.shape))
-        raise ValueError(f"{where} is {shape}; expected {num_classes} x {num_classes}. {_HINT}")
-    if not ((matrix >= 0) & (matrix <= 1)).all():  # nan is neither
-        raise ValueError(f"{where} has values that are not in 0..1. {_HINT}")
-    if not (np.diag(matrix) == 1).all():
-        raise ValueError(f"{where} has values other than 1 on its diagonal: a class is as its own word. {_HINT}")
+    is_matrix = matrix.shape == (num_classes, num_classes) and ((matrix >= 0) & (matrix <= 1)).all()  # nan is neither
+    if not is_matrix or not (np.diag(matrix) == 1).all():
+        values = f"with values in {matrix.min():g}..{matrix.max():g}" if matrix.size else "empty"
+        raise ValueError(f"{where} is {' x '.join(map(str, matrix.shape))}, {values}; {expected}")
     return matrix

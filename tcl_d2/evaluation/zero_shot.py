@@ -21,8 +21,7 @@ from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
 from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
 from .measures import Measure, build_measures
-from .progress import EvaluationProgress
-from .skipped import SkippedImages
+from .progress import EvaluationProgress, SkippedImages
 
 logger = logging.getLogger(__name__)
 _SHOWN = 10  # names in a warning
@@ -43,25 +42,23 @@ def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
 class ZeroShotSemSegEvaluator(DatasetEvaluator):
     """Compares predicted labels with the label files of a dataset, Detectron2's own ones included.
 
-    The dataset's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map`
-    (value in the file -> class index or ignore_label). It works for any dataset that has these, and rows with
-    `file_name` and `sem_seg_file_name`.
+    The dataset's metadata say how labels are read: `stuff_classes`, `ignore_label`, and optionally `label_map` (value
+    in the file -> class index or ignore_label). It works for any dataset that has these, and rows with `file_name` and
+    `sem_seg_file_name`.
 
     mIoU is the protocol's: over the classes that occur in prediction or ground truth. Detectron2's SemSegEvaluator
     leaves out classes that are predicted but never there, so its mIoU is the same or higher.
 
-    `measures` add further metrics and tables. A subclass adds a metric in `compute_metrics`; what that needs of each
-    image goes into `empty_statistics` and `update_statistics`.
+    `measures` add further metrics and tables. A subclass adds a metric in `compute_metrics`, and the statistics for it
+    in `empty_statistics` and `update_statistics`.
 
     Attributes:
         class_names: K class words.
-        needs_similarity: whether measures need the similarity of the classes, see set_similarity; no file has given it.
-        statistics: arrays by name, summed over the images and, in the end, over the processes:
+        needs_similarity: whether `set_similarity` must be called before `evaluate`.
+        statistics: arrays by name, summed over the images: those of the measures, and
 
             confusion_matrix: int64 [K, K + 1], pixels by ground truth (rows) and prediction; the last column is of no
                 class.
-
-            and those of the measures.
     """
 
     @configurable
@@ -76,13 +73,11 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         """Build the evaluator of a registered dataset.
 
         Args:
-            dataset_name: name in the catalog.
             distributed: whether to sum the statistics of all processes.
             predictions: folder for predicted labels as palette PNGs (see prediction_path); None to save none.
-            measures: what to measure besides the protocol's metrics.
 
         Raises:
-            ValueError: two rows of the dataset have one `file_name`, or see LabelMapper.
+            ValueError: two rows of the dataset have one `file_name`, or its labels cannot be read.
         """
         # How labels are read
         metadata = MetadataCatalog.get(dataset_name)
@@ -91,7 +86,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         self._label_mapper = LabelMapper.of(dataset_name)
         self._dataset_dicts = rows_by_file_name(dataset_name, DatasetCatalog.get(dataset_name))
 
-        # What is kept
+        # Optional parts
         self._distributed = distributed
         self._predictions = predictions
         if predictions is not None:
@@ -111,10 +106,10 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         }
 
     def attach(self, progress: EvaluationProgress | None, skipped: SkippedImages | None) -> None:
-        """Go on from the images that were done before, and reset; every process must call it.
+        """Reset, and go on from the images that were done before; every process must call it.
 
         Args:
-            progress: keeps what is done, and has what was done before; None to keep nothing.
+            progress: has the earlier images, and keeps those to come; None for neither.
             skipped: counts images whose labels are broken or do not fit; None makes them errors.
         """
         self._progress = progress
@@ -126,7 +121,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
     # ------------------------------------------------------------------------------------ statistics and metrics
 
     def set_similarity(self, similarity: np.ndarray) -> None:
-        """Set the similarity of the classes for the measures that need it, see Measure; before `evaluate`."""
+        """Set the similarity of the classes for the measures that need it; call it before `evaluate`."""
         for measure in self._measures:
             measure.similarity = similarity
 
@@ -177,15 +172,14 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         """Add images to the statistics.
 
         Args:
-            inputs: a dict an image, with `file_name`.
-            outputs: a dict an image, with either of:
+            inputs: with `file_name`.
+            outputs: with one of these:
 
                 sem_seg_labels: class indices at the label's size, integers [H, W].
-                sem_seg: scores [K, H, W], or [K + 1, H, W] with those of no class at last.
+                sem_seg: scores [K, H, W], or [K + 1, H, W], the last of no class.
 
         Raises:
-            OSError, ValueError: unreadable label, value out of range, or a size that differs; names the file.
-            ValueError: the dataset has no such image, or no label of it; or a prediction is not of its classes.
+            OSError, ValueError: a label or prediction is missing or broken, or does not fit; names the file.
         """
         for input_per_image, output in zip(inputs, outputs):
             file_name = input_per_image["file_name"]
@@ -210,20 +204,16 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
                 save_palette_png(prediction.cpu().numpy(), self._colors, path)
             if self._progress is not None:
                 self._done.append(file_name)
-                self._progress.save_now_and_then(self.statistics, self._done)
+                if self._progress.is_due:
+                    self.save_progress()
 
     def evaluate(self) -> dict[str, dict] | None:
-        """Return the results of all images; None off rank 0.
-
-        Returns:
-            sem_seg: metrics in percent, see compute_metrics and the measures.
-            tables: rows by title, where measures have tables.
+        """Return metrics in percent (`sem_seg`) and the measures' tables by title (`tables`); None off rank 0.
 
         Raises:
             ValueError: there was nothing to evaluate, or a measure lacks the similarity of the classes.
         """
-        if self._progress is not None:
-            self._progress.save(self.statistics, self._done)
+        self.save_progress()
         if self._lacks_similarity():
             raise ValueError(
                 f"The measures of '{self.dataset_name}' need the similarity of its classes: call set_similarity first, "
@@ -249,8 +239,13 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
     # ------------------------------------------------------------------------------------ steps
 
+    def save_progress(self) -> None:
+        """Save what this process has done, if progress is kept."""
+        if self._progress is not None:
+            self._progress.save(self.statistics, self._done)
+
     def _check_prediction_paths(self) -> None:
-        """Check that each image's predicted labels have a file of their own; ValueError names one that have not."""
+        """Raise a ValueError unless each image's predicted labels have their own file."""
         files = {}
         for file_name, dataset_dict in self._dataset_dicts.items():
             other = files.setdefault(prediction_path(self._predictions, dataset_dict), file_name)
@@ -273,7 +268,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             )
 
     def _predicted_labels(self, input_per_image: dict, output: dict) -> Tensor:
-        """Return the predicted labels, integers [H, W]; ValueError names the image if they are not as they must be."""
+        """Return the predicted labels, integers [H, W]; a ValueError names the image if they do not fit."""
         name = f"The prediction for {input_per_image['file_name']}"
         if "sem_seg_labels" in output:
             labels = output["sem_seg_labels"]
@@ -343,15 +338,10 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
 
 class SharedImagesEvaluator(DatasetEvaluator):
-    """Evaluates several datasets of the same images in one pass: each has its own evaluator."""
+    """Evaluates several datasets of the same images in one pass, each with its own evaluator."""
 
     def __init__(self, evaluators: Mapping[str, DatasetEvaluator], dataset_dicts: Mapping[str, Sequence[dict]]):
-        """Join the evaluators of datasets.
-
-        Args:
-            evaluators: by dataset, in the order in which the model gives `by_dataset`.
-            dataset_dicts: by dataset, as its catalog entry gives them.
-        """
+        """Join evaluators by dataset, in the order in which the model gives `by_dataset`."""
         self._evaluators = evaluators
         self._by_file_name = {name: rows_by_file_name(name, dataset_dicts[name]) for name in evaluators}
 

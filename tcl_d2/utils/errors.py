@@ -39,6 +39,18 @@ def one_message(*types: type[Exception]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put "KEY: " before the message of an OSError or ValueError; a KeyError becomes a ValueError."""
+    try:
+        yield
+    except OSError as error:
+        is_plain = type(error).__module__ == "builtins"  # others, such as HTTPError, are not built from a text
+        raise (type(error) if is_plain else OSError)(f"{key}: {error}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{key}: {_text(error)}") from None
+
+
 def _text(error: Exception) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) else error)
     if "\nOriginal Traceback" in text:  # what torch makes of an error in a loader's process

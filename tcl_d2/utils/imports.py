@@ -1,4 +1,4 @@
-"""Importing code of the user's, which registers datasets, models or losses."""
+"""Importing optional packages, and code of the user's, which registers datasets, models or losses."""
 
 import argparse
 import importlib
@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,16 @@ def import_code(name: str) -> None:
     except Exception as error:
         message = f"'{name}' (--import or IMPORTS) could not be imported: {type(error).__name__}: {error}"
         raise ValueError(message + _place_of(error)) from error
+
+
+def import_optional(name: str, needed_by: str, package: str = "") -> ModuleType:
+    """Import an optional package; RuntimeError names what needs it, and the package to install if its name differs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RuntimeError(
+            f"{needed_by} needs {name}, which cannot be imported ({error}): pip install {package or name}"
+        ) from None
 
 
 def _import_file(path: Path) -> None:

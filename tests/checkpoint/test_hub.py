@@ -344,7 +344,7 @@ def test_of_a_whole_configuration_the_models_part_is_taken(folder, tmp_path):
 def test_a_checkpoint_names_nothing_elsewhere(tmp_path):
     cfg = load_config(CONFIG, ["MODEL.CLIP.PRETRAINED", "/x/y.pt"])
     save_file(load_file(TRAINED), tmp_path / "x.safetensors", {"card": json.dumps({"configuration": cfg.dump()})})
-    with pytest.raises(SystemExit, match="x.safetensors' carries: MODEL.CLIP.PRETRAINED is '/x/y.pt'.*--config-file"):
+    with pytest.raises(SystemExit, match="--config-file.*x.safetensors'.*: MODEL.CLIP.PRETRAINED is '/x/y.pt'"):
         write_folder(tmp_path / "x.safetensors", "--hub", tmp_path / "model")
 
 

@@ -122,7 +122,7 @@ def test_the_best_checkpoint_is_named_where_it_is_all_there_is(folder):
 def test_no_whole_checkpoint_is_said(folder):
     for path in folder.glob("model_*"):
         cut(path)
-    with pytest.raises(ValueError, match="There is no whole checkpoint: begin anew"):
+    with pytest.raises(ValueError, match="--resume.*no whole checkpoint"):
         resume(folder)
 
 
@@ -138,8 +138,8 @@ def test_an_evaluation_with_given_weights_needs_no_last_checkpoint(folder):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss"]], r"HEADS are \['ImageTCLLoss'\].* trained with \['Image.*MaskTV"),
-        (["MODEL.TCL.EXTRA_LOSS_HEADS", ["WholeImageLoss"]], r"HEADS are .*, 'WholeImageLoss'\], .* trained with "),
+        (["MODEL.TCL.LOSS_HEADS", ["ImageTCLLoss"]], r"HEADS .*\['ImageTCLLoss'\].* trained with \['Image.*MaskTV"),
+        (["MODEL.TCL.EXTRA_LOSS_HEADS", ["WholeImageLoss"]], r"HEADS .*, 'WholeImageLoss'\], .* trained with "),
         (["SOLVER.MAX_ITER", 5], "model_0000005.pth' has 6 iterations, more than SOLVER.MAX_ITER 5"),
     ],
 )
@@ -151,7 +151,7 @@ def test_settings_that_cannot_go_on(folder, options, message):
 @pytest.mark.fault("--resume of a GroupViT with or without the multi-label loss, as it was not", "an error names both")
 def test_the_multi_label_loss_cannot_come_or_go(folder):
     options = ["MODEL.META_ARCHITECTURE", "GroupViT", "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS", 3]
-    with pytest.raises(ValueError, match="NUM_NOUNS is 3, but '.*0000005.pth' was trained with 0"):
+    with pytest.raises(ValueError, match="NUM_NOUNS .*0000005.pth' was trained with"):
         resume(folder, *options)
     assert resume(folder, *options[:3], 0) == resume(folder, *options[2:]) == 6  # of a TCL it says nothing
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tcl_d2.data import check_datasets, register_benchmark
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
-from tcl_d2.evaluation.skipped import SkippedImages
+from tcl_d2.evaluation.progress import SkippedImages
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # to be turned by 90 degrees

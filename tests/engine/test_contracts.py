@@ -108,7 +108,7 @@ def test_hooks_overridden_as_in_detectron2_train_evaluate_and_resume(cfg, pairs,
     assert results["shapes_stuff_val"]["images"] == 4
     assert Path(cfg.OUTPUT_DIR, "inference/sem_seg_predictions.json").exists()
     assert info.text.count("The SemSegEvaluator of 'shapes_stuff_val' keeps no progress") == 1
-    assert "not of build_image_text_train_loader: --resume begins it anew" in info.text
+    assert "not come from build_image_text_train_loader: --resume restarts" in info.text
 
 
 @pytest.mark.fault("Detectron2's own training loader over shards", "the error says which loader reads them")

@@ -97,7 +97,7 @@ def test_missing_package_is_told(cfg, in_world, tmp_path, monkeypatch):
     (tmp_path / "no_wandb.py").write_text("import sys; sys.modules['wandb'] = None")
     command = ["train_net.py", "--import", tmp_path / "no_wandb.py", "--config-file", "configs/shapes/tcl.yaml"]
     command += ["WANDB.PROJECT", "tcl", "DATASETS.TRAIN", "('no_such_set',)", "OUTPUT_DIR", tmp_path / "out"]
-    check_error(run(in_world, *command), "no_such_set", "WANDB.PROJECT needs the package wandb", "pip install wandb")
+    check_error(run(in_world, *command), "no_such_set", "WANDB.PROJECT needs wandb", "pip install wandb")
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     cfg.WANDB.PROJECT = ""

@@ -22,9 +22,9 @@ from PIL import Image
 
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import check_dataset_settings
-from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.evaluation import build_evaluator, needed_outputs
+from tcl_d2.evaluation.dataset_settings import check_dataset_settings
+from tcl_d2.evaluation.evaluation_pass import group_by_images
 from tcl_d2.evaluation.zero_shot import overall_metrics
 from tcl_d2.modeling.dataset_classes import Category, dataset_categories, dataset_class_names
 from tcl_d2.modeling.vocabulary import dataset_vocabulary
@@ -658,7 +658,7 @@ def test_panoptic_quality_is_of_all_images(cfg, panopticapi):
 
 @pytest.mark.fault("panoptic quality without panopticapi", "an error says how to install it, before the model is built")
 def test_panopticapi_is_missing(cfg, monkeypatch):
-    monkeypatch.setattr("tcl_d2.evaluation.objects.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "panopticapi", None)
     with pytest.raises(RuntimeError, match="shapes_panoptic_val.*pip install git"):
         check_dataset_settings(cfg, ["shapes_panoptic_val"])
 

@@ -10,8 +10,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tcl_d2.engine import Trainer, evaluation_pass
-from tcl_d2.engine.evaluation_pass import RemainingImages
+from tcl_d2.engine import Trainer
+from tcl_d2.evaluation import evaluation_pass
+from tcl_d2.evaluation.evaluation_pass import RemainingImages
 from tcl_d2.evaluation.progress import EvaluationProgress, fingerprint
 from tcl_d2.utils.tensors import digest_weights
 

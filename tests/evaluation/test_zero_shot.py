@@ -11,7 +11,7 @@ from PIL import Image
 from tcl_d2.data import register_benchmark
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.evaluation.confusion import confusion_matrix
-from tcl_d2.evaluation.skipped import SkippedImages
+from tcl_d2.evaluation.progress import SkippedImages
 
 CLASSES = ("background", "cat", "dog", "cow")
 

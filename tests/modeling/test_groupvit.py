@@ -20,7 +20,7 @@ from tcl_d2.checkpoint.hub import portable_config, write_folder
 from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import words_from_config
+from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.modeling import GroupViT, Refiner, words_to_labels
 from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
 from tcl_d2.modeling.inference import resize_scores

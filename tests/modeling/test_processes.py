@@ -9,7 +9,7 @@ from detectron2.utils import comm
 
 from tcl_d2.checkpoint import from_official
 from tcl_d2.engine.hooks import UnfreezeHook
-from tcl_d2.engine.processes import unwrap_ddp, wrap_ddp
+from tcl_d2.runs.processes import unwrap_ddp, wrap_ddp
 from tests import golden
 from tests.running import start_processes
 

@@ -21,11 +21,7 @@ from ..utils.imports import add_import_argument
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser, with --num-processes and --import.
-
-    Args:
-        epilog: examples of use; None: Detectron2's.
-    """
+    """Return Detectron2's argument parser, with --num-processes and --import."""
     parser = default_argument_parser(epilog)
     add_import_argument(parser)
     parser.set_defaults(dist_url="auto")  # a free port: several runs on one machine do not meet
@@ -34,12 +30,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Run main(args) in every process; if one dies, the others are ended, and this one exits with the reason.
-
-    Args:
-        main: the work of a process.
-        args: of `argument_parser`, which say how many processes there are.
-    """
+    """Run main(args) in every process; if one dies, the others are ended, and this one exits with the reason."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         join_torchrun()
         main(args)
@@ -85,7 +76,7 @@ def _prepare_cpu(num_processes: int) -> None:
 
 
 def _ignore_import_warnings() -> None:
-    """Ignore in new processes, which import Detectron2 before this package, what `import_detectron2` ignores here."""
+    """Ignore in new processes, which import Detectron2 first, the warnings that `import_detectron2` ignores."""
     given = os.environ.get("PYTHONWARNINGS", "")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [given, "ignore:`torch.jit.script` is:FutureWarning"]))
 

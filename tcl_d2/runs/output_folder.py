@@ -14,14 +14,11 @@ from ..utils.locks import locked_folder
 def output_folder(path: str, purpose: str) -> Iterator[None]:
     """Make OUTPUT_DIR, and keep other runs of the same purpose out of it until the block ends.
 
-    The main process has the lock; the others wait until it has it.
-
-    Args:
-        path: OUTPUT_DIR.
-        purpose: "training" or "evaluation"; one of each may share a folder.
+    The main process has the lock; the others wait until it has it. One run of each purpose, "training" or "evaluation",
+    may use a folder.
 
     Raises:
-        ValueError: it is no folder that can be written, or another run has it.
+        ValueError: the folder cannot be written, or another run has it.
     """
     if not path:
         raise ValueError("OUTPUT_DIR is empty: give a folder for logs, checkpoints and results")

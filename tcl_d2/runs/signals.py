@@ -1,19 +1,14 @@
 """SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal): a run ends at a good moment, with its work saved."""
 
-import logging
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-
-logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class SignalCatcher:
-    """Remembers STOP_SIGNALS in place of their action; a second one of the same has its action at once.
+    """Remembers STOP_SIGNALS instead of acting on them; a second one of the same kind acts at once.
 
     Attributes:
         number: the first signal that came; 0 for none.
@@ -38,33 +33,3 @@ class SignalCatcher:
     def _remember(self, number: int, _: FrameType | None) -> None:
         self.number = self.number or number
         signal.signal(number, self._handlers.pop(number))
-
-
-class StoppableLoader:
-    """A loader's batches until a signal comes; then the run ends, between two batches, with its progress saved."""
-
-    def __init__(self, loader: Iterable[list[dict]], save: Callable[[], None]):
-        """Wrap a loader.
-
-        Args:
-            loader: gives batches of dataset dicts, and has a length.
-            save: writes what is done.
-        """
-        self.loader = loader
-        self.save = save
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        with SignalCatcher() as catcher:
-            for batch in self.loader:
-                yield batch
-                if catcher.number:
-                    self._stop(catcher.number)
-
-    def _stop(self, number: int) -> None:
-        self.save()
-        name = signal.Signals(number).name
-        logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
-        sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""What a configuration says for single datasets: their words, and a check of it all before an evaluation begins."""
+"""Settings and words of single datasets, and their checks before an evaluation begins."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -7,26 +7,22 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..config import dataset_config
+from ..config import check_ranges, dataset_config
 from ..data.class_words import RELEASES, read_dataset_words, released_words
-from ..evaluation.measures import build_measures, check_measures
-from ..evaluation.objects import check_panoptic
 from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..modeling.templates import get_templates
 from ..modeling.text import WordReader
 from ..modeling.vocabulary import Identify, dataset_classes, dataset_vocabulary
-from ..utils.resize import check_sizes
+from ..utils.errors import named
 from ..utils.words import class_names
+from .measures import build_measures, check_measures
+from .objects import check_panoptic
 
 FIRST_WORDS = "first"  # in TEST.ZERO_SHOT.WORDS: the first word of each class alone
 
 
 def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None:
-    """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own.
-
-    Raises:
-        OSError, ValueError: the file cannot be read or is not for this dataset, or the release has no words for it.
-    """
+    """Return the words of a dataset's classes that TEST.ZERO_SHOT.WORDS names; None for the dataset's own."""
     words = cfg.TEST.ZERO_SHOT.WORDS
     if not words:
         return None
@@ -51,7 +47,7 @@ def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None
 
 
 def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
-    """Check the settings and words of each dataset; ValueError or OSError names the dataset and what does not fit."""
+    """Check the settings and words of each dataset; ValueError or OSError names the dataset and the problem."""
     unknown = set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list())
     if unknown:
         raise ValueError(
@@ -60,23 +56,16 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
     for name in dataset_names:
         if name not in DatasetCatalog.list():
             continue
+        # Other checks name datasets that are no benchmarks
         is_known = {"stuff_classes", "thing_classes"} & MetadataCatalog.get(name).as_dict().keys()
         if has_classes(name) and is_known:
-            _check_settings(dataset_config(cfg, name), name)  # what is no benchmark is another check's error
+            _check_settings(dataset_config(cfg, name), name)
 
 
 def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
-    """Check sizes, protocol, words and measures of a dataset; `cfg` has its settings."""
-    test = cfg.TEST.ZERO_SHOT
-    try:
-        # Numbers
-        check_sizes(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        if test.MAX_IMAGES < 0:
-            raise ValueError(f"TEST.ZERO_SHOT.MAX_IMAGES is {test.MAX_IMAGES}; expected a number, or 0 for all images")
-        if test.IMS_PER_BATCH < 1:
-            raise ValueError(f"TEST.ZERO_SHOT.IMS_PER_BATCH is {test.IMS_PER_BATCH}; expected at least 1 image")
-
-        # Protocol and words
+    """Check sizes, protocol, words and measures of a dataset, whose settings are in `cfg`."""
+    with named(f"Dataset '{dataset_name}'"):
+        check_ranges(cfg, "INPUT.", "TEST.")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), build_identify(cfg))
 
@@ -86,12 +75,10 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             build_measures(cfg, dataset_name)
         elif MetadataCatalog.get(dataset_name).evaluator_type in PANOPTIC_TYPES:
             check_panoptic(cfg, dataset_name)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"Dataset '{dataset_name}': {error}") from None
 
 
 def build_identify(cfg: CfgNode) -> Identify:
-    """Build what says which words are one text for the model, see make_vocabulary, without the model."""
+    """Return a function that tells which words are one text for the model, without building the model."""
     try:
         tokenizer = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).build_tokenizer(cfg)
     except (OSError, ValueError):  # which check_encoder says

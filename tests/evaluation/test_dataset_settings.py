@@ -7,9 +7,9 @@ from tcl_d2 import load_config
 from tcl_d2.config import dataset_config
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.engine import Trainer
-from tcl_d2.engine.dataset_settings import check_dataset_settings, words_from_config
-from tcl_d2.engine.evaluation_pass import group_by_images
 from tcl_d2.engine.training_data import check_training_data
+from tcl_d2.evaluation.dataset_settings import check_dataset_settings, words_from_config
+from tcl_d2.evaluation.evaluation_pass import group_by_images
 from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
