@@ -64,12 +64,13 @@ def name_configs(paths: Sequence[str]) -> dict[str, str]:
     """Return paths of configurations by name, the file's without its suffix; ValueError for two of one name."""
     path_by_name = {}
     for path in paths:
-        other = path_by_name.setdefault(Path(path).stem, path)
-        if other is not path:
+        name = Path(path).stem
+        if name in path_by_name:
             raise ValueError(
-                f"--configs: '{other}' and '{path}' are both named '{Path(path).stem}' in the table: copy one of them "
-                "to a file of another name."
+                f"--configs: '{path_by_name[name]}' and '{path}' are both named '{name}' in the table: copy one of "
+                "them to a file of another name."
             )
+        path_by_name[name] = path
     return path_by_name
 
 
