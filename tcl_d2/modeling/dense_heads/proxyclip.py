@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..clip import FrozenCLIP, project_values, tokens_to_map
 from ..vision import VisionEncoder, build_vision_model
-from .head import DENSE_HEAD_REGISTRY, DenseHead
+from .heads import DENSE_HEAD_REGISTRY, DenseHead
 
 
 class ProxyCLIPHead(DenseHead):
@@ -31,9 +31,9 @@ class ProxyCLIPHead(DenseHead):
         """Set the vision model, and how its similarities become attention.
 
         Args:
-            vision: normalized images [B, 3, H, W] -> features [B, C', h', w'], see VisionEncoder.
+            vision: normalized images [B, 3, H, W] -> features [B, C', h', w'], such as a VisionEncoder.
             beta: pairs less similar than beta times the mean are left out.
-            gamma: scale of the similarities, more than 0; ValueError for others.
+            gamma: scale of the similarities.
         """
         super().__init__()
         if gamma <= 0:
@@ -46,16 +46,10 @@ class ProxyCLIPHead(DenseHead):
         return self.gather(clip, tokens, clip.grid(images), self.vision(images))
 
     def gather(self, clip: FrozenCLIP, tokens: Tensor, grid: tuple[int, int], vision: Tensor) -> Tensor:
-        """Compute features on the vision model's grid.
+        """Compute features [B, D, h', w'] on the grid of the vision model's features [B, C', h', w'].
 
         Args:
-            clip: the frozen CLIP.
-            tokens: before its last block, [B, 1 + h*w, C].
-            grid: (h, w).
-            vision: the vision model's features [B, C', h', w'].
-
-        Returns:
-            features [B, D, h', w'].
+            tokens: before CLIP's last block, [B, 1 + h*w, C], of the grid (h, w).
         """
         block = clip.blocks[-1]
         values = tokens_to_map(project_values(block, tokens), grid)
