@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from copy import copy
-from typing import NamedTuple
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -10,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..utils.tensors import weights_version
 from .dual_encoder import FrozenDualEncoder
 from .linear import linear, run_layers
-from .resize_matrices import cubic_matrix
+from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 
 
 def _check_tower(visual: nn.Module) -> None:
@@ -31,91 +29,10 @@ def _check_tower(visual: nn.Module) -> None:
         )
 
 
-class PositionRule(NamedTuple):
-    """How position embeddings, learned on a grid of n x n patches, are read for a grid of h x w.
-
-    Attributes:
-        offset: sides are resized by the factors (h + offset) / n and (w + offset) / n.
-        keeps_equal_count: whether a grid of n * n patches of another shape (7 x 28 for 14 x 14) gets them as they are.
-    """
-
-    offset: float = 0.0
-    keeps_equal_count: bool = False
-
-    def resize(self, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Resize position embeddings (bicubic, no antialias).
-
-        Args:
-            position: [p + n1*n2, C]; the p first ones, such as the class token's, stay.
-            size: (n1, n2), the grid that they are for.
-            grid: (h, w), the grid wanted.
-
-        Returns:
-            [p + h*w, C].
-        """
-        if torch.compiler.is_exporting():
-            return self._resize_in_graph(position, size, grid)
-
-        count = size[0] * size[1]
-        if grid == size or (self.keeps_equal_count and grid[0] * grid[1] == count):
-            return position
-
-        first, patches = position[:-count], position[-count:].unflatten(0, size).permute(2, 0, 1)[None]
-        scale = [(int(side) + self.offset) / old for side, old in zip(grid, size)]  # a trace has tensors
-        where = {"scale_factor": scale} if self.offset else {"size": grid}
-        patches = F.interpolate(patches, **where, mode="bicubic", align_corners=False)
-        return torch.cat([first, patches[0].permute(1, 2, 0).flatten(0, 1)])
-
-    def _resize_in_graph(self, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Do what `resize` does with the same operations for all grids: a graph has no branches."""
-        count, (height, width) = size[0] * size[1], grid
-        first, patches = position[:-count], position[-count:].unflatten(0, size)
-        rows, columns = (
-            cubic_matrix(old, side, (side + self.offset) / old, position.device) for side, old in zip(grid, size)
-        )
-        resized = torch.einsum("hi,wj,ijc->hwc", rows, columns, patches).flatten(0, 1)
-        if not (self.offset or self.keeps_equal_count):  # at their own size, the matrices are ones
-            return torch.cat([first, resized])
-
-        # Keep them where the rule says so
-        is_same = torch.scalar_tensor(height * width) == count
-        if not self.keeps_equal_count:
-            is_same &= torch.scalar_tensor(height) == size[0]
-        indices = torch.arange(height * width, device=position.device).clamp(max=count - 1)
-        return torch.cat([first, torch.where(is_same, position[-count:][indices], resized)])
-
-
-RESIZED_TO_GRID = PositionRule()  # TCL's
-
-
-class KeptPositions:
-    """The last resized position embeddings of a frozen model, for the next images: resizing is slow on a GPU."""
-
-    def __init__(self):
-        self._last: tuple[tuple, Tensor] | None = None
-
-    def __call__(self, rule: PositionRule, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Return rule.resize(position, size, grid)."""
-        if torch.compiler.is_compiling() or position.is_inference():
-            return rule.resize(position, size, grid)
-
-        key = rule, grid, weights_version([position])
-        last = self._last  # another thread may replace it
-        if last is None or last[0] != key:
-            last = self._last = key, rule.resize(position, size, grid)
-        return last[1]
-
-
 def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> list[Tensor]:
-    """Compute queries, keys and values of a block's attention.
+    """Compute queries, keys and values of a block's attention: tokens [B, L, C] -> [B, heads, L, C / heads] each.
 
-    Args:
-        block: a block of CLIP's image encoder.
-        x: tokens [B, L, C].
-        count: tokens that ask, the first ones; None for all.
-
-    Returns:
-        queries [B, heads, count, C / heads], keys and values [B, heads, L, C / heads].
+    Queries are of the first `count` tokens alone; None for all.
     """
     attention, width = block.attn, x.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -141,45 +58,27 @@ def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
 
 
 def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
-    """Compute what follows in a block: output projection, residual, MLP.
+    """Compute what follows the attention in a block: output projection, residual, MLP.
 
     Args:
-        block: a block of CLIP's image encoder.
         x: the block's input, tokens [B, L, C].
         attended: what the attention gathered, heads joined, [B, L, C].
-
-    Returns:
-        tokens [B, L, C].
     """
     x = x + block.ls_1(run_layers(block.attn.out_proj, attended))
     return x + block.ls_2(run_layers(block.mlp, block.ln_2(x)))
 
 
 def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
-    """Compute block(x), faster: nn.MultiheadAttention works sequence first, and makes many small products of a batch.
+    """Compute block(x) of tokens [B, L, C], or its first `count` tokens [B, count, C].
 
-    Args:
-        block: a block of CLIP's image encoder.
-        x: tokens [B, L, C].
-        count: tokens whose results are needed, the first ones; None for all.
-
-    Returns:
-        tokens [B, count, C].
+    This is faster: nn.MultiheadAttention works sequence first, and splits a batch into many small products.
     """
     attended = F.scaled_dot_product_attention(*project_heads(block, x, count))
     return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
 
 
 def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """Compute a block under MaskCLIP's rule: each token attends to itself alone: attention is out_proj(v_proj(.)).
-
-    Args:
-        block: a block of CLIP's image encoder.
-        x: tokens [B, L, C].
-
-    Returns:
-        tokens [B, L, C].
-    """
+    """Compute a block under MaskCLIP's rule, tokens [B, L, C]: each attends to itself alone, by out_proj(v_proj(.))."""
     return finish_block(block, x, project_values(block, x))
 
 
@@ -189,17 +88,10 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class FrozenCLIP(FrozenDualEncoder):
-    """CLIP's two encoders.
-
-    Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`.
-    """
+    """CLIP's two encoders. Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`."""
 
     def __init__(self, model: nn.Module):
-        """Freeze a CLIP.
-
-        Args:
-            model: an open_clip model whose image tower is open_clip's VisionTransformer; ValueError otherwise.
-        """
+        """Freeze an open_clip model whose image tower is open_clip's VisionTransformer; ValueError for others."""
         _check_tower(model.visual)
         # Without the scale of CLIP's own contrast, for TCL's losses have theirs. The caller's model keeps it
         model = copy(model)
@@ -250,11 +142,7 @@ class FrozenCLIP(FrozenDualEncoder):
     ) -> Tensor:
         """Run the first `depth` blocks: images -> tokens [B, 1 + h*w, C], class token first.
 
-        Args:
-            images: normalized images [B, 3, H, W].
-            depth: number of blocks.
-            recompute: whether a block's activations are computed again for the gradient rather than held.
-            position: how position embeddings are resized.
+        `recompute` recomputes a block's activations for the gradient rather than holding them.
         """
         visual = self.visual
 

@@ -16,7 +16,7 @@ from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
 from ..utils.downloads import PathManager, local_weights
-from ..utils.tensors import check_finite, read_tensors, split_checkpoint
+from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,7 @@ def read_clip_weights(path: str) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: with the file's name and what was expected.
     """
-    local = local_weights("MODEL.CLIP.PRETRAINED", path)
-    try:
-        state = split_checkpoint(read_tensors(local), path)[0]
-        check_finite(state, path)
-    except ValueError as error:
-        raise ValueError(f"MODEL.CLIP.PRETRAINED: {error}") from None
-
+    state = read_weights("MODEL.CLIP.PRETRAINED", path)
     if "visual.conv1.weight" not in state:
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: '{path}' is no CLIP ViT in OpenAI's or OpenCLIP's layout: it has no "
@@ -172,22 +166,8 @@ def is_file(pretrained: str) -> bool:
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
     """Load a file's state dict into the model of MODEL.CLIP.NAME; ValueError where they differ."""
     state = {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}
-    if differences := compare_shapes(state, model.state_dict()):
-        raise ValueError(
-            f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}' ({len(differences)} weights "
-            f"differ; {'; '.join(differences[:3])}). Give the name of the model that the file was made with."
-        )
-    model.load_state_dict(state)  # which makes fp32 of fp16
-
-
-def compare_shapes(state: dict[str, Tensor], model_state: dict[str, Tensor]) -> list[str]:
-    """Say of every weight that a file and a model do not share, or have in different shapes, what each has."""
-    differences = []
-    for key, value in model_state.items():
-        shape = tuple(state[key].shape) if key in state else "nothing"
-        if shape != tuple(value.shape):
-            differences.append(f"{key}: the file has {shape}, the model {tuple(value.shape)}")
-    return differences + [f"{key}: the model has no such weight" for key in state.keys() - model_state.keys()]
+    unfit = f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}'; give the model it was made with"
+    load_weights(model, state, unfit)
 
 
 def _download(tag_cfg: dict) -> str:

@@ -13,10 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..utils.downloads import PathManager
-from ..utils.tensors import digest_weights, read_tensors, split_checkpoint
-from .clip import RESIZED_TO_GRID, KeptPositions, PositionRule, tokens_to_map
-from .clip_loading import compare_shapes
+from ..utils.tensors import digest_weights
+from .clip import tokens_to_map
+from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
+from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -33,13 +33,11 @@ class VisionEncoder(nn.Module):
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
     ):
-        """Freeze the vision model.
+        """Freeze a vision model from build_vision_model.
 
         Args:
-            model: a timm VisionTransformer that returns all its tokens, see build_vision_model.
             position: how position embeddings are resized.
-            pixel_mean: of the images that come in, RGB in 0..255.
-            pixel_std: see pixel_mean.
+            pixel_mean: RGB in 0..255 with which the images that come in were normalized; likewise `pixel_std`.
         """
         super().__init__()
         # In a tuple it is no submodule: its weights come by its name, and checkpoints of the model do not need them
@@ -67,13 +65,9 @@ class VisionEncoder(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute features, after the final norm.
+        """Compute features after the final norm: normalized [B, 3, H, W] -> [B, C, h, w].
 
-        Args:
-            images: normalized, [B, 3, H, W]; what is left beside whole patches is not seen.
-
-        Returns:
-            features [B, C, h, w].
+        A rest at the right and at the bottom that is no whole patch is not seen.
         """
         grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
@@ -104,16 +98,39 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     """Build a vision model that returns all its tokens.
 
     Args:
-        key: of the configuration, which has the next two as its NAME and PRETRAINED; for errors.
-        name: of a VisionTransformer in timm, such as "vit_base_patch8_224.dino".
-        pretrained: "timm" for the weights that timm names, a file of them or its address, or "" for random ones. A
+        key: has the next two as its NAME and PRETRAINED in the configuration; for errors.
+        name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino".
+        pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights. A
             classifier in the file is left out.
 
     Raises:
         ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
         OSError: the weights cannot be read.
     """
-    # Look at its architecture, before its weights are downloaded
+    _check_architecture(key, name)
+    if pretrained == "timm" and not is_model_pretrained(name):
+        raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
+
+    # Build it
+    try:
+        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
+    except OSError as error:
+        raise OSError(
+            f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
+            f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
+            f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
+        ) from None
+    if pretrained not in ("", "timm"):
+        state = read_weights(f"{key}.PRETRAINED", pretrained)
+        state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
+        load_weights(model, state, f"{key}.PRETRAINED: '{pretrained}' does not fit {key}.NAME '{name}'")
+    mean, std = ([round(value, 1) for value in values] for values in model_normalization(model))
+    logger.info("%s: '%s' was trained on images of mean %s and deviation %s, as timm says", key, name, mean, std)
+    return _return_tokens(model)
+
+
+def _check_architecture(key: str, name: str) -> None:
+    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded."""
     if not timm.is_model(name):
         raise ValueError(
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
@@ -130,30 +147,17 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
             f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
             "which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
-    if pretrained == "timm" and not is_model_pretrained(name):
-        raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
 
-    # Build it
-    try:
-        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
-    except OSError as error:
-        raise OSError(
-            f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
-            f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
-            f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
-        ) from None
-    if pretrained not in ("", "timm"):
-        _load_weights(model, key, name, pretrained)
-    mean, std = ([round(value, 1) for value in values] for values in model_normalization(model))
-    logger.info("%s: '%s' was trained on images of mean %s and deviation %s, as timm says", key, name, mean, std)
 
-    # All tokens are returned, after the final norm, which some have behind their pooling
+def _return_tokens(model: VisionTransformer) -> VisionTransformer:
+    """Make the model return all tokens of windows of any size, with position embeddings as they are given."""
+    # After the final norm, which some models have behind their pooling
     if isinstance(model, VisionTransformerDistilled):  # it takes no other pooling
         model.forward_head = _keep_tokens
     else:
         model.reset_classifier(0, global_pool="")
 
-    # Any window is taken, with position embeddings as they are given
+    # timm's own dynamic_img_size would resize the position embeddings a second time
     model.dynamic_img_size = model.patch_embed.strict_img_size = False
     model.patch_embed.flatten = True
     return model
@@ -161,19 +165,3 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
 
 def _keep_tokens(tokens: Tensor) -> Tensor:
     return tokens
-
-
-def _load_weights(model: nn.Module, key: str, name: str, path: str) -> None:
-    """Load a file of weights, a training's checkpoint too, without its classifier; errors as build_vision_model's."""
-    try:
-        state, _ = split_checkpoint(read_tensors(PathManager.get_local_path(path)), path)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"{key}.PRETRAINED: {error}") from None
-
-    state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
-    if differences := compare_shapes(state, model.state_dict()):
-        raise ValueError(
-            f"{key}.PRETRAINED: '{path}' does not fit {key}.NAME '{name}' ({len(differences)} weights differ; "
-            f"{'; '.join(differences[:3])})."
-        )
-    model.load_state_dict(state)

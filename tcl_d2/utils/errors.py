@@ -42,6 +42,15 @@ def _text(error: Exception) -> str:
     return text
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put a key before the message of an OSError or a ValueError, as in "MODEL.WEIGHTS: there is no file 'x'"."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{key}: {error}") from None
+
+
 def list_problems(problems: Iterable[object]) -> str:
     """Return lines for an error: the first problems, and how many more there are."""
     problems = list(problems)

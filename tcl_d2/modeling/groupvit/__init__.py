@@ -1,7 +1,7 @@
 """GroupViT's encoders (Xu et al., CVPR 2022), on transformers' GroupViTModel."""
 
 from .encoder import GroupedImages, GroupViTEncoder
-from .loading import build_groupvit, check_groupvit
+from .loading import build_groupvit, check_groupvit, is_file, load_official
 from .multi_label import MultiLabelLoss
 from .official import from_official, is_official, to_official
 from .untrained import build_untrained_groupvit
@@ -14,6 +14,8 @@ __all__ = [
     "build_untrained_groupvit",
     "check_groupvit",
     "from_official",
+    "is_file",
     "is_official",
+    "load_official",
     "to_official",
 ]

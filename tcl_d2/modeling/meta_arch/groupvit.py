@@ -17,13 +17,25 @@ from torch.utils.checkpoint import checkpoint
 from ...utils.events import put_picture
 from ...utils.visualizer import draw_groups, draw_text, enlarge
 from ..grounder import normalize
-from ..groupvit import GroupViTEncoder, MultiLabelLoss, build_groupvit, build_untrained_groupvit, check_groupvit
+from ..groupvit import (
+    GroupViTEncoder,
+    MultiLabelLoss,
+    build_groupvit,
+    build_untrained_groupvit,
+    check_groupvit,
+    is_file,
+    load_official,
+)
 from ..inference import resize_scores
 from ..losses import gather, info_nce
 from ..segmentor import ZeroShotSegmentor
 from ..text import batch_tokens
 
 logger = logging.getLogger(__name__)
+_SIZES = (  # keys of MODEL.GROUPVIT, by which a model is built that is not the hub's
+    *("IMAGE_SIZE", "PATCH_SIZE", "WIDTH", "DEPTHS", "GROUPS", "NUM_HEADS"),
+    *("TEXT_WIDTH", "TEXT_DEPTH", "PROJECTION_WIDTH", "EMBED_DIM"),
+)
 _WORDS_PER_CROP = 5  # those that fit the whole crop best; each group is of one of these
 
 
@@ -84,30 +96,21 @@ class GroupViT(ZeroShotSegmentor):
 
     @classmethod
     def build_encoder(cls, cfg: CfgNode) -> GroupViTEncoder:
-        groupvit = cfg.MODEL.GROUPVIT
-        if groupvit.WEIGHTS:
-            return GroupViTEncoder(build_groupvit(groupvit.WEIGHTS, groupvit.NUM_HEADS))
+        weights = cfg.MODEL.GROUPVIT.WEIGHTS
+        if weights and not is_file(weights):
+            return GroupViTEncoder(build_groupvit(weights))
 
-        if not cfg.MODEL.WEIGHTS:
-            logger.warning("MODEL.GROUPVIT.WEIGHTS and MODEL.WEIGHTS are empty: the GroupViT has random weights")
+        # The official release's file does not tell all sizes
         tokenizer = cls.build_tokenizer(cfg)
         model = build_untrained_groupvit(
-            # Image encoder
-            image_size=groupvit.IMAGE_SIZE,
-            patch_size=groupvit.PATCH_SIZE,
-            width=groupvit.WIDTH,
-            depths=groupvit.DEPTHS,
-            groups=groupvit.GROUPS,
-            num_heads=groupvit.NUM_HEADS,
-            # Text encoder
-            text_width=groupvit.TEXT_WIDTH,
-            text_depth=groupvit.TEXT_DEPTH,
+            **{key.lower(): cfg.MODEL.GROUPVIT[key] for key in _SIZES},
             vocab_size=tokenizer.vocab_size,
             context_length=tokenizer.context_length,
-            # Common space
-            projection_width=groupvit.PROJECTION_WIDTH,
-            embed_dim=groupvit.EMBED_DIM,
         )
+        if weights:
+            load_official(model, weights)
+        elif not cfg.MODEL.WEIGHTS:
+            logger.warning("MODEL.GROUPVIT.WEIGHTS and MODEL.WEIGHTS are empty: the GroupViT has random weights")
         return GroupViTEncoder(model)
 
     @classmethod
