@@ -1,10 +1,10 @@
-"""Loading a CLIP with open_clip: its name or model config, its weights by tag or file, and its tokenizer."""
+"""Loading a CLIP with open_clip: by name or model config, with weights by tag or file, and its tokenizer."""
 
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,16 +29,14 @@ _HUB_SECONDS = 5.0  # for each of the hub client's tries to reach the hub
 
 @contextmanager
 def _open_clip_name(name: str) -> Iterator[str]:
-    """Give the name under which open_clip builds the model of MODEL.CLIP.NAME; errors as `_check_name`.
+    """Yield the name under which open_clip builds the model of MODEL.CLIP.NAME.
 
-    A JSON config is laid into a folder as open_clip reads one. Registered, it would replace a model of open_clip's that
-    has the same name, and if it is broken spoil every model that is built later.
+    A JSON config is written into a folder for open_clip. Registered, it would replace open_clip's own model of that
+    name, and a broken one would spoil every model that is built later.
     """
     _check_name(name)
-    with ExitStack() as stack:
-        stack.enter_context(_quiet_open_clip())
+    with _quiet_open_clip(), TemporaryDirectory() as folder:
         if _is_config_file(name):
-            folder = stack.enter_context(TemporaryDirectory())
             Path(folder, _HUB_CONFIG).write_text(json.dumps({"model_cfg": _read_model_config(name)}))
             name = f"{LOCAL_DIR_PREFIX}{folder}"
         yield name
@@ -47,12 +45,12 @@ def _open_clip_name(name: str) -> Iterator[str]:
 @contextmanager
 def _quiet_open_clip() -> Iterator[None]:
     """Drop open_clip's warnings of random weights, and keep it from setting up the process's logging."""
-    # It logs by the root logger or, in newer versions, by a logger of each module
+    # It logs to the root logger or, in newer versions, to a logger of each module
     root = logging.getLogger()
     names = [name for name in root.manager.loggerDict if f"{name}.".startswith("open_clip.")]
     loggers = [root, *map(logging.getLogger, names)]
 
-    # logging.info() gives a root logger without handlers one that stays
+    # logging.info() would add a handler to a root logger without any
     handlers = [] if root.handlers else [logging.lastResort]
     for handler in handlers:
         root.addHandler(handler)
@@ -77,7 +75,7 @@ def _is_config_file(name: str) -> bool:
 
 
 def _check_name(name: str) -> None:
-    """Look whether open_clip can build a model of this name; ValueError or FileNotFoundError if not."""
+    """Check that open_clip can build a model of this name; ValueError or FileNotFoundError if not."""
     if _is_config_file(name):
         _read_model_config(name)
     elif name not in open_clip.list_models():
@@ -88,7 +86,7 @@ def _check_name(name: str) -> None:
 
 
 def _read_model_config(name: str) -> dict:
-    """Read an open_clip model config (JSON); FileNotFoundError or ValueError names it and what was expected."""
+    """Read an open_clip model config (JSON); errors say what was expected."""
     path = Path(PathManager.get_local_path(name))
     if not path.is_file():
         raise FileNotFoundError(f"MODEL.CLIP.NAME: no model config at '{name}'.")
@@ -108,10 +106,10 @@ def _read_model_config(name: str) -> dict:
 
 
 def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
-    """Build the tokenizer of the CLIP `name` (see build_clip): N texts -> int64 [N, context], truncated and padded.
+    """Build the tokenizer of MODEL.CLIP.NAME: N texts -> int64 [N, context], truncated and padded.
 
-    A `bpe_path` in a JSON config's `tokenizer_kwargs` is looked for beside the config. If there is a known_words.txt
-    too, a word a line, the CLIP knows no others; they become the tokenizer's `known_words`.
+    A JSON config's `bpe_path`, in `tokenizer_kwargs`, is relative to the config. A known_words.txt beside it, one word
+    a line, lists the only words that the CLIP knows; they become the tokenizer's `known_words`.
     """
     options, known_words = {}, None
     if _is_config_file(name):
@@ -130,13 +128,9 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
 
 
 def read_clip_weights(path: str) -> dict[str, Tensor]:
-    """Read a CLIP's state dict from a file in OpenAI's or OpenCLIP's layout, without running code from it.
+    """Read a CLIP's state dict, with open_clip's names, from a file in OpenAI's or OpenCLIP's layout.
 
-    Returns:
-        the state dict: names as in open_clip's CLIP, and OpenAI's numbers where the file has them.
-
-    Raises:
-        FileNotFoundError, ValueError: with the file's name and what was expected.
+    OpenAI's numbers come with it where the file has them.
     """
     state = read_weights("MODEL.CLIP.PRETRAINED", path)
     if "visual.conv1.weight" not in state:
@@ -148,7 +142,6 @@ def read_clip_weights(path: str) -> dict[str, Tensor]:
 
 
 def _create(name: str, quick_gelu: bool) -> nn.Module:
-    """Build an open_clip model with random weights."""
     try:
         with _open_clip_name(name) as open_clip_name:
             return open_clip.create_model(open_clip_name, force_quick_gelu=quick_gelu, pretrained_text=False)
@@ -159,24 +152,17 @@ def _create(name: str, quick_gelu: bool) -> nn.Module:
 
 
 def is_file(pretrained: str) -> bool:
-    """Return whether MODEL.CLIP.PRETRAINED is a file's path or address, not a tag of open_clip's."""
+    """Return whether MODEL.CLIP.PRETRAINED is a file's path or address, rather than a tag of open_clip's."""
     return "/" in pretrained or Path(pretrained).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
-    """Load a file's state dict into the model of MODEL.CLIP.NAME; ValueError where they differ."""
-    state = {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}
-    unfit = f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}'; give the model it was made with"
-    load_weights(model, state, unfit)
-
-
 def _download(tag_cfg: dict) -> str:
-    """Return the local file of a tag's weights: the hub's from its cache or the hub, others as open_clip does."""
+    """Return the local file of a tag's weights, from the hub or its cache, or elsewhere as open_clip does."""
     repository, named = os.path.split(tag_cfg.get("hf_hub", ""))  # "owner/name/file", or "owner/name/"
     if not repository:
         return open_clip.download_pretrained(tag_cfg)
 
-    # The hub client would ask the network even for what is cached
+    # The hub client would use the network even for cached files
     filenames = [named] if named else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     for filename in filenames:
         if isinstance(path := try_to_load_from_cache(repository, filename), str):
@@ -191,11 +177,11 @@ def _download(tag_cfg: dict) -> str:
 
 
 def find_weights(model_name: str, tag: str) -> str:
-    """Return the local file of the weights that open_clip knows as `tag`, downloaded if it is not in the cache.
+    """Return the local file of the weights that open_clip knows as `tag`, downloaded if it is not cached.
 
     Raises:
         ValueError: open_clip knows no such tag for the model.
-        RuntimeError: neither cached nor to be downloaded; says the two ways out.
+        RuntimeError: neither cached nor to be downloaded; says what to do.
     """
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
@@ -216,7 +202,7 @@ def find_weights(model_name: str, tag: str) -> str:
 
 
 def check_clip(name: str, pretrained: str) -> None:
-    """Look whether a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
+    """Check that a CLIP's config and weights are there, before anything costly is built; errors as build_clip."""
     _check_name(name)
     if is_file(pretrained):
         local_weights("MODEL.CLIP.PRETRAINED", pretrained)
@@ -245,7 +231,8 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
     path = pretrained if is_file(pretrained) else find_weights(name, pretrained)
     state = read_clip_weights(path)
     model = _create(name, _choose_activation(name, pretrained, state))
-    _load(model, state, name, path)
+    unfit = f"MODEL.CLIP.PRETRAINED: '{path}' does not fit MODEL.CLIP.NAME '{name}'; give the model it was made with"
+    load_weights(model, {key: value for key, value in state.items() if key not in _OPENAI_NUMBERS}, unfit)
     return model
 
 
@@ -253,23 +240,15 @@ def build_clip(name: str, pretrained: str) -> nn.Module:
 
 
 def has_quick_gelu(name: str, pretrained: str) -> bool:
-    """Return whether build_clip gives a CLIP QuickGELU rather than GELU; errors as it.
-
-    Args:
-        name: MODEL.CLIP.NAME.
-        pretrained: MODEL.CLIP.PRETRAINED. A file is read.
-    """
+    """Return whether build_clip builds a CLIP with QuickGELU rather than GELU; a file of weights is read."""
     state = read_clip_weights(pretrained) if pretrained and is_file(pretrained) else ()
     return bool(_asked_activation(name) or _trained_activation(name, pretrained, state)[0])
 
 
 def _choose_activation(name: str, pretrained: str, state: Iterable[str] = ()) -> bool:
-    """Choose QuickGELU or GELU (True or False), and log it; a warning where that is a guess or may be wrong.
+    """Choose QuickGELU (True) or GELU, and log it, with a warning where that is a guess or may be wrong.
 
-    Args:
-        name: MODEL.CLIP.NAME.
-        pretrained: MODEL.CLIP.PRETRAINED.
-        state: names in the file of weights.
+    `state` has the names in the file of weights.
     """
     asked = _asked_activation(name)
     trained, source = _trained_activation(name, pretrained, state)
@@ -302,7 +281,7 @@ def _other_name(name: str) -> str:
 
 
 def _asked_activation(name: str) -> bool | None:
-    """Return whether MODEL.CLIP.NAME asks for QuickGELU; None where it leaves that open."""
+    """Return whether MODEL.CLIP.NAME asks for QuickGELU; None if it leaves that open."""
     if _is_config_file(name):
         return _read_model_config(name).get("quick_gelu")
     if open_clip.get_model_config(name).get("quick_gelu"):
@@ -311,7 +290,7 @@ def _asked_activation(name: str) -> bool | None:
 
 
 def _trained_activation(name: str, pretrained: str, state: Iterable[str]) -> tuple[bool | None, str]:
-    """Return whether weights were trained with QuickGELU, None where nothing says so; and what says so."""
+    """Return whether weights were trained with QuickGELU, None if that is unknown; and the source."""
     if not pretrained:
         return None, ""
     if not is_file(pretrained):

@@ -39,40 +39,36 @@ class DenseCRF(Refiner):
     ):
         """Choose both kernels; the defaults are those of ReCo's release.
 
-        Args:
-            iterations: of mean field, at least 1.
-            gaussian_sxy: standard deviation of the first kernel, which sees distances alone, in pixels.
-            gaussian_compat: weight of the first kernel.
-            bilateral_sxy: standard deviation of the second kernel's distances, in pixels.
-            bilateral_srgb: standard deviation of the second kernel's colors, in 0..255.
-            bilateral_compat: weight of the second kernel.
-            pixel_mean: with which images were normalized, RGB; by default they are in 0..255.
-            pixel_std: see pixel_mean.
-
-        Raises:
-            ValueError: a number out of its range; names the config key.
-            RuntimeError: pydensecrf2 is not installed.
+        The first kernel sees distances alone, the second one colors too. `sxy` is the standard deviation of distances
+        in pixels, `srgb` that of colors in 0..255, `compat` the weight of the kernel. Images come normalized with
+        `pixel_mean` and `pixel_std`; by default they are in 0..255. RuntimeError if pydensecrf2 is not installed.
         """
         super().__init__()
-        _check_numbers(iterations, (gaussian_sxy, bilateral_sxy, bilateral_srgb), (gaussian_compat, bilateral_compat))
-        _import_pydensecrf()
-
         self.iterations = iterations
         self.gaussian = {"sxy": gaussian_sxy, "compat": gaussian_compat}
         self.bilateral = {"sxy": bilateral_sxy, "srgb": bilateral_srgb, "compat": bilateral_compat}
+        self._check_numbers()
+        _import_pydensecrf()
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
 
+    def _check_numbers(self) -> None:
+        checks = [("ITERS", self.iterations, self.iterations >= 1)]
+        for kernel, settings in (("GAUSSIAN", self.gaussian), ("BILATERAL", self.bilateral)):
+            for name, value in settings.items():
+                is_in_range = value >= 0 if name == "compat" else value > 0
+                checks.append((f"{kernel}_{name.upper()}", value, is_in_range))
+        for key, value, is_in_range in checks:
+            if not is_in_range:
+                raise ValueError(
+                    f"TEST.ZERO_SHOT.DENSECRF.{key} is {value}; expected at least 1 iteration, more than 0 for SXY and "
+                    "SRGB, and at least 0 for COMPAT."
+                )
+
     def forward(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Infer the probabilities of classes.
+        """Infer the probabilities of all classes from their scores: [B, K, H, W] -> fp32 [B, K, H, W].
 
-        Args:
-            images: normalized, float [B, 3, H, W].
-            scores: of all classes, [B, K, H, W].
-
-        Returns:
-            probabilities, fp32 [B, K, H, W]. Of large images with many classes, where memory would run out, they are
-            inferred at a smaller size.
+        Large images with many classes, for which memory would run out, are refined at a smaller size.
         """
         # Bound the memory
         size = tuple(scores.shape[-2:])
@@ -94,7 +90,7 @@ class DenseCRF(Refiner):
         """Infer the probabilities [K, H, W] of one image, RGB uint8 [3, H, W]."""
         num_classes, height, width = scores.shape
 
-        # The energies: of each pixel alone, of near pixels, and of pixels that are alike
+        # Energies of single pixels, of near pixels, and of pixels that look alike
         crf = _import_pydensecrf().DenseCRF2D(width, height, num_classes)
         crf.setUnaryEnergy(-scores.float().log_softmax(0).flatten(1).cpu().numpy())
         crf.addPairwiseGaussian(**self.gaussian)
@@ -103,21 +99,6 @@ class DenseCRF(Refiner):
 
         probabilities = torch.from_numpy(np.array(crf.inference(self.iterations)))
         return probabilities.view(num_classes, height, width).to(scores.device)
-
-
-def _check_numbers(iterations: int, deviations: Sequence[float], weights: Sequence[float]) -> None:
-    if iterations < 1:
-        raise ValueError(f"TEST.ZERO_SHOT.DENSECRF.ITERS must be at least 1, not {iterations}.")
-    if min(deviations) <= 0:
-        raise ValueError(
-            "TEST.ZERO_SHOT.DENSECRF: GAUSSIAN_SXY, BILATERAL_SXY and BILATERAL_SRGB must be more than 0, not "
-            f"{', '.join(map(str, deviations))}."
-        )
-    if min(weights) < 0:
-        raise ValueError(
-            "TEST.ZERO_SHOT.DENSECRF: GAUSSIAN_COMPAT and BILATERAL_COMPAT must be at least 0, not "
-            f"{', '.join(map(str, weights))}."
-        )
 
 
 def _import_pydensecrf() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Values of a large batch and their gradients in the memory of a small one (GradCache: Gao et al., RepL4NLP 2021)."""
+"""Gradients of a large batch in the memory of a small one (GradCache: Gao et al., RepL4NLP 2021)."""
 
 from collections.abc import Callable, Sequence
 
@@ -39,15 +39,10 @@ class _GradCache(torch.autograd.Function):
 def forward_in_parts(
     function: Callable[..., Sequence[Tensor]], parts: Sequence[tuple], parameters: Sequence[nn.Parameter]
 ) -> tuple[Tensor, ...]:
-    """Join the tensors [b, ...] that `function` gives for each part along their first axis.
+    """Call `function` for each part of a batch, and join the tensors [b, ...] that it returns along their first axis.
 
-    Nothing is held for the gradient: it is computed part by part, each with a second call of `function`, which must
-    therefore not draw random numbers. What is made of the values between (losses over the whole batch) is exact.
-
-    Args:
-        function: gives tensors of one length for a part, all with a gradient.
-        parts: its arguments.
-        parameters: those that the values' gradient flows into.
+    Nothing is held for the gradient of `parameters`: it is computed part by part with a second call of `function`,
+    which must therefore not draw random numbers. Losses over the whole batch are exact.
     """
     device_type = parts[0][0].device.type
     dtype, enabled = torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type)

@@ -1,4 +1,4 @@
-"""Linear layers on CPUs where torch's matrix products are slow: as 1 x 1 convolutions, which oneDNN computes."""
+"""Linear layers as oneDNN's 1 x 1 convolutions, on CPUs where torch's matrix products are slow."""
 
 import platform
 from functools import cache
@@ -15,15 +15,15 @@ _CPUINFO = Path("/proc/cpuinfo")
 def blas_is_slow() -> bool:
     """Tell whether fp32 matrix products are slow: by MKL, on a CPU that is not Intel's.
 
-    There MKL does not use the CPU's wide vectors, while oneDNN, by which torch convolves, does. Ask `is_fp32_on_cpu`
-    first: this reads a file, which a graph that is traced cannot hold.
+    There MKL does not use the CPU's wide vectors; oneDNN, which convolves for torch, does. Ask `is_fp32_on_cpu` first:
+    this reads a file, which cannot be traced.
     """
     vendor = _CPUINFO.read_text() if _CPUINFO.exists() else platform.processor()
     return torch.backends.mkl.is_available() and "GenuineIntel" not in vendor
 
 
 def is_fp32_on_cpu(x: Tensor) -> bool:
-    """Tell whether an operation on x is in fp32 on a CPU, and runs now: it is not traced into a graph."""
+    """Tell whether an operation on x runs in fp32 on a CPU now, rather than being traced into a graph."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")

@@ -1,7 +1,7 @@
 """TCL's losses: small heads, each of which can be built and used alone.
 
-Every head takes a `Grounding` and gives its weighted loss, a scalar. With several processes each head's loss, averaged
-over the processes, must be the loss of one process that holds the whole batch, and so must its gradient, which
+Every head turns a `Grounding` into its weighted loss, a scalar. With several processes, a head's loss averaged over the
+processes must be the loss of one process that holds the whole batch, and so must its gradient, which
 DistributedDataParallel averages. See LossHead.
 """
 
@@ -23,10 +23,10 @@ TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules 
 
 @dataclass
 class Grounding:
-    """A batch after grounding, B images of this process and N texts of all: what losses need of each image and pair.
+    """What losses need of a batch: statistics of B images of this process and N texts of all processes.
 
-    A field is None where no head of the model `needs` it. Every field but `text` is of this process's images. The last
-    ones, LABEL_STATISTICS, are of its L labeled images, the others of its images with captions.
+    A field is None where no head of the model `needs` it. The last fields, LABEL_STATISTICS, are of this process's L
+    labeled images, the others of its images with captions.
 
     Attributes:
         text: text features [N, D] of the global batch, no gradient.
@@ -38,7 +38,7 @@ class Grounding:
         mask_tv: total variation of these masks, [B, N].
         similarity: cosine of a text and the pixel embeddings averaged under its mask, [B, N].
         sem_seg_bce: binary cross-entropy of the soft masks of an image's classes and its label, [L].
-        sem_seg_dice: dice loss of those of the classes that are there, [L].
+        sem_seg_dice: dice loss of the classes that are there, [L].
     """
 
     text: Tensor | None = None
@@ -74,8 +74,7 @@ def global_mean(x: Tensor) -> Tensor:
 def labeled_mean(x: Tensor) -> Tensor:
     """Average x [L] over the labeled images of all processes; 0 where there are none.
 
-    Processes may have different numbers of them. As of every head, the average over the processes of what this returns
-    is that mean.
+    Processes may have different numbers of them: the mean is the average over processes of what this returns.
     """
     mean_count = gather(x.new_tensor([float(len(x))])).mean()
     return x.sum() / mean_count.clamp(min=1e-6)
@@ -92,11 +91,10 @@ class LossHead(nn.Module):
     """A loss with its weight.
 
     A subclass has the `name` of its loss, its `weight_key` in MODEL.TCL.LOSS_WEIGHT, and the statistics of a Grounding
-    that it `needs` (see STATISTICS): nothing else is computed.
+    that it `needs` (see STATISTICS); nothing else is computed.
 
-    With several processes each has its own images. A plain mean over images or pairs may stay a mean over this
-    process's: all have equally many, so the mean over processes is that of the whole batch. Anything else (the absolute
-    value of a mean, a contrast) must `gather` first.
+    A plain mean over images or pairs may stay local to a process: all have equally many, so the mean over processes is
+    that of the whole batch. Anything else (the absolute value of a mean, a contrast) must `gather` first.
     """
 
     name: str
@@ -105,21 +103,11 @@ class LossHead(nn.Module):
 
     @configurable
     def __init__(self, weight: float = 1.0):
-        """Initialize the head.
-
-        Args:
-            weight: factor of the loss, at least 0.
-
-        Raises:
-            ValueError: another weight, or the class needs a statistic that does not exist.
-        """
         super().__init__()
         unknown = [name for name in self.needs if name not in STATISTICS]
         if unknown:
-            raise ValueError(
-                f"{type(self).__name__} needs '{unknown[0]}', which is no statistic of a Grounding. Known ones: "
-                f"{', '.join(STATISTICS)}."
-            )
+            known = ", ".join(STATISTICS)
+            raise ValueError(f"{type(self).__name__} needs '{unknown[0]}', which no Grounding has. Known: {known}.")
         if weight < 0:
             raise ValueError(f"MODEL.TCL.LOSS_WEIGHT.{self.weight_key} must be at least 0, not {weight}.")
         self.weight = weight
@@ -146,7 +134,7 @@ class ContrastLoss(LossHead):
 
 
 class ImageContrastLoss(ContrastLoss):
-    """A feature of each image, the statistic that the head needs, is contrasted with the texts."""
+    """A feature of each image, the statistic that the head needs, contrasted with the texts."""
 
     def loss(self, grounding: Grounding) -> Tensor:
         (name,) = self.needs
@@ -156,7 +144,7 @@ class ImageContrastLoss(ContrastLoss):
 
 @TCL_LOSS_REGISTRY.register()
 class ImageTCLLoss(ImageContrastLoss):
-    """Image level: the masked image, as CLIP sees it, is contrasted with the texts."""
+    """Image level: the masked image, as CLIP sees it, contrasted with the texts."""
 
     name = "loss_tcl_image"
     weight_key = "TCL_IMAGE"
@@ -165,7 +153,7 @@ class ImageTCLLoss(ImageContrastLoss):
 
 @TCL_LOSS_REGISTRY.register()
 class FeatureTCLLoss(ContrastLoss):
-    """Feature level: pixel embeddings, averaged under every text's soft mask, are contrasted with the texts."""
+    """Feature level: pixel embeddings, averaged under every text's soft mask, contrasted with the texts."""
 
     name = "loss_tcl_feature"
     weight_key = "TCL_FEATURE"
@@ -177,7 +165,7 @@ class FeatureTCLLoss(ContrastLoss):
 
 @TCL_LOSS_REGISTRY.register()
 class WholeImageLoss(ImageContrastLoss):
-    """Ablation, in place of TCL: the mean pixel embedding of the whole image is contrasted with the texts."""
+    """Ablation, in place of TCL: the mean pixel embedding of the whole image contrasted with the texts."""
 
     name = "loss_whole_image"
     weight_key = "WHOLE_IMAGE"
@@ -185,7 +173,7 @@ class WholeImageLoss(ImageContrastLoss):
 
 
 class AreaLoss(LossHead):
-    """Masks should cover the share `prior` of the image, on average over the batch."""
+    """Masks should cover a share of the image, the prior, on average over the batch."""
 
     needs = ("area",)
     prior_key: str  # in MODEL.TCL
@@ -270,7 +258,7 @@ class SemSegLoss(LossHead):
 
 @TCL_LOSS_REGISTRY.register()
 class SemSegBCELoss(SemSegLoss):
-    """Binary cross-entropy of the soft masks of classes that are there, and of absent ones, with the label."""
+    """Binary cross-entropy of the soft masks of an image's classes, and of absent ones, with the label."""
 
     name = "loss_sem_seg_bce"
     weight_key = "SEM_SEG_BCE"
@@ -287,25 +275,19 @@ class SemSegDiceLoss(SemSegLoss):
 
 
 def takes_labels(head: nn.Module) -> bool:
-    """Tell whether a loss head is of labeled images; the others are of images with captions."""
+    """Tell whether a loss head is for labeled images, rather than for images with captions."""
     return bool(head.needs) and set(head.needs) <= set(LABEL_STATISTICS)
 
 
 def build_losses(cfg: CfgNode) -> list[nn.Module]:
-    """Build the loss heads that MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS name.
-
-    Raises:
-        ValueError: there are none, one stands twice, or one is not registered.
-    """
+    """Build the loss heads in MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS; ValueError for none, unknown, or repeated."""
     names = [*cfg.MODEL.TCL.LOSS_HEADS, *cfg.MODEL.TCL.EXTRA_LOSS_HEADS]
-    registered = [name for name, _ in TCL_LOSS_REGISTRY]
-    unknown = [name for name in names if name not in registered]
-    twice = sorted({name for name in names if names.count(name) > 1})
-
-    if unknown:
-        raise ValueError(f"MODEL.TCL.LOSS_HEADS: no loss head '{unknown[0]}'. Known ones: {', '.join(registered)}.")
-    if twice:
-        raise ValueError(f"MODEL.TCL.LOSS_HEADS names {', '.join(twice)} twice; MODEL.TCL.LOSS_WEIGHT has its weight.")
+    known = ", ".join(name for name, _ in TCL_LOSS_REGISTRY)
     if not names:
-        raise ValueError(f"MODEL.TCL.LOSS_HEADS is empty. Known ones: {', '.join(registered)}.")
+        raise ValueError(f"MODEL.TCL.LOSS_HEADS is empty. Known ones: {known}.")
+    for name in names:
+        if name not in TCL_LOSS_REGISTRY:
+            raise ValueError(f"MODEL.TCL.LOSS_HEADS: no loss head '{name}'. Known ones: {known}.")
+        if names.count(name) > 1:
+            raise ValueError(f"MODEL.TCL.LOSS_HEADS names {name} twice; MODEL.TCL.LOSS_WEIGHT has its weight.")
     return [TCL_LOSS_REGISTRY.get(name)(cfg) for name in names]

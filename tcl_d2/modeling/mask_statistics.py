@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .grounder import Sim2Mask, normalize
 
-# The masks of so many texts are held at once, as a share of the embedding's D: a map of them takes that share of the
-# memory that the pixel embeddings take, whatever the batch and the image size, and some ten maps are needed.
+# Texts whose masks are held at once, as a share of the embedding's D: a map of them takes that share of the memory of
+# the pixel embeddings, whatever the batch and the image size, and some ten maps are needed.
 _SHARE_AT_ONCE = 1 / 8
 
 MASK_STATISTICS = ("area", "mask_tv", "similarity")
@@ -37,20 +37,13 @@ def masked_mean(embedding: Tensor, masks: Tensor) -> Tensor:
 def compute_mask_statistics(
     embedding: Tensor, masks: Tensor, text: Tensor, wanted: Collection[str]
 ) -> dict[str, Tensor]:
-    """Compute statistics of soft masks that are at hand.
+    """Compute the wanted statistics of given soft masks, by name, [B, N] each; Grounding says what they are.
 
     Args:
         embedding: pixel embeddings [B, D, h, w].
         masks: soft masks [B, N, h, w].
         text: text features [N, D].
-        wanted: names of those to compute.
-
-    Returns:
-        those that are wanted of, [B, N] each:
-
-        area: the masks' share of the image.
-        mask_tv: their total variation.
-        similarity: the cosine of the text and the pixel embeddings averaged under the mask.
+        wanted: some of MASK_STATISTICS.
     """
     statistics = {}
     if "area" in wanted:
@@ -66,14 +59,13 @@ def compute_mask_statistics(
 def pair_statistics(embedding: Tensor, text: Tensor, sim2mask: Sim2Mask, wanted: Collection[str]) -> dict[str, Tensor]:
     """Compute the statistics of the soft masks that `sim2mask` makes of every image and every text.
 
-    Masks are made for a part of the texts at a time, and made again for the gradient: exact, and memory does not grow
-    with N beyond what is returned. No mask is made where none of these statistics is wanted.
+    Masks are made for some texts at a time, and recomputed for the gradient: exact, and memory does not grow with N
+    beyond what is returned.
 
     Args:
         embedding: pixel embeddings [B, D, h, w].
         text: text features [N, D].
-        sim2mask: makes logits of masks from similarities.
-        wanted: names; those that are none of MASK_STATISTICS are left to others.
+        wanted: names, of which those in MASK_STATISTICS are computed; without any, no mask is made.
     """
     wanted = [name for name in MASK_STATISTICS if name in wanted]
     if not wanted:

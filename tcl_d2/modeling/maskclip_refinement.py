@@ -1,26 +1,17 @@
-"""MaskCLIP's refinements of the similarities of one image (Zhou et al., ECCV 2022): prompt denoising, key smoothing.
-
-Both look at all classes at once. Where both are used, denoising comes first.
-"""
+"""MaskCLIP's prompt denoising and key smoothing (Zhou et al., ECCV 2022), in this order; both need all classes."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 _SCALE = 100.0  # of the softmax over classes, CLIP's own
-_ABSENT = -100.0  # the similarity of a class that is not in the image
+_ABSENT = -100.0  # cosine of a class that is not in the image
 
 
 def denoise_prompts(cosines: Tensor, threshold: float) -> Tensor:
-    """Take classes for absent that are nowhere likely.
+    """Set the cosines [B, K, h, w] of a class to -100 in images where it is nowhere likely.
 
-    Args:
-        cosines: of patches and classes, [B, K, h, w].
-        threshold: a class is absent from an image where its probability, by a softmax over the classes, is nowhere as
-            large.
-
-    Returns:
-        cosines [B, K, h, w], -100 for absent classes.
+    That is where its probability, by a softmax over the classes, is below the threshold in every patch.
     """
     probability = (_SCALE * cosines).softmax(1)
     absent = probability.amax((2, 3), keepdim=True) < threshold
@@ -28,17 +19,14 @@ def denoise_prompts(cosines: Tensor, threshold: float) -> Tensor:
 
 
 def smooth_keys(cosines: Tensor, keys: Tensor, threshold: float) -> Tensor:
-    """Give unsure patches the classes of patches with similar keys.
+    """Turn cosines [B, K, h, w] into probabilities, and give unsure patches those of patches with similar keys.
 
-    As released, keys are normalized over the patches, each channel by itself, and not over the channels of a patch.
+    As released, keys are normalized over the patches, each channel by itself, not over the channels of a patch; and
+    the probabilities of smoothed patches are sums that may be more than 1.
 
     Args:
-        cosines: of patches and classes, [B, K, h, w].
         keys: of the last attention, after its output projection, [B, h*w, C].
         threshold: patches whose largest probability, by a softmax over the classes, is less are smoothed.
-
-    Returns:
-        probabilities [B, K, h, w]; those of smoothed patches are sums that may be more than 1.
     """
     probability = (_SCALE * cosines).softmax(1)
     unit = F.normalize(keys.float(), dim=1)

@@ -20,16 +20,12 @@ class PAMR(Refiner):
     """
 
     def __init__(
-        self,
-        iterations: int = 10,
-        dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
-        whole_image: bool = False,
+        self, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), whole_image: bool = False
     ):
         """Choose how often to average, and over which neighbors.
 
         Args:
-            iterations: how often a mask is averaged, at least 1.
-            dilations: distances of the 8 neighbors in pixels of the mask, each at least 1; ValueError for others.
+            dilations: distances of the 8 neighbors, in pixels of the mask.
             whole_image: whether the scores of the whole image are refined at the output's size, rather than the masks
                 of each window.
         """
@@ -42,19 +38,14 @@ class PAMR(Refiner):
         self.stage = "image" if whole_image else "crop"
 
     def forward(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Refine masks by the edges of their images.
+        """Refine masks [B, K, H, W] -> fp32 [B, K, H, W] by the edges of their images [B, 3, H', W'].
 
-        Args:
-            images: float [B, 3, H', W'], of any size: resized to the masks' (bilinear, align_corners=True).
-            scores: the masks, float [B, K, H, W].
-
-        Returns:
-            the refined masks, fp32 [B, K, H, W].
+        Images are resized to the masks (bilinear, align_corners=True).
         """
         return self.bind(images)(scores)
 
     def bind(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return `forward` for these images, whose affinities it builds once for each size of masks."""
+        """Return `forward` for these images, with affinities built once for each size of masks."""
         return partial(self._average, cache(partial(self._affinities, images)))
 
     def _average(self, affinities: Callable[[int, int], Tensor], masks: Tensor) -> Tensor:
@@ -76,8 +67,8 @@ class PAMR(Refiner):
         """Compute weights [B, 48, H*W] that add up to 1 over the neighbors of a pixel of images [B, 3, H*W]."""
         differences = images[:, :, neighbors].sub_(images[:, :, None])  # [B, 3, 48, H*W]
 
-        # As officially: each dilation's 3 x 3 window counts its center, so that 9 values a dilation are spread. Of the
-        # differences, where centers are 0, the sums of squares lose no digits.
+        # As officially, each dilation's 3 x 3 window counts its center, so the deviation is of 9 values a dilation.
+        # Taken of the differences, in which centers are 0, the sums of squares lose no digits.
         count = 9 * len(self.dilations)
         squares = differences.square().sum(2, keepdim=True)
         variance = (squares - differences.sum(2, keepdim=True).square_().div_(count)).div_(count - 1)
@@ -104,7 +95,7 @@ def _sparse_matrix(neighbors: Tensor, weights: Tensor) -> Tensor:
     columns = (neighbors.T + firsts[:, None, None]).flatten()
     row_starts = torch.arange(0, len(columns) + 1, count, device=neighbors.device)
     with warnings.catch_warnings():
-        # What is used of torch's sparse matrices is tested against a plain loop.
+        # torch calls them experimental; the product is tested against a plain loop
         warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)", UserWarning)
         return torch.sparse_csr_tensor(
             row_starts.int(),  # 32 bits, as MKL and cuSPARSE take them: others are copied in each product

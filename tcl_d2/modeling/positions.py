@@ -1,12 +1,13 @@
 """Position embeddings of a ViT, resized for grids of other sizes."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..utils.tensors import weights_version
+from ..utils.tensors import LastValue, weights_version
 from .resize_matrices import cubic_matrix
 
 
@@ -65,15 +66,11 @@ class KeptPositions:
     """The last resized position embeddings of a frozen model, for the next images: resizing is slow on a GPU."""
 
     def __init__(self):
-        self._last: tuple[tuple, Tensor] | None = None
+        self._last = LastValue()
 
     def __call__(self, rule: PositionRule, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """Return rule.resize(position, size, grid)."""
+        resize = partial(rule.resize, position, size, grid)
         if torch.compiler.is_compiling() or position.is_inference():
-            return rule.resize(position, size, grid)
-
-        key = rule, grid, weights_version([position])
-        last = self._last  # another thread may replace it
-        if last is None or last[0] != key:
-            last = self._last = key, rule.resize(position, size, grid)
-        return last[1]
+            return resize()
+        return self._last((rule, grid, weights_version([position])), resize)

@@ -1,4 +1,4 @@
-"""Refiner: brings scores to the image's own edges; and the registry of refiners."""
+"""Refiner: makes scores follow the image's edges; and the registry of refiners."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,15 +31,9 @@ class Refiner(nn.Module):
     stage = "crop"
 
     def forward(self, images: Tensor, scores: Tensor) -> Tensor:
-        """Refine scores.
+        """Refine scores [B, K, H, W] -> fp32 [B, K, H, W] by normalized images, fp32 [B, 3, H', W'].
 
-        Args:
-            images: normalized, fp32 [B, 3, H', W']. At the stages "image" and "classes" B is 1, and they have the size
-                of the scores.
-            scores: [B, K, H, W].
-
-        Returns:
-            refined scores, fp32 [B, K, H, W].
+        At the stages "image" and "classes", B is 1 and images have the size of the scores.
         """
         raise NotImplementedError
 
@@ -49,7 +43,7 @@ class Refiner(nn.Module):
 
 
 def keep_scores(scores: Tensor) -> Tensor:
-    """Return the scores: what stands in place of a bound refiner where there is none."""
+    """Return the scores as they are: stands in for a bound refiner."""
     return scores
 
 
@@ -57,7 +51,7 @@ def build_refiner(cfg: CfgNode) -> Refiner | None:
     """Build the refiner that TEST.ZERO_SHOT.REFINE names; None for "none".
 
     Raises:
-        ValueError: there is no such refiner, or a setting is out of its range; names the config key.
+        ValueError: no such refiner, or a setting out of its range; names the config key.
         RuntimeError: it needs a package that is not installed.
     """
     name = cfg.TEST.ZERO_SHOT.REFINE

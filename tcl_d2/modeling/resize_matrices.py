@@ -7,13 +7,7 @@ _A = -0.75  # of Keys' kernel, as in torch and OpenCV
 
 
 def linear_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
-    """Return the matrix [target, source] that resizes a side as F.interpolate's bilinear with align_corners=True.
-
-    Args:
-        source: values on the side before.
-        target: values on the side after.
-        device: of the result.
-    """
+    """Return the matrix [target, source] that resizes a side as F.interpolate's bilinear with align_corners=True."""
     step = (source - 1) / max(target - 1, 1)
     position = torch.arange(target, device=device, dtype=torch.float32) * step
     first = position.floor()
@@ -24,11 +18,7 @@ def linear_matrix(source: int, target: int, device: torch.device | None = None) 
 def cubic_matrix(source: int, target: int, scale: float, device: torch.device | None = None) -> Tensor:
     """Return the matrix [target, source] that resizes a side as F.interpolate's bicubic does, without antialias.
 
-    Args:
-        source: values on the side before.
-        target: values on the side after.
-        scale: factor by which the side grows; it need not be target / source.
-        device: of the result.
+    The side grows by the factor `scale`, which need not be target / source.
     """
     position = (torch.arange(target, device=device, dtype=torch.float32) + 0.5) / scale - 0.5
     first = position.floor()

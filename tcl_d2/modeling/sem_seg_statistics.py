@@ -1,4 +1,4 @@
-"""How well the soft masks of an image's classes fit its label."""
+"""Statistics of labeled images: how well the soft masks of their classes fit the label."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ class MaskTarget(NamedTuple):
     """What the soft masks of C classes of a labeled image should be, at the masks' size.
 
     Attributes:
-        text: text features [W, D] of the words of all these classes, class by class.
+        text: text features [W, D] of the words of these classes, class by class.
         words_per_class: number of words of each class.
-        shares: of a pixel's counted part, the share that is of each class, [C, h, w].
-        weight: share of a pixel that counts, since it is not ignored, [h, w].
+        shares: share of each class in the part of a pixel that counts, [C, h, w].
+        weight: share of a pixel that counts, as it is not ignored, [h, w].
     """
 
     text: Tensor
@@ -33,15 +33,13 @@ def make_mask_target(
     class_of_word: Tensor,
     size: tuple[int, int],
 ) -> MaskTarget:
-    """Resize a label to the masks' size, by averages over the label's pixels that a mask's pixel covers.
+    """Resize a label to the masks' size (h, w), averaging the label's pixels that a mask's pixel covers.
 
     Args:
         sem_seg: class of each pixel, or `ignore_label`, int64 [H, W].
-        classes: whose masks are compared, int64 [C], on the CPU.
-        ignore_label: of pixels that count nowhere.
+        classes: those whose masks are compared, int64 [C], on the CPU.
         text: text features of the dataset's words [W, D].
         class_of_word: class of each of these words, int64 [W], on the CPU.
-        size: (h, w).
     """
     # The words of these classes
     words_by_class = [torch.nonzero(class_of_word == k)[:, 0] for k in classes]
@@ -65,8 +63,8 @@ def masked_bce(logits: Tensor, target: MaskTarget) -> Tensor:
 def masked_dice(logits: Tensor, target: MaskTarget) -> Tensor:
     """Compute 1 - (2 |A and B| + 1) / (|A| + |B| + 1) of masks A and label B, over the pixels that count.
 
-    The mean is over the classes that are there. An empty label would ask for a mask of less than one pixel in all, and
-    that outweighs all else: absent classes are left to the cross-entropy.
+    The mean is over the classes that are there. Absent ones are left to the cross-entropy: an empty label would ask for
+    a mask of less than one pixel in all, which outweighs all else.
     """
     masks = torch.sigmoid(logits) * target.weight
     common = (masks * target.shares).sum((1, 2))
@@ -77,18 +75,13 @@ def masked_dice(logits: Tensor, target: MaskTarget) -> Tensor:
 
 
 def sem_seg_statistics(embedding: Tensor, targets: list[MaskTarget], sim2mask: Sim2Mask) -> dict[str, Tensor]:
-    """Compute how well soft masks fit labels.
+    """Compute how well soft masks fit labels: masked_bce and masked_dice of each image, by statistic, [L] each.
+
+    A class has the mask of its word that fits a pixel best. Images without a class to compare, or whose label is all
+    ignored, get 0.
 
     Args:
         embedding: pixel embeddings [L, D, h, w] of labeled images.
-        targets: of each image.
-        sim2mask: makes logits of masks from similarities. A class has the mask of its word that fits a pixel best.
-
-    Returns:
-        statistics of each image, [L] each; 0 for an image without a class to compare, or whose label is all ignored:
-
-        sem_seg_bce: see masked_bce.
-        sem_seg_dice: see masked_dice.
     """
     no_fit = 0 * embedding.sum((1, 2, 3))[:, None].expand(-1, 2)  # with a gradient, also where there are no images
     fits = [no_fit[:0]]

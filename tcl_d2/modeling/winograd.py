@@ -24,8 +24,8 @@ BAND_BYTES = 16 * 2**20  # of a band's transformed input: small enough for cache
 class Filtering(NamedTuple):
     """How to filter a row by three taps: result = of_result @ ((of_taps @ taps) * (of_pixels @ pixels)).
 
-    `pixels` are a window of the row, `result` the two pixels that come of it. Rows of `of_pixels` and `of_result`, and
-    columns of the latter, begin with a 1 where they are not 0; other values are 1 and -1.
+    A window of `pixels` gives two pixels of `result`. The first nonzero value in each row of `of_pixels` and
+    `of_result`, and in each column of the latter, is 1; the others are 1 and -1.
     """
 
     stride: int  # pixels from one window to the next
@@ -35,7 +35,7 @@ class Filtering(NamedTuple):
 
     @property
     def scale(self) -> int:
-        """By how much a side of the result is longer: a window gives two pixels."""
+        """Factor by which a side of the result is longer."""
         return 2 // self.stride
 
 
@@ -60,16 +60,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> T
     """Convolve by 3 x 3 taps with padding 1, as F.conv2d does, but for rounding; once differentiable.
 
     Args:
-        x: [B, C, h, w]; even h and w for FILTERING.
-        weight: [C', C, 3, 3].
-        bias: [C'].
+        x: [B, C, h, w]; h and w are even for FILTERING.
         filtering: FILTERING, or FILTERING_DOUBLED for x enlarged to double size by nearest.
 
     Returns:
         [B, C', H, W] in channels_last, of x's size or of double size.
-
-    Raises:
-        ValueError: h or w is not even.
     """
     if x.shape[2] % filtering.stride or x.shape[3] % filtering.stride:
         raise ValueError(f"x must have even sides, not {tuple(x.shape[2:])}: its pixels are convolved by twos.")
@@ -79,8 +74,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> T
 def is_faster(x: Tensor, filtering: Filtering) -> bool:
     """Tell whether `convolve` is faster than torch's convolutions: in fp32 on a CPU, with many channels and pixels.
 
-    Other devices and dtypes have fast products, for which the sums cost more than they save, and so have convolutions
-    where BLAS is slow. Where a graph is traced, torch's own convolution is the one to have in it.
+    Elsewhere products are so fast that the sums cost more than they save; so are convolutions where BLAS is slow. A
+    traced graph should have torch's own convolution.
     """
     if not linear.is_fp32_on_cpu(x) or linear.blas_is_slow():
         return False
@@ -171,20 +166,15 @@ class _Band:
     """The sums before and after the products, for one band after another, in memory that all of them share."""
 
     def __init__(self, filtering: Filtering, like: Tensor):
-        """Begin without memory.
-
-        Args:
-            filtering: of the convolution.
-            like: a tensor with the dtype and device of all others.
-        """
+        """Begin without memory; all tensors will have the dtype and device of `like`."""
         self.filtering = filtering
         self._like = like
         self._memory: dict[str, Tensor] = {}
 
     def memory(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor with any values; its memory may be that of the last one of this name.
+        """Return an uninitialized tensor, in the memory of the last one of this name if it fits.
 
-        Memory that is new for each band would have to come from the system, which takes as long as to fill it.
+        To get new memory from the system for each band would take as long as to fill it.
         """
         size = prod(shape)
         if name not in self._memory or self._memory[name].numel() < size:
@@ -192,11 +182,7 @@ class _Band:
         return self._memory[name][:size].view(shape)
 
     def transform_pixels(self, x: Tensor, rows: slice) -> Tensor:
-        """Turn some rows of a map [B, H, W, C] into factors of the products of their windows.
-
-        Returns:
-            [N, N, B, rows, columns, C], windows down and across.
-        """
+        """Turn some rows of a map [B, H, W, C] into factors [N, N, B, rows, columns, C] of the products of windows."""
         # Frame the rows by their neighbors, which are 0 outside of the map
         framed = self.memory("framed", len(x), rows.stop - rows.start + 2, x.shape[2] + 2, x.shape[3]).zero_()
         inside, places = self._neighborhood(x, rows)

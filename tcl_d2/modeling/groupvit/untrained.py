@@ -32,8 +32,6 @@ def build_untrained_groupvit(
     """
     _check_sizes(image_size, patch_size, width, num_heads, text_width)
     _check_stages(depths, groups)
-    transformers = import_transformers()
-
     vision_config = {
         "image_size": image_size,
         "patch_size": patch_size,
@@ -45,6 +43,8 @@ def build_untrained_groupvit(
         "num_output_groups": [*groups, 0],
         "num_attention_heads": num_heads,
     }
+
+    transformers = import_transformers()
     config = transformers.GroupViTConfig(
         vision_config=vision_config,
         text_config=_text_config(text_width, text_depth, vocab_size, context_length),

@@ -18,21 +18,13 @@ SCORES = ("mask", "cosine")
 
 
 class DenseFeatures(NamedTuple):
-    """What is computed of a batch of crops once.
+    """What is computed once for a batch of crops."""
 
-    Attributes:
-        images: normalized crops [B, 3, H, W].
-        features: of each patch, normalized, [B, D, h, w].
-        refine: what brings scores [B, K, h, w] of the crops to their edges, see bind_refiner.
-        keys: of each patch, for key smoothing, [B, h*w, C].
-        cosines: refined, of all words, [B, W, h, w].
-    """
-
-    images: Tensor
-    features: Tensor
-    refine: Callable[[Tensor], Tensor]
-    keys: Tensor | None = None
-    cosines: Tensor | None = None
+    images: Tensor  # normalized crops [B, 3, H, W]
+    features: Tensor  # of each patch, normalized, [B, D, h, w]
+    refine: Callable[[Tensor], Tensor]  # scores [B, K, h, w] by the crops' edges
+    keys: Tensor | None = None  # of each patch, for key smoothing, [B, h*w, C]
+    cosines: Tensor | None = None  # of all words, denoised or smoothed, [B, W, h, w]
 
 
 @META_ARCH_REGISTRY.register()
@@ -55,17 +47,12 @@ class DenseCLIP(ZeroShotSegmentor):
             head: the rule of CLIP's last block; None for MaskCLIP's.
             scores: "cosine" for similarities as they are; "mask" for masks in 0..1, sigmoid((s - shift) * scale), as
                 in TCL's comparison.
-            prompt_denoising: threshold of MaskCLIP's prompt denoising; 0 for none.
-            key_smoothing: threshold of MaskCLIP's key smoothing; 0 for none.
+            prompt_denoising: threshold of MaskCLIP's prompt denoising; 0 for none. Likewise `key_smoothing`.
             zero_shot: the arguments of ZeroShotSegmentor.
-
-        Raises:
-            ValueError: a value out of its range; names the config key.
         """
         super().__init__(**zero_shot)
         if scores not in SCORES:
             raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
-
         for key, value in (("PROMPT_DENOISING", prompt_denoising), ("KEY_SMOOTHING", key_smoothing)):
             if value < 0:
                 raise ValueError(f"MODEL.DENSE_CLIP.{key} is a threshold, or 0 for none, not {value}.")

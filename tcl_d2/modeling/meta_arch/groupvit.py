@@ -40,29 +40,20 @@ _WORDS_PER_CROP = 5  # those that fit the whole crop best; each group is of one 
 
 
 class GroupFeatures(NamedTuple):
-    """What is computed of a batch of crops once.
+    """What is computed once for a batch of crops; features are normalized, in fp32."""
 
-    Attributes:
-        images: normalized crops [B, 3, H, W].
-        group_of_pixel: index of the group of each pixel, uint8 [B, H, W].
-        group_features: of each group, normalized, fp32 [B, G, D].
-        image_features: of the whole crop, normalized, fp32 [B, D].
-        table: score of each word in each group, fp32 [B, W, G].
-    """
-
-    images: Tensor
-    group_of_pixel: Tensor
-    group_features: Tensor
-    image_features: Tensor
-    table: Tensor | None = None
+    images: Tensor  # normalized crops [B, 3, H, W]
+    group_of_pixel: Tensor  # uint8 [B, H, W]
+    group_features: Tensor  # [B, G, D]
+    image_features: Tensor  # of whole crops, [B, D]
+    table: Tensor | None = None  # score of each word in each group, [B, W, G]
 
 
 @META_ARCH_REGISTRY.register()
 class GroupViT(ZeroShotSegmentor):
-    """Segments by GroupViT's groups: each pixel has the scores of its group, which are those of the official release.
+    """Segments by GroupViT's groups: each pixel has the scores of its group, by the official release's rule.
 
-    They are probabilities among all words of the vocabulary. The background is where a group has no probable word, with
-    a limit of each crop's own.
+    Scores are probabilities among all words of the vocabulary. The background is where a group has no probable word.
     """
 
     scores_depend_on_vocabulary = True
@@ -76,7 +67,7 @@ class GroupViT(ZeroShotSegmentor):
             multi_label: whether images are contrasted with nouns of their captions too.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
             vis_period: iterations between pictures of groups; 0 for none.
-            zero_shot: the arguments of ZeroShotSegmentor, with a GroupViTEncoder as `clip`.
+            zero_shot: the arguments of ZeroShotSegmentor, with a GroupViTEncoder for `clip`.
         """
         super().__init__(**zero_shot)
         self.losses = nn.ModuleDict({"MultiLabelLoss": MultiLabelLoss()} if multi_label else {})
@@ -120,18 +111,15 @@ class GroupViT(ZeroShotSegmentor):
     # ------------------------------------------------------------------------------------ training
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Compute the losses of a batch in training; in inference see ZeroShotSegmentor.forward.
+        """Compute the losses of a batch by name in training; in inference see ZeroShotSegmentor.forward.
 
         Args:
-            batched_inputs: a dict an image:
+            batched_inputs: a dict for each image:
 
                 image: Tensor [3, H, W], RGB, 0..255, one size for the batch.
                 caption: its text (str), or
                 tokens: its text's tokens, int [context].
                 noun_tokens: tokens of prompted nouns of its text, int [K, context], for the multi-label loss.
-
-        Returns:
-            the losses by name.
         """
         if not self.training:
             return super().forward(batched_inputs)
@@ -159,15 +147,12 @@ class GroupViT(ZeroShotSegmentor):
     def compute_losses(self, images: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Compute the losses by name, over the images and texts of all processes.
 
-        What is gathered comes before the projections: their batch norm then is over the global batch too, and has the
+        Tokens are gathered before the projections, so that their batch norm is over the global batch too, with the
         same running statistics in all processes.
 
         Args:
             images: normalized, [B, 3, H, W], of whole patches.
             tokens: of the texts of each image, its caption first, int [B, T, context].
-
-        Raises:
-            ValueError: the global batch is one pair.
         """
         pooled_image = gather(self._encode_in_parts(self.clip.pool_image, images))
         pooled_text = gather(self._encode_in_parts(self._pool_texts, tokens))
@@ -176,7 +161,7 @@ class GroupViT(ZeroShotSegmentor):
 
         image = normalize(self.clip.project_image(pooled_image), 1)
         texts = normalize(self.clip.project_text(pooled_text.flatten(0, 1)), 1).unflatten(0, pooled_text.shape[:2])
-        with torch.autocast(image.device.type, enabled=False):  # scales make much of small errors
+        with torch.autocast(image.device.type, enabled=False):  # the scale magnifies small errors
             losses = {"loss_contrast": info_nce(image @ texts[:, 0].T, self.clip.model.logit_scale)}
             if self.losses:
                 losses["loss_multi_label"] = self.losses["MultiLabelLoss"](image, texts[:, 1:])
@@ -230,7 +215,7 @@ class GroupViT(ZeroShotSegmentor):
             message = "GroupViT compares words with each other: with a single one, each pixel is of that word"
             log_first_n(logging.WARNING, message, name=__name__, key="message")
 
-        with torch.autocast(text.device.type, enabled=False):  # scales make much of small errors
+        with torch.autocast(text.device.type, enabled=False):  # the scale magnifies small errors
             scaled_text = self.clip.logit_scale * normalize(text, 1).float()
             group_logits = features.group_features @ scaled_text.T
             image_logits = features.image_features @ scaled_text.T
@@ -246,10 +231,9 @@ class GroupViT(ZeroShotSegmentor):
         return _look_up(features.table[:, words], features.group_of_pixel)
 
     def predict_background(self, features: GroupFeatures) -> Tensor:
-        """Predict 1 where a pixel's group has no word above the threshold, and 0 elsewhere, [B, 1, H, W].
+        """Predict 1 where a pixel's group has no word above the background's score, and 0 elsewhere, [B, 1, H, W].
 
-        The threshold is the constant score of the background, but not above the best score of the crop: the surest
-        group is never background.
+        The threshold is at most the best score of the crop: the surest group is never background.
         """
         best = features.table.amax(1, keepdim=True)
         threshold = best.amax(2, keepdim=True).clamp(max=self.background_score)
@@ -257,7 +241,7 @@ class GroupViT(ZeroShotSegmentor):
 
 
 def _check_tokenizer(clip: GroupViTEncoder, tokenizer: Callable, name: str) -> None:
-    """Check that a tokenizer has all tokens of the text encoder; ValueError names it, since others give wrong texts."""
+    """Check that a tokenizer has all tokens of the text encoder: another one would give wrong texts."""
     vocab_size = clip.model.config.text_config.vocab_size
     if tokenizer.vocab_size < vocab_size:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""ReCo: a word's reference embedding, made of images that CLIP retrieves for it (Shin et al., NeurIPS 2022).
+"""ReCo: a word's reference embedding is made from images that CLIP retrieves for it (Shin et al., NeurIPS 2022).
 
-arXiv 2206.07045. Nothing is trained. A step of its release differs from the paper: in the agreement of a patch with an
-image, columns of later images are taken too. Here is the paper's rule.
+arXiv 2206.07045. Nothing is trained. Where the release differs from the paper (it takes columns of later images too in
+the agreement of a patch with an image), this is the paper's rule.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ...utils.tensors import digest_weights, weights_version
+from ...utils.tensors import LastValue, digest_weights, weights_version
 from ..clip import tokens_to_map
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grounder import normalize
@@ -50,33 +50,20 @@ _SAME_WORD = 1 - 1e-5  # cosine of two text features of one word; which words ar
 
 
 class ReCoFeatures(NamedTuple):
-    """What is computed of a batch of crops once.
+    """What is computed once for a batch of crops."""
 
-    Attributes:
-        images: normalized crops [B, 3, H, W].
-        clip_features: of the dense CLIP, normalized, [B, D, h, w].
-        embedding: of the image encoder, not normalized, [B, C, h', w'].
-        refine: what brings masks [B, K, H, W] of the crops to their edges, see bind_refiner.
-        references: reference embeddings of all words, of length 1, [W, C].
-    """
-
-    images: Tensor
-    clip_features: Tensor
-    embedding: Tensor
-    refine: Callable[[Tensor], Tensor] = keep_scores
-    references: Tensor | None = None
+    images: Tensor  # normalized crops [B, 3, H, W]
+    clip_features: Tensor  # of the dense CLIP, normalized, [B, D, h, w]
+    embedding: Tensor  # of the image encoder, not normalized, [B, C, h', w']
+    refine: Callable[[Tensor], Tensor] = keep_scores  # masks [B, K, H, W] by the crops' edges
+    references: Tensor | None = None  # of all words, of length 1, [W, C]
 
 
 class RetrievedImages(NamedTuple):
-    """Images of the archive for a word, the most similar first.
+    """Images of the archive for a word, the most similar first."""
 
-    Attributes:
-        images: RGB uint8 [n, 3, S, S].
-        boxes: the seed patch of each, in pixels, int64 [n, 4] as x0, y0, x1, y1.
-    """
-
-    images: Tensor
-    boxes: Tensor
+    images: Tensor  # RGB uint8 [n, 3, S, S]
+    boxes: Tensor  # the seed patch of each in pixels, int64 [n, 4] as x0, y0, x1, y1
 
 
 @META_ARCH_REGISTRY.register()
@@ -101,19 +88,15 @@ class ReCo(ZeroShotSegmentor):
         """Build the segmentor from its parts.
 
         Args:
-            index_folder: of the index of the archive. It is read when references are made first.
-            encoder: the image encoder; or how many of CLIP's blocks are.
+            index_folder: the archive's index, which is opened when the first references are made.
+            encoder: the image encoder; or the number of CLIP's blocks that serve as one.
             head: of the dense CLIP; None for MaskCLIP's.
-            num_images: images of the archive for each word.
-            image_size: side of these images in co-segmentation, in pixels.
+            num_images: images of the archive for each word, of side `image_size` in pixels.
             text_attention: whether the dense CLIP guides co-segmentation.
             context: words that co-segmentation leaves out, in the order in which their own references are made.
             use_dense_clip: whether scores are multiplied by the dense CLIP's masks.
-            cache: folder that keeps references; None for none.
+            cache: folder that keeps references.
             zero_shot: the arguments of ZeroShotSegmentor.
-
-        Raises:
-            ValueError: a number out of its range; names the config key.
         """
         super().__init__(**zero_shot)
         self.head = head or MaskCLIPHead()
@@ -129,16 +112,14 @@ class ReCo(ZeroShotSegmentor):
         self.context = check_words(context) if context else ()
         self.use_dense_clip = use_dense_clip
 
-        # What has been made
+        # Results
         self.cache = ReferenceCache(cache)
-        self._index: ImageIndex | None = None
-        self._index_version: object = None
-        self._digests: list[str] = []
-        self._digests_version: object = None
+        self._index = LastValue()
+        self._digests = LastValue()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        # The index first, before models are built
+        # Check the index before models are built
         reco = cfg.MODEL.RECO
         index_folder = Path(reco.INDEX).expanduser()
         if reco.INDEX:
@@ -153,7 +134,7 @@ class ReCo(ZeroShotSegmentor):
         arguments = super().from_config(cfg)
         if reco.CONTEXT:
             identify = partial(WordReader(arguments["tokenizer"]).identify, templates=arguments["templates"])
-            make_vocabulary(reco.CONTEXT, identify=identify)  # says what does not work
+            make_vocabulary(reco.CONTEXT, identify=identify)  # raises for words that do not work
         return {
             **arguments,
             "index_folder": index_folder,
@@ -173,10 +154,9 @@ class ReCo(ZeroShotSegmentor):
         find_index(Path(cfg.MODEL.RECO.INDEX).expanduser())
 
     def _check_numbers(self, num_images: int, image_size: int) -> None:
-        if not 1 <= self.clip_blocks < len(self.clip.blocks):
-            raise ValueError(
-                f"MODEL.RECO.ENCODER.BLOCKS must be in 1..{len(self.clip.blocks) - 1}, not {self.clip_blocks}."
-            )
+        most = len(self.clip.blocks) - 1
+        if not 1 <= self.clip_blocks <= most:
+            raise ValueError(f"MODEL.RECO.ENCODER.BLOCKS must be in 1..{most}, not {self.clip_blocks}.")
         if num_images < 1:
             raise ValueError(f"MODEL.RECO.NUM_IMAGES must be at least 1, not {num_images}.")
         if image_size < 1 or image_size % self.pad_to:
@@ -206,7 +186,7 @@ class ReCo(ZeroShotSegmentor):
         return features._replace(references=self.references(text))
 
     def predict_masks(self, features: ReCoFeatures, text: Tensor, words: slice) -> Tensor:
-        # At the crop's size; where masks are refined at the resolution at which the other methods' are
+        # At the crop's size, or where masks are refined, at the resolution at which the other methods refine
         size = tuple(features.images.shape[-2:])
         if self.refines("crop"):
             size = tuple(4 * side for side in self.clip.grid(features.images))
@@ -226,20 +206,13 @@ class ReCo(ZeroShotSegmentor):
         """The index of the archive, opened and checked for the CLIP's weights as they are; errors as ImageIndex's."""
         weights = [*self.clip.state_dict().values(), self.pixel_mean, self.pixel_std]
         version = self.index_folder, weights_version(weights)
-        if version != self._index_version:
-            self._index = ImageIndex(self.index_folder, ImageEmbedder(self).digest())
-            self._index_version = version
-        return self._index
+        return self._index(version, lambda: ImageIndex(self.index_folder, ImageEmbedder(self).digest()))
 
     @torch.no_grad()
     def references(self, text: Tensor) -> Tensor:
-        """Return the reference embeddings of words, made where they are not known yet.
+        """Return the reference embeddings of words, making those that are new: text features [W, D] -> fp32 [W, C].
 
-        Args:
-            text: text features [W, D]. A word that is one of the context's has the context's reference.
-
-        Returns:
-            fp32 [W, C], of length 1; 0 where the archive has no image.
+        They are of length 1, or 0 where the archive has no image. A word of the context has the context's reference.
         """
         with torch.autocast(self.device.type, enabled=False):
             text = normalize(text, 1)
@@ -247,7 +220,7 @@ class ReCo(ZeroShotSegmentor):
             if not len(context):
                 return self._make_references(text, context_text, context)
 
-            # Words of the context have its references; the others are made without it
+            # Other words' references are made without the context
             cosines, nearest = (text @ context_text.T).max(1)
             references = context[nearest]
             others = (cosines <= _SAME_WORD).nonzero()[:, 0]
@@ -256,10 +229,7 @@ class ReCo(ZeroShotSegmentor):
             return references
 
     def _context(self) -> tuple[Tensor, Tensor]:
-        """Return text features [c, D] and references [c, C] of the context's words.
-
-        They are made in their order, and each leaves out those before it.
-        """
+        """Return text features [c, D] and references [c, C] of the context's words; each leaves out those before it."""
         if not self.context:
             empty = torch.empty(0, self.clip.embed_dim, device=self.device)
             return empty, empty
@@ -284,22 +254,18 @@ class ReCo(ZeroShotSegmentor):
         return self.cache.get_all(keys, compute, self.device)
 
     def _cosegment(self, text: Tensor, records: list[ImageRecord], context: Tensor) -> Tensor:
-        """Make the reference embedding [C] of a word [D] of its images, without the context [c, C]."""
+        """Make the reference embedding [C] of a word [D] from its images, without the context [c, C]."""
         features = self.encode_archive(records)
         return make_reference(features.embedding, self._weigh_patches(features, text, context))
 
     def _weigh_patches(self, features: ReCoFeatures, text: Tensor, context: Tensor) -> Tensor:
-        """Compute how much each patch of the images of a word [D] counts, [n, h, w], without the context [c, C]."""
+        """Weigh the patches of the images of a word [D], without the context [c, C]: [n, h, w]."""
         attention = self.dense_clip_masks(features.clip_features, text[None])[:, 0] if self.text_attention else None
         return weigh_patches(features.embedding, attention, context)
 
     @torch.no_grad()
     def retrieve(self, text: Tensor) -> RetrievedImages:
-        """Find the images of which a word's reference embedding is made, and the seed of each.
-
-        Args:
-            text: text features of the word [D].
-        """
+        """Find the images from which the reference of a word [D] is made, and the seed of each."""
         with torch.autocast(self.device.type, enabled=False):
             text = normalize(text, 0)
 
@@ -323,7 +289,7 @@ class ReCo(ZeroShotSegmentor):
         return RetrievedImages(pixels, boxes)
 
     def encode_archive(self, records: list[ImageRecord]) -> ReCoFeatures:
-        """Encode images of the archive; those that cannot be read are left out, with a warning."""
+        """Encode images of the archive; unreadable ones are left out, with a warning."""
         squares = ArchiveImages(records, self.image_size, InterpolationMode.BILINEAR)
         batches, num_read = [], 0
         for batch in iterate_images(squares, _IMAGES_AT_ONCE):
@@ -334,28 +300,25 @@ class ReCo(ZeroShotSegmentor):
                 num_read += len(images)
 
         if num_read < self.num_images:
-            log_first_n(
-                logging.WARNING,
+            message = (
                 f"The archive of {self.index_folder} has {num_read} images for a word, in place of the "
-                f"{self.num_images} of MODEL.RECO.NUM_IMAGES",
-                name=__name__,
-                key="message",
+                f"{self.num_images} of MODEL.RECO.NUM_IMAGES"
             )
+            log_first_n(logging.WARNING, message, name=__name__, key="message")
         if not batches:
             blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
             return ReCoFeatures(*(part[:0] for part in self.encode(blank)[:3]))
         return ReCoFeatures(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches))))
 
     def _settings(self) -> str:
-        """Return a digest of all that references depend on but the words: archive, models, settings as they are."""
+        """Return a digest of all that references depend on besides words: archive, models, settings as they are."""
         encoders = [module for module in self.modules() if isinstance(module, VisionEncoder)]
         weights = [*self.head.state_dict().values(), *(weight for encoder in encoders for weight in encoder.weights())]
-        version = weights_version(weights)
-        if version != self._digests_version:
-            self._digests = [digest_weights(self.head), *(encoder.digest() for encoder in encoders)]
-            self._digests_version = version
+        digests = self._digests(
+            weights_version(weights), lambda: [digest_weights(self.head), *(encoder.digest() for encoder in encoders)]
+        )
 
         head = sorted((name, value) for name, value in vars(self.head).items() if not name.startswith("_"))
-        facts = [self.index.digest, *self._digests, type(self.head).__name__, head, self.clip_blocks]
+        facts = [self.index.digest, *digests, type(self.head).__name__, head, self.clip_blocks]
         facts += [self.encoder is None, self.num_images, self.image_size, self.text_attention]
         return digest_texts(*facts, self.mask_shift, self.mask_scale)

@@ -31,14 +31,9 @@ _TEXTS_AT_ONCE = 64
 
 
 class LabeledBatch(NamedTuple):
-    """The labeled images of a training batch.
+    """The labeled images of a training batch, normalized and of whole patches, and what their masks should be."""
 
-    Attributes:
-        images: normalized, [L, 3, H, W], of whole patches.
-        targets: what the masks of each should be.
-    """
-
-    images: Tensor
+    images: Tensor  # [L, 3, H, W]
     targets: list[MaskTarget]
 
 
@@ -65,39 +60,23 @@ class TCL(ZeroShotSegmentor):
         """Build TCL from its parts.
 
         Args:
-            freeze: blocks of the image encoder that are shared and frozen; the rest is copied.
-            losses: loss heads (see losses.py).
-            decoder_blocks: doublings of the masks' resolution.
-            sim2mask: None for the paper's initial values.
-            kp_weight: share of CLIP's own masks at inference (knowledge preservation); 0 for none.
+            freeze: blocks of the image encoder that are shared and frozen; the others are copied.
+            kp_weight: share of CLIP's own masks at inference (knowledge preservation), in 0..1.
             kp_head: makes CLIP's own masks; None for MaskCLIP's rule, the paper's.
-            train_last_blocks: whether the copied blocks train from the start, rather than only the rest.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
-            checkpoint_masked: whether to compute the frozen encoder's pass over the masked image twice, block by block,
-                rather than hold its activations.
+            checkpoint_masked: whether the frozen encoder's pass over the masked image is recomputed block by block for
+                the gradient.
             vis_period: iterations between pictures of masks; 0 for none.
             zero_shot: the arguments of ZeroShotSegmentor.
-
-        Raises:
-            ValueError: a number out of its range; names the config key.
         """
         super().__init__(**zero_shot)
-        if not 0 <= kp_weight <= 1:
-            raise ValueError(f"TEST.ZERO_SHOT.KP_WEIGHT is a share in 0..1, not {kp_weight}.")
-        if micro_batch_size < 0:
-            raise ValueError(
-                f"SOLVER.IMS_PER_MICRO_BATCH must be a number of images, or 0 for all of them, not {micro_batch_size}."
-            )
-        if decoder_blocks < 0:
-            raise ValueError(f"MODEL.TCL.DECODER_BLOCKS must be at least 0, not {decoder_blocks}.")
+        _check_numbers(kp_weight, micro_batch_size, decoder_blocks)
 
         # Modules
         self.freeze = freeze
         self.grounder = Grounder(self.clip, freeze, decoder_blocks)
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
-        self.needs_labels = any(takes_labels(head) for head in losses)
-        self.needs_captions = not all(takes_labels(head) for head in losses)
         self.kp_weight = kp_weight
         self.kp_head = kp_head or MaskCLIPHead()
 
@@ -107,18 +86,24 @@ class TCL(ZeroShotSegmentor):
         self.vis_period = vis_period
         self.train_last_blocks(train_last_blocks)
 
+    @property
+    def needs_labels(self) -> bool:
+        return any(takes_labels(head) for head in self.losses.values())
+
+    @property
+    def needs_captions(self) -> bool:
+        return not all(takes_labels(head) for head in self.losses.values())
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         tcl = cfg.MODEL.TCL
-        sim2mask = Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU)
-
         return {
             **super().from_config(cfg),
             # Modules
             "freeze": tcl.FREEZE,
             "losses": build_losses(cfg),
             "decoder_blocks": tcl.DECODER_BLOCKS,
-            "sim2mask": sim2mask,
+            "sim2mask": Sim2Mask(tcl.SIM_SCALE_INIT, tcl.SIM_BIAS_INIT, tcl.GUMBEL_TAU),
             # Inference and training
             "kp_weight": cfg.TEST.ZERO_SHOT.KP_WEIGHT,
             "kp_head": build_dense_head(tcl.KP_HEAD, cfg),
@@ -133,24 +118,21 @@ class TCL(ZeroShotSegmentor):
         self.grounder.blocks.requires_grad_(train)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Compute the losses of a batch in training; in inference see ZeroShotSegmentor.forward.
+        """Compute the weighted losses of a batch by name in training; in inference see ZeroShotSegmentor.forward.
 
         Args:
-            batched_inputs: a dict an image:
+            batched_inputs: a dict for each image:
 
                 image: Tensor [3, H, W], RGB, 0..255, one size for the batch.
                 caption: its text (str), or
                 tokens: its text's tokens, int [context].
 
-            For loss heads on labels, labeled images beside or in place of these, as SemSegDatasetMapper gives them:
+            For loss heads on labels, also or instead labeled images, as SemSegDatasetMapper gives them:
 
                 image: as above.
                 sem_seg: class of each pixel, or the `ignore_label` of the dataset's metadata, int64 [H, W].
-                classes: whose masks are compared with it, int64 [C].
+                classes: those whose masks are compared with it, int64 [C].
                 dataset_name: registered dataset, which has the classes' words.
-
-        Returns:
-            the weighted losses by name.
         """
         if not self.training:
             return super().forward(batched_inputs)
@@ -194,8 +176,8 @@ class TCL(ZeroShotSegmentor):
     def ground(self, images: Tensor, tokens: Tensor, uniform: Tensor | None = None) -> Grounding:
         """Compute the statistics that the loss heads need of a batch; arguments as compute_losses.
 
-        With `micro_batch_size`, the activations of so many images are held at once. Losses are over what remains of
-        each image, so they and their gradients are those of the undivided batch.
+        With `micro_batch_size`, so many images' activations are held at once. The losses are over statistics of each
+        image, so they and their gradients are those of the undivided batch.
         """
         # The texts of all processes; this process's begin at an offset
         text = gather(self.encode_text(tokens))
@@ -217,7 +199,7 @@ class TCL(ZeroShotSegmentor):
         return Grounding(text, text_offset, **dict(zip(names, values)))
 
     def compare_with_labels(self, labeled: LabeledBatch) -> dict[str, Tensor]:
-        """Compute the statistics of labeled images, LABEL_STATISTICS by name; with `micro_batch_size` as `ground`."""
+        """Compute the LABEL_STATISTICS of labeled images by name; with `micro_batch_size` as `ground`."""
 
         def statistics_of_part(images: Tensor, targets: list[MaskTarget]) -> list[Tensor]:
             statistics = sem_seg_statistics(self.pixel_embedding(images), targets, self.sim2mask)
@@ -226,7 +208,7 @@ class TCL(ZeroShotSegmentor):
         return dict(zip(LABEL_STATISTICS, self._compute_in_parts(statistics_of_part, *labeled)))
 
     def _compute_in_parts(self, function: Callable[..., list[Tensor]], *batch: Sequence) -> Sequence[Tensor]:
-        """Call a function that gives values [B] of a batch, with the activations of some images at once."""
+        """Call a function that computes values [B] of a batch, with the activations of some images at once."""
         size = self.micro_batch_size
         if not 0 < size < len(batch[0]):
             return function(*batch)
@@ -235,7 +217,7 @@ class TCL(ZeroShotSegmentor):
         return forward_in_parts(function, parts, trained)
 
     def _batch_labels(self, batched_inputs: list[dict]) -> LabeledBatch:
-        """Take the labeled images of a training batch, of which there may be none; see forward."""
+        """Collect the labeled images of a training batch; there may be none."""
         labeled = [input_per_image for input_per_image in batched_inputs if "sem_seg" in input_per_image]
         _check_labels(labeled)
         images = [input_per_image["image"] for input_per_image in labeled or batched_inputs]
@@ -258,7 +240,7 @@ class TCL(ZeroShotSegmentor):
     def _embed_dataset(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the text features of a dataset's words [W, D], prompted as in evaluation, and the words' classes [W].
 
-        They are computed once, and in full precision, for an evaluation takes the same from the cache.
+        They are cached in full precision, so that an evaluation can take the same.
         """
         words, (subset,) = join_vocabularies([dataset_vocabulary(name, identify=self.identify)])
         with torch.autocast(self.device.type, enabled=False):
@@ -276,7 +258,7 @@ class TCL(ZeroShotSegmentor):
         """Compute the named statistics of a Grounding for images [B, 3, H, W] and their own texts' features [B, D]."""
         embedding = self.pixel_embedding(images)
 
-        # Of all pairs, over their soft masks
+        # Of the soft masks of all pairs
         statistics = pair_statistics(embedding, text, self.sim2mask, names)
 
         # Of the pixel embeddings
@@ -285,7 +267,7 @@ class TCL(ZeroShotSegmentor):
         if "mean_embedding" in names:
             statistics["mean_embedding"] = embedding.mean((2, 3))
 
-        # Of the matching pairs, over their hard masks
+        # Of the hard masks of matching pairs
         if "masked_image" in names:
             masks = self.sim2mask.hard(self.sim2mask.positive_logits(embedding, positive_text), uniform)
             masked = images * F.interpolate(masks, size=images.shape[-2:], mode="nearest")
@@ -321,7 +303,7 @@ class TCL(ZeroShotSegmentor):
 
     @torch.no_grad()
     def _draw_masks(self, images: Tensor, tokens: Tensor, captions: Sequence[str], count: int = 4) -> np.ndarray:
-        """Draw images, under the masks of their own and of another text, and captions: RGB uint8 [3, count*H, ...]."""
+        """Draw images under the masks of their own and of another text, and captions: RGB uint8 [3, count*H, ...]."""
         images = images[:count]
         text = self.encode_text(tokens[: count + 1])
         masks = torch.sigmoid(self.sim2mask(self.pixel_embedding(images), text))
@@ -340,13 +322,22 @@ class TCL(ZeroShotSegmentor):
         return np.concatenate(rows).transpose(2, 0, 1)
 
 
+def _check_numbers(kp_weight: float, micro_batch_size: int, decoder_blocks: int) -> None:
+    if not 0 <= kp_weight <= 1:
+        raise ValueError(f"TEST.ZERO_SHOT.KP_WEIGHT is a share in 0..1, not {kp_weight}.")
+    if micro_batch_size < 0:
+        raise ValueError(f"SOLVER.IMS_PER_MICRO_BATCH must be at least 0, which is for all, not {micro_batch_size}.")
+    if decoder_blocks < 0:
+        raise ValueError(f"MODEL.TCL.DECODER_BLOCKS must be at least 0, not {decoder_blocks}.")
+
+
 def _is_label(input_per_image: dict) -> bool:
-    """Tell whether an image of a batch has a label and no text."""
+    """Return whether an image of a batch has a label and no text."""
     return "sem_seg" in input_per_image and not {"caption", "tokens"} & input_per_image.keys()
 
 
 def _check_labels(labeled: list[dict]) -> None:
-    """Raise a ValueError unless labeled images have all that TCL.forward says, and labels of their size."""
+    """Check that labeled images have what TCL.forward asks for, and labels of their own size."""
     for input_per_image in labeled:
         missing = {"classes", "dataset_name"} - input_per_image.keys()
         if missing:

@@ -1,6 +1,6 @@
 """An index of an archive of images: CLIP's embedding of each image, and where the image lies.
 
-It is a folder of files 00000-of-00332.safetensors, a file a shard, or for so many images of a folder:
+It is a folder of files 00000-of-00332.safetensors, one for each shard, or for so many images of a folder:
 
     features   fp16 [n, D], normalized
     spans      int64 [n, 3]: number of the image's file, its first byte there, its size in bytes (-1: the whole file)
@@ -34,17 +34,11 @@ _PARTS = "[0-9]*-of-[0-9]*.safetensors"
 
 
 class ImageRecord(NamedTuple):
-    """Where an image of an archive lies.
+    """Where an image of an archive lies."""
 
-    Attributes:
-        file: path of the image's file or of the .tar that it is in.
-        start: its first byte there.
-        size: in bytes; -1 for the whole file.
-    """
-
-    file: str
-    start: int = 0
-    size: int = -1
+    file: str  # the image's own, or the .tar that it is in
+    start: int = 0  # its first byte there
+    size: int = -1  # in bytes; -1 for the whole file
 
     def read(self) -> Image.Image:
         """Read the image as RGB; BrokenSample if it cannot be read."""
@@ -59,9 +53,9 @@ class ImageRecord(NamedTuple):
 
 
 class ArchiveImages(Dataset):
-    """Squares of images, uint8 [3, size, size]: resized by the short side, and cut at the ends of the long one.
+    """Squares of images, uint8 [3, size, size]: resized by the short side, cropped at the center.
 
-    In place of an image that cannot be read stands a text that says why.
+    In place of an image that cannot be read, there is a text that says why.
     """
 
     def __init__(self, records: Sequence[ImageRecord], size: int, interpolation: InterpolationMode):
@@ -82,18 +76,12 @@ class ArchiveImages(Dataset):
 
 
 def iterate_images(images: ArchiveImages, batch_size: int, num_workers: int = 0) -> Iterator[list[Tensor | str]]:
-    """Yield images in their order, in batches, and texts in the place of those that cannot be read.
-
-    Args:
-        images: the images.
-        batch_size: images in a batch.
-        num_workers: processes that read images; 0 for none.
-    """
+    """Yield images in their order, in batches, with texts in place of those that cannot be read."""
     return iter(DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list))
 
 
 class ImageEmbedder:
-    """Embeds images as an index holds them, by the CLIP of a segmentor."""
+    """Embeds images for an index by the CLIP of a segmentor."""
 
     def __init__(self, model: ZeroShotSegmentor):
         self.model = model
@@ -105,18 +93,17 @@ class ImageEmbedder:
         return normalize(self.model.clip.encode_image(self.model.normalize_images(images)), 1)
 
     def digest(self) -> str:
-        """Return a digest of what embeddings depend on: CLIP's weights, for texts too, and the normalization."""
+        """Return a digest of what embeddings depend on: all of CLIP's weights, and the normalization."""
         normalization = [values.flatten().tolist() for values in (self.model.pixel_mean, self.model.pixel_std)]
-        return hashlib.blake2b(
-            f"{digest_weights(self.model.clip)} {normalization}".encode(), digest_size=16
-        ).hexdigest()
+        facts = f"{digest_weights(self.model.clip)} {normalization}"
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------- the index
 
 
 def part_path(folder: Path, number: int, count: int) -> Path:
-    """Return the path of one of `count` files of an index."""
+    """Return the path of one of an index's files."""
     return folder / f"{number:05d}-of-{count:05d}.safetensors"
 
 
@@ -124,9 +111,7 @@ def save_part(path: Path, records: Sequence[ImageRecord], features: Tensor, meta
     """Write a file of an index, whole or not at all.
 
     Args:
-        path: see part_path.
-        records: of n images.
-        features: of the images, [n, D], normalized.
+        features: of n images, [n, D], normalized.
         metadata: "clip", the digest of ImageEmbedder, "archive", a digest of the archive, and more.
     """
     numbers = {file: number for number, file in enumerate(dict.fromkeys(record.file for record in records))}
@@ -141,17 +126,10 @@ def save_part(path: Path, records: Sequence[ImageRecord], features: Tensor, meta
 
 
 def read_parts(folder: Path, **expected: str) -> dict[Path, dict[str, str]]:
-    """Read the metadata of the files of an index.
-
-    Args:
-        folder: of the index.
-        expected: values that the metadata must have.
-
-    Returns:
-        metadata by path, in the order of the images.
+    """Read the metadata of an index's files by path, in the order of the images.
 
     Raises:
-        ValueError: a file is of an index of another CLIP or archive; UnreadableFile: it is damaged.
+        ValueError: metadata differ from those expected, as of another CLIP or archive; UnreadableFile: a damaged file.
     """
     parts = {path: read_metadata(path) for path in sorted(folder.glob(_PARTS))}
     for path, metadata in parts.items():
@@ -166,12 +144,7 @@ def read_parts(folder: Path, **expected: str) -> dict[Path, dict[str, str]]:
 
 
 def find_index(folder: Path) -> list[Path]:
-    """Return the files of a finished index, in the order of its images.
-
-    Raises:
-        FileNotFoundError: there is no index.
-        ValueError: it is not finished.
-    """
+    """Return the files of a finished index, in the order of its images; FileNotFoundError or ValueError if none is."""
     paths = sorted(folder.glob(_PARTS))
     if not paths:
         raise FileNotFoundError(
@@ -195,15 +168,10 @@ class ImageIndex:
     """
 
     def __init__(self, folder: Path, clip: str):
-        """Check an index.
-
-        Args:
-            folder: of the index.
-            clip: digest of the ImageEmbedder whose CLIP embeds the texts.
+        """Check an index; `clip` is the digest of the ImageEmbedder whose CLIP embeds the texts.
 
         Raises:
-            FileNotFoundError: there is no index.
-            ValueError: it is not finished, damaged, or of another CLIP.
+            FileNotFoundError, ValueError: there is no index, or it is not finished, damaged, or of another CLIP.
         """
         find_index(folder)
         parts = read_parts(folder, clip=clip)
@@ -215,20 +183,16 @@ class ImageIndex:
         return sum(self._sizes.values())
 
     def search(self, text: Tensor, count: int) -> list[list[ImageRecord]]:
-        """Find the images that are most similar to texts, by exact search.
+        """Find the `count` images most similar to each text, by exact search, the most similar first.
 
         Args:
             text: text features fp32 [W, D], normalized.
-            count: images of each text, fewer where the index has fewer.
-
-        Returns:
-            records of the images of each text, the most similar first.
         """
         scores = text.new_empty(len(text), 0)
         rows = torch.empty(len(text), 0, dtype=torch.int64, device=text.device)
         first = 0
         for features in self.iterate_features():
-            # The best of this chunk, and of these and the best before
+            # Merge the best of this chunk with the best so far
             similarity = text @ features.to(text).T
             chunk_scores, chunk_rows = similarity.topk(min(count, len(features)))
             scores = torch.cat([scores, chunk_scores], dim=1)
@@ -241,13 +205,13 @@ class ImageIndex:
         return [[records[row] for row in rows_of_text] for rows_of_text in rows.tolist()]
 
     def iterate_features(self) -> Iterator[Tensor]:
-        """Yield the features of all images, fp16, some at a time: chunks [n, D] of mapped files."""
+        """Yield the features of all images, fp16, in chunks [n, D] of mapped files."""
         for path in self._sizes:
             yield from filter(len, read_tensors(path)["features"].split(_ROWS_AT_ONCE))
 
     def _read_records(self, rows: Sequence[int]) -> dict[int, ImageRecord]:
-        """Return the records of images by their numbers, which come in ascending order."""
-        # Group them by the files that they are in
+        """Return the records of images by number, given in ascending order."""
+        # Group them by file
         rows_by_path = defaultdict(list)
         paths, end = iter(self._sizes.items()), 0
         for row in rows:

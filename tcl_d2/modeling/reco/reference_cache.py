@@ -1,4 +1,4 @@
-"""What ReCo has made of an archive, kept in memory and in files."""
+"""The cache of ReCo's reference embeddings, in memory and in files."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -24,26 +24,17 @@ class ReferenceCache:
     """Reference embeddings by a digest of all that they depend on."""
 
     def __init__(self, folder: Path | None = None):
-        """Begin with an empty memory.
-
-        Args:
-            folder: where they are kept in files too; None: nowhere.
-        """
+        """Begin with an empty memory; with a folder, references are kept there too."""
         self.folder = folder
         self._references: dict[str, Tensor] = {}
 
     def get_all(
         self, keys: list[str], compute: Callable[[list[int]], Iterable[Tensor]], device: torch.device
     ) -> Tensor:
-        """Return references, of which those that are missing are computed, and kept as they come.
+        """Return the references [W, C] of W digests; those that are missing are computed, and kept one by one.
 
         Args:
-            keys: digests of W references.
-            compute: numbers of the keys that are missing, at least one -> references [C].
-            device: of the result.
-
-        Returns:
-            references [W, C].
+            compute: positions of the missing keys, at least one -> their references [C].
         """
         missing = [number for number, key in enumerate(keys) if not self._has(key)]
         if missing:
