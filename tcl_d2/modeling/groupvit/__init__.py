@@ -3,7 +3,7 @@
 from .encoder import GroupedImages, GroupViTEncoder
 from .loading import build_groupvit, check_groupvit, is_file, load_official
 from .multi_label import MultiLabelLoss
-from .official import from_official, is_official, to_official
+from .official import from_official
 from .untrained import build_untrained_groupvit
 
 __all__ = [
@@ -15,7 +15,5 @@ __all__ = [
     "check_groupvit",
     "from_official",
     "is_file",
-    "is_official",
     "load_official",
-    "to_official",
 ]

@@ -10,7 +10,7 @@ from torch import nn
 from ...utils.downloads import local_weights
 from ...utils.tensors import check_finite
 from ..weights import load_weights, read_weights
-from .official import from_official, is_official
+from .official import from_official
 
 _OLDEST = (4, 57)  # of transformers, of which results are known to be the release's
 _HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
@@ -124,7 +124,7 @@ def is_file(weights: str) -> bool:
 def load_official(model: nn.Module, path: str) -> None:
     """Load a file of the official release, or a checkpoint of its training; ValueError names what does not fit."""
     state = read_weights("MODEL.GROUPVIT.WEIGHTS", path)
-    if not is_official(state):
+    if "img_encoder.layers.0.group_token" not in state:
         raise ValueError(
             f"MODEL.GROUPVIT.WEIGHTS: '{path}' is no GroupViT of the official release: it has no "
             f"'img_encoder.layers.0.group_token'. What it has: {list(state)[:3]}. For a model from the hub, give its "
