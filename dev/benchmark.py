@@ -380,7 +380,7 @@ def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray]
     The difference is the largest share of an image's pixels that have other labels.
     """
     with TemporaryDirectory() as temporary:
-        sources = [Source(Path(temporary, f"{index}.png"), str(index)) for index in range(len(scenes))]
+        sources = [Source(Path(temporary, f"{index}.png"), str(index), {}) for index in range(len(scenes))]
         for source, scene in zip(sources, scenes):
             Image.fromarray(scene).save(source.path)
         folders = Path(temporary, "ours"), Path(temporary, "reference")
@@ -391,12 +391,13 @@ def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray]
                 segment_files(predictor, args, sources, OBJECTS, True)
 
         def segment_in_turn() -> None:
-            for path, name in sources:
-                predictor(path, OBJECTS, True, labels_only=True).save(folders[1], name)
+            for source in sources:
+                predictor(source.path, OBJECTS, True, labels_only=True).save(folders[1], source.name)
 
         segment_in_batches()
         segment_in_turn()
-        labels = [[np.asarray(Image.open(folder / f"{name}_labels.png")) for _, name in sources] for folder in folders]
+        names = [f"{source.name}_labels.png" for source in sources]
+        labels = [[np.asarray(Image.open(folder / name)) for name in names] for folder in folders]
         difference = max(float((ours != expected).mean()) for ours, expected in zip(*labels))
         return compare(part, "s", segment_in_batches, segment_in_turn, min(repeat, 5), difference)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from tcl_d2.commands.result_folder import RECORD
+from tcl_d2.commands.result_folder import SETTINGS
 from tcl_d2.data.shapes import draw_scene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ class Photos:
                 self._break(path, self.broken[path])
 
     def _path(self, index: int) -> Path:
-        """Return the path of an image; each name is in two folders, so that names of results need numbers."""
+        """Return the path of an image; each name is in two folders."""
         return self.folder / f"{index // IMAGES_PER_FOLDER:04d}" / f"{index % (2 * IMAGES_PER_FOLDER):04d}.jpg"
 
     def _draw(self, path: Path, index: int) -> None:
@@ -86,6 +86,11 @@ class Photos:
         else:
             half = content[: len(content) // 2]
             path.write_bytes({"empty": b"", "cut": half, "no image": b"<html>" + half}[fault])
+
+    def results_of(self, paths: Iterable[Path]) -> set[str]:
+        """Return the names of the results of images, below the folder of the results."""
+        names = [path.relative_to(self.folder).with_suffix("") for path in paths]
+        return {f"{name}{ending}" for name in names for ending in (".json", "_labels.png")}
 
     def change(self, number: int) -> None:
         """Take so many images away, and add as many, at random places."""
@@ -157,28 +162,23 @@ def resident_memory(pid: int) -> float:
 
 def check(photos: Photos, output: Path, runs: list[Run]) -> dict[str, int]:
     """Compare what there is with what there should be, and return the numbers of what is wrong."""
-    files = json.loads((output / RECORD).read_text())["files"]
     images = {path for path in photos.folder.rglob("*.jpg") if path.is_file()}
     done = sum((run["done"] for run in runs), Counter())
-    named = {re.search(r"(/.+?\.jpg)", line)[1] for line in runs[-1]["left out"]}
+    named = {Path(re.search(r"(/.+?\.jpg)", line)[1]) for line in runs[-1]["left out"]}
 
-    # The results that there should be, and whether they are whole
-    good = {str(path) for path in images - photos.broken.keys()}
-    expected = {name for path in good for name in result_names_of(files[path]["name"])}
-    allowed = {name for file in files.values() for name in result_names_of(file["name"])} | {RECORD}
-    there = {path.name for path in output.iterdir()}
+    # The results that there should be, and those that there are
+    good = images - photos.broken.keys()
+    expected = photos.results_of(good)
+    allowed = photos.results_of(images | photos.removed) | {SETTINGS}
+    there = {str(path.relative_to(output)) for path in output.rglob("[!.]*") if path.is_file()}
     return {
         "good images without results": len(expected - there),
         "images that were segmented twice": sum(count > 1 for count in done.values()),
-        "broken images that were not named": len({str(path) for path in photos.broken} - named),
+        "broken images that were not named": len(photos.broken.keys() - named),
         "good images that were left out": len(named & good),
         "files that are no results": len(there - allowed),
         "results that are not whole": sum(not is_whole(output / name) for name in expected & there),
     }
-
-
-def result_names_of(name: str) -> list[str]:
-    return [f"{name}.json", f"{name}_labels.png"]
 
 
 def is_whole(path: Path) -> bool:

@@ -241,14 +241,21 @@ def check_meta_architecture(cfg: CN) -> None:
 
 def check_device(name: str) -> None:
     """Check that torch can compute on a device; ValueError says what to give for MODEL.DEVICE."""
+    count = num_devices(name)
+    if not count:
+        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU for it: add MODEL.DEVICE cpu")
+    if (torch.device(name).index or 0) >= count:
+        raise ValueError(f"MODEL.DEVICE is {name}, but the devices of its kind are 0 to {count - 1}")
+
+
+def num_devices(name: str) -> int:
+    """Return how many devices there are of the kind of cpu, cuda:1, mps, xpu, ...; ValueError for an unknown one."""
     try:
-        device = torch.device(name)
+        module = torch.get_device_module(torch.device(name).type)
     except RuntimeError:
         raise ValueError(f"MODEL.DEVICE is '{name}', which torch does not know: give cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is {name}, but torch finds no GPU: add MODEL.DEVICE cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"MODEL.DEVICE is {name}, but the GPUs are 0 to {torch.cuda.device_count() - 1}")
+    is_available = getattr(module, "is_available", lambda: True)  # which torch.mps has not always had
+    return module.device_count() if is_available() else 0
 
 
 def add_tcl_config(cfg: CN) -> None:

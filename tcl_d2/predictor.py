@@ -16,21 +16,23 @@ from detectron2.modeling import build_model
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from .checkpoint.hub import is_hub_name, load_folder_config
-from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options
+from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
 from .data.benchmark_mapper import model_input
 from .data.benchmarks import benchmark_classes
 from .image_stream import Reading, Request, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
 from .segmentation import Segmentation
 from .utils.images import ImageLike, as_array
+from .utils.numbers import check_count
 from .utils.regions import as_mask
 from .utils.resize import check_sizes
 from .utils.specificity import at_specificity
 from .utils.threads import map_ahead
-from .utils.words import BACKGROUND, as_lists, split_background_words, split_negative
+from .utils.vocabulary import read_vocabulary
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
@@ -53,6 +55,12 @@ class EncodedImage:
     pixels: np.ndarray
     inputs: dict
     model: nn.Module
+
+    def __getstate__(self) -> dict:
+        raise TypeError(
+            "An encoded image belongs to its predictor, and is not pickled or copied: send the picture, and encode it "
+            "where it arrives."
+        )
 
 
 class TCLPredictor:
@@ -87,7 +95,7 @@ class TCLPredictor:
         # Check it
         check_meta_architecture(self.cfg)
         check_sizes(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
-        if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if not num_devices(self.cfg.MODEL.DEVICE):
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"
         check_device(self.cfg.MODEL.DEVICE)
@@ -95,8 +103,17 @@ class TCLPredictor:
 
         # Build the model, once its weights are there
         fetch_weights(self.cfg.MODEL.WEIGHTS)
-        self.model: nn.Module = build_model(self.cfg).eval()
+        self.model = build_model(self.cfg).eval()
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; one that is set may be under DistributedDataParallel or DataParallel."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._model = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":
@@ -153,7 +170,7 @@ class TCLPredictor:
             classes: class words, without the background: a word or a list of words for each class, named by its first
                 word; or one text, see split_words. Entries such as "not: shadow" are negative words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
-                of the background too, "sky, wall" or a list.
+                of the background too, "sky, wall" or a list. None and empty words are no background.
             negative: words that take pixels away, "shadow, tree" or a list: pixels that they fit best belong to no
                 class. They are the last class of the result, "not: shadow", which its pictures leave as it is.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
@@ -223,10 +240,10 @@ class TCLPredictor:
             )
         batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
         num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; expected at least 1 and 0.")
-        if longest_side is not None and longest_side < 1:
-            raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel.")
+        check_count("batch_size", batch_size, 1)
+        check_count("num_workers", num_workers, 0)
+        if longest_side is not None:
+            check_count("longest_side", longest_side, 1)
         vocabulary, background, negative = self._read_words(classes, background, negative)
         request = Request(vocabulary, background, negative, labels_only, label_scores and labels_only)
 
@@ -245,8 +262,10 @@ class TCLPredictor:
             longest_side: see __call__; results may have smaller sides still.
 
         Raises:
-            ValueError: the image cannot be read.
+            ValueError: the image cannot be read, or longest_side is out of its range.
         """
+        if longest_side is not None:
+            check_count("longest_side", longest_side, 1)
         reading = self._read(image, longest_side)
         return EncodedImage(reading.pixels, {**reading.inputs, "kept_crops": []}, self.model)
 
@@ -297,7 +316,7 @@ class TCLPredictor:
 
         Arguments and errors as those of __call__.
         """
-        vocabulary = self.model.make_vocabulary(*self._read_words(classes, background, negative))
+        vocabulary = self.model.make_vocabulary(classes, background, negative)
         return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
 
     # ------------------------------------------------------------------------------------------------- reading
@@ -307,17 +326,11 @@ class TCLPredictor:
         classes: str | Sequence[str | Sequence[str]],
         background: bool | str | Sequence[str],
         negative: str | Sequence[str],
-    ) -> tuple[list[str | list[str]], bool | Sequence[str], list[str]]:
+    ) -> tuple[list[str | list[str]], bool | list[str], list[str]]:
         """Return the vocabulary, the background and the negative words that a user means; errors as __call__'s."""
-        if isinstance(background, str):
-            background = split_background_words(background) or False
-        vocabulary, written_negative = split_negative(parse_classes(classes, background is not False))
-        if isinstance(negative, str):
-            negative = split_background_words(negative)
-        negative = [*negative, *written_negative]
-
-        self.model.make_vocabulary(vocabulary, background, negative)  # says what does not work
-        return vocabulary, background, negative
+        words = read_vocabulary(classes, background, negative)
+        self.model.make_vocabulary(*words)  # says what does not work
+        return words
 
     def _read_or_error(
         self, image: ImageLike | EncodedImage, longest_side: int | None
@@ -364,39 +377,19 @@ def _pretrained_config(name: str) -> CfgNode:
     )
 
 
-def parse_classes(classes: str | Sequence[str | Sequence[str]], background: bool = False) -> list[str | list[str]]:
-    """Return the classes that a user writes as a vocabulary; negative words stay as they are, see split_negative.
-
-    Args:
-        classes: a word or a list of words for each class; or one text, see split_words. Words of parents are left out,
-            see at_specificity.
-        background: whether the background is a class besides.
-
-    Raises:
-        ValueError: one of the words is "background", and there is a background besides; or see at_specificity.
-    """
-    vocabulary = at_specificity(classes)
-    if background and any(BACKGROUND in words for words in as_lists(vocabulary)):
-        raise ValueError(
-            f"'{BACKGROUND}' is one of the class words, and the background comes before them as a class of that name: "
-            "leave the word out, or go without the background."
-        )
-    return vocabulary
-
-
 def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list[str]]:
     """Return words as a vocabulary; of what is the name of a benchmark, or is written like one, those of its classes.
 
     Args:
-        words: see parse_classes; or the name of a registered benchmark.
+        words: see at_specificity; or the name of a registered benchmark.
 
     Raises:
-        ValueError: there is no such benchmark; or see parse_classes.
+        ValueError: there is no such benchmark; or see at_specificity.
     """
     if isinstance(words, str) and (words in DatasetCatalog.list() or re.fullmatch(r"\w+_\w+", words)):
         classes, _ = benchmark_classes(words)
         return classes
-    return parse_classes(words)
+    return at_specificity(words)
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:

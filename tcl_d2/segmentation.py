@@ -1,15 +1,18 @@
 """What the predictor returns: an image's labels and scores, with their pictures and files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .utils import visualizer
-from .utils.files import replacing
+from .utils.files import open_path, replacing
 from .utils.visualizer import Color
 from .utils.words import NO_CLASS
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:  # a deployed model's scores are made without torch
     from .utils.connected_components import ComponentSettings
 
 _MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
+_SOFTWARE = "tcl_d2 segmentation"  # by which the pictures of results are known
+_MARK = PngInfo()
+_MARK.add_text("Software", _SOFTWARE)
 
 
 @dataclass
@@ -132,7 +138,7 @@ class Segmentation:
             y: row of the pixel.
 
         Raises:
-            ValueError: the point lies outside the image.
+            ValueError: the point lies outside the image, or is not of whole numbers.
         """
         from .utils.regions import connected_mask, point_mask  # scipy, which a deployed model does without
 
@@ -206,54 +212,63 @@ class Segmentation:
     # ------------------------------------------------------------------------------------------------- files
 
     def save(
-        self, folder: str | Path, name: str, heat_maps: bool = False, overlay: bool = True, boxes: bool = False
+        self,
+        folder: str | Path,
+        name: str,
+        heat_maps: bool = False,
+        overlay: bool = True,
+        boxes: bool = False,
+        state: Mapping[str, object] | None = None,
     ) -> list[Path]:
-        """Write NAME.png (overlay), NAME_labels.png (palette), heat maps, boxes, and, last, NAME.json (areas).
+        """Write NAME.png (overlay), NAME_labels.png (palette), boxes, heat maps, and, last, NAME.json (areas).
 
         Args:
             folder: is made where it is missing.
-            name: how the names of the files begin.
+            name: how the names of the files begin; may have folders.
             heat_maps: whether to write NAME_K_CLASS.png for each class.
             overlay: whether to write the overlay, which takes longer than all else.
             boxes: whether to write NAME_boxes.png, and the objects as COCO has results, NAME_boxes.json.
+            state: further entries of NAME.json, beside the areas and the names and sizes of the other files.
 
         Returns:
             the paths of the files, in the order of `result_paths`.
 
         Raises:
-            RuntimeError: boxes without OpenCV.
-            ValueError: heat maps or boxes of a segmentation without scores.
+            RuntimeError: boxes without OpenCV; no file is written.
+            ValueError: heat maps or boxes of a segmentation without scores; no file is written.
         """
-        # Boxes and heat maps first: without scores, no file is written
-        paths = result_paths(folder, name, self.classes if heat_maps else (), boxes)
-        overlay_path, labels_path, areas_path, *other_paths = paths
-        if heat_maps:
-            self.class_scores(self.classes[0])
-        if boxes:
-            self._save_boxes(name, *other_paths[:2])
-        heat_map_paths = other_paths[2:] if boxes else other_paths
-        for word, path in zip(self.classes, heat_map_paths):
-            visualizer.save_picture(visualizer.enlarge(self.draw_heat_map(word)), path)
+        paths = result_paths(folder, name, self.classes if heat_maps else (), boxes, overlay)
+        with ExitStack() as stack:
+            # All are whole before the first comes to its place; the areas come last
+            files = [stack.enter_context(replacing(path)) for path in reversed(paths)][::-1]
+            for file, content in zip(files, self._contents(name, heat_maps, boxes, overlay)):
+                if isinstance(content, str):
+                    file.write_text(content)
+                else:
+                    content.save(file, "PNG", pnginfo=_MARK)
 
-        # Write overlay and labels
+            height, width = self.labels.shape
+            areas = {word: round(area, 6) for word, area in self.areas().items()}
+            sizes = {path.name: file.stat().st_size for path, file in zip(paths[:-1], files)}
+            content = {"height": height, "width": width, "areas": areas, **(state or {}), "files": sizes}
+            files[-1].write_text(json.dumps(content, indent=1))
+        return paths
+
+    def _contents(self, name: str, heat_maps: bool, boxes: bool, overlay: bool) -> Iterator[Image.Image | str]:
+        """Yield what the files of `result_paths` hold, but for the areas."""
         if overlay:
-            visualizer.save_picture(self.draw_overlay(), overlay_path)
-        visualizer.save_palette_png(self.labels, self.colors(), labels_path)
+            yield Image.fromarray(self.draw_overlay())
+        yield visualizer.draw_palette(self.labels, self.colors())
 
-        # Write the areas
-        height, width = self.labels.shape
-        areas = {word: round(area, 6) for word, area in self.areas().items()}
-        with replacing(areas_path) as unfinished:
-            unfinished.write_text(json.dumps({"height": height, "width": width, "areas": areas}, indent=1))
-        return paths if overlay else paths[1:]
+        if boxes:
+            from .utils.instances import coco_results
 
-    def _save_boxes(self, name: str, picture_path: Path, results_path: Path) -> None:
-        from .utils.instances import coco_results
+            instances = self.instances()
+            yield Image.fromarray(self.draw_boxes(instances))
+            yield json.dumps(coco_results(instances, name, self.things()), indent=1)
 
-        instances = self.instances()
-        visualizer.save_picture(self.draw_boxes(instances), picture_path)
-        with replacing(results_path) as unfinished:
-            unfinished.write_text(json.dumps(coco_results(instances, name, self.things()), indent=1))
+        for word in self.classes if heat_maps else ():
+            yield Image.fromarray(visualizer.enlarge(self.draw_heat_map(word)))
 
 
 def shorten(text: str) -> str:
@@ -261,7 +276,9 @@ def shorten(text: str) -> str:
     return text.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
-def result_paths(folder: str | Path, name: str, heat_maps: Sequence[str] = (), boxes: bool = False) -> list[Path]:
+def result_paths(
+    folder: str | Path, name: str, heat_maps: Sequence[str] = (), boxes: bool = False, overlay: bool = True
+) -> list[Path]:
     """Return the paths of an image's results.
 
     Args:
@@ -269,14 +286,22 @@ def result_paths(folder: str | Path, name: str, heat_maps: Sequence[str] = (), b
         name: how the names of the files begin.
         heat_maps: class words that heat maps are drawn of.
         boxes: whether boxes are drawn.
+        overlay: whether the overlay is drawn.
 
     Returns:
-        the paths of the overlay, the labels, the areas, of the picture and the results of boxes, and of each heat map.
+        the paths of the overlay, the labels, the picture and the results of boxes, each heat map, and the areas.
     """
-    file_names = [f"{name}.png", f"{name}_labels.png", f"{name}.json"]
-    if boxes:
-        file_names += [f"{name}_boxes.png", f"{name}_boxes.json"]
+    endings = [".png"] * overlay + ["_labels.png"] + ["_boxes.png", "_boxes.json"] * boxes
     for index, word in enumerate(heat_maps):
         letters = "".join(letter if letter.isalnum() else "_" for letter in word)
-        file_names.append(f"{name}_{index}_{shorten(letters)}.png")
-    return [Path(folder) / file_name for file_name in file_names]
+        endings.append(f"_{index}_{shorten(letters)}.png")
+    return [Path(folder, f"{name}{ending}") for ending in (*endings, ".json")]
+
+
+def is_result_picture(path: Path) -> bool:
+    """Return whether a file is a picture that `Segmentation.save` wrote."""
+    try:
+        with open_path(str(path)) as file, Image.open(file) as picture:
+            return picture.info.get("Software") == _SOFTWARE
+    except Exception:  # PIL raises many types
+        return False

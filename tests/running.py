@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch.multiprocessing
 
+from tcl_d2.utils.locks import locked_folder
 from tests.conftest import ROOT
 
 _CONTEXT = get_context("forkserver")
@@ -98,6 +100,33 @@ def started(
         finally:
             with suppress(ProcessLookupError):  # all have ended
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def holder(folder: Path, purpose: str) -> Iterator[int]:
+    """Start a process that has a folder's lock, and that has a child, as a loader's worker, which outlives it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with locked_folder(folder, purpose, "its folder"):
+                if os.fork() == 0:
+                    time.sleep(20)
+                    os._exit(0)
+                (folder / "ready").touch()
+                time.sleep(60)
+        finally:
+            os._exit(1)
+
+    # Wait until it has the folder
+    while not (folder / "ready").exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def run(world: Path, *command: object, **options) -> subprocess.CompletedProcess:

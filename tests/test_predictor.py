@@ -1,6 +1,8 @@
 """From pictures and words to masks: what the predictor takes, returns and refuses."""
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import huggingface_hub
@@ -10,11 +12,13 @@ import torch
 from PIL import Image
 
 from tcl_d2 import image_stream, load_config
+from tcl_d2.config import check_device
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
-from tcl_d2.predictor import TCLPredictor, parse_classes
+from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation import Segmentation
 from tcl_d2.utils.specificity import at_specificity
+from tcl_d2.utils.vocabulary import read_vocabulary
 from tests.conftest import ROOT
 
 
@@ -84,9 +88,9 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
 
 @pytest.mark.parametrize("classes", ["person | man, background music", [["person", "man"], "background music"]])
 def test_a_class_may_have_several_words(classes):
-    assert parse_classes(classes, background=True) == [["person", "man"], "background music"]
+    assert read_vocabulary(classes, True)[0] == [["person", "man"], "background music"]
     with pytest.raises(ValueError, match="'background' is one of the class words"):
-        parse_classes("wall | background, cat", background=True)
+        read_vocabulary("wall | background, cat", True)
 
 
 @pytest.mark.parametrize(
@@ -318,9 +322,61 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
     assert shown.labels.shape == shown.image.shape[:2] and min(shown.labels.shape) >= 1
 
 
-def test_a_device_that_torch_does_not_know_is_refused():
-    with pytest.raises(ValueError, match="MODEL.DEVICE is 'gpu', which torch does not know"):
-        TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "gpu")
+@pytest.mark.fault("a device that torch does not know, or has not here", "refused by name; a GPU's work is the CPU's")
+@pytest.mark.parametrize("device", ["gpu", "meta", "hpu", "vulkan", "cuda:x"])
+def test_a_device_that_torch_does_not_know_is_refused(device):
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE is '{device}', which torch does not know"):
+        TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device)
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0", "xpu"])
+def test_other_accelerators_are_checked_as_cuda_is(device, caplog, monkeypatch):
+    """A predictor goes on on the CPU; a training and the other commands say so at once."""
+    monkeypatch.setattr(torch.get_device_module(device.partition(":")[0]), "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
+    assert TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device).model.device.type == "cpu"
+    assert f"MODEL.DEVICE is {device}, but torch finds no GPU" in caplog.text
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE is {device}, but torch finds no GPU"):
+        check_device(device)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16, torch.float16], ids=str)
+def default_dtype(request):
+    """Return a function that makes another dtype torch's default, until the end of a test."""
+    before = torch.get_default_dtype()
+    yield lambda: torch.set_default_dtype(request.param)
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.fault("a model built under torch.set_default_dtype of another type", "one error says so when it is built")
+def test_a_model_of_another_dtype_is_not_built(default_dtype):
+    default_dtype()
+    for config in ("trained", "maskclip", "groupvit"):
+        with pytest.raises(ValueError, match=f"weights of {torch.get_default_dtype()}; expected torch.float32"):
+            TCLPredictor(ROOT / f"configs/shapes/{config}.yaml")
+
+
+@pytest.mark.parametrize("method", ["tcl", "sclip"])
+def test_the_default_dtype_does_not_change_what_a_model_finds(predictor, default_dtype, method, monkeypatch):
+    predictor = predictor if method == "tcl" else predictor.with_dense_head(method)
+    image, request = draw_scene(seed=7, index=5, size=96).image, (["wood", "lava"], True)
+    expected = predictor(image, *request).scores
+    monkeypatch.setattr(predictor.model.embed_vocabulary, "_features", {})
+    default_dtype()
+    assert torch.equal(predictor(image, *request).scores, expected)
+
+
+@pytest.mark.fault("a model after half(), double() or bfloat16()", "one error names the type and the setting instead")
+@pytest.mark.parametrize("part", ["model", "grounder"])
+@pytest.mark.parametrize("convert", ["half", "double", "bfloat16"])
+def test_converted_weights_are_refused(predictor, part, convert):
+    predictor = copy.copy(predictor)
+    predictor.model = copy.deepcopy(predictor.model)
+    getattr(predictor.model if part == "model" else predictor.model.grounder, convert)()
+    with pytest.raises(ValueError, match="expected torch.float32.*TEST.ZERO_SHOT.PRECISION"):
+        predictor(np.zeros((9, 9, 3), np.uint8), "brick")
+    with pytest.raises(ValueError, match="expected torch.float32.*SOLVER.AMP.ENABLED"):
+        predictor.model.train()([{"image": torch.zeros(3, 48, 48), "caption": "brick"}] * 2)
 
 
 def test_a_stream_gives_what_one_at_a_time_gives(predictor, tmp_path):
@@ -405,5 +461,92 @@ def test_a_stream_of_a_single_image_is_refused(predictor, image):
     "options", [{"batch_size": 0}, {"num_workers": -1}, {"longest_side": 0}, {"classes": ["a", "a"]}]
 )
 def test_a_stream_refuses_bad_requests_at_once(predictor, options):
-    with pytest.raises(ValueError, match="batch_size is|longest_side is|twice"):
+    with pytest.raises(ValueError, match="batch_size is|num_workers is|longest_side is|twice"):
         predictor.stream([], **{"classes": "brick", **options})
+
+
+def ask_model(predictor, classes, background=False, negative=()):
+    """Return the names of what a model looks for, and check that an image's own words are read likewise."""
+    model, image = predictor.model, torch.zeros(3, 9, 9)
+    request = {"image": image, "vocabulary": classes, "background": background, "negative": negative}
+    with model.keep_settings():
+        model.set_vocabulary(classes, background, negative=negative)
+        names = model.metadata.stuff_classes
+        assert len(names) == len(model([request])[0]["sem_seg"]) == len(model([{"image": image}])[0]["sem_seg"])
+    return names
+
+
+def ask_predictor(predictor, classes, background=False, negative=()):
+    return predictor(np.zeros((9, 9, 3), np.uint8), classes, background, negative=negative).classes
+
+
+ASK = pytest.mark.parametrize("ask", [ask_predictor, ask_model])
+
+
+@ASK
+@pytest.mark.parametrize("empty", [None, False, np.bool_(False), "", " , ", [], (), np.array([], str)])
+def test_no_words_are_no_background_and_nothing_negative(predictor, ask, empty):
+    """However they are written, whoever is asked."""
+    negative = () if isinstance(empty, (bool, np.bool_)) else empty
+    assert ask(predictor, ["brick", "lava"], empty, negative) == ["brick", "lava"]
+
+
+@ASK
+@pytest.mark.parametrize("words", ["soil, sand", ["soil", "sand"], ("soil", "sand"), np.array(["soil", "sand"])])
+def test_words_may_come_as_a_text_or_as_any_sequence(predictor, ask, words):
+    """A text is never taken for the list of its letters."""
+    assert ask(predictor, ["brick"], words) == ["background", "brick"]
+    assert ask(predictor, words, np.True_) == ["background", "soil", "sand"]
+    assert ask(predictor, ["brick"], negative=words) == ["brick", "not: soil | sand"]
+    assert ask(predictor, "brick < stone, not: soil | sand") == ["brick", "not: soil | sand"]
+
+
+@pytest.mark.fault("words of another type, such as a dict, a set, a number or bytes", "an error names the argument")
+@ASK
+@pytest.mark.parametrize("name", ["classes", "background", "negative"])
+@pytest.mark.parametrize("value", [{"brick": ["red brick"]}, {"brick"}, 1, 2.5, b"brick", object()], ids=repr)
+def test_words_of_another_type_are_refused_by_name(predictor, ask, name, value):
+    """The words in a dict are not lost in silence."""
+    with pytest.raises(ValueError, match=f"{name} is "):
+        ask(predictor, **{"classes": ["lava"], name: value})
+
+
+@ASK
+def test_the_background_is_no_class_word_for_a_model_either(predictor, ask):
+    with pytest.raises(ValueError, match="'background' is one of the class words"):
+        ask(predictor, ["background", "grass"], ["sky"])
+
+
+@pytest.mark.fault("a size or a count that is no whole number: nan, inf, 2.5, True, text", "an error names it at once")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, 2.5, True, "20", np.float64(20)])
+@pytest.mark.parametrize("name", ["longest_side", "batch_size", "num_workers"])
+def test_sizes_and_counts_are_whole_numbers(predictor, name, value):
+    image = np.zeros((9, 9, 3), np.uint8)
+    with pytest.raises(ValueError, match=f"{name} is "):
+        predictor.stream([], "brick", **{name: value})
+    if name == "longest_side":
+        with pytest.raises(ValueError, match="longest_side is "):
+            predictor.encode(image, longest_side=value)
+    assert len(list(predictor.stream([image], "brick", **{name: np.int64(1)}))) == 1
+
+
+@pytest.mark.fault("a region that is a point of floats, or a mask of scores", "an error names it")
+@pytest.mark.parametrize("x, y", [(1.5, 2), (2.0, 1.0), (float("nan"), 1), ("1", "2"), (None, 1), (True, False)])
+def test_a_point_is_two_whole_numbers(predictor, x, y):
+    image = np.zeros((9, 9, 3), np.uint8)
+    segmentation = predictor(image, "brick")
+    assert segmentation.region(np.int64(1), np.uint8(2)).all()
+    for ask in (lambda: segmentation.region(x, y), lambda: predictor.rank_words(image, (x, y), "brick")):
+        with pytest.raises(ValueError, match="point .*whole numbers"):
+            ask()
+    for mask in (np.full((9, 9), 0.2), np.full((9, 9), np.nan), np.full((9, 9), "a")):
+        with pytest.raises(ValueError, match=f"mask of {mask.dtype}"):
+            predictor.rank_words(image, mask, "brick")
+
+
+@pytest.mark.fault("an encoded image that is pickled, to go to another process", "an error says to send the picture")
+def test_an_encoded_image_is_not_pickled(predictor):
+    """It would take the whole model with it, and be refused where it arrives."""
+    encoded = predictor.encode(np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(TypeError, match="encoded image.*send the picture"):
+        pickle.dumps(encoded)

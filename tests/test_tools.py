@@ -3,6 +3,8 @@
 import importlib
 import io
 import json
+import os
+import socket
 import sys
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.commands.inputs import find_inputs
-from tcl_d2.commands.result_folder import RECORD
+from tcl_d2.commands.result_folder import SETTINGS
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
@@ -34,8 +36,8 @@ def test_demo_goes_past_a_broken_file(world, tmp_path):
     done = run(world, demo, "--input", "-", folder, *options, folder=tmp_path, stdin=str(folder / "a.png"))
     assert done.returncode == 1 and "broken.jpg" in done.stderr and "2 of 3 images segmented" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"a_1.png", "a_2.json", "a_2_labels.png", "a_1_1_brick.png"} <= names
-    assert set(json.loads((tmp_path / "out/a_1.json").read_text())["areas"]) == {"background", "brick", "lava"}
+    assert {"a.png", "a.json", "a_labels.png", "a_1_brick.png", "more"} <= names
+    assert set(json.loads((tmp_path / "out/more/a.json").read_text())["areas"]) == {"background", "brick", "lava"}
 
 
 DEMO = ("demo/demo.py", "--refine", "none", "--classes", "brick, lava")
@@ -53,9 +55,9 @@ def test_demo_gives_each_result_a_name(world, tmp_path):
     draw_scenes(tmp_path / "in", *inputs)
     done = run(world, *DEMO, "--input", tmp_path / "in", "--output", tmp_path / "out", "--heat-maps")
     assert done.returncode == 0, done.stderr
-    names = {path.name.lower() for path in (tmp_path / "out").iterdir()}
-    assert len(names) == 5 * len(inputs) + 1  # overlay, labels, areas, and a heat map for each of two words; the record
-    assert {"a_1.png", "b.png"} <= names and done.stdout.count(" -> ") == len(inputs)
+    names = {path.name.lower() for path in (tmp_path / "out").glob("[!.]*")}
+    assert len(names) == 5 * len(inputs) + 1  # overlay, labels, areas, and a heat map for each of two words; settings
+    assert {"a_1.png", "b.png.png"} <= names and done.stdout.count(" -> ") == len(inputs)
 
 
 @pytest.mark.fault("demo: an output folder that holds an input", "an error at the start; the input stays as it was")
@@ -83,7 +85,7 @@ def test_demo_skips_leftovers_of_other_systems(tmp_path, monkeypatch):
             with pytest.raises(FileNotFoundError, match="no images in"):
                 find_inputs([entry], tmp_path / "out")
         else:
-            assert find_inputs([entry], tmp_path / "out") == [tmp_path / "a.png"]
+            assert find_inputs([entry], tmp_path / "out") == {tmp_path / "a.png": "a.png"}
 
 
 @pytest.mark.fault("demo: results of a killed run below the folder of pictures", "not taken for pictures")
@@ -94,8 +96,8 @@ def test_demo_leaves_its_results_below_the_input_alone(world, tmp_path):
     for _ in range(2):
         done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / "out")
         assert done.returncode == 0 and "1 of 1 images" in done.stdout
-    names = ["a.json", "a.png", "a_labels.png", RECORD]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    names = ["a.json", "a.png", "a_labels.png", SETTINGS]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*") if ".lock" not in path.name) == names
 
 
 @pytest.mark.fault("demo: results of a run with another --output below the folder of pictures", "left out, and named")
@@ -105,6 +107,13 @@ def test_demo_leaves_results_of_other_runs_alone(world, tmp_path):
         done = run(world, *DEMO, "--input", tmp_path, "--output", tmp_path / name)
         assert done.returncode == 0 and "1 of 1 images" in done.stdout, done.stderr
     assert f"left out: {tmp_path / 'first'}, which has results" in done.stderr
+
+    # Also what lies in folders below them
+    (tmp_path / "more").mkdir()
+    (tmp_path / "first/more").mkdir()
+    draw_scenes(tmp_path / "first/more", "b.png")
+    assert find_inputs([str(tmp_path)], tmp_path / "second") == {tmp_path / "a.png": "a.png"}
+    (tmp_path / "first/more/b.png").unlink()
 
     # A folder of results that is named itself is what the user wants
     done = run(world, *DEMO, "--input", tmp_path / "first", "--output", tmp_path / "third")
@@ -123,6 +132,26 @@ def test_demo_goes_on_with_odd_files(world, tmp_path):
     assert done.stderr.count("left out") == 1 and "empty.png" in done.stderr
 
 
+@pytest.mark.fault(
+    "demo: a folder with links to themselves or to nothing, named pipes and sockets", "each is named; the rest is done"
+)
+def test_demo_goes_past_what_is_no_file(world, tmp_path):
+    draw_scenes(tmp_path / "in/more", "a.png")
+    os.mkfifo(tmp_path / "in/pipe.png")
+    for name, target in (("loop.png", "loop.png"), ("gone.png", "none"), ("loop", "."), ("zero.png", "/dev/zero")):
+        (tmp_path / "in" / name).symlink_to(target)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "in/socket.png"))
+        done = run(world, *DEMO, tmp_path / "in", tmp_path / "in/**/*.png", "--output", tmp_path / "out")
+    assert done.returncode == 1 and "1 of 6 images segmented" in done.stdout, done.stderr
+    assert done.stderr.count("left out") == 5
+    for name in ("pipe.png", "loop.png", "gone.png", "zero.png", "socket.png"):
+        assert done.stderr.count(str(tmp_path / "in" / name)) >= 1
+
+    done = run(world, *DEMO, tmp_path / "in/pipe.png", "--output", tmp_path / "out")
+    assert done.returncode == 1 and "pipe.png" in done.stderr and "named pipe" in done.stderr
+
+
 @pytest.mark.fault("demo: hundreds of words in place of a file's name", "they are taken as words")
 def test_demo_bears_many_words(world, tmp_path):
     draw_scenes(tmp_path, "a.png")
@@ -130,7 +159,7 @@ def test_demo_bears_many_words(world, tmp_path):
     options = ["--input", tmp_path / "a.png", "--output", tmp_path / "out", "--heat-maps"]
     done = run(world, *DEMO[:-1], ", ".join(words), *options)
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 4 + len(words)
+    assert len(list((tmp_path / "out").glob("[!.]*"))) == 4 + len(words)
 
 
 def test_demo_writes_a_video_of_a_video(world, tmp_path):
@@ -156,7 +185,7 @@ def test_demo_writes_a_video_of_a_video(world, tmp_path):
         (["--classes", "my_words.txt"], "no file 'my_words.txt'"),
         (["--classes", "brick, lists/words"], "no file 'lists/words'"),
         (["--classes", "shapes_train"], "the dataset 'shapes_train' has no class words"),
-        (["--classes", "README.md", "--output", "README.md"], "--output README.md cannot be the folder"),
+        (["--classes", "brick", "--output", "README.md"], "--output 'README.md' is no folder"),
         (["--classes", "brick", "--input", "docs/*.none"], "no images in docs/*.none"),
         (["--classes", "brick", "--input", "docs", "tests/golden"], "no images in tests/golden"),
         (["--classes", "brick", "--input", "-"], "no names of files on the standard input"),

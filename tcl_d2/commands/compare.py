@@ -26,6 +26,7 @@ from ..config import load_config
 from ..data import check_have_labels
 from ..engine import Trainer, output_folder
 from ..engine.evaluation_pass import evaluation_settings
+from ..engine.signals import STOP_SIGNALS
 from ..evaluation.comparison import Comparand, write_comparison
 from ..evaluation.confusion import PROTOCOL_METRICS, overall_metrics
 from ..evaluation.cost import CostMeter
@@ -33,6 +34,7 @@ from ..evaluation.progress import fingerprint
 from ..evaluation.published import published_for
 from ..utils.errors import one_message
 from ..utils.files import replacing
+from ..utils.locks import locked_folder
 from .train import check
 
 # The processes are forked by one that has imported all that they need, and that never used a GPU
@@ -66,13 +68,15 @@ def main(args: argparse.Namespace) -> None:
 
         # Evaluate
         _CONTEXT.set_forkserver_preload([__name__])
-        comparands = {}
-        for number, (name, cfg) in enumerate(cfgs.items(), start=1):
-            print(f"{number} of {len(cfgs)}: {name}", flush=True)
-            content = run(name, paths[name], datasets, args.output / name, args.opts)
-            comparands[name] = Comparand(content["results"], content["cost"], published_for(cfg), content["measures"])
-
-        print(f"\n{write_comparison(comparands, args.output)}\nTable and figure in {args.output}")
+        with locked_folder(args.output, "comparison", "--output"):
+            comparands = {}
+            for number, (name, cfg) in enumerate(cfgs.items(), start=1):
+                print(f"{number} of {len(cfgs)}: {name}", flush=True)
+                content = run(name, paths[name], datasets, args.output / name, args.opts)
+                measured = content["results"], content["cost"]
+                comparands[name] = Comparand(*measured, published_for(cfg), content["measures"])
+            table = write_comparison(comparands, args.output)
+        print(f"\n{table}\nTable and figure in {args.output}")
 
 
 # ------------------------------------------------------------------------------------------- configurations
@@ -138,7 +142,7 @@ def run(name: str, *request: object) -> dict:
             os.kill(process.pid, number)
 
     # Wait for it
-    handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         process.join()
     finally:

@@ -17,10 +17,10 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import TCLCheckpointer
 from ..config import check_device, check_meta_architecture, load_config
 from ..data.archive import index_archive, list_archive
-from ..engine import output_folder
 from ..modeling.reco.image_index import ImageEmbedder
 from ..utils.errors import one_message
 from ..utils.imports import add_import_argument, import_code
+from ..utils.locks import locked_folder
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
         parts = list_archive(args.archive)
         folder = args.output or Path(cfg.MODEL.RECO.INDEX).expanduser()
 
-        with output_folder(str(folder), "index"):
+        with locked_folder(folder, "index", "--output"):
             setup_logger(name="tcl_d2")
             cfg.MODEL.META_ARCHITECTURE = "MaskCLIP"  # CLIP alone is needed, and ReCo needs the index itself
             model = build_model(cfg).eval()

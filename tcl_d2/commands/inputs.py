@@ -6,19 +6,23 @@ import sys
 from itertools import filterfalse
 from pathlib import Path
 
+from ..utils.files import leads_back
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
-from .result_folder import RECORD
+from .result_folder import SETTINGS
 
 SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # those of datasets, and what else users have
 
 
-def find_inputs(inputs: list[str], output: Path) -> list[Path]:
-    """List the files to segment, each once. Leftovers of other systems (._NAME) are skipped, unless they are named.
+def find_inputs(inputs: list[str], output: Path) -> dict[Path, str]:
+    """Find the files to segment, each once. Leftovers of other systems (._NAME) are skipped, unless they are named.
 
     Args:
         inputs: files, globs, folders (all images below them, but for folders of results), or - for a list on the
             standard input.
         output: folder of the results, whose images are left out.
+
+    Returns:
+        for each file its path below the folder that is given, or below the common parent of all that are given.
 
     Raises:
         FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
@@ -32,18 +36,27 @@ def find_inputs(inputs: list[str], output: Path) -> list[Path]:
         raise FileNotFoundError("- found no names of files on the standard input")
 
     # Expand globs and folders
-    paths, empty = [], []
+    paths, folders, empty = [], [], []
     for line in lines:
         # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
         is_plain = os.path.lexists(line) or not glob.has_magic(line)
-        matches = [line] if is_plain else sorted(filterfalse(is_leftover, glob.glob(line, recursive=True)))
+        matches = [line] if is_plain else sorted(filterfalse(_is_skipped, glob.glob(line, recursive=True)))
         files = [path for match in matches for path in _images_below(Path(match), output)]
         paths += files
+        folders += [os.path.abspath(match if os.path.isdir(match) else os.path.dirname(match)) for match in matches]
         if not files:
             empty.append(line)
     if empty:
         raise FileNotFoundError(f"no images in {', '.join(empty)}; images end in {', '.join(sorted(SUFFIXES))}")
-    return list({os.path.abspath(path): path for path in paths}.values())
+
+    root = os.path.commonpath(folders)
+    path_by_place = {os.path.abspath(path): path for path in paths}
+    return {path: os.path.relpath(place, root) for place, path in path_by_place.items()}
+
+
+def _is_skipped(match: str) -> bool:
+    """Return whether a glob's match is a leftover, or was found through a link that leads back."""
+    return is_leftover(match) or any(map(leads_back, [Path(match), *Path(match).parents]))
 
 
 def _images_below(path: Path, output: Path) -> list[Path]:
@@ -54,9 +67,10 @@ def _images_below(path: Path, output: Path) -> list[Path]:
     files = []
     for folder, folders_below, names in os.walk(path):
         is_below = Path(folder) != path
-        if is_below and Path(folder).resolve() == output.resolve():
+        if is_below and os.path.realpath(folder) == os.path.realpath(output):
             folders_below.clear()
-        elif is_below and RECORD in names:
+        elif is_below and SETTINGS in names:
+            folders_below.clear()
             print(f"left out: {folder}, which has results of another run", file=sys.stderr)
         else:
             files += [Path(folder, name) for name in names]

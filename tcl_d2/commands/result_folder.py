@@ -1,195 +1,187 @@
-"""The folder of results: a name for each file's results, and a record of what they are of, to go on from."""
+"""The folder of results: where those of each image go, which are done, and which files are not ours to replace."""
 
-import itertools
+import hashlib
 import json
 import os
+import re
+import sys
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from ..segmentation import result_paths, shorten
-from ..utils.files import check_folder, remove_unfinished, replacing, stat_file
+from ..segmentation import is_result_picture, result_paths, shorten
+from ..utils.files import remove_unfinished, replacing, stat_file
 
-RECORD = "record_of_results.json"
+PURPOSE = "segmentation"  # of what locks the folder
+SETTINGS = "result_settings.json"  # of the last run; a folder that has it is a folder of results
+_ENDINGS = re.compile(r"\.png|_labels\.png|_boxes\.(png|json)|_\d+_\w*\.png")  # of the files beside NAME.json
 
 
 class Source(NamedTuple):
-    """A file and the name of its results.
-
-    Attributes:
-        path: of the file.
-        name: how the names of its results begin.
-    """
+    """An image, the name of its results, which may have folders, and what their JSON says of where they come from."""
 
     path: Path
     name: str
+    state: dict
 
 
 class ResultFolder:
-    """A folder of results, whose record says which files they are of, and with which settings they were made.
+    """The results of a run's images.
 
-    A file is done when its areas are there, which are written last.
+    The JSON of a result is written last. It names the image and its state, a digest of the settings, and the files
+    beside it: a result is done if all of that is as it says.
     """
 
-    def __init__(self, folder: Path):
-        """Make the folder, and remove the unfinished files of a run that was killed.
-
-        Raises:
-            OSError: the folder cannot be made, or nothing can be written in it.
-        """
-        self.folder = folder
-        check_folder(folder, f"--output {folder} cannot be the folder of the results")
-        remove_unfinished(folder)
-
-    def check_inputs(self, inputs: Iterable[Path]) -> None:
-        """Raise a ValueError if an input lies in the folder, where a result might replace it."""
-        folder = self.folder.resolve()
-        in_folder = {parent for parent in {path.parent for path in inputs} if parent.resolve() == folder}
-        for path in inputs:
-            if path.parent in in_folder or (path.is_symlink() and path.resolve().parent == folder):
-                raise ValueError(
-                    f"{path} lies in --output {self.folder}, where results might replace it: give another folder"
-                )
-
-    # ------------------------------------------------------------------------------------ the record
-
-    def begin(
-        self,
-        inputs: Sequence[Path],
-        settings: Mapping[str, object],
-        heat_maps: Sequence[str] = (),
-        resume: bool = False,
-        boxes: bool = False,
-    ) -> list[Source]:
-        """Write the record of a run, and return the files that are left to do.
+    def __init__(self, folder: Path, files: Mapping[Path, str], **options: Any):
+        """Name the results, and remove the unfinished files of a run that was killed.
 
         Args:
-            inputs: the files, each once.
+            folder: of the results.
+            files: the images, with their paths below the folder that was given, see find_inputs.
+            options: of `result_paths`: which files are written of each.
+
+        Raises:
+            ValueError: an image lies where results go, or a file that is no result lies in the place of one.
+        """
+        self.folder = folder
+        self.sources = []
+        for path, name in result_names(files, options.get("heat_maps", ())).items():
+            size, time = stat_file(path) or (None, None)
+            image = {"path": os.path.abspath(path), "size": size, "mtime_ns": time}
+            self.sources.append(Source(path, name, {"source": image}))
+        self._heat_maps = options.get("heat_maps", ())
+
+        # No file of others is replaced
+        places = {(folder / source.name).parent for source in self.sources}
+        check_apart(files, places)
+        for place in places:
+            remove_unfinished(place)
+        for source in self.sources:
+            for path in set(self._find_files(source)[1]).intersection(result_paths(folder, source.name, **options)):
+                raise ValueError(
+                    f"{path} is no result of an earlier run, and that of {source.path} would replace it: move it, or "
+                    "give another folder"
+                )
+
+    def begin(self, settings: Mapping[str, object], resume: bool = False) -> list[Source]:
+        """Write the settings of a run, remove what earlier runs left of its results, and return the images left to do.
+
+        Args:
             settings: what results depend on, by name; JSON.
-            heat_maps: class words that heat maps are drawn of.
-            resume: whether to leave out the files that are done, and have not changed since.
-            boxes: whether boxes are drawn.
+            resume: whether to keep the results that are done.
 
         Raises:
             ValueError: the results that are there were made with other settings; names them.
         """
-        # Go on from a record with the same settings
-        settings = json.loads(json.dumps(settings, default=str))
-        earlier = self._read_earlier(resume)
-        record = earlier if resume and earlier else {"settings": settings, "files": {}}
-        recorded = record["settings"]
+        # Go on with the same settings alone
+        path = self.folder / SETTINGS
+        text = json.dumps(settings, indent=1, default=str)
+        settings, recorded = json.loads(text), _read_json(path)
+        if path.exists() and not recorded:
+            raise ValueError(f"{path} has no settings of results: remove it, or give another folder")
         differing = [key for key in {**settings, **recorded} if settings.get(key) != recorded.get(key)]
-        if differing:
+        if resume and recorded and differing:
             raise ValueError(
                 f"--resume: the results in {self.folder} were made with other settings ({', '.join(differing)}): give "
                 "another folder, or go without --resume to make them again"
             )
 
-        # Name the files, those of the record as before
-        path_by_key = {os.path.abspath(path): path for path in inputs}
-        known = record["files"]
-        new = {key: path for key, path in path_by_key.items() if key not in known}
-        known_names = [file["name"] for file in known.values()]
-        new_names = result_names(list(new.values()), heat_maps, known_names, boxes)
-        names = {key: file["name"] for key, file in known.items()} | dict(zip(new, new_names))
+        # A result of an earlier run must not be taken for that of an image that is not done yet
+        digest = {"settings": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+        sources = [source._replace(state=source.state | digest) for source in self.sources]
+        left = [source for source in sources if not (resume and self._is_done(source))]
+        for source in left:
+            for stale in self._find_files(source)[0]:
+                stale.unlink(missing_ok=True)
+        with replacing(path) as unfinished:
+            unfinished.write_text(text)
+        return left
 
-        # What is left; a result of an earlier run must not be taken for a file's that is not done yet
-        files = {key: {"name": names[key], "state": stat_file(key)} for key in path_by_key}
-        left = [key for key, file in files.items() if known.get(key) != file or not self._is_done(file)]
-        for key in left:
-            self._remove_results(files[key])
-        self._remove_pictures(earlier, {files[key]["name"] for key in left})
-        record = {"settings": settings, "heat_maps": list(heat_maps), "boxes": boxes, "files": known | files}
-        with replacing(self.folder / RECORD) as unfinished:
-            unfinished.write_text(json.dumps(record, indent=0))
-        return [Source(path_by_key[key], names[key]) for key in left]
+    def finish(self) -> NoReturn:
+        """Say how many of the images have their results, and exit with 1 if not all have."""
+        num_done = sum(map(self._is_done, self.sources))
+        print(f"{num_done} of {len(self.sources)} images segmented, in {self.folder}")
+        sys.exit(1 if num_done < len(self.sources) else 0)
 
-    def num_done(self, inputs: Iterable[Path]) -> int:
-        """Return how many of the files of the record have their results."""
-        files = self._read()["files"]
-        return sum(self._is_done(files[key]) for key in map(os.path.abspath, inputs))
+    def _is_done(self, source: Source) -> bool:
+        *_, labels, areas = result_paths(self.folder, source.name, overlay=False)
+        content = _read_json(areas)
+        files = _listed_files(areas, content)
+        is_of_source = all(content.get(key) == value for key, value in source.state.items())
+        return is_of_source and labels in files and all(_has_size(path, size) for path, size in files.items())
 
-    def _read_earlier(self, resume: bool) -> dict:
-        """Return the record of an earlier run; empty where there is none, or a damaged one without --resume."""
-        try:
-            return self._read() if (self.folder / RECORD).exists() else {}
-        except ValueError:
-            if resume:
-                raise
-            return {}
+    def _find_files(self, source: Source) -> tuple[list[Path], list[Path]]:
+        """Return the files by the names of an image's results: what earlier runs wrote, and what they did not.
 
-    def _read(self) -> dict:
-        """Return the record of a run; ValueError where the file is no record."""
-        path = self.folder / RECORD
-        try:
-            record = json.loads(path.read_text())
-            pictures = {"heat_maps": list(record.get("heat_maps", ())), "boxes": bool(record.get("boxes"))}
-            return {"settings": dict(record["settings"]), **pictures, "files": dict(record["files"])}
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path} is no record of results: give another folder, or go without --resume") from None
+        What is listed may be damaged, and a run that was killed has not listed what it wrote.
+        """
+        paths = result_paths(self.folder, source.name, self._heat_maps, boxes=True)
+        listed = _listed_files(paths[-1], _read_json(paths[-1]))
+        has_results = bool(listed) or is_result_picture(paths[1])
 
-    def _is_done(self, file: Mapping[str, object]) -> bool:
-        return self._areas_path(file).exists()
-
-    def _remove_results(self, file: Mapping[str, object]) -> None:
-        """Remove the overlay and the areas of an earlier run; an overlay without them may be a file of the user's."""
-        overlay, labels, areas = result_paths(self.folder, file["name"])
-        if labels.exists() and areas.exists():
-            overlay.unlink(missing_ok=True)
-        areas.unlink(missing_ok=True)
-
-    def _remove_pictures(self, earlier: Mapping[str, object], names: Container[str]) -> None:
-        """Remove heat maps and boxes that an earlier run made by these names: they are of other labels."""
-        for file in earlier.get("files", {}).values():
-            if file["name"] in names:
-                paths = result_paths(self.folder, file["name"], earlier["heat_maps"], earlier["boxes"])
-                for path in paths[3:]:
-                    path.unlink(missing_ok=True)
-
-    def _areas_path(self, file: Mapping[str, object]) -> Path:
-        return result_paths(self.folder, file["name"])[2]
+        ours, others = [path for path, size in listed.items() if path not in paths and _has_size(path, size)], []
+        for path in filter(os.path.lexists, paths):
+            is_ours = path in listed or (has_results if path.suffix == ".json" else is_result_picture(path))
+            (ours if is_ours else others).append(path)
+        return ours, others
 
 
-def result_names(
-    paths: Sequence[Path], heat_maps: Sequence[str] = (), taken_names: Iterable[str] = (), boxes: bool = False
-) -> list[str]:
-    """Choose a name for each file's results: its stem, with a number where a result would replace another file's.
+def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> dict[Path, str]:
+    """Name each image's results: its path without the suffix; with it where results would replace another image's.
 
     Args:
-        paths: the files.
+        files: the images, with their paths below the folder that was given.
         heat_maps: class words that heat maps are drawn of.
-        taken_names: names that other files' results have.
-        boxes: whether boxes are drawn.
     """
-    # What there is to choose from
-    stems = [shorten(path.stem) for path in paths]
-    counts = Counter(stems)
-    candidates = {stem: _candidates(stem, is_unique=counts[stem] == 1) for stem in counts}
-    taken = {RECORD}
-    for name in taken_names:
-        taken |= _file_names(name, heat_maps, boxes)
-
-    # Name files with unique stems first, so that they keep their stems
-    names = [""] * len(paths)
-    for index in sorted(range(len(paths)), key=lambda index: counts[stems[index]] > 1):
-        for name in candidates[stems[index]]:
-            files = _file_names(name, heat_maps, boxes)
-            if taken.isdisjoint(files):
-                names[index] = name
-                taken |= files
-                break
+    names = {path: _result_name(relative) for path, relative in files.items()}
+    for ending in ("suffix", "digest"):
+        # The places that are taken, as a disk compares them that takes no heed of case
+        written = {path: result_paths("", name, heat_maps, boxes=True) for path, name in names.items()}
+        counts = Counter(str(file).casefold() for paths in written.values() for file in paths)
+        counts.update({str(folder).casefold() for name in names.values() for folder in Path(name).parents} | {SETTINGS})
+        for path, paths in written.items():
+            if any(counts[str(file).casefold()] > 1 for file in paths):
+                names[path] = _result_name(files[path], ending)
     return names
 
 
-def _file_names(name: str, heat_maps: Sequence[str], boxes: bool) -> set[str]:
-    """Return the names of a file's results as a disk compares them that takes no heed of case."""
-    return {path.name.casefold() for path in result_paths(Path(), name, heat_maps, boxes)}
+def _result_name(relative: str, ending: str = "") -> str:
+    folder, name = os.path.split(relative)
+    short = name if ending else Path(name).stem
+    if ending == "digest" or shorten(short) != short:
+        short = f"{shorten(short)}-{hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
+    return os.path.join(folder, short)
 
 
-def _candidates(stem: str, is_unique: bool) -> Iterator[str]:
-    """Yield names to try for files of a stem: the stem itself if it is unique, then with numbers."""
-    if is_unique:
-        yield stem
-    for number in itertools.count(1):
-        yield f"{stem}_{number}"
+def check_apart(inputs: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Raise a ValueError if an input lies in a folder that results go to, where one might replace it."""
+    taken = {os.path.realpath(folder) for folder in folders}
+    in_folders = {parent for parent in {path.parent for path in inputs} if os.path.realpath(parent) in taken}
+    for path in inputs:
+        if path.parent in in_folders or (path.is_symlink() and os.path.dirname(os.path.realpath(path)) in taken):
+            raise ValueError(
+                f"{path} lies in --output, in a folder of the results, where one might replace it: give another folder"
+            )
+
+
+def _read_json(path: Path) -> dict:
+    """Return the content of a JSON file; empty unless it is a dict."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _listed_files(areas: Path, content: Mapping[str, object]) -> dict[Path, object]:
+    """Return the sizes of the files that a JSON lists beside it, without any that has no name of its own results."""
+    files, stem = content.get("files"), areas.stem
+    if not isinstance(files, dict):
+        return {}
+    own = (name for name in files if name.startswith(stem) and _ENDINGS.fullmatch(name, len(stem)))
+    return {areas.with_name(name): files[name] for name in own}
+
+
+def _has_size(path: Path, size: object) -> bool:
+    return (stat_file(path) or [None])[0] == size

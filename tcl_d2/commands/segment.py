@@ -15,6 +15,7 @@ import glob
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -29,13 +30,16 @@ from ..data.benchmarks import benchmark_classes
 from ..data.class_words import read_class_words
 from ..engine import launch
 from ..engine.evaluation_pass import evaluation_settings
-from ..predictor import TCLPredictor, parse_classes
+from ..engine.processes import is_first_process
+from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
 from ..utils.errors import one_message
 from ..utils.instances import check_opencv
+from ..utils.locks import locked_folder
 from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
+from ..utils.vocabulary import read_vocabulary
 from ..utils.words import (
     BACKGROUND,
     as_vocabulary,
@@ -47,7 +51,7 @@ from ..utils.words import (
 )
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
-from .result_folder import ResultFolder, Source
+from .result_folder import PURPOSE, ResultFolder, Source, check_apart
 from .video import segment_video
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
@@ -118,12 +122,12 @@ def _read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
 # ------------------------------------------------------------------------------------------- files
 
 
-def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
     """Segment the files that are left of a run, or this process's share of them; the work of one process.
 
     Args:
         args: of `argument_parser`.
-        paths: all files of the run.
+        folder: the results of the run.
     """
     sys.stdout.reconfigure(errors="backslashreplace")
     with one_message():
@@ -135,16 +139,17 @@ def segment_share(args: argparse.Namespace, paths: Sequence[Path]) -> None:
         # Every n-th of the files that are left
         sources = None
         if comm.is_main_process():
-            heat_maps = ()
-            if args.heat_maps:
-                heat_maps = result_names(classes, bool(background), negative, bool(predictor.model.filler_words))
-            settings = result_settings(predictor, args, words, background)
-            folder = ResultFolder(args.output)
-            sources = folder.begin(paths, settings, heat_maps, args.resume, args.boxes)
-            if len(sources) < len(paths):
-                print(f"{len(paths) - len(sources)} of {len(paths)} images were done before")
+            sources = folder.begin(result_settings(predictor, args, words, background), args.resume)
+            if len(sources) < len(folder.sources):
+                print(f"{len(folder.sources) - len(sources)} of {len(folder.sources)} images were done before")
         sources = comm.all_gather(sources)[0]
         segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words, background)
+
+
+def heat_map_words(words: list[str | list[str]], background: bool | list[str]) -> list[str]:
+    """Return the words that heat maps may be drawn of; a model without words of no class draws none of these."""
+    classes, negative = split_negative(words)
+    return result_names(classes, bool(background), negative, has_filler_words=True)
 
 
 def result_settings(
@@ -193,7 +198,7 @@ def segment_files(
 
         # Write the results, and say the largest areas
         overlay = not args.no_overlay
-        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay, args.boxes)
+        path, *_ = segmentation.save(args.output, source.name, args.heat_maps, overlay, args.boxes, source.state)
         return f"{source.path} -> {path}: {segmentation.describe_areas()}", sys.stdout
 
     # The bar is that of the first process
@@ -294,29 +299,29 @@ def main(args: argparse.Namespace) -> None:
     sys.stdin.reconfigure(errors="surrogateescape")
     sys.stdout.reconfigure(errors="backslashreplace")
 
-    with one_message():
+    with ExitStack() as stack:
         # Check what the user gave before the model is built
+        stack.enter_context(one_message())
         inputs = args.inputs or args.input
-        paths = find_inputs(inputs, args.output) if inputs else []
-        if not args.webcam:
-            folder = ResultFolder(args.output)
-            folder.check_inputs(paths or [Path(args.video_input)])
+        files = find_inputs(inputs, args.output) if inputs else {}
         check_processes(args)
         if args.boxes:
             check_boxes(args)
         build_predictor, words, background = read_request(args)
+        if files:
+            heat_maps = heat_map_words(words, background) if args.heat_maps else ()
+            written = {"heat_maps": heat_maps, "boxes": args.boxes, "overlay": not args.no_overlay}
+            folder = ResultFolder(args.output, files, **written)
+        elif args.video_input:
+            check_apart([Path(args.video_input)], [args.output])
+        if is_first_process() and not args.webcam:
+            stack.enter_context(locked_folder(args.output, PURPOSE, "--output"))
 
-        if not inputs:
-            predictor = with_method(build_predictor(), args.method)
-            segment_video(predictor, args, words, background)
-            return
-
-    # Segment the files, in this process or several
-    launch(partial(segment_share, paths=paths), args)
-    with one_message():
-        num_done = folder.num_done(paths)
-        print(f"{num_done} of {len(paths)} images segmented, in {args.output}")
-    sys.exit(1 if num_done < len(paths) else 0)
+        # Segment the files in this process or several, or the frames
+        if files:
+            launch(partial(segment_share, folder=folder), args)
+            folder.finish()
+        segment_video(with_method(build_predictor(), args.method), args, words, background)
 
 
 def read_request(
@@ -327,7 +332,8 @@ def read_request(
     build_predictor = read_model(args, *options)
     words, background = read_classes(args.classes, args.background)
     words = at_specificity(words, args.specificity)
-    return build_predictor, parse_classes(words, bool(background)), background
+    read_vocabulary(words, background)  # says what does not work, before the model is built
+    return build_predictor, words, background
 
 
 def check_boxes(args: argparse.Namespace) -> None:

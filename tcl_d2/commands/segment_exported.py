@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ..deploy import OnnxSegmentor
 from ..utils.errors import one_message
+from ..utils.locks import locked_folder
 from .inputs import find_inputs
-from .result_folder import ResultFolder, Source
+from .result_folder import PURPOSE, ResultFolder, Source
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def segment_files(segmentor: OnnxSegmentor, sources: Sequence[Source], output: P
             print(f"left out: {error}", file=sys.stderr)
             continue
 
-        path, *_ = segmentation.save(output, source.name, heat_maps)
+        path, *_ = segmentation.save(output, source.name, heat_maps, state=source.state)
         print(f"{number} of {len(sources)}: {source.path} -> {path}: {segmentation.describe_areas()}")
 
 
@@ -58,15 +59,11 @@ def main(args: argparse.Namespace) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
 
     with one_message(OSError, ValueError, ImportError):
-        paths = find_inputs(args.inputs, args.output)
-        folder = ResultFolder(args.output)
-        folder.check_inputs(paths)
+        files = find_inputs(args.inputs, args.output)
         segmentor = OnnxSegmentor(args.onnx, args.embeddings, num_threads=args.threads)
+        folder = ResultFolder(args.output, files, heat_maps=segmentor.vocabulary.names if args.heat_maps else ())
 
-        names = segmentor.vocabulary.names if args.heat_maps else ()
-        sources = folder.begin(paths, {"--onnx": str(args.onnx), "--heat-maps": args.heat_maps}, names)
-        segment_files(segmentor, sources, args.output, args.heat_maps)
-        num_done = folder.num_done(paths)
-
-    print(f"{num_done} of {len(paths)} images segmented, in {args.output}")
-    sys.exit(1 if num_done < len(paths) else 0)
+        with locked_folder(args.output, PURPOSE, "--output"):
+            sources = folder.begin({"--onnx": str(args.onnx), "--heat-maps": args.heat_maps})
+            segment_files(segmentor, sources, args.output, args.heat_maps)
+            folder.finish()

@@ -19,6 +19,7 @@ from torch import nn
 from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from ..config import check_device, check_meta_architecture, find_config_file, load_config
 from ..data import check_datasets
+from ..data.loader import check_workers
 from ..engine import Trainer, output_folder
 from ..engine import argument_parser as engine_parser
 from ..engine.dataset_settings import check_dataset_settings
@@ -59,6 +60,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
         lambda: check_dataset_settings(cfg, test),
         lambda: check_expected_results(cfg),
         lambda: check_training_data(cfg) if train else None,
+        lambda: check_workers(cfg, eval_only),
         lambda: fetch_weights(weights),
         lambda: import_wandb() if cfg.WANDB.PROJECT and not eval_only else None,
     ):

@@ -21,6 +21,7 @@ from detectron2.utils.logger import log_first_n
 from ..modeling.dataset_classes import PANOPTIC_TYPES
 from ..utils.downloads import PathManager
 from ..utils.errors import list_problems
+from ..utils.files import path_within
 from ..utils.images import as_array
 from .dataset_files import check_files
 
@@ -80,9 +81,13 @@ def read_annotations(dataset_name: str) -> dict:
 
         content = read_annotation_file(path, needed, may_lack_annotations=is_coco, is_lvis=is_lvis)
         check_categories(content, _category_names(metadata), path, may_be_reworded=True)
+        for image in content["images"]:  # named by the ends of their addresses in LVIS
+            name = "/".join(image["coco_url"].split("/")[-2:]) if is_lvis else image["file_name"]
+            path_within(metadata.get("image_root") or "/", name, path)
         if is_panoptic:
             folder = Path(PathManager.get_local_path(str(metadata.panoptic_root)))
-            check_files([folder / annotation["file_name"] for annotation in content["annotations"]], "segment pictures")
+            names = [annotation["file_name"] for annotation in content["annotations"]]
+            check_files([path_within(folder, name, path) for name in names], "segment pictures")
         return content
     except FileNotFoundError as error:
         hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from ..modeling.reco.image_index import (
 from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
 from .dataset_files import walk_files
-from .shard_samples import StrictTarInfo
+from .shard_samples import BROKEN_TAR, StrictTarInfo
 from .shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)
@@ -55,9 +54,9 @@ def list_archive(name: str) -> list[list[str]]:
         images = [row["file_name"] for row in rows if "shard" not in row]
     elif os.path.isdir(name):
         paths = sorted(map(str, walk_files(Path(os.path.abspath(name)))))
-        shards = [path for path in paths if path.endswith(".tar")]
+        shards = [path for path in paths if path.lower().endswith(".tar")]
         images = [path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)]
-    elif ".tar" in name:
+    elif ".tar" in name.lower():
         shards = expand_shards(name, Path())
 
     if not shards + images and not os.path.isdir(name):
@@ -93,7 +92,7 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
     """
     records, problems = [], []
     for file in files:
-        if not re.search(r"\.tar(\.|$)", file):
+        if not re.search(r"\.tar(\.|$)", file, re.IGNORECASE):
             records.append(ImageRecord(file))
             continue
         try:
@@ -102,7 +101,7 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
                     is_image = member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
                     if is_image and not is_leftover(member.name):
                         records.append(ImageRecord(file, member.offset_data, member.size))
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        except BROKEN_TAR as error:
             problems.append(f"unreadable shard: {file} ({error})")
     return records, problems
 
@@ -144,7 +143,7 @@ def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_work
     squares = ArchiveImages(records, embed.size, InterpolationMode.BICUBIC)
 
     # Embed what can be read
-    usable, features = [], [torch.empty(0, embed.model.clip.embed_dim)]
+    usable, features = [], [torch.empty(0, embed.model.clip.embed_dim, dtype=torch.float32)]
     batches = iterate_images(squares, 64, num_workers)
     for batch in tqdm(batches, total=-(-len(records) // 64), desc=path.stem, unit="batch", leave=False):
         images = [image for image in batch if isinstance(image, Tensor)]

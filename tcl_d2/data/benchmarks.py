@@ -10,7 +10,7 @@ from ..modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
 from ..utils.visualizer import distinct_colors
 from ..utils.words import BACKGROUND, as_lists, class_names
 from .class_words import Source, check_class_words, check_fits_classes, read_class_words
-from .dataset_files import check_files, datasets_root, find_images
+from .dataset_files import check_files, datasets_root, find_images, read_ids
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 
@@ -29,7 +29,7 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
     if ids is None:
         image_paths = find_images(images)
     else:
-        image_paths = {key: root / images.format(key) for key in _read_ids(root / ids)}
+        image_paths = {key: root / images.format(key) for key in read_ids(root / ids)}
         check_files(image_paths.values(), "images")
 
     pattern = _choose_labels(labels)
@@ -40,15 +40,6 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
         {"file_name": str(image_paths[key]), "sem_seg_file_name": str(label_paths[key]), "image_id": key}
         for key in sorted(image_paths)
     ]
-
-
-def _read_ids(path: Path) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no list {path}")
-    keys = path.read_text(encoding="utf-8-sig").split()
-    if not keys:
-        raise ValueError(f"the list {path} is empty")
-    return keys
 
 
 def _choose_labels(labels: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
+from ..utils.files import path_within
 from ..utils.visualizer import distinct_colors
 from ..utils.words import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
@@ -158,9 +159,9 @@ def _load_panoptic() -> list[dict]:
     return [
         {
             "dataset_name": "shapes_panoptic_val",
-            "file_name": str(folder / "images" / annotation["file_name"]),
+            "file_name": str(path_within(folder / "images", annotation["file_name"], PANOPTIC)),
             "image_id": annotation["image_id"],
-            "pan_seg_file_name": str(folder / "panoptic" / annotation["file_name"]),
+            "pan_seg_file_name": str(path_within(folder / "panoptic", annotation["file_name"], PANOPTIC)),
             "segments_info": annotation["segments_info"],
         }
         for annotation in content["annotations"]

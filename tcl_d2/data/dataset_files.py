@@ -1,5 +1,6 @@
 """Where datasets lie, and the files of their folders."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FolderHandler
+from ..utils.files import leads_back, path_within
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
+
+logger = logging.getLogger(__name__)
 
 
 def datasets_root() -> Path:
@@ -57,10 +61,34 @@ def find_images(images: str) -> dict[str, Path]:
     return paths
 
 
+def read_ids(path: Path) -> list[str]:
+    """Return the IDs of a list, of which the names of files are made: none leads out of a folder.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: it is empty, or an ID leads out of a folder.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no list {path}")
+    keys = path.read_text(encoding="utf-8-sig").split()
+    if not keys:
+        raise ValueError(f"the list {path} is empty")
+    for key in keys:
+        path_within(path.parent, key, path)
+    return keys
+
+
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and of folders below it, links too, without leftovers of other systems."""
+    """Yield the files of a folder, and of folders below it, links too, without leftovers of other systems.
+
+    A link that leads back to a folder that it is in is skipped, with a warning.
+    """
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_leftover(name)]
+        paths = [Path(parent, name) for name in folders if not is_leftover(name)]
+        loops = [path for path in paths if leads_back(path)]
+        for path in loops:
+            logger.warning("Skipped %s, a link to a folder that it is in", path)
+        folders[:] = [path.name for path in paths if path not in loops]
         yield from (Path(parent, name) for name in names if not is_leftover(name))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
+from ..utils.files import open_path, path_within
 from .dataset_files import check_files, datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
@@ -171,7 +172,10 @@ def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
         if annotation["image_id"] not in file_names:
             raise ValueError(f"annotation {annotation.get('id')}: no image has the ID {annotation['image_id']}")
         captions[annotation["image_id"]].append(annotation["caption"])
-    return [{"file_name": str(image_root / file_names[key]), "captions": texts} for key, texts in captions.items()]
+    return [
+        {"file_name": str(path_within(image_root, file_names[key], json_file)), "captions": texts}
+        for key, texts in captions.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------- lists of pairs
@@ -192,8 +196,8 @@ def register_caption_list(
     Args:
         name: name in the catalog.
         path: the list, relative to DETECTRON2_DATASETS or absolute.
-        image_root: folder that the list's image paths start from, relative to DETECTRON2_DATASETS or absolute; "" for
-            the list's own folder.
+        image_root: folder that the list's image paths start from, and that has all its images, relative to
+            DETECTRON2_DATASETS or absolute; "" for the list's own folder.
         image_column: name of the column of image paths.
         caption_column: name of the column of captions.
     """
@@ -212,7 +216,7 @@ def register_caption_list(
         try:
             for row in _read_rows(file):
                 image, texts = _parse_row(row, image_column, caption_column)
-                captions[str(root / image)] += texts
+                captions[str(path_within(root, image, ""))] += texts
                 row_number += 1
         except ValueError as error:
             raise ValueError(f"Dataset '{name}': row {row_number} of {file} {error}.") from None
@@ -318,9 +322,10 @@ def register_caption_folder(name: str, folder: str) -> None:
         rows, missing = [], []
         for path in sorted(images.values()):
             try:
-                caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig")
+                with open_path(str(path.with_suffix(".txt"))) as file:
+                    caption = file.read().decode("utf-8-sig")
                 rows.append({"file_name": str(path), "captions": [caption]})
-            except (FileNotFoundError, UnicodeDecodeError):
+            except (OSError, UnicodeDecodeError):
                 missing.append(path.with_suffix(".txt"))
 
         if missing:

@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ..utils.downloads import PathManager
+from ..utils.files import open_path
 from ..utils.images import raw_mode, turn_upright
 from .dataset_files import subsample
 
@@ -25,7 +25,7 @@ def read_label(path: str) -> np.ndarray:
         OSError: the file cannot be read, or has other pixels; names it.
     """
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        with open_path(path) as file, Image.open(file) as image:
             _check_is_label(image)
             largest, full = _gray_scale(image)
             label = np.array(turn_upright(image))

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import IterableDataset
 
+from ..utils.files import check_shared_memory
 from .image_text_stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .mapper import ImageTextDatasetMapper
@@ -174,6 +175,15 @@ def _train_loader_from_config(
         "seed": max(cfg.SEED, 0),
         **overrides,
     }
+
+
+def check_workers(cfg: CfgNode, eval_only: bool) -> None:
+    """Check that the loader's processes have the memory to hand over batches; OSError says what to do."""
+    batch_size = cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if eval_only else cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    num_batches = 2 * cfg.DATALOADER.NUM_WORKERS  # each process is two batches ahead
+    num_bytes = num_batches * batch_size * 3 * cfg.INPUT.IMAGE_TEXT.SIZE**2 * 4
+    if num_bytes > 0:
+        check_shared_memory(num_bytes, "; or lower DATALOADER.NUM_WORKERS (0: no processes)")
 
 
 def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:

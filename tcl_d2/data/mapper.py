@@ -91,8 +91,8 @@ class ImageTextDatasetMapper:
         # Transforms are in 0..1 and normalize; their results are brought back to 0..255
         mean = tuple(value / 255 for value in pixel_mean)
         std = tuple(value / 255 for value in pixel_std)
-        self.mean = torch.tensor(mean).view(3, 1, 1) * 255
-        self.std = torch.tensor(std).view(3, 1, 1) * 255
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(3, 1, 1) * 255
+        self.std = torch.tensor(std, dtype=torch.float32).view(3, 1, 1) * 255
 
         if is_train:
             self.transform = _build_augmentation(

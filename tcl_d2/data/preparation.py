@@ -1,15 +1,15 @@
 """What the commands `tcl-d2 prepare` share: bringing files into place, converting labels, checking the result."""
 
 import argparse
-import gzip
+import io
 import os
 import re
 import sys
 import tarfile
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -21,11 +21,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.errors import list_problems
-from ..utils.files import replacing
+from ..utils.files import check_shared_memory, path_within, replacing
 from ..utils.images import BrokenSample, is_leftover, read_image
+from ..utils.locks import locked_folder
 from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
 
+SHARED_MEMORY = 1 << 20  # bytes for the locks of a pool of processes
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz")
+_CHUNK = 1 << 20  # bytes
 _ADVICE = "if the labels were renumbered, bring the release's own files"
 
 
@@ -69,8 +73,10 @@ def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None],
         args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
 
     try:
+        check_shared_memory(SHARED_MEMORY)
         if not args.check:
-            prepare(args)
+            with locked_folder(datasets_root(), f"preparation of {names[0]}", "DETECTRON2_DATASETS"):
+                prepare(args)
         sys.exit(0 if check(names, args.processes) else 1)
     except FileNotFoundError as error:
         sys.exit(
@@ -94,29 +100,39 @@ class Member(NamedTuple):
     bring: Callable[[Path], object]
 
 
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while an archive is read into a ValueError that names it."""
+    try:
+        yield
+    except RuntimeError as error:  # encrypted, or of a method that zipfile does not know
+        advice = "unpack it by other means and give its folder, or get it again"
+        raise ValueError(f"{source} cannot be unpacked ({error}): {advice}") from None
+    except Exception as error:  # the readers of a damaged archive raise many types, some without a text
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise ValueError(f"{source} is broken, or no archive ({reason}): get it again") from None
+
+
 def members(source: Path) -> Iterator[Member]:
     """Yield the files of a folder, a zip or a tar archive; of any other file, the file itself.
 
     Files that are in no archive are linked, not copied. Leftovers of other systems are skipped.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: the archive is broken; names it.
+        FileNotFoundError: there is no such file or folder, or it may not be read.
+        ValueError: the archive is broken, also when a member is brought; names it.
     """
-    if not source.exists():
-        raise FileNotFoundError(f"no file or folder {source}")
+    if not os.access(source, os.R_OK):
+        raise FileNotFoundError(f"no file or folder {source} that can be read")
 
-    try:
-        if source.is_dir():
-            yield from _folder_members(source.resolve())
-        elif source.suffix == ".zip":
-            yield from _zip_members(source)
-        elif source.suffix in (".tar", ".gz", ".tgz"):
-            yield from _tar_members(source)
-        else:
-            yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{source} is broken, or no archive ({error}): get it again") from None
+    suffix = source.suffix.lower()
+    if source.is_dir():
+        yield from _folder_members(source.resolve())
+    elif suffix in _ARCHIVES:
+        with _reading(source):
+            yield from _zip_members(source) if suffix == ".zip" else _tar_members(source)
+    else:
+        yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
 
 
 def _folder_members(folder: Path) -> Iterator[Member]:
@@ -128,14 +144,20 @@ def _zip_members(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             if not is_leftover(info.filename):
-                yield Member(info.filename, info.file_size, partial(_write, partial(archive.read, info)))
+                yield Member(info.filename, info.file_size, partial(_unpack, source, partial(archive.read, info)))
 
 
 def _tar_members(source: Path) -> Iterator[Member]:
     with tarfile.open(source) as archive:
+        # The checksum of a compressed archive stands at its end, which tarfile does not read
+        is_compressed = not isinstance(archive.fileobj, io.BufferedReader)
+        while is_compressed and archive.fileobj.read(_CHUNK):
+            pass
+
         for info in archive:
             if info.isfile() and not is_leftover(info.name):
-                yield Member(info.name, info.size, partial(_write, partial(_read_tar_member, archive, info)))
+                read = partial(_read_tar_member, archive, info)
+                yield Member(info.name, info.size, partial(_unpack, source, read))
 
         # tarfile takes an archive that was cut between two files for a whole one
         archive.fileobj.seek(archive.offset)
@@ -150,8 +172,10 @@ def _read_tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return data
 
 
-def _write(read: Callable[[], bytes], target: Path) -> None:
-    target.write_bytes(read())
+def _unpack(source: Path, read: Callable[[], bytes], target: Path) -> None:
+    with _reading(source):
+        data = read()
+    target.write_bytes(data)
 
 
 def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | None = None) -> None:
@@ -162,14 +186,24 @@ def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | 
         pattern: regular expression for the end of a file's path; its group "path" is the path below `folder`.
         folder: where to put them.
         keys: stems of the files to bring; None: all.
+
+    Raises:
+        ValueError: a path leads out of the folder, or two files of a source have the same; names them.
     """
     expression = re.compile(f"(?:^|/){pattern}$")
     for source in sources:
+        names = {}
         for member in tqdm(members(source), desc=f"reading {source.name}", unit="file", mininterval=1):
             match = expression.search(member.name)
             if match is None or (keys is not None and Path(match["path"]).stem not in keys):
                 continue
-            target = folder / match["path"]
+
+            # Which of two files counts, nobody can tell
+            target = path_within(folder, match["path"], source)
+            if target in names:
+                raise ValueError(f"{source} has both {names[target]} and {member.name}: give the right one alone")
+            names[target] = member.name
+
             if not target.exists() or target.stat().st_size != member.size:
                 with replacing(target) as unfinished:
                     member.bring(unfinished)

@@ -10,9 +10,9 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,8 @@ def _read_statistics(shards: list[str]) -> dict[str, float]:
     if not shards or (is_remote(shards[0]) and _read_json(_statistics_path(shards[0])) is None):
         return {}  # not asked for each of a thousand shards: img2dataset writes them of all
 
-    with ThreadPool(16) as pool:
-        contents = pool.map(_read_json, map(_statistics_path, shards))
+    with ThreadPoolExecutor(16) as pool:
+        contents = list(pool.map(_read_json, map(_statistics_path, shards)))
     return {shard: _successes(shard, content) for shard, content in zip(shards, contents) if content is not None}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from ..segmentation import Segmentation
 from ..utils.images import ImageLike, as_array
 from ..utils.resize import resize_bilinear, segmentation_size
-from ..utils.words import split_negative
+from ..utils.vocabulary import read_background, read_vocabulary
+from ..utils.words import as_lists
 from .bands import ScoreBands
 from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, check_files, read_card
 from .labels import ScoreRule
@@ -150,8 +151,11 @@ class OnnxSegmentor:
 
     def _check_classes(self, classes: Sequence | None, background: bool | Sequence[str] | None) -> None:
         """Check that classes are those of the file; ValueError names them."""
-        is_same = classes is None or split_negative(classes) == (self.words, self.vocabulary.negative)
-        if not is_same or background not in (None, self.background):
+        is_same = background is None or read_background(background) == read_background(self.background)
+        if classes is not None:
+            words, _, negative = read_vocabulary(classes)
+            is_same &= as_lists(words) == as_lists(self.words) and negative == self.vocabulary.negative
+        if not is_same:
             raise ValueError(
                 f"'{self.path}' was exported for {', '.join(self.vocabulary.names)}: export it with other classes, or "
                 "without any, for text embeddings as an input"

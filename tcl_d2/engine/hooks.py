@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint import TCLCheckpointer
+from ..modeling.scalars import is_scalar
 from .optimizer import trained_parameters
 from .processes import all_reduce_max, unwrap_ddp, wrap_ddp
 from .signals import SignalCatcher
@@ -43,7 +44,7 @@ class UnfreezeHook(HookBase):
 
 
 class LearnedScalars(HookBase):
-    """Logs Sim2Mask's w and b, the decoder's gates and the losses' scales: every 0-d parameter."""
+    """Logs Sim2Mask's w and b, the decoder's gates and the losses' scales: every scalar."""
 
     def __init__(self, period: int = 20):
         self.period = period
@@ -51,7 +52,7 @@ class LearnedScalars(HookBase):
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period == 0:
             parameters = trained_parameters(unwrap_ddp(self.trainer.model))
-            scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if p.ndim == 0}
+            scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if is_scalar(p)}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
 
 

@@ -8,6 +8,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
 from ..modeling import FrozenDualEncoder
+from ..modeling.scalars import is_scalar
 
 
 class FullModelClippedAdamW(torch.optim.AdamW):
@@ -37,6 +38,13 @@ class FullModelClippedAdamW(torch.optim.AdamW):
             get_event_storage().put_scalar("gradient_norm", norm.item())
         return super().step(closure)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore the state, also one of earlier versions, in which scalars had no dimension."""
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name].view_as(parameter)
+
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that train at some stage: all outside frozen encoders, whether frozen now or not."""
@@ -59,10 +67,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     if not parameters:
         raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
 
-    # As officially: 1-d parameters and biases do not decay; 0-d ones (gates, w, b, log-scales) do.
+    # As officially: 1-d parameters and biases do not decay; scalars (gates, w, b, log-scales) do.
     decayed, spared = [], []
     for name, parameter in parameters.items():
-        is_spared = parameter.ndim == 1 or name.endswith(".bias")
+        is_spared = parameter.ndim == 1 and not is_scalar(parameter) or name.endswith(".bias")
         (spared if is_spared else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 

@@ -63,6 +63,11 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         _exit_like(error)
 
 
+def is_first_process() -> bool:
+    """Return whether this is the first process of a run, also before those of torchrun have joined."""
+    return comm.is_main_process() and ("TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0")
+
+
 def _check_arguments(args: argparse.Namespace) -> None:
     if args.num_gpus > 1 and args.num_processes > 1:
         sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.dataset_files import rows_by_file_name
 from ..data.labels import LabelMapper
 from ..modeling.dataset_classes import dataset_class_names
+from ..utils.files import path_within
 from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
 from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
@@ -30,7 +31,7 @@ _SHOWN = 10  # names in a warning
 def prediction_path(folder: Path, dataset_dict: Mapping[str, object]) -> Path:
     """Return the file of an image's predicted labels: by its ID or, where it has none, by its file's name."""
     image_id = dataset_dict.get("image_id", Path(dataset_dict["file_name"]).stem)
-    return folder / f"{image_id}.png"
+    return path_within(folder, f"{image_id}.png", f"the image_id of {dataset_dict['file_name']}")
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:

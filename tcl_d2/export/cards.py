@@ -10,7 +10,7 @@ from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
 from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies
 from ..utils.tensors import digest_weights
-from ..utils.words import split_negative
+from ..utils.vocabulary import read_vocabulary
 
 
 class EmbeddedVocabulary(NamedTuple):
@@ -37,11 +37,9 @@ def embed_vocabulary(
         classes: see set_vocabulary; entries such as "not: shadow" are negative words.
         background: see set_vocabulary.
     """
-    classes, negative = split_negative(classes)
+    classes, background, negative = read_vocabulary(classes, background)
     words, (subset,) = join_vocabularies([model.make_vocabulary(classes, background, negative)])
     text = model.embed_vocabulary(words, model.templates)
-    classes = [entry if isinstance(entry, str) else list(entry) for entry in classes]
-    background = background if isinstance(background, bool) else list(background)
     card = VocabularyCard(classes, background, subset.words.tolist(), subset.classes.tolist(), negative)
     return EmbeddedVocabulary(text, subset, card)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..utils.tensors import weights_by_name
 from .dual_encoder import FrozenDualEncoder
 from .linear import linear, run_layers
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
@@ -128,7 +129,8 @@ class FrozenCLIP(FrozenDualEncoder):
         return self.model.encode_text(tokens)
 
     def text_weights(self) -> dict[str, Tensor]:
-        return {name: weight for name, weight in self.model.state_dict().items() if not name.startswith("visual.")}
+        weights = weights_by_name(self.model)
+        return {name: weight for name, weight in weights.items() if not name.startswith("visual.")}
 
     def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
         """Encode images -> features [B, D], not normalized: the class token after all blocks, ln_post, projection."""

@@ -73,9 +73,10 @@ class CropSegmentor(nn.Module):
         """Build it from its parts; for the arguments and errors see ZeroShotSegmentor."""
         super().__init__()
         _check_numbers(pixel_mean, pixel_std, mask_scale)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.clip = clip
+        self.check_dtype()
         self.mask_shift = mask_shift
         self.mask_scale = mask_scale
         self.refiner: Refiner | None = None
@@ -83,6 +84,17 @@ class CropSegmentor(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def check_dtype(self) -> None:
+        """Raise a ValueError unless weights are fp32: they are not after `half()`, or under another default dtype."""
+        firsts = [next(part.parameters(), None) for part in self.children()]  # of each part one, to be quick
+        for weight in (self.pixel_mean, *firsts):
+            if weight is not None and weight.is_floating_point() and weight.dtype is not torch.float32:
+                raise ValueError(
+                    f"The model has weights of {weight.dtype}; expected torch.float32: build it under "
+                    "torch.set_default_dtype(torch.float32), and leave out half(), double() and the like. For half "
+                    "precision, set TEST.ZERO_SHOT.PRECISION, or SOLVER.AMP.ENABLED in training."
+                )
 
     # ------------------------------------------------------------------------------------ what a subclass says
 
@@ -144,8 +156,9 @@ class CropSegmentor(nn.Module):
         """Normalize images [3, H, W] of one size, 0..255 -> fp32 [B, 3, H, W] on the model's device.
 
         Raises:
-            ValueError: images of another shape, or of several sizes.
+            ValueError: images of another shape, or of several sizes; or see check_dtype.
         """
+        self.check_dtype()
         for image in images:
             if image.ndim != 3 or image.shape[0] != 3 or image.shape != images[0].shape:
                 shapes = sorted({tuple(image.shape) for image in images})

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..utils.vocabulary import read_background
 from ..utils.words import BACKGROUND
 
 # Types of Detectron2's datasets by their evaluator_type: with instances of things, and with things and stuff
@@ -47,7 +48,7 @@ def dataset_background(dataset_name: str) -> bool | list[str]:
     By default, instances have one, for what is around them is of no class.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    return metadata.get("background", metadata.get("evaluator_type") in INSTANCE_TYPES)
+    return read_background(metadata.get("background", metadata.get("evaluator_type") in INSTANCE_TYPES))
 
 
 def dataset_categories(dataset_name: str) -> tuple[Category, ...] | None:

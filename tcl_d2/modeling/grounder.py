@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from . import winograd
 from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
 from .linear import linear
+from .scalars import hold_scalars
 
 
 def normalize(x: Tensor, dim: int) -> Tensor:
@@ -25,6 +26,7 @@ class GatedConv(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.gate = nn.Parameter(torch.zeros(()))
+        hold_scalars(self)
 
     def activate(self, x: Tensor) -> Tensor:
         return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
@@ -118,6 +120,7 @@ class Sim2Mask(nn.Module):
             raise ValueError(f"MODEL.TCL.GUMBEL_TAU must be more than 0, not {tau}.")
         self.w = nn.Parameter(torch.tensor(float(scale)))
         self.b = nn.Parameter(torch.tensor(float(bias)))
+        hold_scalars(self)
         self.tau = tau
 
     def forward(self, embedding: Tensor, text: Tensor, length: Tensor | None = None) -> Tensor:
@@ -147,7 +150,9 @@ class Sim2Mask(nn.Module):
 
     def noise(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Draw uniform numbers in (0, 1), for `hard`."""
-        return torch.rand(shape, device=device).clamp(1e-6, 1 - 1e-6)  # keeps both logarithms finite
+        return torch.rand(shape, dtype=torch.float32, device=device).clamp(
+            1e-6, 1 - 1e-6
+        )  # keeps both logarithms finite
 
     def hard(self, logits: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Draw 0/1 masks with probability sigmoid(logits) (Gumbel-sigmoid), with a straight-through gradient.

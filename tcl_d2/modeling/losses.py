@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .grounder import normalize
+from .scalars import hold_scalars
 
 TCL_LOSS_REGISTRY = Registry("TCL_LOSS")
 TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules that take a Grounding, with a `name`."
@@ -131,6 +132,7 @@ class ContrastLoss(LossHead):
     def __init__(self, weight: float = 1.0):
         super().__init__(weight=weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        hold_scalars(self)
 
 
 class ImageContrastLoss(ContrastLoss):

@@ -45,7 +45,9 @@ class ScoreSettings(NamedTuple):
         """The highest score at which a pixel is still background; a map where background_score is one."""
         if not self.logit_scale:
             return self.background_score
-        score = torch.as_tensor(self.background_score)
+        score = self.background_score
+        if not isinstance(score, Tensor):
+            score = torch.tensor(score, dtype=torch.float32)
         below = torch.nextafter(score, torch.full_like(score, -math.inf))
         return below if below.ndim else below.item()
 

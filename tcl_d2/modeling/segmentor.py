@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..utils.connected_components import ComponentSettings
 from ..utils.visualizer import class_colors
-from ..utils.words import result_names
+from ..utils.vocabulary import read_vocabulary
+from ..utils.words import list_words, result_names
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip
 from .crop_segmentor import CropSegmentor
@@ -212,7 +213,7 @@ class ZeroShotSegmentor(CropSegmentor):
         # Words
         self.templates = check_templates(templates)
         self.embed_vocabulary.normalize_prompts = normalize_prompts
-        self.filler_words = tuple(filler_words)
+        self.filler_words = tuple(list_words("filler_words", filler_words))
 
         # Windows and scores
         self.crop_size = crop_size
@@ -278,16 +279,18 @@ class ZeroShotSegmentor(CropSegmentor):
         """Set the classes that images without a vocabulary of their own are segmented into.
 
         Args:
-            classes: the word, or the list of words, of each class, without the background.
+            classes: the word, or the list of words, of each class, without the background; or a text, see
+                TCLPredictor.__call__, as for `background` and `negative`.
             background: whether a background comes before them, at the constant score or by the model's own map; or its
                 words.
             templates: prompt templates; None for the model's.
             negative: words whose pixels are of no class, see make_vocabulary.
 
         Raises:
-            ValueError: see make_vocabulary.
+            ValueError: see read_vocabulary and make_vocabulary.
         """
-        request = deepcopy({"classes": classes, "background": background, "negative": negative})
+        classes, background, negative = read_vocabulary(classes, background, negative)
+        request = {"classes": classes, "background": background, "negative": negative}
         self._set_classes(_Classes([partial(make_vocabulary, **request)], templates))
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
@@ -314,6 +317,7 @@ class ZeroShotSegmentor(CropSegmentor):
         self, classes: Sequence[ClassWords], background: bool | Sequence[str] = False, negative: Sequence[str] = ()
     ) -> Vocabulary:
         """Make a vocabulary with the protocol's words of no class; arguments and errors as set_vocabulary's."""
+        classes, background, negative = read_vocabulary(classes, background, negative)
         vocabulary = make_vocabulary(classes, background, self.filler_words, negative=negative, identify=self.identify)
         self._warn(vocabulary.words, self.templates)
         return vocabulary

@@ -47,7 +47,8 @@ class VisionEncoder(nn.Module):
 
         # The model sees images in the normalization that it was trained with: (x * std + mean - its_mean) / its_std
         mean, std, its_mean, its_std = (
-            torch.tensor(values).view(3, 1, 1) for values in (pixel_mean, pixel_std, *model_normalization(model))
+            torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            for values in (pixel_mean, pixel_std, *model_normalization(model))
         )
         self.register_buffer("scale", std / its_std, persistent=False)
         self.register_buffer("shift", (mean - its_mean) / its_std, persistent=False)

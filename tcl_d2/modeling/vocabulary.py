@@ -8,7 +8,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from ..utils.words import as_lists, as_vocabulary, is_negative
+from ..utils.vocabulary import read_background
+from ..utils.words import as_lists, as_vocabulary, is_negative, list_words
 from .dataset_classes import Category, dataset_background, dataset_categories, dataset_class_names
 
 ClassWords = str | Sequence[str]  # the word of a class, or its words
@@ -110,6 +111,7 @@ def make_vocabulary(
         check_words([word for words in words_by_class for word in words])
 
     # The background before them
+    background = read_background(background)
     has_background = background is not False
     if has_background:
         background_words = () if background is True else tuple(background)
@@ -177,7 +179,8 @@ def dataset_classes(
     background = dataset_background(dataset_name)
     names = dataset_class_names(dataset_name)
     num_classes = len(names)
-    class_words = list(class_words or metadata.get("class_words") or names[int(bool(background)) :])
+    class_words = class_words or metadata.get("class_words") or names[int(bool(background)) :]
+    class_words = list_words("class_words", class_words)
 
     # The background's words, if any, come first
     num_words = len(class_words)

@@ -4,7 +4,9 @@ import hashlib
 import mmap
 import os
 import re
+import shutil
 import socket
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -17,7 +19,13 @@ BLANK = "0" * 64  # stands for a file's SHA-256 in the file itself
 
 
 def open_path(path: str) -> BinaryIO:
-    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows."""
+    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows.
+
+    Raises:
+        OSError: there is no such file, or it is a named pipe, a socket or a device, which may have no end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(f"'{path}' is no file, but a folder, a named pipe, a socket or a device")
     if find_spec("detectron2") is None:
         return open(path, "rb")
     from .downloads import PathManager
@@ -29,7 +37,8 @@ def open_path(path: str) -> BinaryIO:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
 
-    The folder is made where it is missing.
+    The folder is made where it is missing. An OSError of the block that names no file, such as a full disk's, gets its
+    name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,8 +46,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def path_within(root: str | Path, name: str, source: object) -> Path:
+    """Join a root and a name that others wrote: in an archive, a list or a JSON file.
+
+    Links below the root are followed: the user made them.
+
+    Args:
+        root: folder that the name must not lead out of.
+        name: relative to the root, or absolute.
+        source: where the name was read, for the error; "" where the caller says it.
+
+    Raises:
+        ValueError: the name leads out of the root, or has a ".."; names all three.
+    """
+    path = Path(root, name)
+    if ".." in name.split("/") or (name.startswith("/") and not path.is_relative_to(root)):
+        problem = f"{source} names {name!r}, which may lead out of {root}: expected a path below it, without '..'"
+        raise ValueError(problem.lstrip())
+    return path
 
 
 def check_folder(folder: Path, problem: str) -> None:
@@ -49,6 +82,20 @@ def check_folder(folder: Path, problem: str) -> None:
             pass
     except OSError as error:
         raise OSError(f"{problem}: {error.strerror}") from None
+
+
+def check_shared_memory(num_bytes: int, advice: str = "") -> None:
+    """Check that processes can hand this much to each other; OSError says what to do.
+
+    Otherwise they end with a message about a full disk or a missing file, or wait forever.
+    """
+    folder = "/dev/shm"
+    free = shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
+    if sys.platform == "linux" and free < num_bytes:
+        raise OSError(
+            f"{folder}, through which processes share memory, has {free >> 20} MB free, but {num_bytes >> 20} are "
+            f"needed: start the container with more (docker run --shm-size 8g, or --ipc host){advice}"
+        )
 
 
 def check_output(path: Path) -> None:
@@ -96,6 +143,11 @@ def digest_file(path: Path, own: str = BLANK) -> str:
             digest.update(BLANK.encode())
             digest.update(view[start + len(BLANK) :])
     return digest.hexdigest()
+
+
+def leads_back(path: Path) -> bool:
+    """Return whether a path is a link to a folder that it is in: to follow it leads to the same files again."""
+    return path.is_symlink() and path.is_dir() and any(map(path.samefile, path.absolute().parents))
 
 
 def is_web_page(file: BinaryIO) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from .numbers import is_whole
+
 
 def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
     """Return the mask of one pixel, bool [H, W].
@@ -15,8 +17,10 @@ def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
         size: height and width of the image.
 
     Raises:
-        ValueError: the point lies outside the image.
+        ValueError: the point lies outside the image, or is not of whole numbers.
     """
+    if not (is_whole(x) and is_whole(y)):
+        raise ValueError(f"The point ({x!r}, {y!r}) is not two whole numbers, the column and the row of a pixel.")
     height, width = size
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"The point ({x}, {y}) lies outside the image of {width} x {height} pixels.")
@@ -50,16 +54,18 @@ def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.nda
         size: height and width of the image.
 
     Raises:
-        ValueError: a mask of another size or without pixels, or a point outside the image.
+        ValueError: a mask of another size or type, or without pixels, or a point outside the image or of floats.
     """
+    if np.shape(region) == (2,):
+        return point_mask(*region, size)
     region = np.asarray(region)
-    if region.shape == (2,):
-        return point_mask(*map(int, region), size)
     if region.shape != tuple(size):
         shape, expected = list(region.shape), list(size)
         raise ValueError(
             f"The region is a mask of shape {shape}; expected {expected}, as the image, or a point (x, y)."
         )
+    if region.dtype.kind not in "bui" and not np.isin(region, (0, 1)).all():
+        raise ValueError(f"The region is a mask of {region.dtype}, not of 0 and 1; expected bool, as of scores > 0.5.")
     mask = region.astype(bool)
     if not mask.any():
         raise ValueError("The region is a mask without pixels: give it at least one.")

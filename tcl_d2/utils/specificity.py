@@ -5,7 +5,7 @@ What users write of a class may have the words of its parent, a more general cla
 
 from collections.abc import Sequence
 
-from .words import as_vocabulary, is_negative, split_words, strip_all
+from .words import as_vocabulary, is_negative, list_words, split_words, strip_all
 
 SPECIFICITIES = ("word", "synonyms", "parents")  # from specific to general
 
@@ -29,12 +29,12 @@ def at_specificity(
         a vocabulary without parents; negative words stay as they are, see split_negative.
 
     Raises:
-        ValueError: another specificity; a "<" that is not between the words of a class and those of its parent, or a
-            parent of negative words.
+        ValueError: classes of another type, see list_words; another specificity; a "<" that is not between the words of
+            a class and those of its parent, or a parent of negative words.
     """
     if specificity not in SPECIFICITIES:
         raise ValueError(f"The specificity is '{specificity}'; expected one of {', '.join(SPECIFICITIES)}.")
-    entries = split_words(classes) if isinstance(classes, str) else list(classes)
+    entries = split_words(classes) if isinstance(classes, str) else list_words("classes", classes)
     negative = [entry for entry in entries if is_negative(entry)]
     for entry in negative:
         if _split_parents(entry)[1]:

@@ -165,6 +165,19 @@ class LastValue:
         return last[1]
 
 
+def weights_by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a model's state dict has, in its order, in the middle of a forward too.
+
+    For a state dict, fully_shard would shard the model again.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and name not in module._non_persistent_buffers_set
+    }
+
+
 def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
     """Return what changes when weights are loaded, trained in place, replaced or moved; far quicker than a digest."""
     return [(x.device, x.dtype, x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
@@ -173,7 +186,7 @@ def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
 def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str:
     """Return a digest of a model's weights, all or those of some names, and of its activations, which have none."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights_by_name(model).items():
         if names is None or name in names:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))

@@ -221,17 +221,20 @@ def save_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save_palette_png(labels: np.ndarray, colors: Sequence[Color], path: Path) -> None:
-    """Write class indices [H, W] as a PNG file with the classes' colors, or, beyond 255 classes, as 16-bit gray.
+    """Write class indices [H, W] as a PNG file, see draw_palette."""
+    with replacing(path) as unfinished:
+        draw_palette(labels, colors).save(unfinished, "PNG")
+
+
+def draw_palette(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
+    """Return class indices [H, W] as a picture with the classes' colors, or, beyond 255 classes, as 16-bit gray.
 
     Args:
         labels: class indices; as many as there are classes where a pixel is of none.
         colors: RGB of each class.
-        path: the file.
     """
     if len(colors) > 255:
-        picture = Image.fromarray(labels.astype(np.uint16))
-    else:
-        picture = Image.fromarray(labels.astype(np.uint8))
-        picture.putpalette([channel for color in colors for channel in color])
-    with replacing(path) as unfinished:
-        picture.save(unfinished, "PNG")
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([channel for color in colors for channel in color])
+    return picture

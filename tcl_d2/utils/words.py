@@ -6,7 +6,7 @@ write has negative words besides, see split_negative, and parent words, see util
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 BACKGROUND = "background"  # the name of that class
 NO_CLASS = "(no class)"  # what fits TEST.ZERO_SHOT.FILLER_WORDS best, where there is no background
@@ -25,6 +25,26 @@ def split_words(text: str) -> list[str | list[str]]:
 def split_background_words(text: str) -> list[str]:
     """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
     return strip_all(re.split("[,|]", text))
+
+
+def list_words(name: str, words: str | Iterable) -> list:
+    """Return words that were given as a text, see split_background_words, or as any sequence, in a list.
+
+    Args:
+        name: of the argument, for the error.
+        words: the words.
+
+    Raises:
+        ValueError: neither, such as a dict or a set, which has no order.
+    """
+    if isinstance(words, str):
+        return split_background_words(words)
+    if isinstance(words, (bytes, Mapping, set, frozenset)) or not isinstance(words, Iterable):
+        hint = ""
+        if isinstance(words, Mapping):
+            hint = " (of a dict of words by name: [[name, *words] for name, words in classes.items()])"
+        raise ValueError(f"{name} is {words!r:.80}; expected a list of words, or a text of words with commas{hint}.")
+    return list(words)
 
 
 def split_negative(vocabulary: Iterable[str | Sequence[str]]) -> tuple[list[str | Sequence[str]], list[str]]:

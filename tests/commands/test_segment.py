@@ -5,16 +5,19 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tcl_d2.commands.result_folder import RECORD, ResultFolder, result_names
+from tcl_d2.commands.inputs import find_inputs
+from tcl_d2.commands.result_folder import SETTINGS, ResultFolder, result_names
 from tcl_d2.commands.segment import argument_parser, segment_share
 from tcl_d2.data.shapes import draw_scene
-from tests.running import check_error, run, started
+from tcl_d2.segmentation import Segmentation
+from tests.running import check_error, holder, run, started
 
 OPTIONS = ("--opts", "TEST.ZERO_SHOT.IMS_PER_BATCH", 2)
 COMMAND = ("demo/demo.py", "--refine", "none", "--classes", "brick, lava")
@@ -32,7 +35,14 @@ def photos(tmp_path):
 
 
 def read_labels(folder) -> dict[str, np.ndarray]:
-    return {path.name: np.asarray(Image.open(path)) for path in folder.glob("*_labels.png")}
+    paths = folder.rglob("*_labels.png")
+    return {path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in paths}
+
+
+def times(folder) -> dict[str, int]:
+    """When each file below a folder was written, but for the hidden ones."""
+    paths = [path for path in folder.rglob("[!.]*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.mark.fault("demo --resume: pictures that were added, changed, mended or done", "what is not done is done, once")
@@ -40,25 +50,25 @@ def test_what_is_done_is_left_out(world, tmp_path, photos):
     output = tmp_path / "out"
     options = ["--input", photos, "--output", output, "--resume"]
     run(world, *COMMAND, *options)
-    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
-    assert {"a_1.json", "a_2.png", "b_labels.png"} < before.keys()
+    before = times(output)
+    assert {"a.json", "more/a.png", "b_labels.png"} < before.keys()
 
-    # Another picture of a name that there is, one that is changed, one that is mended, a result that is lost
-    Image.fromarray(draw_scene(7, 9, size=48).image).save(photos / "a.jpg")
+    # Another picture, one that is changed, one that is mended, a result that is lost
+    Image.fromarray(draw_scene(7, 9, size=48).image).save(photos / "d.jpg")
     Image.fromarray(draw_scene(7, 5, size=40).image).save(photos / "b.png")
     Image.fromarray(draw_scene(7, 5, size=40).image).save(photos / "broken.jpg")
-    (output / "c.json").unlink()
+    (output / "more/c.json").unlink()
     done = run(world, *COMMAND, *options)
     assert done.returncode == 0 and "2 of 6 images were done before" in done.stdout, done.stderr
     assert done.stdout.count(" -> ") == 4 and "6 of 6 images segmented" in done.stdout
 
-    after = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
-    same = {name for name in before if before[name] == after[name]}
-    assert {name.partition(".")[0].removesuffix("_labels") for name in same} == {"a_1", "a_2"}
-    files = json.loads((output / RECORD).read_text())["files"]
-    assert files[str(photos / "a.jpg")]["name"] == "a" and files[str(photos / "a.png")]["name"] == "a_1"
+    same = {name for name, time in times(output).items() if before.get(name) == time}
+    assert {name.partition(".")[0].removesuffix("_labels") for name in same} == {"a", "more/a"}
+    content = json.loads((output / "d.json").read_text())
+    assert content["source"]["path"] == str(photos / "d.jpg") and content["height"] == 48
+    assert content["files"].keys() == {"d.png", "d_labels.png"} and content["areas"].keys() == {"brick", "lava"}
 
-    # Without --resume, all are done again, by names of their own
+    # Without --resume, all are done again
     assert run(world, *COMMAND, *options[:-1]).stdout.count(" -> ") == 6
 
 
@@ -81,12 +91,12 @@ def test_negative_words_and_parents_are_written(world, tmp_path):
     check_error(run(world, "demo/demo.py", tmp_path / "scene.png", "--classes", "lava, not: lava"), "is asked for too")
 
 
-@pytest.mark.fault("demo --resume: other words, another model, or a damaged record", "refused: what differs; all stays")
+@pytest.mark.fault("demo --resume: other words, another model, or damaged settings", "refused: what differs; all stays")
 def test_results_of_other_settings_are_not_gone_on_from(world, tmp_path, photos):
     output = tmp_path / "out"
     options = ["--input", photos / "a.png", "--output", output]
     run(world, *COMMAND, *options)
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    before = times(output)
 
     done = run(world, *COMMAND[:-1], "brick, sand", *options, "--resume", "--no-overlay")
     check_error(done, "--resume", "other settings (classes, --no-overlay)", "another folder")
@@ -94,16 +104,16 @@ def test_results_of_other_settings_are_not_gone_on_from(world, tmp_path, photos)
     check_error(done, "other settings (TEST.ZERO_SHOT)")
     done = run(world, *COMMAND, *options, "--resume", "--opts", "TEST.ZERO_SHOT.IMS_PER_BATCH", "2")
     assert done.returncode == 0 and "1 of 1 images were done before" in done.stdout  # results do not depend on it
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert times(output).keys() == before.keys() and times(output)["a.json"] == before["a.json"]
 
-    (output / RECORD).write_text("{")
-    check_error(run(world, *COMMAND, *options, "--resume"), f"{RECORD} is no record of results")
+    (output / SETTINGS).write_text("[" * 100_000)
+    check_error(run(world, *COMMAND, *options, "--resume"), SETTINGS)
 
 
 @pytest.mark.parametrize(
     "options, parts",
     [
-        (["--output", "/proc"], ("--output /proc cannot be the folder of the results",)),
+        (["--output", "/proc"], ("--output '/proc' is no folder that can be written",)),
         (["--num-gpus", "99"], ("--num-gpus is 99, but torch finds",)),
         (["--num-processes", "0"], ("at least 1",)),
         (["--opts", "MODEL.DEVICE", "gpu"], ("MODEL.DEVICE is 'gpu', which torch does not know",)),
@@ -129,14 +139,14 @@ def test_a_stopped_run_of_two_processes_is_gone_on_from(world, tmp_path):
 
     # Stop the two when each has begun
     with started(world, *COMMAND, *options, output, "--num-processes", 2, *OPTIONS) as script:
-        first = output / "0_1_labels.png", output / "0_2_labels.png"
+        first = output / "0_labels.png", output / "more/0_labels.png"
         while script.poll() is None and not all(path.exists() for path in first):
             time.sleep(0.01)
         os.killpg(script.pid, signal.SIGINT)
         done = script.wait()
     assert done.returncode == 130 and "Traceback" not in done.stderr and "stopped by SIGINT" in done.stderr
-    assert not [path for path in output.iterdir() if path.name.startswith(".")]
-    count = len(list(output.glob("*.json"))) - 1
+    assert not list(output.rglob(".*.tmp"))
+    count = len(list(output.rglob("*.json"))) - 1
     assert 1 < count < 24
 
     # Go on with one
@@ -145,10 +155,46 @@ def test_a_stopped_run_of_two_processes_is_gone_on_from(world, tmp_path):
     assert f"{count} of 25 images were done before" in done.stdout and done.stdout.count(" -> ") == 24 - count
     run(world, *COMMAND, *options, whole, *OPTIONS)
     expected = read_labels(whole)
-    assert len(expected) == 24 and "0_2_labels.png" in expected
+    assert len(expected) == 24 and "more/0_labels.png" in expected
     for name, labels in read_labels(output).items():
         assert np.array_equal(labels, expected.pop(name))
     assert not expected
+
+
+@pytest.mark.fault("two segment runs into one folder at once", "the second is refused, and names the first")
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_second_run_is_refused(world, tmp_path, photos, num_processes):
+    """While the first one has stopped, which goes on as if nothing had been."""
+    output = tmp_path / "out"
+    options = [photos, "--output", output, "--num-processes", num_processes]
+    with started(world, *COMMAND, *options, *OPTIONS) as first:
+        while first.poll() is None and not (output / SETTINGS).exists():
+            time.sleep(0.01)
+        os.killpg(first.pid, signal.SIGSTOP)
+        check_error(run(world, *COMMAND[:-1], "grass", *options), "--output", str(output), f"process {first.pid} ")
+        os.killpg(first.pid, signal.SIGCONT)
+        done = first.wait()
+    assert "4 of 5 images segmented" in done.stdout, done.stderr
+    areas = [json.loads((output / f"{name}.json").read_text())["areas"] for name in ("a", "b", "more/a", "more/c")]
+    assert all(area.keys() == {"brick", "lava"} for area in areas)
+    assert "4 of 5 images were done before" in run(world, *COMMAND, *options, "--resume").stdout
+
+
+@pytest.mark.fault("index, compare or prepare into a folder that another run of it has", "refused, and names the first")
+@pytest.mark.parametrize(
+    "purpose, command",
+    [
+        ("segmentation", ["segment", "--video-input", "../x.mp4", "--classes", "brick", "--output"]),
+        ("index", ["index", ".", "--output"]),
+        ("comparison", ["compare", "--configs", "shapes/trained.yaml", "--output"]),
+        ("preparation", ["prepare", "shapes", "--root"]),
+        ("preparation of zeroshot_voc_val", ["prepare", "voc", "--source"]),
+    ],
+)
+def test_other_commands_have_their_folder_alone(world, tmp_path, purpose, command):
+    (tmp_path / "shapes").symlink_to(world / "shapes")
+    with holder(tmp_path, purpose) as pid:
+        check_error(run(tmp_path, "-m", "tcl_d2", *command, tmp_path, folder=tmp_path), "is taken", f"process {pid} ")
 
 
 @pytest.mark.fault("demo: a disk that is full in the middle of a folder", "one message, and whole files alone")
@@ -158,24 +204,111 @@ def test_a_full_disk_ends_the_run(tmp_path, photos, monkeypatch):
     def save_while_there_is_room(self, path, *args, **kwargs):
         if "b_labels" in str(path):
             Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as of a write, without a name
         save(self, path, *args, **kwargs)
 
     monkeypatch.setattr(Image.Image, "save", save_while_there_is_room)
     args = argument_parser().parse_args(["--classes", "brick", "--input", str(photos), "--output", str(output)])
-    with pytest.raises(SystemExit, match="error: .*No space left on device.*b_labels"):
-        segment_share(args, sorted(photos.glob("*.png")))
-    assert {path.name for path in output.iterdir()} == {RECORD, "a.png", "a_labels.png", "a.json", "b.png"}
+    with pytest.raises(SystemExit, match="error: .*No space left on device.*out/b"):
+        segment_share(args, ResultFolder(output, find_inputs([f"{photos}/*.png"], output)))
+    assert {path.name for path in output.iterdir()} == {SETTINGS, "a.png", "a_labels.png", "a.json"}
+
+
+def write_results(folder: ResultFolder, resume: bool = False, settings: int = 0, **options) -> list[str]:
+    """Write what a run writes, of images of one color; return the names of what was done."""
+    left = folder.begin({"number": settings}, resume)
+    for source in left:
+        segmentation = Segmentation(np.zeros((8, 8, 3), np.uint8), ["brick"], np.zeros((8, 8), int))
+        segmentation.scores = np.ones((1, 8, 8), np.float32)
+        segmentation.save(folder.folder, source.name, state=source.state, **options)
+    return [source.name for source in left]
+
+
+@pytest.fixture
+def done(tmp_path, photos):
+    """A folder of results of a.png, and of more/a.png, and how to open it again."""
+    open_folder = partial(ResultFolder, tmp_path / "out", {photos / name: name for name in ("a.png", "more/a.png")})
+    assert write_results(open_folder()) == ["a", "more/a"]
+    assert write_results(open_folder(), resume=True) == []
+    return tmp_path / "out", open_folder
+
+
+STATES = ("3", "[1]", "{", "", "[" * 100_000, '{"files": 3}', '{"files": [1]}', '{"files": {"more/a.png": 1}}', "null")
+
+
+@pytest.mark.fault("demo --resume: results that are missing, cut, or whose JSON is damaged", "they are made again")
+@pytest.mark.parametrize("name", ["a_labels.png", "a.png", "a.json"])
+def test_damaged_results_are_made_again(done, name):
+    output, open_folder = done
+    (output / name).unlink()
+    assert write_results(open_folder(), resume=True) == ["a"]
+    for content in STATES:
+        (output / name).write_text(content)
+        assert write_results(open_folder(), resume=True) == ["a"]
+        assert json.loads((output / "a.json").read_text())["areas"] == {"brick": 1.0}
+    assert write_results(open_folder(), resume=True) == []
+
+
+@pytest.mark.fault("demo --resume: a result of another image, or of other settings", "it is made again")
+def test_results_of_other_images_are_made_again(done):
+    output, open_folder = done
+    content = json.loads((output / "a.json").read_text())
+    for change in ({"settings": "0"}, {"source": {**content["source"], "size": 1}}, {"source": 3}, {"files": {}}):
+        (output / "a.json").write_text(json.dumps(content | change))
+        assert write_results(open_folder(), resume=True) == ["a"]
+
+
+@pytest.mark.fault("the JSON of a result lists files of others", "they are neither removed nor replaced")
+def test_what_a_result_says_decides_of_its_own_files_alone(done, tmp_path):
+    output, open_folder = done
+    content = json.loads((output / "a.json").read_text())
+    names = [
+        "more/../../mine.png",
+        "a_0_x/../../mine.png",
+        "../mine.png",
+        str(tmp_path / "mine.png"),
+        "ab.png",
+        "more/a_boxes.png",
+    ]
+    names += ["a_notes.png", "a_0_changed.png", "more/a.png", "b_labels.png", "\0", "\ud800"]
+    for name in names:
+        if name.isprintable():
+            (output / name).resolve().write_text("the user's")
+    stale = output / "a_1_ice.png"
+    stale.write_text("a heat map")
+    sizes = {name: 10 for name in names} | {"a_0_changed.png": 3, stale.name: stale.stat().st_size}
+    (output / "a.json").write_text(json.dumps(content | {"files": content["files"] | sizes}))
+
+    assert write_results(open_folder(), settings=1) == ["a", "more/a"]
+    assert not stale.exists() and (output / "more/a.json").exists()
+    for name in names:
+        assert not name.isprintable() or name == "more/a.png" or (output / name).resolve().read_text() == "the user's"
+
+
+@pytest.mark.fault("demo: a file that is no result lies where one will be", "an error names it at the start; it stays")
+@pytest.mark.parametrize("name", ["a.png", "a_labels.png", "a.json", "a_boxes.json", "more/a_0_brick.png", SETTINGS])
+def test_files_of_others_are_not_replaced(world, tmp_path, photos, name):
+    (tmp_path / "out/more").mkdir(parents=True)
+    (tmp_path / "out" / name).write_text('["the user\'s"]')
+    options = {"heat_maps": ("brick",), "boxes": True}
+    with pytest.raises(ValueError, match=name):
+        ResultFolder(tmp_path / "out", find_inputs([str(photos)], tmp_path / "out"), **options).begin({})
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == [Path(name).name]
+    assert (tmp_path / "out" / name).read_text() == '["the user\'s"]'
 
 
 @pytest.mark.fault("demo --no-overlay over results that have overlays", "no overlay stays beside other labels")
-def test_the_overlay_of_an_earlier_run_goes_with_its_results(tmp_path):
-    folder = ResultFolder(tmp_path / "out")
-    for name in ("a.png", "a_labels.png", "a.json", "b.png"):
-        (tmp_path / "out" / name).write_text("")
-    sources = folder.begin([tmp_path / "a.jpg", tmp_path / "b.jpg"], {})
-    assert [source.name for source in sources] == ["a", "b"]
-    assert set(os.listdir(tmp_path / "out")) == {"a_labels.png", "b.png", RECORD}  # b.png may be the user's
+def test_the_overlay_of_an_earlier_run_goes_with_its_results(done):
+    """Also where the run before was killed before it said what it had written; one of the user's stays."""
+    output, open_folder = done
+    (output / "a.json").unlink()
+    (output / "more/a.png").unlink()
+    (output / "more/a.json").unlink()
+    (output / "more/a.png").write_text("the user's")
+    write_results(open_folder(overlay=False), overlay=False)
+    assert set(times(output)) == {
+        *("a_labels.png", "a.json", "more/a_labels.png", "more/a.json", "more/a.png", SETTINGS)
+    }
 
 
 @pytest.mark.fault(
@@ -192,30 +325,63 @@ def test_boxes_and_heat_maps_of_an_earlier_run_go_with_its_results(world, tmp_pa
     assert done.returncode == 0 and set(os.listdir(output)) == expected, done.stderr
 
 
-def test_names_of_many_files_are_chosen_in_linear_time(tmp_path):
-    """Of which many have one name, and some have taken others' numbers."""
-    paths = [tmp_path / f"{index}/{name}.png" for index in range(5000) for name in ("image", f"image_{index}")]
+@pytest.mark.fault("demo: pictures whose results would have the same names", "every result has a name of its own")
+@pytest.mark.parametrize(
+    "relatives, expected",
+    [
+        (["a.png", "more/a.png", "a_1.png"], ["a", "more/a", "a_1"]),
+        (["a.png", "a.jpg", "b.png"], ["a.png", "a.jpg", "b"]),
+        (["a.png", "B.png", "b.jpg", "a_labels.png"], ["a.png", "B.png", "b.jpg", "a_labels.png"]),
+        (["a_0_brick.png", "a.png", "result_settings.png"], ["a_0_brick.png", "a.png", "result_settings.png"]),
+        (["a.jpg", "a.png/b.jpg"], ["a.jpg", "a.png/b"]),
+    ],
+)
+def test_names_are_the_paths_of_the_images(relatives, expected):
+    """Without the suffix, unless a result would replace another's, on a disk that takes no heed of case too."""
+    names = result_names({Path(relative): relative for relative in relatives}, heat_maps=["brick"])
+    assert list(names.values()) == expected
+
+
+def test_long_names_and_names_that_differ_in_case_alone_are_told_apart():
+    relatives = ["a.png", "A.png", "x" * 240 + "1.png", "x" * 240 + "2.png", "a.png.bmp"]
+    names = list(result_names({Path(relative): relative for relative in relatives}).values())
+    assert len({name.casefold() for name in names}) == 5 and max(map(len, names)) < 120
+
+
+def test_names_of_many_files_are_chosen_in_linear_time():
+    relatives = [f"{index}/{name}" for index in range(5000) for name in ("image.png", "image.jpg", "image_1.png")]
     start = time.perf_counter()
-    names = result_names(paths, taken_names=["image_7"])
+    names = result_names({Path(relative): relative for relative in relatives}).values()
     assert time.perf_counter() - start < 5
-    assert len(set(names)) == len(names) and names[1] == "image_0" and names[15] == "image_7_1"
+    assert len(set(names)) == len(relatives)
 
 
-def test_a_folder_of_results_holds_no_input(tmp_path):
-    (tmp_path / "link.png").symlink_to(tmp_path / "out/a.png")
-    folder = ResultFolder(tmp_path / "out")
-    folder.check_inputs([tmp_path / "a.png"])
-    for path in (tmp_path / "out/a.png", tmp_path / "link.png"):
+def test_paths_start_from_what_is_given(photos, tmp_path):
+    """From the folder, or from the common parent of files, globs and folders; images that lie together keep names."""
+    output = tmp_path / "out"
+    assert "more/a.png" in find_inputs([str(photos)], output).values()
+    assert list(find_inputs([f"{photos}/*/*.png"], output).values()) == ["a.png", "c.png"]
+    assert list(find_inputs([f"{photos}/b.png", f"{photos}/more"], output).values()) == [
+        *("b.png", "more/a.png", "more/c.png")
+    ]
+
+
+def test_a_folder_of_results_holds_no_input(tmp_path, photos):
+    (tmp_path / "link.png").symlink_to(photos / "more/a.png")
+    for path, relative in (
+        *((photos / "a.png", "a.png"), (photos / "more/a.png", "more/b.png"), (tmp_path / "link.png", "more/a.png")),
+    ):
         with pytest.raises(ValueError, match="give another folder"):
-            folder.check_inputs([path])
-    assert os.listdir(tmp_path / "out") == []
+            ResultFolder(photos, {path: relative})
+    ResultFolder(tmp_path / "out", {photos / "a.png": "a.png"})
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------ boxes
 
 
 def test_boxes_are_written_beside_the_pictures(world, tmp_path):
-    """By names that are no other picture's, of a dataset's words; the record says what counts as an object."""
+    """By names that are no other picture's, of a dataset's words; the settings say what counts as an object."""
     pytest.importorskip("cv2")
     folder, output = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
@@ -225,11 +391,9 @@ def test_boxes_are_written_beside_the_pictures(world, tmp_path):
     done = run(world, *command, "--output", output)
     assert done.returncode == 0, done.stderr
 
-    record = json.loads((output / RECORD).read_text())
-    assert record["settings"]["--boxes"] == {"min_area": 30, "connectivity": 8, "max_objects": 100}
-    names = [file["name"] for file in record["files"].values()]
-    assert len(set(names)) == 2 and "a_boxes" not in names
-    for name in names:
+    settings = json.loads((output / SETTINGS).read_text())
+    assert settings["--boxes"] == {"min_area": 30, "connectivity": 8, "max_objects": 100}
+    for name in ("a.png", "a_boxes.png"):
         results = json.loads((output / f"{name}_boxes.json").read_text())
         words = json.loads((output / f"{name}.json").read_text())["areas"]
         assert results and all(result["category"] in words and 0 < result["score"] < 1 for result in results)

@@ -125,6 +125,19 @@ def test_leftovers_of_macos_are_no_images(tmp_path):
     assert list_archive(str(tmp_path)) == [[str(tmp_path / "0.tar")]]
 
 
+@pytest.mark.fault("a link in a folder of images that leads to a folder above it", "no image comes twice")
+def test_a_folder_may_lead_to_itself(tmp_path):
+    """Shards may have any case."""
+    write_images(tmp_path / "images", 4)
+    expected = list_archive(str(tmp_path))
+    for name in ("again", "below/again"):
+        (tmp_path / "images" / name).symlink_to(tmp_path)
+    assert list_archive(str(tmp_path)) == expected
+    distributed.write_tar(tmp_path / "0.TAR", {"a.JPG": b"x"})
+    assert list_archive(str(tmp_path))[0] == [str(tmp_path / "0.TAR")]
+    assert len(archive.list_records([str(tmp_path / "0.TAR")])[0]) == 1
+
+
 @pytest.mark.fault("broken images and a broken shard in an archive", "left out and counted; the rest is indexed")
 def test_broken_images_are_counted(embed, tmp_path):
     contents = write_images(tmp_path / "images", 6)

@@ -6,7 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import check_datasets, register_benchmark, register_benchmark_folder
-from tcl_d2.data.dataset_files import subsample
+from tcl_d2.data.dataset_files import find_images, subsample
 from tcl_d2.data.labels import LabelMapper, parse_rule
 
 EIGHT = {  # classes, images, and whether there is a background, as published
@@ -108,6 +108,16 @@ def test_half_prepared_data_is_named(tmp_path, monkeypatch):
         DatasetCatalog.get("zeroshot_voc_val")
 
 
+@pytest.mark.fault("a benchmark's list with an ID that leads out of its folder", "an error names list and ID")
+def test_lists_name_no_images_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\n../outside\n")
+    with pytest.raises(ValueError) as raised:
+        DatasetCatalog.get("zeroshot_voc_val")
+    assert all(part in str(raised.value) for part in ("zeroshot_voc_val", "val.txt", "'../outside'"))
+
+
 # ------------------------------------------------------------------------------------------------------ own folders
 
 
@@ -203,6 +213,22 @@ def test_leftovers_of_macos_are_no_images(folder):
         (folder / name).write_bytes(b"\0\5\x16\7")
     register_benchmark_folder(str(folder), "t_own")
     assert [row["image_id"] for row in DatasetCatalog.get("t_own")] == ["a", "x/b"]
+
+
+@pytest.mark.fault("links that lead back to a folder that they are in, in a folder of images", "skipped, and named")
+def test_links_that_lead_back_are_skipped(folder, caplog):
+    """Of a benchmark, of pairs or an archive; links to other folders are followed."""
+    (folder / "more").mkdir()
+    for name, target in (
+        ("images/up", ".."),
+        ("images/x/self", "."),
+        ("images/more", "../more"),
+        ("more/x", "../images"),
+    ):
+        (folder / name).symlink_to(target)
+    Image.new("RGB", (8, 6)).save(folder / "more/c.png")
+    assert find_images(str(folder / "images")).keys() == {"a", "x/b", "more/c"}
+    assert all(f"images/{name}," in caplog.text for name in ("up", "x/self", "more/x"))
 
 
 def test_unfit_folders_are_refused(folder):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -165,6 +166,30 @@ def test_coco_captions_groups_by_image(root, register):
     (root / "c.json").unlink()
     with pytest.raises(FileNotFoundError, match="c.json"):
         load()
+
+
+@pytest.mark.fault("a list or COCO captions with an image outside of their folder", "one error names list and path")
+@pytest.mark.parametrize("name", ["l.csv", "l.tsv", "l.jsonl", "c.json"])
+@pytest.mark.parametrize("image", ["../outside.png", "below/../../outside.png", "/outside.png"])
+def test_lists_name_no_images_outside(root, register, name, image):
+    """Also where there is such an image; absolute paths below the folder will do."""
+
+    def write(path: str) -> None:
+        texts = {"csv": f"image,caption\n{path},one\n", "tsv": f"image\tcaption\n{path}\tone\n"}
+        texts["jsonl"] = json.dumps({"image": path, "caption": "one"})
+        content = {"images": [{"id": 1, "file_name": path}], "annotations": [{"image_id": 1, "caption": "one"}]}
+        (root / name).write_text({**texts, "json": json.dumps(content)}[name.partition(".")[2]])
+
+    save_image(root / "outside.png")
+    save_image(root / "images/a.png")
+    register_pairs = register_coco_captions if name == "c.json" else register_caption_list
+    load = register(register_pairs, "t_list", name, "images")
+    write(str(root / image.strip("/")) if image.startswith("/") else image)
+    with pytest.raises(ValueError) as raised:
+        load()
+    assert all(part in str(raised.value) for part in ("'t_list'", name, image, str(root / "images")))
+    write(str(root / "images/a.png"))
+    assert load() == [{"file_name": str(root / "images/a.png"), "captions": ["one"]}]
 
 
 @pytest.mark.parametrize(
@@ -336,6 +361,7 @@ def test_a_path_is_a_source_to_train_on(tmp_path, monkeypatch, forget, name):
 def test_images_without_a_caption_are_left_out(root, register, caplog):
     for name in ("a.png", "b.webp", "c.jpg"):
         save_image(root / "set" / name)
+    os.mkfifo(root / "set/c.txt")
     (root / "set/b.txt").write_text("red\nand round")
     load = register(register_caption_folder, "t_folder", "set")
     with caplog.at_level(logging.WARNING):

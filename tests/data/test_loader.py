@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from contextlib import nullcontext
 from itertools import islice
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
 from tcl_d2.data.image_text_stream import ImageTextStream
-from tcl_d2.data.loader import Mixture
+from tcl_d2.data.loader import Mixture, check_workers
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity, make_shards
@@ -165,3 +166,20 @@ def test_a_state_of_other_settings_is_not_used(make_loader):
     other = make_loader(2)
     other.restart(5, 6, state)
     assert next(iter(other)) == next(iter(make_loader(2, 6)))
+
+
+@pytest.mark.fault("loader processes with little or no shared memory (/dev/shm)", "refused at the start, with the need")
+def test_too_little_shared_memory_is_told(shapes_cfg, monkeypatch):
+    """Processes would wait forever for batches that cannot be handed over; without processes nothing is needed."""
+    shapes_cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 256, "INPUT.IMAGE_TEXT.SIZE", 224])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    for num_workers, is_refused in ((0, False), (1, True)):
+        shapes_cfg.DATALOADER.NUM_WORKERS = num_workers
+        check_workers(shapes_cfg, eval_only=True)
+        with pytest.raises(OSError) if is_refused else nullcontext() as raised:
+            check_workers(shapes_cfg, eval_only=False)
+        assert not is_refused or all(part in str(raised.value) for part in ("/dev/shm", "NUM_WORKERS", "64", "294"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OSError) as raised:
+        check_workers(shapes_cfg, eval_only=True)
+    assert "/dev/shm" in str(raised.value)

@@ -3,6 +3,7 @@
 Expected figures are computed from the raw files by other means (distributed.py).
 """
 
+import errno
 import importlib
 import json
 import os
@@ -10,7 +11,10 @@ import re
 import runpy
 import shutil
 import sys
+import warnings
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -590,16 +594,101 @@ def test_nothing_there_says_what_to_get(scratch, name, part, capsys):
     assert part in message and "--source" in message and "DETECTRON2_DATASETS" in message and "http" in message
 
 
-def test_broken_archive_is_named_and_leaves_nothing_half(scratch, capsys):
+def spoil(path: Path, fault: str) -> None:
+    """Damage an archive as downloads and disks do, or make it one that cannot be unpacked."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if fault.startswith("flipped"):  # compressed or not, this is within a file
+        content[middle] ^= 0xFF
+    elif fault == "flipped checksum":
+        content[-8] ^= 0xFF  # of the whole stream
+    elif fault == "cut within a header":
+        del content[700:]
+    elif fault.startswith("cut"):
+        del content[middle:]
+    elif fault in ("encrypted", "unknown compression"):
+        for signature, flags in ((rb"PK\x01\x02", 8), (rb"PK\x03\x04", 6)):
+            for start in (match.start() + flags for match in re.finditer(signature, bytes(content))):
+                content[start : start + 4] = b"\1\0\0\0" if fault == "encrypted" else b"\0\0\x09\0"
+    elif fault == "web page":
+        content[:] = b"<html>not found</html>"
+    path.write_bytes(content)
+
+
+@pytest.mark.fault("preparing from an archive that is damaged or encrypted", "one error names it, nothing half is left")
+@pytest.mark.parametrize(
+    "suffix, fault",
+    [
+        *((".zip", fault) for fault in ("flipped", "cut", "encrypted", "unknown compression", "web page")),
+        *((".tar", fault) for fault in ("cut", "cut within a header", "web page")),
+        *((".tar.gz", fault) for fault in ("flipped", "flipped checksum", "cut", "web page")),
+        *((suffix, "cut") for suffix in (".ZIP", ".TAR", ".Tar.GZ", ".TGZ", ".tar.bz2", ".tar.xz")),
+    ],
+)
+def test_damaged_archives_are_named(scratch, suffix, fault, capsys):
+    """Whole archives of these names are read; of a damaged one with a checksum, no file is taken."""
     root, downloads, run_here = scratch
-    whole = (downloads / "VOCtrainval_11-May-2012.tar").read_bytes()
-    for cut in (len(whole) // 2, 700):
-        (root / "cut.tar").write_bytes(whole[:cut])
-        message, _ = run_here("voc", "--source", root / "cut.tar", capsys=capsys)
-        assert "cut.tar is broken" in message
-    (root / "cut.zip").write_bytes(b"<html>not found</html>")
-    assert "cut.zip is broken" in run_here("ade20k", "--source", root / "cut.zip", capsys=capsys)[0]
+    kind = {"gz": "gztar", "tgz": "gztar", "bz2": "bztar", "xz": "xztar"}.get(suffix.lower().rpartition(".")[2])
+    source = root / f"source{suffix}"
+    shutil.unpack_archive(downloads / "ADEChallengeData2016.zip", root / "unpacked")
+    made = shutil.make_archive(str(root / "made"), kind or suffix[1:].lower(), root / "unpacked")
+    Path(made).rename(source)
+    prepared = root / "ADEChallengeData2016"
+    assert "2 images" in run_here("ade20k", "--source", source, "--processes", 1, capsys=capsys)[1]
+
+    shutil.rmtree(prepared)
+    spoil(source, fault)
+    message, _ = run_here("ade20k", "--source", source, "--processes", 1, capsys=capsys)
+    expected = "cannot be unpacked" if fault in ("encrypted", "unknown compression") else "is broken"
+    assert message.startswith(f"error: {source} {expected}") and "\n" not in message
     assert not list(root.rglob("*.tmp"))
+    if suffix.lower().endswith("gz"):
+        assert not prepared.exists()
+
+
+@pytest.mark.fault("two files in an archive for one place of a dataset", "one error names both")
+def test_files_that_come_twice_are_told(scratch, capsys):
+    """Of one name or of two folders; which of them counts, nobody can tell."""
+    root, downloads, run_here = scratch
+    name = "ADEChallengeData2016/images/validation/a.jpg"
+    for names in ((name, name), (name, f"copy/{name}")):
+        with zipfile.ZipFile(root / "ADEChallengeData2016.zip", "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for size, member in enumerate(names):
+                archive.writestr(member, b"x" * size)
+        message, _ = run_here("ade20k", capsys=capsys)
+        assert message.startswith("error: ") and all(member in message for member in names)
+
+
+@pytest.mark.fault("a disk that is full while an archive is unpacked", "one error names the file; the next run goes on")
+def test_full_disk_is_named(scratch, monkeypatch, capsys):
+    """Nothing half-written counts as done."""
+    root, downloads, run_here = scratch
+    write = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> None:
+        if "val_00000002" in path.name:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    options = ("--source", downloads / "ADEChallengeData2016.zip", "--processes", 1)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    message, _ = run_here("ade20k", *options, capsys=capsys)
+    assert message.startswith("error: ") and "No space left" in message and "ADE_val_00000002" in message
+    assert not list(root.rglob("*00000002*"))
+    monkeypatch.undo()
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    assert "2 images" in run_here("ade20k", *options, capsys=capsys)[1]
+
+
+@pytest.mark.fault("preparing without shared memory (/dev/shm) for its processes", "one error says what to do")
+def test_missing_shared_memory_is_told(scratch, monkeypatch, capsys):
+    """The system's own message is that of a full disk or a missing file."""
+    root, downloads, run_here = scratch
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    message, _ = run_here("ade20k", "--source", downloads / "ADEChallengeData2016.zip", capsys=capsys)
+    assert message.startswith("error: ") and "/dev/shm" in message and not list(root.iterdir())
 
 
 def test_broken_sources_of_labels_are_all_named(scratch, capsys):
@@ -656,12 +745,54 @@ def test_leftovers_of_macos_are_no_files(scratch, tmp_path_factory, name, is_pac
     assert run_here(name, "--check", "--processes", 1, capsys=capsys) == (status, out)
 
 
-def test_archive_cannot_write_outside(scratch, capsys):
+OUTSIDE = {
+    "ade847": "ADE20K_2021_17_01/images/ADE/../../../outside/ADE_val_1.jpg",
+    "cityscapes": "gtFine/val/../outside_gtFine_polygons.json",
+}
+
+
+@pytest.mark.fault("an archive's file whose name leads out of its folder", "one error names it, nothing is written")
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_archives_cannot_write_outside(scratch, name, suffix, capsys):
     root, _, run_here = scratch
-    files = {"ADEChallengeData2016/images/validation/../../../../evil.jpg": b"x"}
-    archive = distributed.write_zip(root / "ADEChallengeData2016.zip", files)
-    run_here("ade20k", "--source", archive, capsys=capsys)
-    assert not list(root.parent.rglob("evil.jpg"))
+    write = distributed.write_zip if suffix == "zip" else distributed.write_tar
+    archive = write(root / f"made.{suffix}", {OUTSIDE[name]: b"x"})
+    message, _ = run_here(name, "--source", archive, "--processes", 1, capsys=capsys)
+    assert message.startswith(f"error: {archive}") and OUTSIDE[name].partition("/")[2].rpartition("/")[2] in message
+    assert not [*root.rglob("*outside*"), *root.parent.glob("outside*")]
+
+
+@pytest.mark.fault("a list or JSON of a release with IDs that lead out of its folder", "one error names list and ID")
+@pytest.mark.parametrize("name", ["context", "context459", "coco", "lvis"])
+def test_lists_cannot_name_files_outside(scratch, name, capsys):
+    """Labels are written and images are linked by these IDs."""
+    root, downloads, run_here = scratch
+    options, outside = ["--processes", 1], "../../../outside"
+    if name.startswith("context"):
+        for file in ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz"):
+            shutil.unpack_archive(downloads / file, root / "unpacked")
+        path = next(root.glob("unpacked/**/ImageSets/Main/val.txt"))
+        (path.parent / "train.txt").write_text(outside)
+        path.write_text(outside)
+        options += ["--source", root / "unpacked", downloads / "labels.txt"]
+        path = path.name.replace("val", "train") if name == "context" else path.name
+    elif name == "coco":
+        distributed.coco_instances(root)
+        shutil.unpack_archive(root / "annotations_trainval2017.zip", root)
+        path = root / "annotations/instances_val2017.json"
+        change_json(path, lambda content: content["images"][0].update(id=outside))
+        change_json(path, lambda content: content.update(annotations=[]))
+        options += ["--from-instances", "--source", path]
+    else:
+        shutil.unpack_archive(downloads / "lvis_v1_val.json.zip", root)
+        path, outside = root / "lvis_v1_val.json", "../outside"
+        url = f"http://images.cocodataset.org/{outside}.jpg"
+        change_json(path, lambda content: content["images"][0].update(coco_url=url))
+        options += ["--source", path]
+    message, _ = run_here(name, *options, capsys=capsys)
+    assert message.startswith("error: ") and Path(path).name in message and outside in message
+    assert not [*root.rglob("*outside*"), *root.parent.glob("outside*")]
 
 
 def test_stopped_conversion_keeps_what_is_done(tmp_path):

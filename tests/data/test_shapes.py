@@ -1,8 +1,10 @@
 """The small world: the same seed draws the same scenes, captions keep their promises, preparing can be repeated."""
 
+import errno
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask
@@ -79,6 +81,25 @@ def test_labeled_scenes_are_those_of_the_captions_and_come_to_a_world_that_has_n
     (tmp_path / "world.json").write_text('{"train": 4, "val": 1, "seed": 0}')
     prepare(tmp_path, "--train", "4", "--labeled", "2", "--val", "1")
     assert shard.stat().st_mtime_ns == time and len(list((tmp_path / "labeled/labels").iterdir())) == 2
+
+
+@pytest.mark.fault(
+    "a disk that is full while the small world is drawn", "one error names the file; the next run goes on"
+)
+def test_full_disk_is_named(tmp_path, monkeypatch):
+    options = ("--train", "4", "--labeled", "3", "--val", "1", "--processes", "1")
+
+    def full(path: Path, *_) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for method, name in (("write_bytes", "00000.png"), ("write_text", "started.json")):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.setattr(Path, method, full)
+            prepare(tmp_path, *options)
+        assert str(stop.value).startswith("error: ") and "No space left" in str(stop.value) and name in str(stop.value)
+    prepare(tmp_path, *options)
+    assert (tmp_path / "world.json").exists()
 
 
 @pytest.mark.parametrize("option", ["--train", "--labeled", "--val"])

@@ -1,44 +1,13 @@
 """OUTPUT_DIR is one run's of a purpose: others are refused, dead ones leave nothing behind."""
 
 import os
-import signal
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tcl_d2.engine import output_folder
 from tcl_d2.utils.files import unfinished_path
-
-
-@contextmanager
-def holder(folder: Path, purpose: str) -> Iterator[int]:
-    """Start a process that has the folder, and that has a child, as a loader's worker, which outlives it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            with output_folder(str(folder), purpose):
-                if os.fork() == 0:
-                    time.sleep(20)
-                    os._exit(0)
-                (folder / "ready").touch()
-                time.sleep(60)
-        finally:
-            os._exit(1)
-
-    # Wait until it has the folder
-    while not (folder / "ready").exists():
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)
-        time.sleep(0.01)
-
-    try:
-        yield child
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+from tests.running import holder
 
 
 @pytest.mark.fault("two trainings, or two evaluations, in one OUTPUT_DIR", "the second is refused, and names the first")

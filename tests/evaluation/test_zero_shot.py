@@ -175,13 +175,20 @@ def test_two_rows_of_one_image_are_refused(four_classes):
         MetadataCatalog.remove("t_twice")
 
 
-@pytest.mark.fault("SAVE_PREDICTIONS of two images whose files would have one name", "an error at the start")
-def test_predictions_of_one_name_are_refused(four_classes, tmp_path):
-    rows = [{**row, "image_id": "a"} for row in DatasetCatalog.get("t_bench")]
+@pytest.mark.fault(
+    "SAVE_PREDICTIONS of two images whose files would have one name, or of an ID that leads out of the folder",
+    "an error at the start",
+)
+@pytest.mark.parametrize(
+    "image_id, message",
+    [("a", "'t_ids'.*images/0.png and .*images/1.png"), ("../outside", "images/0.png names '../outside.png'")],
+)
+def test_predictions_have_files_of_their_own(four_classes, tmp_path, image_id, message):
+    rows = [{**row, "image_id": image_id} for row in DatasetCatalog.get("t_bench")]
     DatasetCatalog.register("t_ids", lambda: rows)
     MetadataCatalog.get("t_ids").set(stuff_classes=list(CLASSES), evaluator_type="sem_seg")
     try:
-        with pytest.raises(ValueError, match="'t_ids'.*images/0.png and .*images/1.png"):
+        with pytest.raises(ValueError, match=message):
             ZeroShotSemSegEvaluator("t_ids", predictions=tmp_path)
         ZeroShotSemSegEvaluator("t_ids")
     finally:

@@ -32,7 +32,7 @@ from tcl_d2.export import (
 from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
 from tests.conftest import ROOT
 from tests.export.conftest import BACKGROUND, CLASSES, picture
-from tests.running import check_error, run
+from tests.running import check_error, holder, run
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def test_whole_images_equal_those_of_the_predictor(tcl, segmentor, size, monkeyp
     np.testing.assert_array_equal(segmentation.labels, expected.labels)
     np.testing.assert_array_equal(segmentor(image, CLASSES, BACKGROUND, labels_only=True).labels, expected.labels)
     assert segmentation.classes == expected.classes and segmentation.background
+    text = ", ".join(words if isinstance(words, str) else " | ".join(words) for words in CLASSES)
+    assert segmentor(image, text, " | ".join(BACKGROUND)).classes == expected.classes
 
 
 def test_the_whole_image_as_window(tcl, tcl_onnx):
@@ -186,8 +188,11 @@ def test_files_of_others_are_refused(tcl_onnx, tmp_path):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "b.onnx", stride=1000))
     with pytest.raises(ValueError, match="gives labels, and windows need scores"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "c.onnx", output="labels"))
-    with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
-        OnnxSegmentor(tcl_onnx)(picture(8, 8), ["dog"])
+    for request in ((["dog"],), (None, False), (None, "sky"), (CLASSES, [])):
+        with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
+            OnnxSegmentor(tcl_onnx)(picture(8, 8), *request)
+    with pytest.raises(ValueError, match="background is 1"):
+        OnnxSegmentor(tcl_onnx)(picture(8, 8), CLASSES, 1)
 
     # Not of this project, damaged, missing
     plain = onnx.load(tcl_onnx)
@@ -308,7 +313,7 @@ def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, mon
     segmentor.session = Session()
     for index, value in enumerate((0, 200)):
         Image.new("RGB", (50, 40), (value,) * 3).save(tmp_path / f"{index}.png")
-    sources = [Source(tmp_path / f"{index}.png", str(index)) for index in range(2)]
+    sources = [Source(tmp_path / f"{index}.png", str(index), {}) for index in range(2)]
     segment_files(segmentor, sources, tmp_path / "out", heat_maps=False)
     assert "left out: onnxruntime cannot run '" in (errors := capsys.readouterr().err) and "bad allocation" in errors
     assert not (tmp_path / "out/0.json").exists() and (tmp_path / "out/1.json").exists()
@@ -352,6 +357,19 @@ def test_command_goes_past_a_broken_file_and_says_a_missing_model(world, tcl_onn
     done = run(world, "-m", "tcl_d2", "segment", "in", "--onnx", tcl_onnx, folder=tmp_path)
     assert done.returncode == 1 and "b.png" in done.stderr and "1 of 2 images segmented" in done.stdout
     check_error(run(world, "-m", "tcl_d2", "segment", "in", "--onnx", "no.onnx", folder=tmp_path), "no.onnx")
+
+
+@pytest.mark.fault("an exported model's results into a folder that another run has", "refused, and names the first")
+def test_command_has_its_folder_alone(world, tcl_onnx, tmp_path):
+    """And goes on where it has been killed, as its own pictures are known."""
+    Image.fromarray(picture(20, 20)).save(tmp_path / "a.png")
+    command = ["-m", "tcl_d2", "segment", "a.png", "--onnx", tcl_onnx, "--output", "out"]
+    (tmp_path / "out").mkdir()
+    with holder(tmp_path / "out", "segmentation") as pid:
+        check_error(run(world, *command, folder=tmp_path), "--output 'out'", f"process {pid} ")
+    assert run(world, *command, folder=tmp_path).returncode == 0
+    (tmp_path / "out/a.json").unlink()
+    assert run(world, *command, folder=tmp_path).returncode == 0
 
 
 EXPORT = "tools/deploy/export_model.py"

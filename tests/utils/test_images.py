@@ -1,11 +1,15 @@
 """One reader of pictures: files, PIL images, arrays and benchmark images become the same pixels."""
 
+import os
+
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
+from tcl_d2.data.labels import read_label
+from tcl_d2.modeling.reco.image_index import ImageRecord
 from tcl_d2.utils import images
 from tcl_d2.utils.images import as_array, is_leftover
 
@@ -17,6 +21,16 @@ TURNED[0x0112] = 6  # to be turned by 90 degrees
 def benchmark_image(path) -> np.ndarray:
     """The pixels that the model gets, RGB [H, W, 3]."""
     return BenchmarkMapper(short=0, long=2048)({"file_name": str(path)})["image"].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.fault("a named pipe or a device in the place of an image or a label", "an error names it; nobody waits")
+@pytest.mark.parametrize("read", [as_array, read_label, lambda path: ImageRecord(path).read()])
+def test_what_is_no_file_is_not_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises((ValueError, OSError), match=f"{name}.*no file, but"):
+            read(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("suffix, options", [("jpg", {}), ("jpg", {"exif": TURNED}), ("png", {"exif": TURNED})])

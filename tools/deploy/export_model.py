@@ -29,7 +29,7 @@ from tcl_d2.export import (
     save_program,
 )
 from tcl_d2.modeling.score_rules import ScoreSettings
-from tcl_d2.predictor import TCLPredictor, parse_classes
+from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import check_output
 
@@ -78,7 +78,7 @@ def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
     vocabulary = None
     if args.classes:
         classes, background = read_classes(args.classes, args.background)
-        vocabulary = embed_vocabulary(model, parse_classes(classes, bool(background)), background)
+        vocabulary = embed_vocabulary(model, classes, background)
     if args.output.suffix == ".npz":
         save_embeddings(args.output, vocabulary.text, EmbeddingsCard(digest_text_encoder(model), vocabulary.card))
         return

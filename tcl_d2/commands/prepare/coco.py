@@ -28,8 +28,10 @@ from ...data.annotations import (
 )
 from ...data.dataset_files import datasets_root, glob_files
 from ...data.labels import LabelMapper
+from ...utils.files import path_within
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
+INSTANCES = "annotations/instances_val2017.json"
 UNLABELED = 255  # as in COCO-Stuff's maps, where a category's value is its ID - 1
 KEYS = {
     "images": ("id", "height", "width"),
@@ -47,7 +49,7 @@ def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
     """
     image, instances = job
     key = f"{image['id']:0>12}"
-    target = folder / f"instancemaps/val2017/{key}.png"
+    target = path_within(folder / "instancemaps/val2017", f"{key}.png", INSTANCES)
     if preparation.is_whole(target):
         return
 
@@ -68,7 +70,7 @@ def draw_all(folder: Path, processes: int) -> None:
     metadata = MetadataCatalog.get(OBJECT)
     names = {value + 1: metadata.stuff_classes[k] for value, k in metadata.label_map.items() if k > 0}
 
-    path = folder / "annotations/instances_val2017.json"
+    path = folder / INSTANCES
     content = read_annotation_file(path, KEYS)
     check_categories(content, names, path)
     preparation.convert(partial(draw, folder=folder), group_by_image(content), processes, "drawing instances")

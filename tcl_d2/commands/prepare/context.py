@@ -19,7 +19,7 @@ from detectron2.data import MetadataCatalog
 from scipy.io import loadmat
 
 from ...data import preparation
-from ...data.dataset_files import datasets_root
+from ...data.dataset_files import datasets_root, read_ids
 from ...utils.files import replacing
 
 PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
@@ -87,7 +87,7 @@ def convert_all(folder: Path, processes: int) -> None:
     words = MetadataCatalog.get("zeroshot_context59_val").stuff_classes
     table = read_table(folder / "labels.txt", words)
     for split in ("train", "val"):
-        keys = (folder / f"ImageSets/Main/{split}.txt").read_text().split()
+        keys = read_ids(folder / f"ImageSets/Main/{split}.txt")
         keys = [key for key in keys if (folder / f"trainval/{key}.mat").exists()]
         jobs = [(folder / f"trainval/{key}.mat", folder / f"SegmentationClassContext/{key}.png") for key in keys]
         preparation.convert(partial(convert, table=table), jobs, processes, f"converting {split}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data import preparation
-from ...data.dataset_files import datasets_root
+from ...data.dataset_files import datasets_root, read_ids
 from ...utils.files import replacing
 from .context import PAGE, bring_release, read_label_map
 
@@ -53,7 +53,7 @@ def read_split(release: Path) -> list[str]:
     for name in ("SegmentationContext", "Main"):
         path = release / f"ImageSets/{name}/val.txt"
         if path.is_file():
-            return path.read_text().split()
+            return read_ids(path)
 
     path = release / "trainval_merged.json"
     if not path.is_file():

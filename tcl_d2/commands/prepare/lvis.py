@@ -24,9 +24,10 @@ from ...data.annotations import (
     read_annotation_file,
 )
 from ...data.dataset_files import datasets_root
-from ...utils.files import replacing
+from ...utils.files import path_within, replacing
 
 NAME = "zeroshot_lvis_val"
+ANNOTATIONS = "lvis_v1_val.json"
 KEYS = {
     "images": ("id", "coco_url", "height", "width"),
     "categories": ("id", "name"),
@@ -48,7 +49,7 @@ def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
     """
     image, instances = job
     key = image_key(image)
-    target = folder / f"lvis/semantic/{key}.png"
+    target = path_within(folder / "lvis/semantic", f"{key}.png", ANNOTATIONS)
     if preparation.is_whole(target):
         return
 
@@ -63,7 +64,7 @@ def prepare(args: argparse.Namespace) -> None:
     folder = datasets_root() / "lvis"
 
     # Bring the annotations, and the images that have any
-    path = folder / "lvis_v1_val.json"
+    path = folder / ANNOTATIONS
     preparation.bring(args.source, r"(?P<path>lvis_v1_val\.json)", folder)
     content = read_annotation_file(path, KEYS)
     check_categories(content, dict(enumerate(MetadataCatalog.get(NAME).stuff_classes, start=1)), path)

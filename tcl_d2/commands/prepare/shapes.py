@@ -28,9 +28,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...data.dataset_files import datasets_root
+from ...data.preparation import SHARED_MEMORY
 from ...data.shapes import draw_scene
 from ...data.shapes_objects import INSTANCES, write_annotations
-from ...utils.files import replacing
+from ...utils.errors import one_message
+from ...utils.files import check_shared_memory, replacing
+from ...utils.locks import locked_folder
 
 PER_SHARD = 1000
 TRAIN_SIZE, VAL_SIZE = 48, 96  # pixels a side; a larger scene needs a sliding window, as photographs do
@@ -112,7 +115,8 @@ def start_world(root: Path, world: dict) -> bool:
 
     for folder in ("train", "labeled/images", "labeled/labels", "val/images", "val/labels"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    started.write_text(json.dumps(world))
+    with replacing(started) as unfinished:
+        unfinished.write_text(json.dumps(world))
     return True
 
 
@@ -128,6 +132,7 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_message(OSError)
 def main(args: argparse.Namespace) -> None:
     """Draw the world that is asked for, unless it is there.
 
@@ -136,7 +141,13 @@ def main(args: argparse.Namespace) -> None:
     """
     if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
         sys.exit("error: --train, --labeled, --val and --processes are at least 1, --seed is at least 0")
+    with one_message(), locked_folder(args.root, "preparation", "--root"):
+        draw_world(args)
 
+
+def draw_world(args: argparse.Namespace) -> None:
+    """Draw the world, or what is left of it to draw."""
+    check_shared_memory(SHARED_MEMORY)
     world = {"train": args.train, "labeled": args.labeled, "val": args.val, "seed": args.seed}
     content = f"{args.train} training pairs, {args.labeled} labeled scenes, {args.val} validation images"
     if not start_world(args.root, world):

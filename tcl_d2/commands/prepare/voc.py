@@ -9,7 +9,7 @@ Only the images that have a segmentation are taken. Can be repeated and interrup
 import argparse
 
 from ...data import preparation
-from ...data.dataset_files import datasets_root, glob_files
+from ...data.dataset_files import datasets_root, glob_files, read_ids
 
 NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
 
@@ -20,7 +20,7 @@ def prepare(args: argparse.Namespace) -> None:
     lists = folder / "ImageSets/Segmentation"
     pattern = r"VOC2012/(?P<path>ImageSets/Segmentation/(train|val)\.txt|SegmentationClass/[^/]+\.png)"
     preparation.bring(args.source, pattern, folder)
-    keys = {key for path in glob_files(lists, "*.txt") for key in path.read_text().split()}
+    keys = {key for path in glob_files(lists, "*.txt") for key in read_ids(path)}
     preparation.bring(args.source, r"VOC2012/(?P<path>JPEGImages/[^/]+\.jpg)", folder, keys)
 
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...utils.tensors import weights_by_name
 from ..dual_encoder import DualEncoder
+from ..scalars import hold_scalars
 
 
 class GroupedImages(NamedTuple):
@@ -25,6 +27,7 @@ class GroupViTEncoder(DualEncoder):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
+        hold_scalars(model)
         self.embed_dim = model.config.projection_dim
         self.patch_size = model.config.vision_config.patch_size
 
@@ -37,8 +40,8 @@ class GroupViTEncoder(DualEncoder):
         return self.project_text(self.pool_text(tokens))
 
     def text_weights(self) -> dict[str, Tensor]:
-        state = self.model.state_dict()
-        return {name: state[name] for name in state if name.startswith(("text_model.", "text_projection."))}
+        weights = weights_by_name(self.model)
+        return {name: weights[name] for name in weights if name.startswith(("text_model.", "text_projection."))}
 
     def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode images, of other sizes than in training too, into the tokens of their groups [B, G, C].

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..scalars import hold_scalars
+
 
 def multi_label_info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
     """Compute the symmetric InfoNCE of images with K texts each; K = 1 gives info_nce. The scale is at most 100.
@@ -30,6 +32,7 @@ class MultiLabelLoss(nn.Module):
     def __init__(self):
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        hold_scalars(self)
 
     def forward(self, image: Tensor, texts: Tensor) -> Tensor:
         """Compute the loss of normalized image features [B, D] and features of their texts [B, K, D]."""

@@ -231,7 +231,7 @@ class ReCo(ZeroShotSegmentor):
     def _context(self) -> tuple[Tensor, Tensor]:
         """Return text features [c, D] and references [c, C] of the context's words; each leaves out those before it."""
         if not self.context:
-            empty = torch.empty(0, self.clip.embed_dim, device=self.device)
+            empty = torch.empty(0, self.clip.embed_dim, dtype=torch.float32, device=self.device)
             return empty, empty
         text = self.embed_vocabulary(self.context, self.templates)
         references = self._make_references(text[:1], text[:0], text[:0])
@@ -306,7 +306,7 @@ class ReCo(ZeroShotSegmentor):
             )
             log_first_n(logging.WARNING, message, name=__name__, key="message")
         if not batches:
-            blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+            blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.float32, device=self.device)
             return ReCoFeatures(*(part[:0] for part in self.encode(blank)[:3]))
         return ReCoFeatures(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches))))
 

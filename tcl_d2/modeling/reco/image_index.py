@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from ...utils.files import open_path
 from ...utils.images import BrokenSample, read_image
 from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
 from ..grounder import normalize
@@ -44,7 +45,7 @@ class ImageRecord(NamedTuple):
         """Read the image as RGB; BrokenSample if it cannot be read."""
         name = self.file if self.size < 0 else f"{self.file} at byte {self.start}"
         try:
-            with open(self.file, "rb") as file:
+            with open_path(self.file) as file:
                 file.seek(self.start)
                 content = file.read(self.size)
         except OSError as error:
