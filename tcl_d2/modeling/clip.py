@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..utils.tensors import weights_by_name
 from .dual_encoder import FrozenDualEncoder
+from .functional import tokens_to_map
 from .linear import linear, run_layers
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 
@@ -81,11 +82,6 @@ def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None
 def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """Compute a block under MaskCLIP's rule, tokens [B, L, C]: each attends to itself alone, by out_proj(v_proj(.))."""
     return finish_block(block, x, project_values(block, x))
-
-
-def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Drop what comes before the patches and fold tokens [B, p + h*w, C] to a map [B, C, h, w] (channels last)."""
-    return tokens[:, -grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 class FrozenCLIP(FrozenDualEncoder):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .dual_encoder import DualEncoder
-from .grounder import normalize
+from .functional import normalize
 from .inference import pad_to_multiple, resize_scores
 from .refiner import Refiner, keep_scores
 

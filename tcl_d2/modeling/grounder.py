@@ -8,14 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
-from .clip import FrozenCLIP, run_block, tokens_to_map, value_path
+from .clip import FrozenCLIP, run_block, value_path
+from .functional import normalize, tokens_to_map
 from .linear import linear
 from .scalars import hold_scalars
-
-
-def normalize(x: Tensor, dim: int) -> Tensor:
-    """Normalize to length 1 along `dim`, in fp32, with the official release's eps."""
-    return F.normalize(x.float(), dim=dim, eps=1e-6)
 
 
 class GatedConv(nn.Module):

@@ -11,11 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
-from fvcore.nn.distributed import differentiable_all_gather
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .grounder import normalize
+from .functional import gather, info_nce, normalize
 from .scalars import hold_scalars
 
 TCL_LOSS_REGISTRY = Registry("TCL_LOSS")
@@ -62,11 +60,6 @@ LABEL_STATISTICS = ("sem_seg_bce", "sem_seg_dice")
 STATISTICS = tuple(field.name for field in fields(Grounding) if field.name not in ("text", "text_offset"))
 
 
-def gather(x: Tensor) -> Tensor:
-    """Concatenate x [B, ...] of all processes, in rank order; gradient flows back to each process's part."""
-    return torch.cat(differentiable_all_gather(x))
-
-
 def global_mean(x: Tensor) -> Tensor:
     """Average over the equal-sized x of all processes, with gradient."""
     return gather(x.mean()[None]).mean()
@@ -79,13 +72,6 @@ def labeled_mean(x: Tensor) -> Tensor:
     """
     mean_count = gather(x.new_tensor([float(len(x))])).mean()
     return x.sum() / mean_count.clamp(min=1e-6)
-
-
-def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
-    """Compute the symmetric InfoNCE of similarities [B, B] whose diagonal matches; the scale is at most 100."""
-    logits = similarity * log_scale.exp().clamp(max=100)
-    target = torch.arange(len(logits), device=logits.device)
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
 class LossHead(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..utils.tensors import digest_weights
-from .clip import tokens_to_map
+from .functional import tokens_to_map
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..clip import FrozenCLIP, project_keys
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
-from ..grounder import normalize
+from ..functional import normalize
 from ..maskclip_refinement import denoise_prompts, smooth_keys
 from ..segmentor import ZeroShotSegmentor
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...utils.events import put_picture
 from ...utils.visualizer import draw_groups, draw_text, enlarge
-from ..grounder import normalize
+from ..functional import gather, info_nce, normalize
 from ..groupvit import (
     GroupViTEncoder,
     MultiLabelLoss,
@@ -27,7 +27,6 @@ from ..groupvit import (
     load_official,
 )
 from ..inference import resize_scores
-from ..losses import gather, info_nce
 from ..segmentor import ZeroShotSegmentor
 from ..text import batch_tokens
 

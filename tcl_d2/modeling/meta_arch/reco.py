@@ -21,9 +21,8 @@ from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
 from ...utils.tensors import LastValue, digest_weights, weights_version
-from ..clip import tokens_to_map
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
-from ..grounder import normalize
+from ..functional import normalize, tokens_to_map
 from ..inference import resize_scores
 from ..reco import (
     ArchiveImages,

@@ -18,9 +18,10 @@ from ...utils.events import put_picture
 from ...utils.visualizer import draw_text
 from ..crop_segmentor import CropFeatures
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..functional import gather, normalize
 from ..grad_cache import forward_in_parts
-from ..grounder import Grounder, Sim2Mask, normalize
-from ..losses import LABEL_STATISTICS, Grounding, build_losses, gather, takes_labels
+from ..grounder import Grounder, Sim2Mask
+from ..losses import LABEL_STATISTICS, Grounding, build_losses, takes_labels
 from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import ZeroShotSegmentor
 from ..sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics

@@ -24,7 +24,7 @@ from torchvision.transforms import functional as TF
 from ...utils.files import open_path
 from ...utils.images import BrokenSample, read_image
 from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
-from ..grounder import normalize
+from ..functional import normalize
 from ..segmentor import ZeroShotSegmentor
 
 _ROWS_AT_ONCE = 16384  # of an index that are compared with texts at once
