@@ -15,8 +15,8 @@ from fvcore.common.config import BASE_KEY
 
 from .assets import get_config_file, list_configs
 from .modeling import ZeroShotSegmentor
-from .modeling.dense_heads import check_dense_head
-from .modeling.refiner import build_refiner
+from .modeling.dense_clip.heads import check_dense_head
+from .modeling.refiners.base import build_refiner
 from .modeling.segmentor import check_images
 from .utils.downloads import PathManager
 from .utils.imports import import_code

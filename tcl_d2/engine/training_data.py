@@ -8,7 +8,7 @@ from ..data import is_labeled
 from ..data.labeled import split_batch
 from ..data.sem_seg_mapper import check_num_absent
 from ..modeling import TCL, GroupViT, build_losses
-from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
+from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 from ..modeling.vocabulary import dataset_vocabulary
 from .dataset_settings import build_identify
 

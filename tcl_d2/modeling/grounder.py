@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
-from .clip import FrozenCLIP, run_block, value_path
+from .encoders.clip import FrozenCLIP, run_block, value_path
+from .encoders.linear import linear
 from .functional import normalize, tokens_to_map
-from .linear import linear
 from .scalars import hold_scalars
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint
-from tcl_d2.modeling.clip_loading import read_clip_weights
+from tcl_d2.modeling.encoders.clip_loading import read_clip_weights
 from tcl_d2.modeling.groupvit.loading import load_official
 
 TENSOR = torch.zeros(1)

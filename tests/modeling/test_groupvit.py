@@ -27,8 +27,8 @@ from tcl_d2.modeling.groupvit import (
     build_groupvit,
     build_untrained_groupvit,
     check_groupvit,
-    from_official,
 )
+from tcl_d2.modeling.groupvit.official import from_official
 from tcl_d2.modeling.inference import resize_scores
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.vocabulary import WordSubset

@@ -15,8 +15,8 @@ from tcl_d2.engine.processes import wrap_ddp
 from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.functional import info_nce
 from tcl_d2.modeling.groupvit import GroupViTEncoder, build_untrained_groupvit
+from tcl_d2.modeling.groupvit import model as groupvit
 from tcl_d2.modeling.groupvit.multi_label import multi_label_info_nce
-from tcl_d2.modeling.meta_arch import groupvit
 from tests.running import start_processes
 
 SIZES = {"image_size": 32, "patch_size": 8, "width": 32, "depths": (1, 1, 1), "groups": (6, 3), "num_heads": 2}

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tcl_d2.engine.processes import wrap_ddp
 from tcl_d2.modeling import Sim2Mask
-from tcl_d2.modeling.losses import FeatureTCLLoss, SemSegBCELoss, SemSegDiceLoss
-from tcl_d2.modeling.sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics
+from tcl_d2.modeling.tcl.label_statistics import MaskTarget, make_mask_target, sem_seg_statistics
+from tcl_d2.modeling.tcl.losses import FeatureTCLLoss, SemSegBCELoss, SemSegDiceLoss
 from tests import golden
 from tests.running import start_processes
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.modeling import linear, winograd
+from tcl_d2.modeling import winograd
+from tcl_d2.modeling.encoders import linear
 from tcl_d2.modeling.grounder import GatedConv, enlarge
 from tcl_d2.modeling.winograd import FILTERING, FILTERING_DOUBLED
 

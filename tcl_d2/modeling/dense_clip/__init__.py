@@ -1,4 +1,4 @@
-"""Dense heads: what CLIP's last block does in a training-free segmentor."""
+"""Training-free segmentors that change what CLIP's last block does: MaskCLIP, SCLIP, ClearCLIP, NACLIP, ProxyCLIP."""
 
 from .heads import (
     DENSE_HEAD_REGISTRY,
@@ -11,13 +11,16 @@ from .heads import (
     build_dense_head,
     check_dense_head,
 )
+from .model import DenseCLIP, MaskCLIP
 from .proxyclip import ProxyCLIPHead
 
 __all__ = [
     "CLIPHead",
     "ClearCLIPHead",
     "DENSE_HEAD_REGISTRY",
+    "DenseCLIP",
     "DenseHead",
+    "MaskCLIP",
     "MaskCLIPHead",
     "NACLIPHead",
     "ProxyCLIPHead",

@@ -6,9 +6,9 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clip import FrozenCLIP, finish_block, project_heads, run_block, value_path
-from ..linear import run_layers
-from ..positions import PositionRule
+from ..encoders.clip import FrozenCLIP, finish_block, project_heads, run_block, value_path
+from ..encoders.linear import run_layers
+from ..encoders.positions import PositionRule
 
 DENSE_HEAD_REGISTRY = Registry("DENSE_HEAD")
 DENSE_HEAD_REGISTRY.__doc__ = """

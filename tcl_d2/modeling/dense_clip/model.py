@@ -8,11 +8,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..clip import FrozenCLIP, project_keys
-from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..encoders.clip import FrozenCLIP, project_keys
 from ..functional import normalize
-from ..maskclip_refinement import denoise_prompts, smooth_keys
 from ..segmentor import ZeroShotSegmentor
+from .heads import DenseHead, MaskCLIPHead, build_dense_head
+from .refinement import denoise_prompts, smooth_keys
 
 SCORES = ("mask", "cosine")
 

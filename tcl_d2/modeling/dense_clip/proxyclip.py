@@ -8,9 +8,9 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clip import FrozenCLIP, project_values
+from ..encoders.clip import FrozenCLIP, project_values
+from ..encoders.vision import VisionEncoder, build_vision_model
 from ..functional import tokens_to_map
-from ..vision import VisionEncoder, build_vision_model
 from .heads import DENSE_HEAD_REGISTRY, DenseHead
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..utils.tensors import weights_by_name
-from .dual_encoder import FrozenDualEncoder
-from .functional import tokens_to_map
+from ...utils.tensors import weights_by_name
+from ..functional import tokens_to_map
+from .base import FrozenDualEncoder
 from .linear import linear, run_layers
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 

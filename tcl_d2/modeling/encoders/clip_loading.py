@@ -15,7 +15,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
-from ..utils.downloads import PathManager, local_weights
+from ...utils.downloads import PathManager, local_weights
 from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)

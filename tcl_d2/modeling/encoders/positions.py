@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..utils.tensors import LastValue, weights_version
+from ...utils.tensors import LastValue, weights_version
 from .resize_matrices import cubic_matrix
 
 

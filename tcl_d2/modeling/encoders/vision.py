@@ -13,8 +13,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..utils.tensors import digest_weights
-from .functional import tokens_to_map
+from ...utils.tensors import digest_weights
+from ..functional import tokens_to_map
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 

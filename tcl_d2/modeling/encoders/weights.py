@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..utils.downloads import local_weights
-from ..utils.errors import named
-from ..utils.tensors import check_finite, read_tensors, split_checkpoint
+from ...utils.downloads import local_weights
+from ...utils.errors import named
+from ...utils.tensors import check_finite, read_tensors, split_checkpoint
 
 
 def read_weights(key: str, path: str) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.tensors import weights_by_name
-from ..dual_encoder import DualEncoder
+from ..encoders.base import DualEncoder
 from ..scalars import hold_scalars
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...utils.downloads import local_weights
 from ...utils.tensors import check_finite
-from ..weights import load_weights, read_weights
+from ..encoders.weights import load_weights, read_weights
 from .official import from_official
 
 _OLDEST = (4, 57)  # of transformers, of which results are known to be the release's

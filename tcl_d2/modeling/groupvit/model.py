@@ -17,18 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from ...utils.events import put_picture
 from ...utils.visualizer import draw_groups, draw_text, enlarge
 from ..functional import gather, info_nce, normalize
-from ..groupvit import (
-    GroupViTEncoder,
-    MultiLabelLoss,
-    build_groupvit,
-    build_untrained_groupvit,
-    check_groupvit,
-    is_file,
-    load_official,
-)
 from ..inference import resize_scores
 from ..segmentor import ZeroShotSegmentor
 from ..text import batch_tokens
+from .encoder import GroupViTEncoder
+from .loading import build_groupvit, check_groupvit, is_file, load_official
+from .multi_label import MultiLabelLoss
+from .untrained import build_untrained_groupvit
 
 logger = logging.getLogger(__name__)
 _SIZES = (  # keys of MODEL.GROUPVIT, by which a model is built that is not the hub's

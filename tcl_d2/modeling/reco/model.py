@@ -21,27 +21,17 @@ from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
 from ...utils.tensors import LastValue, digest_weights, weights_version
-from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..encoders.vision import VisionEncoder, build_vision_model
 from ..functional import normalize, tokens_to_map
 from ..inference import resize_scores
-from ..reco import (
-    ArchiveImages,
-    ImageEmbedder,
-    ImageIndex,
-    ImageRecord,
-    ReferenceCache,
-    digest_texts,
-    find_index,
-    find_seeds,
-    iterate_images,
-    make_reference,
-    weigh_patches,
-)
-from ..refiner import keep_scores
+from ..refiners.base import keep_scores
 from ..segmentor import ZeroShotSegmentor
 from ..text import WordReader
-from ..vision import VisionEncoder, build_vision_model
 from ..vocabulary import check_words, make_vocabulary
+from .cache import ReferenceCache, digest_texts
+from .cosegmentation import find_seeds, make_reference, weigh_patches
+from .index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images
 
 logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 16  # of the archive, while references are made

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
 
-from .refiner import REFINER_REGISTRY, Refiner
+from .base import REFINER_REGISTRY, Refiner
 
 
 class PAMR(Refiner):

@@ -1,8 +1,6 @@
-"""The meta-architectures, a file for each system."""
+"""TCL: text-grounded contrastive learning (Cha et al., CVPR 2023)."""
 
-from .dense_clip import DenseCLIP, MaskCLIP
-from .groupvit import GroupViT
-from .reco import ReCo
-from .tcl import TCL
+from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
+from .model import TCL
 
-__all__ = ["DenseCLIP", "GroupViT", "MaskCLIP", "ReCo", "TCL"]
+__all__ = ["Grounding", "TCL", "TCL_LOSS_REGISTRY", "build_losses"]

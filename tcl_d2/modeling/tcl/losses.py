@@ -13,8 +13,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from .functional import gather, info_nce, normalize
-from .scalars import hold_scalars
+from ..functional import gather, info_nce, normalize
+from ..scalars import hold_scalars
 
 TCL_LOSS_REGISTRY = Registry("TCL_LOSS")
 TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules that take a Grounding, with a `name`."

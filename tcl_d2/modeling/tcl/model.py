@@ -17,16 +17,16 @@ from torch.nn import functional as F
 from ...utils.events import put_picture
 from ...utils.visualizer import draw_text
 from ..crop_segmentor import CropFeatures
-from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..functional import gather, normalize
-from ..grad_cache import forward_in_parts
 from ..grounder import Grounder, Sim2Mask
-from ..losses import LABEL_STATISTICS, Grounding, build_losses, takes_labels
-from ..mask_statistics import pair_statistics, total_variation
 from ..segmentor import ZeroShotSegmentor
-from ..sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics
 from ..text import batch_tokens
 from ..vocabulary import dataset_vocabulary, join_vocabularies
+from .grad_cache import forward_in_parts
+from .label_statistics import MaskTarget, make_mask_target, sem_seg_statistics
+from .losses import LABEL_STATISTICS, Grounding, build_losses, takes_labels
+from .mask_statistics import pair_statistics, total_variation
 
 _TEXTS_AT_ONCE = 64
 
