@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..grounder import Sim2Mask
+from .grounder import Sim2Mask
 
 
 class MaskTarget(NamedTuple):

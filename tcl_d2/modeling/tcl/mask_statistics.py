@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..functional import normalize
-from ..grounder import Sim2Mask
+from .grounder import Sim2Mask
 
 # Texts whose masks are held at once, as a share of the embedding's D: a map of them takes that share of the memory of
 # the pixel embeddings, whatever the batch and the image size, and some ten maps are needed.

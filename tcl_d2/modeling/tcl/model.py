@@ -19,11 +19,11 @@ from ...utils.visualizer import draw_text
 from ..crop_segmentor import CropFeatures
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..functional import gather, normalize
-from ..grounder import Grounder, Sim2Mask
 from ..segmentor import ZeroShotSegmentor
 from ..text import batch_tokens
 from ..vocabulary import dataset_vocabulary, join_vocabularies
 from .grad_cache import forward_in_parts
+from .grounder import Grounder, Sim2Mask
 from .label_statistics import MaskTarget, make_mask_target, sem_seg_statistics
 from .losses import LABEL_STATISTICS, Grounding, build_losses, takes_labels
 from .mask_statistics import pair_statistics, total_variation

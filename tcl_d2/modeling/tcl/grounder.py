@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..encoders.clip import FrozenCLIP, run_block, value_path
+from ..encoders.linear import linear
+from ..functional import normalize, tokens_to_map
+from ..scalars import hold_scalars
 from . import winograd
-from .encoders.clip import FrozenCLIP, run_block, value_path
-from .encoders.linear import linear
-from .functional import normalize, tokens_to_map
-from .scalars import hold_scalars
 
 
 class GatedConv(nn.Module):

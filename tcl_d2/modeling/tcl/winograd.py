@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from .encoders import linear
+from ..encoders import linear
 
 BAND_BYTES = 16 * 2**20  # of a band's transformed input: small enough for caches, large enough for matrix products
 
