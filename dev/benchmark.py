@@ -41,8 +41,8 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.optimizer import FullModelClippedAdamW
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
-from tcl_d2.modeling.mask_statistics import pair_statistics
-from tcl_d2.modeling.reco.image_index import ImageIndex, ImageRecord, part_path, save_part
+from tcl_d2.modeling.reco.index import ImageIndex, ImageRecord, part_path, save_part
+from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image

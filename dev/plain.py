@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR, TCL, FrozenCLIP
-from tcl_d2.modeling.grounder import GatedConv, Grounder
+from tcl_d2.modeling.tcl.grounder import GatedConv, Grounder
 
 
 def pamr(images: Tensor, masks: Tensor, settings: PAMR) -> Tensor:

@@ -18,7 +18,7 @@ from shapes_heads import print_table
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
-from tcl_d2.modeling.reco.image_index import ImageEmbedder
+from tcl_d2.modeling.reco.index import ImageEmbedder
 
 CONFIG = ROOT / "configs/shapes/reco.yaml"
 VARIANTS = {

@@ -23,7 +23,7 @@ from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.evaluation.confusion import compute_metrics, confusion_matrix
 from tcl_d2.modeling import TCL
-from tcl_d2.modeling.mask_statistics import pair_statistics, total_variation
+from tcl_d2.modeling.tcl.mask_statistics import pair_statistics, total_variation
 
 IMAGE_TV, MASK_TV = "MODEL.TCL.LOSS_WEIGHT.TV_IMAGE", "MODEL.TCL.LOSS_WEIGHT.TV_MASK"
 RECIPES = {  # folder -> config below configs/shapes, values over it

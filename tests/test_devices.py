@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from tcl_d2.checkpoint import from_official
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import PAMR, Sim2Mask
-from tcl_d2.modeling.dense_heads import ProxyCLIPHead
-from tcl_d2.modeling.mask_statistics import MASK_STATISTICS, pair_statistics
-from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
+from tcl_d2.modeling.dense_clip import ProxyCLIPHead
+from tcl_d2.modeling.reco.model import ReCoFeatures
+from tcl_d2.modeling.tcl.mask_statistics import MASK_STATISTICS, pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tests import golden
 from tests.conftest import ROOT

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
-from tcl_d2.modeling import dense_crf
+from tcl_d2.modeling.refiners import dense_crf
 from tcl_d2.predictor import TCLPredictor
 from tests import running
 from tests.conftest import ROOT

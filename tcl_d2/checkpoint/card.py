@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..modeling import GroupViT
-from ..modeling.clip_loading import has_quick_gelu, is_file
+from ..modeling.encoders.clip_loading import has_quick_gelu, is_file
 from ..version import __version__
 from .model_config import read_yaml
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..assets import AssetHandler
 from ..config import load_config
-from ..modeling.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
+from ..modeling.encoders.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
 from ..utils.errors import named
 from ..utils.files import digest_file, replacing
 from ..utils.tensors import save_tensors

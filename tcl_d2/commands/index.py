@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import TCLCheckpointer
 from ..config import check_device, check_meta_architecture, load_config
 from ..data.archive import index_archive, list_archive
-from ..modeling.reco.image_index import ImageEmbedder
+from ..modeling.reco.index import ImageEmbedder
 from ..utils.errors import one_message
 from ..utils.imports import add_import_argument, import_code
 from ..utils.locks import locked_folder

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
-from ..modeling.refiner import Refiner, build_refiner, refiner_names
+from ..modeling.refiners.base import Refiner, build_refiner, refiner_names
 from ..predictor import EncodedImage, TCLPredictor, words_to_rank
 from ..segmentation import Segmentation
 from ..utils import visualizer

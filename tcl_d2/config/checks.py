@@ -5,8 +5,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..modeling import ZeroShotSegmentor
-from ..modeling.dense_heads import check_dense_head
-from ..modeling.refiner import build_refiner
+from ..modeling.dense_clip.heads import check_dense_head
+from ..modeling.refiners.base import build_refiner
 from ..modeling.segmentor import check_images
 from .keys import missing_keys
 

@@ -83,7 +83,8 @@ _C.MODEL.GROUPVIT = CN()
 # Weights of GroupViT: a model on the Hugging Face hub, the folder of one, a file of the official release, or "" for
 # random ones. GroupViT's tokenizer is that of MODEL.CLIP.NAME.
 _C.MODEL.GROUPVIT.WEIGHTS = "nvidia/groupvit-gcc-yfcc"
-# Attention heads of GroupViT's image encoder, which a file of the official release does not tell (released: 6).
+# Attention heads of GroupViT's image encoder. Like the sizes below, it is that of a model with random weights or of
+# the official release's file; a model on the hub brings its own.
 _C.MODEL.GROUPVIT.NUM_HEADS = 6
 # Side of the images that a GroupViT with random weights has positions for, in pixels.
 _C.MODEL.GROUPVIT.IMAGE_SIZE = 224

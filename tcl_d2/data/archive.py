@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
-from ..modeling.reco.image_index import (
+from ..modeling.reco.index import (
     ArchiveImages,
     ImageEmbedder,
     ImageRecord,
@@ -114,7 +114,7 @@ def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbe
 
     Args:
         parts: the files of each part, see list_archive.
-        folder: for the index, see image_index.
+        folder: for the index, as modeling/reco/index.py has it.
         embed: embeds images.
         num_workers: processes that read images; 0 for none.
 

@@ -112,7 +112,7 @@ class ImageTextDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        from ..modeling.clip_loading import build_tokenizer
+        from ..modeling.encoders.clip_loading import build_tokenizer
 
         image_text = cfg.INPUT.IMAGE_TEXT
         return {

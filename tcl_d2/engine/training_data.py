@@ -9,7 +9,7 @@ from ..data import is_labeled
 from ..data.labeled import split_batch
 from ..evaluation.dataset_settings import build_identify
 from ..modeling import TCL, GroupViT, build_losses
-from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
+from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 from ..modeling.vocabulary import dataset_vocabulary
 from ..utils.errors import named
 

@@ -20,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..data.benchmark_mapper import model_input
-from ..modeling import TCL, ReCo, ZeroShotSegmentor, linear
+from ..modeling import TCL, ReCo, ZeroShotSegmentor
+from ..modeling.encoders import linear
+from ..modeling.encoders.vision import VisionEncoder
 from ..modeling.inference import Windows
-from ..modeling.vision import VisionEncoder
 
 _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
 

@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..modeling.pamr import PAMR, neighbor_indices
-from ..modeling.resize_matrices import linear_matrix
+from ..modeling.encoders.resize_matrices import linear_matrix
+from ..modeling.refiners.pamr import PAMR, neighbor_indices
 
 
 class ExportablePAMR(PAMR):

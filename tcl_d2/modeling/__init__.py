@@ -1,17 +1,19 @@
 """The model: pure tensors in, tensors out below the meta-architectures."""
 
-from .clip import FrozenCLIP
-from .clip_loading import build_clip, build_tokenizer
+import sys
+
 from .crop_segmentor import CropFeatures
-from .dense_crf import DenseCRF
-from .dense_heads import DENSE_HEAD_REGISTRY, DenseHead, build_dense_head
-from .dual_encoder import DualEncoder, FrozenDualEncoder
-from .grounder import Grounder, Sim2Mask
-from .losses import TCL_LOSS_REGISTRY, Grounding, build_losses
-from .meta_arch import TCL, DenseCLIP, GroupViT, MaskCLIP, ReCo
-from .pamr import PAMR
-from .refiner import REFINER_REGISTRY, Refiner, build_refiner
+from .dense_clip import DENSE_HEAD_REGISTRY, DenseCLIP, DenseHead, MaskCLIP, build_dense_head
+from .encoders import DualEncoder, FrozenCLIP, FrozenDualEncoder, build_clip, build_tokenizer
+from .groupvit import GroupViT
+from .reco import ReCo
+from .refiners import PAMR, REFINER_REGISTRY, DenseCRF, Refiner, build_refiner
 from .segmentor import ZeroShotSegmentor
+from .tcl import TCL, TCL_LOSS_REGISTRY, Grounder, Grounding, Sim2Mask, build_losses, losses, mask_statistics
+
+# Paths that are documented besides the names below, as in `from tcl_d2.modeling.losses import LossHead`
+sys.modules[f"{__name__}.losses"] = losses
+sys.modules[f"{__name__}.mask_statistics"] = mask_statistics
 
 __all__ = [
     "DENSE_HEAD_REGISTRY",

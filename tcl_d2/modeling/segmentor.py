@@ -19,15 +19,15 @@ from ..utils.connected_components import ComponentSettings
 from ..utils.visualizer import class_colors
 from ..utils.vocabulary import read_vocabulary
 from ..utils.words import result_names
-from .clip import FrozenCLIP
-from .clip_loading import build_clip, build_tokenizer, check_clip
 from .crop_segmentor import CropSegmentor
 from .dataset_classes import has_classes
-from .dual_encoder import DualEncoder
+from .encoders.base import DualEncoder
+from .encoders.clip import FrozenCLIP
+from .encoders.clip_loading import build_clip, build_tokenizer, check_clip
 from .image_batches import ImageBatches, WindowGrid
 from .inference import Windows, batch_windows
 from .objects import OUTPUTS, add_objects
-from .refiner import Refiner, build_refiner
+from .refiners.base import Refiner, build_refiner
 from .templates import get_templates
 from .text import TextEmbedder, check_templates
 from .vocabulary import (

@@ -1,4 +1,4 @@
-"""Prompt templates by name: the sets that methods of the field use."""
+"""Sets of prompt templates by name, as methods of the field use them."""
 
 from collections.abc import Sequence
 
@@ -38,10 +38,10 @@ def get_templates(templates: str | Sequence[str]) -> list[str]:
     """Return prompt templates, each with the place `{}` for a word.
 
     Args:
-        templates: the name of a set, see TEMPLATES; or templates, among which may be names of sets.
+        templates: the name of a set in TEMPLATES; or templates, among which may be names of sets.
 
     Raises:
-        ValueError: there is no set of that name, no template, or a template without exactly one `{}`.
+        ValueError: no such set, no template, or a template without exactly one `{}`.
     """
     entries = [templates] if isinstance(templates, str) else templates
     unknown = [entry for entry in entries if isinstance(entry, str) and "{}" not in entry and entry not in TEMPLATES]

@@ -10,8 +10,8 @@ from detectron2.evaluation import inference_context
 from torch import Tensor
 
 from ..utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
-from .dual_encoder import DualEncoder
-from .grounder import normalize
+from .encoders.base import DualEncoder
+from .functional import normalize
 from .vocabulary import check_words
 
 _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words

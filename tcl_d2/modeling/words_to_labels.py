@@ -9,7 +9,7 @@ from torch import Tensor
 from .crop_segmentor import CropPrediction, CropSegmentor
 from .inference import Windows, resize_scores
 from .objects import OUTPUTS
-from .refiner import keep_scores
+from .refiners.base import keep_scores
 from .score_rules import ScoreRule, ScoreSettings, build_score_rule
 from .vocabulary import WordSubset
 

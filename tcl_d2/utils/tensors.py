@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,19 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
             f"'{path}' is of no use: {len(bad)} of its {len(tensors)} weights have NaN or Inf, such as {bad[0]}. The "
             "training that wrote it went wrong, or the file is damaged: take an earlier checkpoint"
         )
+
+
+class LastValue:
+    """The value that was computed last, kept while its key stays the same."""
+
+    def __init__(self):
+        self._last: tuple[object, Any] | None = None
+
+    def __call__(self, key: object, compute: Callable[[], Any]) -> Any:
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != key:
+            last = self._last = key, compute()
+        return last[1]
 
 
 def weights_by_name(model: nn.Module) -> dict[str, Tensor]:

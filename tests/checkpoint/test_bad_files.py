@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint
-from tcl_d2.modeling.clip_loading import read_clip_weights
-from tcl_d2.modeling.groupvit.loading import build_groupvit
+from tcl_d2.modeling.encoders.clip_loading import read_clip_weights
+from tcl_d2.modeling.groupvit.loading import load_official
 
 TENSOR = torch.zeros(1)
 
@@ -40,7 +40,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
 def test_names_inside_a_checkpoint_are_shown(tmp_path, key):
     """What is around them says nothing of the model."""
     torch.save({"epoch": 3, "name": "run", key: {"module.backbone.a": TENSOR}}, tmp_path / "odd.pth")
-    for read in (TCLCheckpointer(nn.Linear(2, 1)).load, read_clip_weights, partial(build_groupvit, num_heads=6)):
+    for read in (TCLCheckpointer(nn.Linear(2, 1)).load, read_clip_weights, partial(load_official, nn.Linear(2, 1))):
         with pytest.raises(ValueError, match=r"odd.pth'.*\['backbone.a'\]"):
             read(str(tmp_path / "odd.pth"))
     torch.save({key: {"module.a": TENSOR, "a": TENSOR}}, tmp_path / "twice.pth")

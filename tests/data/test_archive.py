@@ -14,7 +14,7 @@ from tcl_d2.data import archive
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.modeling import MaskCLIP
-from tcl_d2.modeling.reco.image_index import ImageEmbedder, ImageIndex, ImageRecord, part_path, save_part
+from tcl_d2.modeling.reco.index import ImageEmbedder, ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.utils.tensors import read_tensors
 from tests.conftest import ROOT
 from tests.data import distributed
@@ -62,7 +62,7 @@ def write_random_index(folder, sizes: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("count", [1, 7, 50, 200])
 def test_search_is_exact(tmp_path, monkeypatch, count):
     """Over files and chunks of several sizes, also for more images than a file or all files have."""
-    monkeypatch.setattr("tcl_d2.modeling.reco.image_index._ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("tcl_d2.modeling.reco.index._ROWS_AT_ONCE", 8)
     sizes = [20, 0, 3, 41, 11]
     features = write_random_index(tmp_path, sizes)
     text = torch.nn.functional.normalize(torch.randn(5, 16), dim=1)
@@ -78,7 +78,7 @@ def test_search_is_exact(tmp_path, monkeypatch, count):
 
 
 def test_search_holds_some_rows_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("tcl_d2.modeling.reco.image_index._ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("tcl_d2.modeling.reco.index._ROWS_AT_ONCE", 16)
     write_random_index(tmp_path, [500, 300])
     chunks = [len(chunk) for chunk in ImageIndex(tmp_path, "clip").iterate_features()]
     assert max(chunks) == 16 and sum(chunks) == 800

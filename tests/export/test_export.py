@@ -22,8 +22,8 @@ from tcl_d2.export import (
     save_program,
 )
 from tcl_d2.modeling import PAMR
-from tcl_d2.modeling.clip import PositionRule
-from tcl_d2.modeling.resize_matrices import cubic_matrix, linear_matrix
+from tcl_d2.modeling.encoders.positions import PositionRule
+from tcl_d2.modeling.encoders.resize_matrices import cubic_matrix, linear_matrix
 from tcl_d2.modeling.score_rules import ScoreSettings
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 

@@ -10,7 +10,7 @@ import torch
 
 from tcl_d2.checkpoint import from_official
 from tcl_d2.modeling import PAMR, TCL, FrozenCLIP
-from tcl_d2.modeling.losses import (
+from tcl_d2.modeling.tcl.losses import (
     FeatureTCLLoss,
     ImageTCLLoss,
     ImageTVLoss,

@@ -10,7 +10,7 @@ import open_clip
 import torch
 
 from tcl_d2.modeling import DenseCLIP, FrozenCLIP
-from tcl_d2.modeling.dense_heads import DenseHead
+from tcl_d2.modeling.dense_clip import DenseHead
 from tcl_d2.modeling.vocabulary import WordSubset
 
 PATH = Path(__file__).parent / "dense_clip.pt"

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from tcl_d2.modeling import GroupViT
-from tcl_d2.modeling.groupvit import GroupViTEncoder, build_groupvit
+from tcl_d2.modeling.groupvit import GroupViTEncoder, build_untrained_groupvit, load_official
 
 PATH = Path(__file__).parent / "groupvit.pt"
-NUM_HEADS = 4
+SIZES = {"image_size": 96, "width": 64, "depths": (2, 1, 1), "groups": (8, 4), "num_heads": 4}
+SIZES |= {"text_width": 64, "text_depth": 2, "vocab_size": 512, "projection_width": 96, "embed_dim": 32}
 WHOLE = ("square", "oblong")  # oblong: resized position embeddings
 
 
@@ -18,8 +19,10 @@ def load() -> dict:
     return torch.load(PATH, weights_only=True)
 
 
-def build_encoder() -> GroupViTEncoder:
-    return GroupViTEncoder(build_groupvit(str(PATH), NUM_HEADS)).eval()
+def build_encoder(path: Path = PATH) -> GroupViTEncoder:
+    model = build_untrained_groupvit(**SIZES)
+    load_official(model, str(path))
+    return GroupViTEncoder(model).eval()
 
 
 def build_model(**options) -> GroupViT:

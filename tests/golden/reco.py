@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tcl_d2.modeling import ReCo
-from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
+from tcl_d2.modeling.reco.model import ReCoFeatures
 from tests.golden import dense_clip
 
 PATH = Path(__file__).parent / "reco.pt"

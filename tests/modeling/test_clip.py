@@ -10,9 +10,10 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from tcl_d2.modeling import FrozenCLIP, build_clip, build_tokenizer
-from tcl_d2.modeling.clip import KeptPositions, PositionRule, run_block
+from tcl_d2.modeling.encoders.clip import run_block
+from tcl_d2.modeling.encoders.positions import KeptPositions, PositionRule
 from tcl_d2.modeling.text import TextEmbedder
-from tcl_d2.utils.tensors import digest_weights
+from tcl_d2.utils.tensors import LastValue, digest_weights
 from tests import golden
 
 
@@ -354,9 +355,10 @@ def test_digests_tell_activations_apart(tmp_path):
 def test_kept_positions_in_threads():
     """What a thread gets is for its own grid, also where another one replaces what is kept at once."""
 
-    class ReplacedAtOnce(KeptPositions):
+    class ReplacedAtOnce(LastValue):
         _last = property(lambda self: (("of another thread",), torch.zeros(1)), lambda self, value: None)
 
-    kept, rule, position = ReplacedAtOnce(), PositionRule(), torch.randn(10, 4)
+    kept, rule, position = KeptPositions(), PositionRule(), torch.randn(10, 4)
+    kept._last = ReplacedAtOnce()
     for grid in ((3, 4), (3, 4), (5, 2)):
         assert torch.equal(kept(rule, position, (3, 3), grid), rule.resize(position, (3, 3), grid))

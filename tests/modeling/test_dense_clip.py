@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.modeling import PAMR
-from tcl_d2.modeling.dense_heads import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
-from tcl_d2.modeling.grounder import normalize
+from tcl_d2.modeling.dense_clip import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
+from tcl_d2.modeling.dense_clip.refinement import denoise_prompts, smooth_keys
+from tcl_d2.modeling.functional import normalize
 from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
-from tcl_d2.modeling.maskclip_refinement import denoise_prompts, smooth_keys
 from tcl_d2.modeling.text import TextEmbedder
 from tests.golden import dense_clip as golden
 

@@ -7,7 +7,7 @@ import torch
 
 from tcl_d2 import load_config
 from tcl_d2.config import check_meta_architecture
-from tcl_d2.modeling import DenseCRF, dense_crf
+from tcl_d2.modeling.refiners import DenseCRF, dense_crf
 from tests import golden
 from tests.conftest import ROOT
 
@@ -111,14 +111,9 @@ def test_a_missing_package_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("ITERS", 0, "ITERS must be at least 1, not 0"),
-        ("BILATERAL_SRGB", 0, "must be more than 0, not 1.0, 67.0, 0.0"),
-        ("GAUSSIAN_COMPAT", -1, "must be at least 0, not -1.0, 4.0"),
-    ],
+    "key, value", [("ITERS", 0), ("BILATERAL_SRGB", 0), ("GAUSSIAN_SXY", -1), ("GAUSSIAN_COMPAT", -1)]
 )
-def test_numbers_out_of_range_are_named(key, value, message):
+def test_numbers_out_of_range_are_named(key, value):
     options = ["TEST.ZERO_SHOT.REFINE", "densecrf", f"TEST.ZERO_SHOT.DENSECRF.{key}", value]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"DENSECRF.{key} is {value}"):
         check_meta_architecture(load_config(ROOT / "configs/shapes/tcl.yaml", options))

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from tcl_d2 import load_config
 from tcl_d2.config import merge_options
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
-from tcl_d2.modeling.clip import PositionRule
-from tcl_d2.modeling.dense_heads import ClearCLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
+from tcl_d2.modeling.dense_clip import ClearCLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
+from tcl_d2.modeling.encoders.positions import PositionRule
 from tests import golden
 from tests.conftest import ROOT
 from tests.golden import dense_clip as dense_golden

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.checkpoint import from_official
-from tcl_d2.modeling import linear, winograd
+from tcl_d2.modeling.encoders import linear
+from tcl_d2.modeling.tcl import winograd
 from tests import golden
 
 

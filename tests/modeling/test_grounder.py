@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2.modeling import Grounder
-from tcl_d2.modeling.dense_heads import MaskCLIPHead
-from tcl_d2.modeling.grounder import conv_of_doubled, enlarge
+from tcl_d2.modeling.dense_clip import MaskCLIPHead
+from tcl_d2.modeling.tcl.grounder import conv_of_doubled, enlarge
 from tests import golden
 
 

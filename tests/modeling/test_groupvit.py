@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,12 @@ from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.modeling import GroupViT, Refiner, words_to_labels
-from tcl_d2.modeling.groupvit import build_groupvit, check_groupvit, from_official, to_official
+from tcl_d2.modeling.groupvit import (
+    build_groupvit,
+    build_untrained_groupvit,
+    check_groupvit,
+)
+from tcl_d2.modeling.groupvit.official import from_official
 from tcl_d2.modeling.inference import resize_scores
 from tcl_d2.modeling.text import TextEmbedder
 from tcl_d2.modeling.vocabulary import WordSubset
@@ -188,11 +194,23 @@ def test_one_word_is_everywhere(caplog):
 # ------------------------------------------------------------------------------------ evaluation
 
 
-def test_config_reaches_the_model():
-    options = ["MODEL.GROUPVIT.WEIGHTS", golden.PATH, "MODEL.GROUPVIT.NUM_HEADS", golden.NUM_HEADS]
-    model = build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", [*options, "MODEL.DEVICE", "cpu"])).eval()
+def test_config_reaches_the_model(monkeypatch):
+    """Its sizes too; an error names those that a file of the official release has not."""
+    sizes = {key.upper(): value for key, value in golden.SIZES.items() if key != "vocab_size"}
+    tokenizer = SimpleNamespace(vocab_size=golden.SIZES["vocab_size"], context_length=77)
+    monkeypatch.setattr(GroupViT, "build_tokenizer", lambda cfg: tokenizer)
+
+    def build(**keys):
+        keys = {**sizes, "WEIGHTS": golden.PATH, **keys}
+        options = [part for key, value in keys.items() for part in (f"MODEL.GROUPVIT.{key}", value)]
+        return build_model(load_config(ROOT / "configs/groupvit/yfcc.yaml", [*options, "MODEL.DEVICE", "cpu"])).eval()
+
+    model, expected = build(), golden.build_encoder().state_dict()
     assert (model.crop_size, model.background_score, model.refiner) == (448, 0.95, None)
     assert list(model.templates) == ["a photo of a {}."]
+    assert all(torch.equal(value, expected[name]) for name, value in model.clip.state_dict().items())
+    with pytest.raises(ValueError, match="groupvit.pt.*MODEL.GROUPVIT .1 weights differ; .*position_embeddings"):
+        build(IMAGE_SIZE=112)
 
 
 def test_words_give_masks_and_dense_heads_are_refused(folder):
@@ -285,14 +303,13 @@ def test_a_stripped_groupvit_is_refused():
 # ------------------------------------------------------------------------------------ weights
 
 
-def test_official_keys_there_and_back():
-    """Bit for bit, in the file's precision; what only training needs is left out."""
+def test_official_names():
+    """Every weight has transformers' name; what only training needs is left out."""
     state = golden.load()["model"]
     converted = from_official(state)
     assert converted.keys() == golden.build_encoder().model.state_dict().keys()
-    back = to_official(converted)
-    assert state.keys() - back.keys() == {"multi_label_logit_scale"} and back.keys() <= state.keys()
-    assert all(torch.equal(value, state[key]) and value.dtype == state[key].dtype for key, value in back.items())
+    count = sum(value.numel() for value in converted.values())
+    assert count == sum(value.numel() for value in state.values()) - state["multi_label_logit_scale"].numel()
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
@@ -302,7 +319,7 @@ def test_checkpoint_of_an_official_training(tmp_path, prefix):
     state = {prefix + name: value for name, value in golden.load()["model"].items()}
     checkpoint = {"model": state, "config": config, "epoch": 29, "optimizer": {"state": {}}}
     torch.save(checkpoint, tmp_path / "training.pth")
-    state = build_groupvit(str(tmp_path / "training.pth"), golden.NUM_HEADS).state_dict()
+    state = golden.build_encoder(tmp_path / "training.pth").model.state_dict()
     expected = golden.build_encoder().model.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in state.items())
 
@@ -321,7 +338,7 @@ def test_model_in_the_hubs_cache_needs_no_network(folder, tmp_path, monkeypatch,
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)  # before 5.0
 
     check_groupvit("nvidia/small")
-    state = build_groupvit("nvidia/small", 6).state_dict()
+    state = build_groupvit("nvidia/small").state_dict()
     assert state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
 
 
@@ -376,7 +393,7 @@ def test_unfit_folder_is_named(folder, tmp_path, change, message):
     shutil.copytree(folder, spoiled)
     spoil_folder(spoiled, change)
     with pytest.raises((OSError, ValueError), match=f"(?=.*spoiled).*{message}"):
-        build_groupvit(str(spoiled), 6)
+        build_groupvit(str(spoiled))
 
 
 @pytest.mark.fault("a file that is no GroupViT of the official release", "one error names the file and what differs")
@@ -385,27 +402,27 @@ def test_unfit_folder_is_named(folder, tmp_path, change, message):
     [
         (lambda state: {"visual.proj": torch.zeros(2)}, "is no GroupViT of the official release.*has: .'visual.proj'"),
         (lambda state: [1, 2], "holds no model"),
-        (lambda state: {**state, "extra": torch.zeros(2)}, "1 weights differ .extra: the model has no such weight"),
+        (lambda state: {**state, "extra": torch.zeros(2)}, "1 weights differ; extra: the model has no such weight"),
         (
             lambda state: {key: value for key, value in state.items() if key != "text_encoder.ln_final.bias"},
-            "1 weights differ .text_model.final_layer_norm.bias: the file has nothing",
+            "1 weights differ; text_model.final_layer_norm.bias: the file has nothing",
         ),
         (
             lambda state: {key: value for key, value in state.items() if key != "img_encoder.pos_embed"},
-            "it lacks 'img_encoder.pos_embed'",
+            "vision_model.embeddings.position_embeddings: the file has nothing",
         ),
     ],
 )
 def test_unfit_file_is_named(tmp_path, change, message):
     torch.save(change(golden.load()["model"]), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=f"MODEL.GROUPVIT.WEIGHTS: .*weights.pth.*{message}"):
-        build_groupvit(str(tmp_path / "weights.pth"), golden.NUM_HEADS)
+        golden.build_encoder(tmp_path / "weights.pth")
 
 
 @pytest.mark.fault("an official GroupViT with another number of heads", "the error names MODEL.GROUPVIT.NUM_HEADS")
 def test_number_of_heads_that_does_not_fit():
-    with pytest.raises(ValueError, match=r"width 64 is no multiple of MODEL.GROUPVIT.NUM_HEADS 6"):
-        build_groupvit(str(golden.PATH), 6)
+    with pytest.raises(ValueError, match="MODEL.GROUPVIT.WIDTH is 64; expected a multiple of NUM_HEADS, which is 6"):
+        build_untrained_groupvit(**{**golden.SIZES, "num_heads": 6})
 
 
 @pytest.mark.parametrize("name", ["/none.pth", "/none/folder", "no name!"])

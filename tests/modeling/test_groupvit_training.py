@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from tcl_d2 import load_config
 from tcl_d2.engine.optimizer import parameter_groups, trained_parameters
 from tcl_d2.modeling import GroupViT
+from tcl_d2.modeling.functional import info_nce
 from tcl_d2.modeling.groupvit import GroupViTEncoder, build_untrained_groupvit
+from tcl_d2.modeling.groupvit import model as groupvit
 from tcl_d2.modeling.groupvit.multi_label import multi_label_info_nce
-from tcl_d2.modeling.losses import info_nce
-from tcl_d2.modeling.meta_arch import groupvit
 from tcl_d2.runs.processes import wrap_ddp
 from tests.running import start_processes
 

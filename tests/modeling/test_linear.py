@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tcl_d2.modeling import linear
+from tcl_d2.modeling.encoders import linear
 from tests import golden
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tcl_d2 import load_config
 from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, mask_statistics
-from tcl_d2.modeling.losses import (
+from tcl_d2.modeling.tcl.losses import (
     FeatureTCLLoss,
     ImageTCLLoss,
     ImageTVLoss,
@@ -20,7 +20,7 @@ from tcl_d2.modeling.losses import (
     build_losses,
     takes_labels,
 )
-from tcl_d2.modeling.mask_statistics import compute_mask_statistics, total_variation
+from tcl_d2.modeling.tcl.mask_statistics import compute_mask_statistics, total_variation
 from tests import golden
 
 ALL_HEADS = sorted(  # those of labels are in test_sem_seg_losses.py

@@ -13,10 +13,10 @@ from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY, MaskCLIP, ReCo, ZeroShotSegmentor
-from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
+from tcl_d2.modeling.reco.cache import ReferenceCache
 from tcl_d2.modeling.reco.cosegmentation import find_seeds, make_reference, weigh_patches
-from tcl_d2.modeling.reco.image_index import ImageEmbedder, ImageRecord
-from tcl_d2.modeling.reco.reference_cache import ReferenceCache
+from tcl_d2.modeling.reco.index import ImageEmbedder, ImageRecord
+from tcl_d2.modeling.reco.model import ReCoFeatures
 from tests.conftest import ROOT
 from tests.golden import reco as golden
 from tests.running import check_error, run

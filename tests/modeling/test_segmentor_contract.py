@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 from tcl_d2 import load_config
 from tcl_d2.modeling import ReCo, ZeroShotSegmentor
-from tcl_d2.modeling.meta_arch.reco import ReCoFeatures
+from tcl_d2.modeling.reco.model import ReCoFeatures
 
 OPTIONS = ["MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.TEXT_CACHE", ""]
 WORDS = ["brick", ["wood", "sand"], "lava"]

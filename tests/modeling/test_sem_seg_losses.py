@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tcl_d2.modeling import Sim2Mask
-from tcl_d2.modeling.losses import FeatureTCLLoss, SemSegBCELoss, SemSegDiceLoss
-from tcl_d2.modeling.sem_seg_statistics import MaskTarget, make_mask_target, sem_seg_statistics
+from tcl_d2.modeling.tcl.label_statistics import MaskTarget, make_mask_target, sem_seg_statistics
+from tcl_d2.modeling.tcl.losses import FeatureTCLLoss, SemSegBCELoss, SemSegDiceLoss
 from tcl_d2.runs.processes import wrap_ddp
 from tests import golden
 from tests.running import start_processes

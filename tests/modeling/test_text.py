@@ -12,7 +12,7 @@ from tcl_d2.data.class_words import RELEASES, released_words
 from tcl_d2.data.shapes import GROUNDS, OBJECTS
 from tcl_d2.export import embed_vocabulary
 from tcl_d2.modeling import build_tokenizer
-from tcl_d2.modeling.reco.reference_cache import ReferenceCache
+from tcl_d2.modeling.reco.cache import ReferenceCache
 from tcl_d2.modeling.templates import get_templates
 from tcl_d2.modeling.text import TextEmbedder, WordReader
 from tcl_d2.modeling.vocabulary import dataset_vocabulary

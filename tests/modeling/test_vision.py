@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from tcl_d2.modeling.vision import VisionEncoder, build_vision_model, model_normalization
+from tcl_d2.modeling.encoders.vision import VisionEncoder, build_vision_model, model_normalization
 
 KEY = "MODEL.RECO.ENCODER"
 VISION = "test_vit"  # of timm: 3 blocks, 64 channels, patches of 16 pixels

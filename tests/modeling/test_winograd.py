@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.modeling import linear, winograd
-from tcl_d2.modeling.grounder import GatedConv, enlarge
-from tcl_d2.modeling.winograd import FILTERING, FILTERING_DOUBLED
+from tcl_d2.modeling.encoders import linear
+from tcl_d2.modeling.tcl import winograd
+from tcl_d2.modeling.tcl.grounder import GatedConv, enlarge
+from tcl_d2.modeling.tcl.winograd import FILTERING, FILTERING_DOUBLED
 
 
 @pytest.fixture(autouse=True)

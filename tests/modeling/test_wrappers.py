@@ -10,7 +10,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from tcl_d2.checkpoint import from_official
 from tcl_d2.engine.optimizer import FullModelClippedAdamW, parameter_groups
-from tcl_d2.modeling.losses import ImageTCLLoss
+from tcl_d2.modeling.tcl.losses import ImageTCLLoss
 from tcl_d2.predictor import TCLPredictor
 from tests import golden
 from tests.conftest import ROOT

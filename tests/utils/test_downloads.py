@@ -11,7 +11,7 @@ import torch
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, fetch_weights
 from tcl_d2.commands import train
-from tcl_d2.modeling.clip_loading import check_clip
+from tcl_d2.modeling.encoders.clip_loading import check_clip
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils import downloads, http_stream
 from tcl_d2.utils.downloads import PathManager, cache_path

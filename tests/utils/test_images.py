@@ -9,7 +9,7 @@ from PIL import Image
 
 from tcl_d2.data.benchmark_mapper import BenchmarkMapper
 from tcl_d2.data.labels import read_label
-from tcl_d2.modeling.reco.image_index import ImageRecord
+from tcl_d2.modeling.reco.index import ImageRecord
 from tcl_d2.utils import images
 from tcl_d2.utils.images import as_array, is_leftover
 

@@ -1,19 +1,15 @@
-"""GroupViT's encoders (Xu et al., CVPR 2022), on transformers' GroupViTModel."""
+"""GroupViT (Xu et al., CVPR 2022), its encoders on transformers' GroupViTModel."""
 
-from .encoder import GroupedImages, GroupViTEncoder
-from .loading import build_groupvit, check_groupvit
-from .multi_label import MultiLabelLoss
-from .official import from_official, is_official, to_official
+from .encoder import GroupViTEncoder
+from .loading import build_groupvit, check_groupvit, load_official
+from .model import GroupViT
 from .untrained import build_untrained_groupvit
 
 __all__ = [
+    "GroupViT",
     "GroupViTEncoder",
-    "GroupedImages",
-    "MultiLabelLoss",
     "build_groupvit",
     "build_untrained_groupvit",
     "check_groupvit",
-    "from_official",
-    "is_official",
-    "to_official",
+    "load_official",
 ]

@@ -6,37 +6,26 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.tensors import weights_by_name
-from ..dual_encoder import DualEncoder
+from ..encoders.base import DualEncoder
 from ..scalars import hold_scalars
 
 
 class GroupedImages(NamedTuple):
-    """What GroupViT makes of a batch of images.
+    """A batch of images, grouped; features are in the space of the texts, not normalized."""
 
-    Attributes:
-        maps: how much each patch belongs to each group, fp32 [B, G, h, w]; sums to 1 over groups.
-        group_features: of each group, in the space of the texts, not normalized, [B, G, D].
-        image_features: of the whole image, likewise, [B, D].
-    """
-
-    maps: Tensor
-    group_features: Tensor
-    image_features: Tensor
+    maps: Tensor  # share of each patch in each group, fp32 [B, G, h, w]; sums to 1 over groups
+    group_features: Tensor  # [B, G, D]
+    image_features: Tensor  # of whole images, [B, D]
 
 
 class GroupViTEncoder(DualEncoder):
-    """GroupViT's two encoders.
+    """The two encoders of transformers' GroupViTModel.
 
-    In training mode, each patch is given to a group with Gumbel noise. Images are float [B, 3, H, W], normalized, H and
-    W multiples of `patch_size`.
+    In training mode, each patch is assigned to a group with Gumbel noise. Images are float [B, 3, H, W], normalized, H
+    and W multiples of `patch_size`.
     """
 
     def __init__(self, model: nn.Module):
-        """Hold a GroupViT.
-
-        Args:
-            model: transformers' GroupViTModel.
-        """
         super().__init__(model)
         hold_scalars(model)
         self.embed_dim = model.config.projection_dim
@@ -44,7 +33,7 @@ class GroupViTEncoder(DualEncoder):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The scale of cosines with which the model is trained, at most 100."""
+        """The scale of cosines in training, at most 100."""
         return self.model.logit_scale.exp().clamp(max=100)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -55,13 +44,10 @@ class GroupViTEncoder(DualEncoder):
         return {name: weights[name] for name in weights if name.startswith(("text_model.", "text_projection."))}
 
     def encode_groups(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Encode images into the tokens of their groups.
+        """Encode images, of other sizes than in training too, into the tokens of their groups [B, G, C].
 
-        The model's own forward takes only images of the size that it was trained with.
-
-        Returns:
-            tokens [B, G, C], and the soft assignments of each grouping stage: of patches to segments [B, S, h*w], and
-            of segments to groups [B, G, S].
+        Also returns the soft assignments of each grouping stage: of patches to segments [B, S, h*w], and of segments to
+        groups [B, G, S].
         """
         vision = self.model.vision_model
         encoded = vision.encoder(
@@ -82,14 +68,10 @@ class GroupViTEncoder(DualEncoder):
         return GroupedImages(maps, group_features, self.project_image(tokens.mean(1)))
 
     def follow_patches(self, images: Tensor, assignments: tuple[Tensor, ...]) -> list[Tensor]:
-        """Compute how much each patch belongs to each group of each stage.
-
-        Args:
-            images: [B, 3, H, W].
-            assignments: theirs, from encode_groups.
+        """Compute the share of each patch in each group of each stage, from the `assignments` of encode_groups.
 
         Returns:
-            of each grouping stage, fp32 [B, G, h, w]; sums to 1 over its groups.
+            fp32 [B, G, h, w] for each grouping stage; sums to 1 over its groups.
         """
         grid = [side // self.patch_size for side in images.shape[-2:]]
         with torch.autocast(images.device.type, enabled=False):
@@ -98,7 +80,7 @@ class GroupViTEncoder(DualEncoder):
                 maps.append(assignment.float() @ maps[-1])
         return [stage_maps.unflatten(2, grid) for stage_maps in maps]
 
-    # ------------------------------------------------------------------------------------ in two steps, for training
+    # ------------------------------------------------------------------------------------ two steps, for training
 
     def pool_image(self, images: Tensor) -> Tensor:
         """Encode images into the mean token of their groups [B, C], which `project_image` takes."""

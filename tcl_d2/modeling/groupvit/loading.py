@@ -1,47 +1,28 @@
 """Loading a GroupViT with transformers: by the hub's name, from a folder, or from the official release's file."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from ...utils.downloads import local_weights
-from ...utils.tensors import check_finite, read_tensors, split_checkpoint
-from ..clip_loading import compare_shapes
-from .official import from_official, is_official
+from ...utils.tensors import check_finite
+from ..encoders.weights import load_weights, read_weights
+from .official import from_official
 
 _OLDEST = (4, 57)  # of transformers, of which results are known to be the release's
 _HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-HEAD_WIDTH = 64  # of the text encoder, as CLIP's
-
-
-def build_groupvit(weights: str, num_heads: int) -> nn.Module:
-    """Build transformers' GroupViTModel.
-
-    Args:
-        weights: a model on the Hugging Face hub or the folder of one, or a file of the official release.
-        num_heads: of the image encoder's attention, which the release's file does not tell.
-
-    Raises:
-        OSError, RuntimeError, ValueError: no or an old transformers, no such weights, or those of another model.
-    """
-    transformers = import_transformers()
-    if _is_file(weights):
-        return _build_from_file(transformers, weights, num_heads)
-    return _build_from_folder(transformers, weights)
 
 
 def check_groupvit(weights: str) -> None:
-    """Look whether transformers and the weights are there, before anything costly is built; errors as build_groupvit.
+    """Check that transformers and the weights are there, before anything costly is built.
 
     Of a model on the hub, only its configuration is downloaded.
     """
     transformers = import_transformers()
-    if weights and _is_file(weights):
+    if weights and is_file(weights):
         local_weights("MODEL.GROUPVIT.WEIGHTS", weights)
     elif weights:
         _check_folder(transformers, weights)
@@ -67,7 +48,7 @@ def import_transformers() -> ModuleType:
 
 
 def _check_folder(transformers: ModuleType, name: str) -> None:
-    """Look whether a folder, or a model on the hub, is a GroupViT."""
+    """Check that a folder, or a model on the hub, is a GroupViT."""
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise FileNotFoundError(
             f"MODEL.GROUPVIT.WEIGHTS: the folder '{name}' has no config.json: expected a model as the hub has it"
@@ -101,7 +82,13 @@ def _is_local(name: str) -> bool:
     return has_config and any(has_weights)
 
 
-def _build_from_folder(transformers: ModuleType, name: str) -> nn.Module:
+def build_groupvit(name: str) -> nn.Module:
+    """Build transformers' GroupViTModel from a folder, or from a model on the Hugging Face hub.
+
+    Raises:
+        OSError, RuntimeError, ValueError: no or an old transformers, no such weights, or those of another model.
+    """
+    transformers = import_transformers()
     _check_folder(transformers, name)
     try:
         model, report = transformers.GroupViTModel.from_pretrained(
@@ -128,111 +115,20 @@ def _build_from_folder(transformers: ModuleType, name: str) -> nn.Module:
 # ------------------------------------------------------------------------------------ the official file
 
 
-def _is_file(weights: str) -> bool:
+def is_file(weights: str) -> bool:
+    """Return whether MODEL.GROUPVIT.WEIGHTS is a file's path or address, not a folder or a model on the hub."""
     path = Path(weights)
     return "://" in weights or path.is_file() or path.suffix in (".pth", ".pt", ".bin", ".safetensors")
 
 
-def _build_from_file(transformers: ModuleType, path: str, num_heads: int) -> nn.Module:
-    state = _read_official(path)
-
-    # Build a model of the file's sizes
-    try:
-        config = transformers.GroupViTConfig(**read_sizes(state, num_heads))
-        model = transformers.GroupViTModel(config)
-    except (KeyError, IndexError, ValueError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"MODEL.GROUPVIT.WEIGHTS: no GroupViT has the sizes of '{path}': {reason}") from None
-
-    # Account for every weight
-    converted = from_official(state)
-    if differences := compare_shapes(converted, model.state_dict()):
-        raise ValueError(
-            f"MODEL.GROUPVIT.WEIGHTS: '{path}' is not the official release's model: {len(differences)} weights differ "
-            f"({'; '.join(differences[:3])})"
-        )
-    model.load_state_dict(converted)  # which makes fp32 of fp16
-    return model
-
-
-def _read_official(path: str) -> dict[str, Tensor]:
-    """Read the state dict, with the official names, of a file of weights or of a training."""
-    try:
-        state, _ = split_checkpoint(read_tensors(local_weights("MODEL.GROUPVIT.WEIGHTS", path)), path)
-        check_finite(state, path)
-    except ValueError as error:
-        raise ValueError(f"MODEL.GROUPVIT.WEIGHTS: {error}") from None
-
-    if not is_official(state):
+def load_official(model: nn.Module, path: str) -> None:
+    """Load a file of the official release, or a checkpoint of its training; ValueError names what does not fit."""
+    state = read_weights("MODEL.GROUPVIT.WEIGHTS", path)
+    if "img_encoder.layers.0.group_token" not in state:
         raise ValueError(
             f"MODEL.GROUPVIT.WEIGHTS: '{path}' is no GroupViT of the official release: it has no "
-            f"'img_encoder.layers.0.group_token'. What it has: {list(state)[:3]}. Of a model of the hub, give the "
+            f"'img_encoder.layers.0.group_token'. What it has: {list(state)[:3]}. For a model from the hub, give its "
             "folder, with its config.json"
         )
-    return state
-
-
-def read_sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
-    """Read the arguments of transformers' GroupViTConfig off the shapes of an official state dict.
-
-    Args:
-        state: with the official names.
-        num_heads: of the image encoder's attention.
-
-    Raises:
-        KeyError: a weight is missing.
-        ValueError: the width is no multiple of `num_heads`.
-    """
-    return {
-        "vision_config": _vision_sizes(state, num_heads),
-        "text_config": _text_sizes(state),
-        "projection_dim": state["img_projector.linear_out.weight"].shape[0],
-        "projection_intermediate_dim": state["img_projector.linear_out.weight"].shape[1],
-    }
-
-
-def _vision_sizes(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Any]:
-    _, num_patches, width = state["img_encoder.pos_embed"].shape
-    if width % num_heads:
-        raise ValueError(f"its width {width} is no multiple of MODEL.GROUPVIT.NUM_HEADS {num_heads}")
-    patch_size = state["img_encoder.patch_embed.proj.weight"].shape[-1]
-
-    # Stages, of which the last one has no groups of its own
-    stages = [f"img_encoder.layers.{index}" for index in range(_count(state, "img_encoder.layers.{}"))]
-    depths = [_count(state, f"{stage}.blocks.{{}}") for stage in stages]
-    group_tokens = [state[f"{stage}.group_token"].shape[1] for stage in stages[:-1]]
-    groups = [state[f"{stage}.downsample.mlp_inter.fc2.weight"].shape[0] for stage in stages[:-1]]
-
-    return {
-        "hidden_size": width,
-        "intermediate_size": state["img_encoder.layers.0.blocks.0.mlp.fc1.weight"].shape[0],
-        "depths": depths,
-        "num_hidden_layers": sum(depths),
-        "num_group_tokens": [*group_tokens, 0],
-        "num_output_groups": [*groups, 0],
-        "num_attention_heads": num_heads,
-        "image_size": patch_size * round(num_patches**0.5),
-        "patch_size": patch_size,
-    }
-
-
-def _text_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    context_length, width = state["text_encoder.positional_embedding"].shape
-    return {
-        "vocab_size": state["text_encoder.token_embedding.weight"].shape[0],
-        "hidden_size": width,
-        "intermediate_size": state["text_encoder.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_hidden_layers": _count(state, "text_encoder.transformer.resblocks.{}"),
-        "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "max_position_embeddings": context_length,
-        "bos_token_id": None,
-        "eos_token_id": 2,  # transformers' sign for the token with the largest number, which ends a text
-    }
-
-
-def _count(state: Mapping[str, Tensor], numbered: str) -> int:
-    """Count the modules that a state dict has, by a name with {} for their number, from 0 on."""
-    count = 0
-    while any(key.startswith(f"{numbered.format(count)}.") for key in state):
-        count += 1
-    return count
+    unfit = f"MODEL.GROUPVIT.WEIGHTS: '{path}' does not fit the sizes in MODEL.GROUPVIT"
+    load_weights(model, from_official(state), unfit)

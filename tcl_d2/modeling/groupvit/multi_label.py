@@ -1,4 +1,4 @@
-"""The multi-label contrastive loss of GroupViT: images are contrasted with nouns of their captions."""
+"""GroupViT's multi-label contrastive loss: images are contrasted with nouns of their captions."""
 
 import math
 
@@ -10,14 +10,12 @@ from ..scalars import hold_scalars
 
 
 def multi_label_info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
-    """Compute the symmetric InfoNCE of images and several texts each.
+    """Compute the symmetric InfoNCE of images with K texts each; K = 1 gives info_nce. The scale is at most 100.
 
-    An image should find any of its K texts among those of all images, and each text its image. With one text an image,
-    it is info_nce.
+    An image should find any of its texts among those of all images, and each text its image.
 
     Args:
         similarity: of image i and text k of image j, [B, B, K].
-        log_scale: logarithm of the similarities' scale, which is at most 100.
     """
     logits = similarity * log_scale.exp().clamp(max=100)
     positive = logits.diagonal().T.logsumexp(1)

@@ -1,4 +1,4 @@
-"""Co-segmentation: what the images of a concept have in common, as one embedding (Shin et al., NeurIPS 2022).
+"""Co-segmentation: one embedding of what the images of a concept have in common (Shin et al., NeurIPS 2022).
 
 The seed of an image is the patch that agrees best with patches of the other images; the mean of the seeds' features is
 the concept's reference embedding.
@@ -12,16 +12,11 @@ from ..inference import resize_scores
 
 
 def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -> Tensor:
-    """Compute how much each patch may be of the concept.
+    """Weigh the patches of n images by how much each may be of the concept: [n, C, h, w] -> [n, h, w] in 0..1.
 
     Args:
-        features: of the patches of n images, [n, C, h, w].
-        attention: language guidance, the masks of the concept that a dense CLIP predicts, [n, h', w'] in 0..1; None for
-            no guidance.
+        attention: language guidance, a dense CLIP's masks of the concept, [n, h', w'] in 0..1; None for no guidance.
         context: reference embeddings of concepts to eliminate, of length 1, [c, C].
-
-    Returns:
-        weights [n, h, w] in 0..1.
     """
     weights = features.new_ones(len(features), *features.shape[-2:])
     if attention is not None:
@@ -36,12 +31,12 @@ def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -
 def find_seeds(features: Tensor, weights: Tensor) -> Tensor:
     """Find the patch of each image that agrees best with all images.
 
-    A patch agrees with an image as with that image's best patch: the largest cosine, times that patch's weight. The
-    similarities of one image's patches with all patches are held at once, never those of all with all.
+    A patch agrees with an image as with its best patch: the largest cosine, times that patch's weight. Only the
+    similarities of one image's patches with all patches are held at once.
 
     Args:
         features: of the patches of n images, [n, C, h, w].
-        weights: of the patches, [n, h, w], see weigh_patches.
+        weights: from weigh_patches, [n, h, w].
 
     Returns:
         index of the seed among each image's patches, row by row, int64 [n].
@@ -58,14 +53,11 @@ def find_seeds(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def make_reference(features: Tensor, weights: Tensor) -> Tensor:
-    """Make the reference embedding of the concept of n images: the mean feature of their seeds, of length 1.
+    """Make the reference embedding [C] of a concept: the mean feature of its images' seeds, of length 1; 0 for n = 0.
 
     Args:
-        features: of the patches of n images, [n, C, h, w], not normalized; with n = 0 the embedding is 0.
-        weights: of the patches, [n, h, w], see weigh_patches.
-
-    Returns:
-        reference embedding [C].
+        features: of the patches of n images, [n, C, h, w], not normalized.
+        weights: from weigh_patches, [n, h, w].
     """
     if not len(features):
         return features.new_zeros(features.shape[1])

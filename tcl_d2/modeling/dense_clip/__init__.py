@@ -1,0 +1,30 @@
+"""Training-free segmentors that change what CLIP's last block does: MaskCLIP, SCLIP, ClearCLIP, NACLIP, ProxyCLIP."""
+
+from .heads import (
+    DENSE_HEAD_REGISTRY,
+    ClearCLIPHead,
+    CLIPHead,
+    DenseHead,
+    MaskCLIPHead,
+    NACLIPHead,
+    SCLIPHead,
+    build_dense_head,
+    check_dense_head,
+)
+from .model import DenseCLIP, MaskCLIP
+from .proxyclip import ProxyCLIPHead
+
+__all__ = [
+    "CLIPHead",
+    "ClearCLIPHead",
+    "DENSE_HEAD_REGISTRY",
+    "DenseCLIP",
+    "DenseHead",
+    "MaskCLIP",
+    "MaskCLIPHead",
+    "NACLIPHead",
+    "ProxyCLIPHead",
+    "SCLIPHead",
+    "build_dense_head",
+    "check_dense_head",
+]

@@ -1,0 +1,128 @@
+"""DenseCLIP: CLIP's own dense features as a segmentor. Nothing is trained; a dense head says how they are made."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..encoders.clip import FrozenCLIP, project_keys
+from ..functional import normalize
+from ..segmentor import ZeroShotSegmentor
+from .heads import DenseHead, MaskCLIPHead, build_dense_head
+from .refinement import denoise_prompts, smooth_keys
+
+SCORES = ("mask", "cosine")
+
+
+class DenseFeatures(NamedTuple):
+    """What is computed once for a batch of crops."""
+
+    images: Tensor  # normalized crops [B, 3, H, W]
+    features: Tensor  # of each patch, normalized, [B, D, h, w]
+    refine: Callable[[Tensor], Tensor]  # scores [B, K, h, w] by the crops' edges
+    keys: Tensor | None = None  # of each patch, for key smoothing, [B, h*w, C]
+    cosines: Tensor | None = None  # of all words, denoised or smoothed, [B, W, h, w]
+
+
+@META_ARCH_REGISTRY.register()
+class DenseCLIP(ZeroShotSegmentor):
+    """Segments by the similarities of a text and CLIP's own features of each patch, as a dense head makes them."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        head: DenseHead | None = None,
+        scores: str = "mask",
+        prompt_denoising: float = 0.0,
+        key_smoothing: float = 0.0,
+        **zero_shot,
+    ):
+        """Build the segmentor from its parts.
+
+        Args:
+            head: the rule of CLIP's last block; None for MaskCLIP's.
+            scores: "cosine" for similarities as they are; "mask" for masks in 0..1, sigmoid((s - shift) * scale), as
+                in TCL's comparison.
+            prompt_denoising: threshold of MaskCLIP's prompt denoising; 0 for none. Likewise `key_smoothing`.
+            zero_shot: the arguments of ZeroShotSegmentor.
+        """
+        super().__init__(**zero_shot)
+        if scores not in SCORES:
+            raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
+        for key, value in (("PROMPT_DENOISING", prompt_denoising), ("KEY_SMOOTHING", key_smoothing)):
+            if value < 0:
+                raise ValueError(f"MODEL.DENSE_CLIP.{key} is a threshold, or 0 for none, not {value}.")
+
+        self.head = head or MaskCLIPHead()
+        if key_smoothing > 0 and not self.head.keeps_grid:
+            raise ValueError(
+                f"MODEL.DENSE_CLIP.KEY_SMOOTHING needs features of CLIP's own patches, but {type(self.head).__name__} "
+                "has a grid of its own: set it to 0, or take another head."
+            )
+        self.scores = scores
+        self.prompt_denoising = prompt_denoising
+        self.key_smoothing = key_smoothing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
+        dense_clip = cfg.MODEL.DENSE_CLIP
+        return {
+            **super().from_config(cfg, clip),
+            "head": build_dense_head(dense_clip.HEAD, cfg),
+            "scores": dense_clip.SCORES,
+            "prompt_denoising": dense_clip.PROMPT_DENOISING,
+            "key_smoothing": dense_clip.KEY_SMOOTHING,
+        }
+
+    @property
+    def pad_to(self) -> int | None:
+        return self.head.pad_to
+
+    @property
+    def scores_depend_on_vocabulary(self) -> bool:
+        return self.prompt_denoising > 0 or self.key_smoothing > 0
+
+    def encode(self, images: Tensor) -> DenseFeatures:
+        tokens = self.clip.forward_blocks(images, len(self.clip.blocks) - 1, position=self.head.position)
+        features = normalize(self.head(self.clip, tokens, images), 1)
+        keys = project_keys(self.clip.blocks[-1], tokens) if self.key_smoothing > 0 else None
+        return DenseFeatures(images, features, self.bind_refiner("crop", images), keys)
+
+    def prepare(self, features: DenseFeatures, text: Tensor) -> DenseFeatures:
+        if not self.scores_depend_on_vocabulary:
+            return features
+
+        cosines = self.clip_similarity(features.features, text)
+        if self.prompt_denoising > 0:
+            cosines = denoise_prompts(cosines, self.prompt_denoising)
+        if self.key_smoothing > 0:
+            cosines = smooth_keys(cosines, features.keys, self.key_smoothing)
+        return features._replace(cosines=cosines)
+
+    def predict_masks(self, features: DenseFeatures, text: Tensor, words: slice) -> Tensor:
+        if features.cosines is None:
+            scores = self.clip_similarity(features.features, text[words])
+        else:
+            scores = features.cosines[:, words]
+
+        # Masks are enlarged as TCL's decoder does, so that refinement works at the same resolution for both
+        if self.scores == "mask":
+            scores = F.interpolate(self.to_masks(scores), scale_factor=4.0, mode="bilinear", align_corners=False)
+        return features.refine(scores)
+
+
+@META_ARCH_REGISTRY.register()
+class MaskCLIP(DenseCLIP):
+    """DenseCLIP with MaskCLIP's head (Zhou et al., ECCV 2022), the baseline of TCL."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, clip: FrozenCLIP | None = None) -> dict:
+        # Before the head is built: MODEL.DENSE_CLIP.HEAD may name one that needs weights of its own
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DENSE_CLIP.HEAD = "maskclip"
+        return super().from_config(cfg, clip)

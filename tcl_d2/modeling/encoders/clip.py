@@ -1,0 +1,169 @@
+"""The frozen CLIP, on open_clip: text and image features, and the blocks that the grounder shares."""
+
+from contextlib import nullcontext
+from copy import copy
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ...utils.tensors import weights_by_name
+from ..functional import tokens_to_map
+from .base import FrozenDualEncoder
+from .linear import linear, run_layers
+from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
+
+
+def _check_tower(visual: nn.Module) -> None:
+    plain = (
+        isinstance(visual, VisionTransformer)
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+    )
+    if not plain:
+        raise ValueError(
+            f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer, "
+            "with a class token and standard attention blocks (ViT-B-32, ViT-B-16, ViT-L-14, ...), no ResNet, timm or "
+            "attention-pooled tower."
+        )
+
+
+def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> list[Tensor]:
+    """Compute queries, keys and values of a block's attention: tokens [B, L, C] -> [B, heads, L, C / heads] each.
+
+    Queries are of the first `count` tokens alone; None for all.
+    """
+    attention, width = block.attn, x.shape[-1]
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+
+    normed = block.ln_1(x)
+    query = linear(normed[:, :count], weight[:width], bias[:width])
+    key, value = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+    return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+
+
+def project_values(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute the values of a block's attention alone, heads joined: tokens [B, L, C] -> [B, L, C]."""
+    attention, width = block.attn, x.shape[-1]
+    return linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+
+
+def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute the patches' keys, heads joined, under the output projection: tokens [B, 1 + N, C] -> [B, N, C]."""
+    attention, width = block.attn, x.shape[-1]
+    keys = slice(width, 2 * width)
+    normed = block.ln_1(x[:, 1:])
+    return run_layers(attention.out_proj, linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
+
+
+def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    """Compute what follows the attention in a block: output projection, residual, MLP.
+
+    Args:
+        x: the block's input, tokens [B, L, C].
+        attended: what the attention gathered, heads joined, [B, L, C].
+    """
+    x = x + block.ls_1(run_layers(block.attn.out_proj, attended))
+    return x + block.ls_2(run_layers(block.mlp, block.ln_2(x)))
+
+
+def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
+    """Compute block(x) of tokens [B, L, C], or its first `count` tokens [B, count, C].
+
+    This is faster: nn.MultiheadAttention works sequence first, and splits a batch into many small products.
+    """
+    attended = F.scaled_dot_product_attention(*project_heads(block, x, count))
+    return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
+
+
+def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute a block under MaskCLIP's rule, tokens [B, L, C]: each attends to itself alone, by out_proj(v_proj(.))."""
+    return finish_block(block, x, project_values(block, x))
+
+
+class FrozenCLIP(FrozenDualEncoder):
+    """CLIP's two encoders. Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`."""
+
+    def __init__(self, model: nn.Module):
+        """Freeze an open_clip model whose image tower is open_clip's VisionTransformer; ValueError for others."""
+        _check_tower(model.visual)
+        # Without the scale of CLIP's own contrast, for TCL's losses have theirs. The caller's model keeps it
+        model = copy(model)
+        model._parameters = {**model._parameters, "logit_scale": None}
+        super().__init__(model)
+        self._positions = KeptPositions()
+
+    @property
+    def visual(self) -> VisionTransformer:
+        return self.model.visual
+
+    @property
+    def patch_size(self) -> int:
+        return self.visual.patch_size[0]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.visual.output_dim
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.visual.transformer.resblocks
+
+    @property
+    def activation(self) -> str:
+        """Name of the activation in its blocks, such as "QuickGELU", which the weights do not show."""
+        return type(self.blocks[0].mlp.gelu).__name__
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of the tokens of images [B, 3, H, W]."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+    def text_weights(self) -> dict[str, Tensor]:
+        weights = weights_by_name(self.model)
+        return {name: weight for name, weight in weights.items() if not name.startswith("visual.")}
+
+    def encode_image(self, images: Tensor, recompute: bool = False) -> Tensor:
+        """Encode images -> features [B, D], not normalized: the class token after all blocks, ln_post, projection."""
+        visual = self.visual
+        tokens = self.forward_blocks(images, len(self.blocks) - 1, recompute)
+        class_token = run_block(self.blocks[-1], tokens, count=1)[:, 0]
+        return visual.ln_post(class_token) @ visual.proj
+
+    def forward_blocks(
+        self, images: Tensor, depth: int, recompute: bool = False, position: PositionRule = RESIZED_TO_GRID
+    ) -> Tensor:
+        """Run the first `depth` blocks: images -> tokens [B, 1 + h*w, C], class token first.
+
+        `recompute` recomputes a block's activations for the gradient rather than holding them.
+        """
+        visual = self.visual
+
+        # Embed patches, add the class token and positions
+        x = self._embed_patches(images).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        positions = self._positions(position, visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
+        x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
+
+        # Run the blocks
+        for block in self.blocks[:depth]:
+            x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
+        return x
+
+    def _embed_patches(self, images: Tensor) -> Tensor:
+        """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""
+        # For a single column of patches, oneDNN's convolution in bfloat16 gives any numbers (torch 2.14, CPUs with AMX)
+        device_type = images.device.type
+        is_column = torch.is_autocast_enabled(device_type) and images.shape[-1] < 2 * self.patch_size
+        autocast = torch.autocast(device_type, enabled=False) if is_column else nullcontext()
+        with autocast:
+            return self.visual.conv1(images)
+
+    def project(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turn tokens [B, 1 + h*w, C] after the last block into features [B, D, h, w]: ln_post and projection."""
+        return tokens_to_map(self.visual.ln_post(tokens) @ self.visual.proj, grid)

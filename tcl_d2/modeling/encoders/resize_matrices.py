@@ -1,0 +1,44 @@
+"""Resizing as products with matrices: the same arithmetic for all sizes, so that it can be exported."""
+
+import torch
+from torch import Tensor
+
+_A = -0.75  # of Keys' kernel, as in torch and OpenCV
+
+
+def linear_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
+    """Return the matrix [target, source] that resizes a side as F.interpolate's bilinear with align_corners=True."""
+    step = (source - 1) / max(target - 1, 1)
+    position = torch.arange(target, device=device, dtype=torch.float32) * step
+    first = position.floor()
+    share = position - first
+    return _matrix(first, torch.stack([1 - share, share], 1), 0, source)
+
+
+def cubic_matrix(source: int, target: int, scale: float, device: torch.device | None = None) -> Tensor:
+    """Return the matrix [target, source] that resizes a side as F.interpolate's bicubic does, without antialias.
+
+    The side grows by the factor `scale`, which need not be target / source.
+    """
+    position = (torch.arange(target, device=device, dtype=torch.float32) + 0.5) / scale - 0.5
+    first = position.floor()
+    share = position - first
+    weights = [_far(1 + share), _near(share), _near(1 - share), _far(2 - share)]
+    return _matrix(first, torch.stack(weights, 1), -1, source)
+
+
+def _matrix(first: Tensor, weights: Tensor, offset: int, source: int) -> Tensor:
+    """Put weights [target, n] of neighbors, from `first` + `offset` on, into a matrix; borders are replicated."""
+    neighbors = first.long()[:, None] + torch.arange(offset, offset + weights.shape[1], device=first.device)
+    is_neighbor = neighbors.clamp(0, source - 1)[..., None] == torch.arange(source, device=first.device)
+    return (weights[..., None] * is_neighbor).sum(1)
+
+
+def _near(distance: Tensor) -> Tensor:
+    """Return Keys' kernel at distances in 0..1."""
+    return ((_A + 2) * distance - (_A + 3)) * distance * distance + 1
+
+
+def _far(distance: Tensor) -> Tensor:
+    """Return Keys' kernel at distances in 1..2."""
+    return ((_A * distance - 5 * _A) * distance + 8 * _A) * distance - 4 * _A

@@ -1,0 +1,168 @@
+"""Frozen vision models of timm, whose features of patches training-free methods use beside CLIP's."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import PatchEmbed
+from timm.models import is_model_pretrained
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...utils.tensors import digest_weights
+from ..functional import tokens_to_map
+from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
+from .weights import load_weights, read_weights
+
+logger = logging.getLogger(__name__)
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class VisionEncoder(nn.Module):
+    """Features of an image's patches by a frozen vision model, for images of any size and normalization."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        position: PositionRule = RESIZED_TO_GRID,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ):
+        """Freeze a vision model from build_vision_model.
+
+        Args:
+            position: how position embeddings are resized.
+            pixel_mean: RGB in 0..255 with which the images that come in were normalized; likewise `pixel_std`.
+        """
+        super().__init__()
+        # In a tuple it is no submodule: its weights come by its name, and checkpoints of the model do not need them
+        self._model = (model.requires_grad_(False).eval(),)
+        self.position = position
+        self._positions = KeptPositions()
+
+        # The model sees images in the normalization that it was trained with: (x * std + mean - its_mean) / its_std
+        mean, std, its_mean, its_std = (
+            torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            for values in (pixel_mean, pixel_std, *model_normalization(model))
+        )
+        self.register_buffer("scale", std / its_std, persistent=False)
+        self.register_buffer("shift", (mean - its_mean) / its_std, persistent=False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model[0]
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.patch_embed.patch_size[0]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "VisionEncoder":  # to a device or a dtype
+        self.model._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features after the final norm: normalized [B, 3, H, W] -> [B, C, h, w].
+
+        A rest at the right and at the bottom that is no whole patch is not seen.
+        """
+        grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
+
+        # The position embeddings are resized by this rule rather than by timm's
+        size = tuple(self.model.patch_embed.grid_size)
+        position = self._positions(self.position, self.model.pos_embed[0], size, grid)
+        tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
+        return tokens_to_map(tokens, grid)
+
+    def weights(self) -> list[Tensor]:
+        """Return all tensors that features depend on."""
+        return [*self.model.state_dict().values(), self.scale, self.shift]
+
+    def digest(self) -> str:
+        """Return a digest of all that features depend on: weights, normalization, and the rule of positions."""
+        normalization = [values.flatten().tolist() for values in (self.scale, self.shift)]
+        return f"{digest_weights(self.model)} {normalization} {self.position}"
+
+
+def model_normalization(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of RGB in 0..255 that a timm model was trained with."""
+    config = resolve_model_data_config(model)
+    return [255 * value for value in config["mean"]], [255 * value for value in config["std"]]
+
+
+def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer:
+    """Build a vision model that returns all its tokens.
+
+    Args:
+        key: has the next two as its NAME and PRETRAINED in the configuration; for errors.
+        name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino".
+        pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights. A
+            classifier in the file is left out.
+
+    Raises:
+        ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
+        OSError: the weights cannot be read.
+    """
+    _check_architecture(key, name)
+    if pretrained == "timm" and not is_model_pretrained(name):
+        raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
+
+    # Build it
+    try:
+        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
+    except OSError as error:
+        raise OSError(
+            f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
+            f"({type(error).__name__}). Run once where the network reaches the hub and keep its cache (HF_HOME), or "
+            f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
+        ) from None
+    if pretrained not in ("", "timm"):
+        state = read_weights(f"{key}.PRETRAINED", pretrained)
+        state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
+        load_weights(model, state, f"{key}.PRETRAINED: '{pretrained}' does not fit {key}.NAME '{name}'")
+    mean, std = ([round(value, 1) for value in values] for values in model_normalization(model))
+    logger.info("%s: '%s' was trained on images of mean %s and deviation %s, as timm says", key, name, mean, std)
+    return _return_tokens(model)
+
+
+def _check_architecture(key: str, name: str) -> None:
+    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded."""
+    if not timm.is_model(name):
+        raise ValueError(
+            f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
+            "as vit_base_patch8_224.dino."
+        )
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    has_patches = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
+    if not has_patches or model.pos_embed is None:
+        description = type(model).__name__
+        if isinstance(model, VisionTransformer) and not has_patches:
+            description += " on the features of a convolutional network"
+        raise ValueError(
+            f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
+            "which gives a token for each patch, such as vit_base_patch8_224.dino."
+        )
+
+
+def _return_tokens(model: VisionTransformer) -> VisionTransformer:
+    """Make the model return all tokens of windows of any size, with position embeddings as they are given."""
+    # After the final norm, which some models have behind their pooling
+    if isinstance(model, VisionTransformerDistilled):  # it takes no other pooling
+        model.forward_head = _keep_tokens
+    else:
+        model.reset_classifier(0, global_pool="")
+
+    # timm's own dynamic_img_size would resize the position embeddings a second time
+    model.dynamic_img_size = model.patch_embed.strict_img_size = False
+    model.patch_embed.flatten = True
+    return model
+
+
+def _keep_tokens(tokens: Tensor) -> Tensor:
+    return tokens

@@ -1,0 +1,112 @@
+"""PAMR: pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), as a sparse matrix product."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import REFINER_REGISTRY, Refiner
+
+
+class PAMR(Refiner):
+    """Averages each mask, again and again, over neighbors that look alike in the image.
+
+    The affinities of an image are the same for all its masks: a sparse [H*W, H*W] matrix with 8 entries a dilation in
+    each row, built once and multiplied with the masks `iterations` times. Those of a batch are blocks of one matrix.
+    """
+
+    def __init__(
+        self, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), whole_image: bool = False
+    ):
+        """Choose how often to average, and over which neighbors.
+
+        Args:
+            dilations: distances of the 8 neighbors, in pixels of the mask.
+            whole_image: whether the scores of the whole image are refined at the output's size, rather than the masks
+                of each window.
+        """
+        super().__init__()
+        if not dilations or min(dilations) < 1 or iterations < 1:
+            raise ValueError(f"PAMR needs dilations and iterations of at least 1, not {dilations} and {iterations}.")
+
+        self.iterations = iterations
+        self.dilations = tuple(dilations)
+        self.stage = "image" if whole_image else "crop"
+
+    def forward(self, images: Tensor, scores: Tensor) -> Tensor:
+        """Refine masks [B, K, H, W] -> fp32 [B, K, H, W] by the edges of their images [B, 3, H', W'].
+
+        Images are resized to the masks (bilinear, align_corners=True).
+        """
+        return self.bind(images)(scores)
+
+    def bind(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return `forward` for these images, with affinities built once for each size of masks."""
+        return partial(self._average, cache(partial(self._affinities, images)))
+
+    def _average(self, affinities: Callable[[int, int], Tensor], masks: Tensor) -> Tensor:
+        """Average masks [B, K, H, W] with the affinities of their images, a function of (H, W)."""
+        with torch.autocast(masks.device.type, enabled=False):
+            affinity = affinities(*masks.shape[-2:])
+            columns = masks.float().permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # [B*H*W, K]
+            for _ in range(self.iterations):
+                columns = affinity @ columns
+        return columns.view(len(masks), *masks.shape[-2:], -1).permute(0, 3, 1, 2).contiguous()
+
+    def _affinities(self, images: Tensor, height: int, width: int) -> Tensor:
+        """Build the affinities of images [B, 3, H', W'] at the size of masks, sparse [B*H*W, B*H*W]."""
+        images = F.interpolate(images.float(), size=(height, width), mode="bilinear", align_corners=True)
+        neighbors = neighbor_indices(height, width, self.dilations, images.device)
+        return _sparse_matrix(neighbors, self.affinity(images.flatten(2), neighbors))
+
+    def affinity(self, images: Tensor, neighbors: Tensor) -> Tensor:
+        """Compute weights [B, 48, H*W] that add up to 1 over the neighbors of a pixel of images [B, 3, H*W]."""
+        differences = images[:, :, neighbors].sub_(images[:, :, None])  # [B, 3, 48, H*W]
+
+        # As officially, each dilation's 3 x 3 window counts its center, so the deviation is of 9 values a dilation.
+        # Taken of the differences, in which centers are 0, the sums of squares lose no digits.
+        count = 9 * len(self.dilations)
+        squares = differences.square().sum(2, keepdim=True)
+        variance = (squares - differences.sum(2, keepdim=True).square_().div_(count)).div_(count - 1)
+        spread = variance.clamp_(min=0).sqrt_()
+
+        # |difference| / (1e-8 + 0.1 * spread), both times 1e7: an exported graph loses summands as small as 1e-8
+        rate = -1e7 / images.shape[1] / (0.1 + 1e6 * spread)
+        return differences.abs_().mul_(rate).sum(1).softmax(1)
+
+
+def neighbor_indices(height: int, width: int, dilations: Sequence[int], device: torch.device) -> Tensor:
+    """Return indices [48, H*W] (8 a dilation) of each pixel's neighbors in the flat image; borders are replicated."""
+    steps = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    offsets = torch.tensor([(d * y, d * x) for d in dilations for y, x in steps], device=device)
+    rows = torch.arange(height, device=device)[None, :, None] + offsets[:, 0, None, None]
+    columns = torch.arange(width, device=device)[None, None, :] + offsets[:, 1, None, None]
+    return (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
+
+
+def _sparse_matrix(neighbors: Tensor, weights: Tensor) -> Tensor:
+    """Build the sparse matrix [B*H*W, B*H*W] of the weights [B, 48, H*W] of neighbors [48, H*W] within each image."""
+    batch_size, count, pixels = weights.shape
+    firsts = pixels * torch.arange(batch_size, device=neighbors.device)
+    columns = (neighbors.T + firsts[:, None, None]).flatten()
+    row_starts = torch.arange(0, len(columns) + 1, count, device=neighbors.device)
+    with warnings.catch_warnings():
+        # torch calls them experimental; the product is tested against a plain loop
+        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)", UserWarning)
+        return torch.sparse_csr_tensor(
+            row_starts.int(),  # 32 bits, as MKL and cuSPARSE take them: others are copied in each product
+            columns.int(),
+            weights.transpose(1, 2).flatten(),
+            size=(batch_size * pixels, batch_size * pixels),
+            check_invariants=False,  # a replicated border names the same neighbor twice: the product adds them up
+        )
+
+
+@REFINER_REGISTRY.register()
+def pamr(cfg: CfgNode) -> PAMR:
+    settings = cfg.TEST.ZERO_SHOT.PAMR
+    return PAMR(settings.ITERS, settings.DILATIONS, settings.WHOLE_IMAGE)
