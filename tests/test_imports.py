@@ -26,18 +26,19 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "__main__",
     "__init__",
 )
+METHODS = {"tcl", "dense_clip", "groupvit", "reco"}  # in modeling
 
 
-def imported_parts(path) -> set[str]:
-    """Return the parts of the package that a module imports: the first names below tcl_d2."""
-    package = path.relative_to(ROOT).parts[:-1]
-    parts = set()
+def imported_parts(path, package: str = "tcl_d2") -> set[str]:
+    """Return the parts of a package that a module of it imports: the first names below."""
+    folders = path.relative_to(ROOT).parts[:-1]
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = list(package[: len(package) - node.level + 1])
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            parts |= {".".join([*base, name]).split(".")[1] for name in names}
-    return parts
+            base = list(folders[: len(folders) - node.level + 1])
+            targets = [node.module] if node.module else [alias.name for alias in node.names]
+            names += [".".join([*base, name]) for name in targets]
+    return {name.removeprefix(f"{package}.").split(".")[0] for name in names if name.startswith(f"{package}.")}
 
 
 def test_imports_run_down():
@@ -48,6 +49,17 @@ def test_imports_run_down():
             if LAYERS.index(part) > LAYERS.index(layer):
                 upwards.append(f"{path.relative_to(ROOT)} imports {part}")
     assert not upwards
+
+
+def test_methods_are_whole_in_their_folders():
+    """They use no other method but the dense heads, and what they share uses none."""
+    folder, wrong = ROOT / "tcl_d2/modeling", []
+    for path in set(folder.rglob("*.py")) - {folder / "__init__.py"}:
+        part = path.relative_to(folder).with_suffix("").parts[0]
+        allowed = {part, "dense_clip"} if part in METHODS else set()
+        others = METHODS & imported_parts(path, "tcl_d2.modeling") - allowed
+        wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in others]
+    assert not wrong
 
 
 def test_the_map_has_every_file_of_the_large_parts():
