@@ -32,7 +32,22 @@ def build_untrained_groupvit(
     """
     _check_sizes(image_size, patch_size, width, num_heads, text_width)
     _check_stages(depths, groups)
-    vision_config = {
+    transformers = import_transformers()
+    config = transformers.GroupViTConfig(
+        vision_config=_vision_config(image_size, patch_size, width, depths, groups, num_heads),
+        text_config=_text_config(text_width, text_depth, vocab_size, context_length),
+        projection_dim=embed_dim,
+        projection_intermediate_dim=projection_width,
+    )
+    model = transformers.GroupViTModel(config)
+    _draw_tokens(model.vision_model)
+    return model
+
+
+def _vision_config(
+    image_size: int, patch_size: int, width: int, depths: Sequence[int], groups: Sequence[int], num_heads: int
+) -> dict[str, Any]:
+    return {
         "image_size": image_size,
         "patch_size": patch_size,
         "hidden_size": width,
@@ -43,17 +58,6 @@ def build_untrained_groupvit(
         "num_output_groups": [*groups, 0],
         "num_attention_heads": num_heads,
     }
-
-    transformers = import_transformers()
-    config = transformers.GroupViTConfig(
-        vision_config=vision_config,
-        text_config=_text_config(text_width, text_depth, vocab_size, context_length),
-        projection_dim=embed_dim,
-        projection_intermediate_dim=projection_width,
-    )
-    model = transformers.GroupViTModel(config)
-    _draw_tokens(model.vision_model)
-    return model
 
 
 def _text_config(width: int, depth: int, vocab_size: int, context_length: int) -> dict[str, Any]:

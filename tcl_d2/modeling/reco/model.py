@@ -74,18 +74,15 @@ class ReCo(ZeroShotSegmentor):
         cache: Path | None = None,
         **zero_shot,
     ):
-        """Build the segmentor from its parts.
+        """Build the segmentor from its parts; `zero_shot` are the arguments of ZeroShotSegmentor.
 
         Args:
-            index_folder: the archive's index, which is opened when the first references are made.
             encoder: the image encoder; or the number of CLIP's blocks that serve as one.
             head: of the dense CLIP; None for MaskCLIP's.
             num_images: images of the archive for each word, of side `image_size` in pixels.
             text_attention: whether the dense CLIP guides co-segmentation.
-            context: words that co-segmentation leaves out, in the order in which their own references are made.
+            context: words that co-segmentation leaves out, in the order of their own references.
             use_dense_clip: whether scores are multiplied by the dense CLIP's masks.
-            cache: folder that keeps references.
-            zero_shot: the arguments of ZeroShotSegmentor.
         """
         super().__init__(**zero_shot)
         self.head = head or MaskCLIPHead()
@@ -100,8 +97,6 @@ class ReCo(ZeroShotSegmentor):
         self.text_attention = text_attention
         self.context = check_words(context) if context else ()
         self.use_dense_clip = use_dense_clip
-
-        # Results
         self.cache = ReferenceCache(cache)
         self._index = LastValue()
         self._digests = LastValue()

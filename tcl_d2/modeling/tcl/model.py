@@ -58,17 +58,14 @@ class TCL(ZeroShotSegmentor):
         vis_period: int = 0,
         **zero_shot,
     ):
-        """Build TCL from its parts.
+        """Build TCL from its parts; `zero_shot` are the arguments of ZeroShotSegmentor.
 
         Args:
             freeze: blocks of the image encoder that are shared and frozen; the others are copied.
-            kp_weight: share of CLIP's own masks at inference (knowledge preservation), in 0..1.
-            kp_head: makes CLIP's own masks; None for MaskCLIP's rule, the paper's.
+            kp_weight: share in 0..1 of CLIP's own masks, by `kp_head` or MaskCLIP's rule, at inference.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
-            checkpoint_masked: whether the frozen encoder's pass over the masked image is recomputed block by block for
-                the gradient.
+            checkpoint_masked: whether CLIP's pass over the masked image is recomputed for the gradient.
             vis_period: iterations between pictures of masks; 0 for none.
-            zero_shot: the arguments of ZeroShotSegmentor.
         """
         super().__init__(**zero_shot)
         _check_numbers(kp_weight, micro_batch_size, decoder_blocks)
@@ -78,10 +75,10 @@ class TCL(ZeroShotSegmentor):
         self.grounder = Grounder(self.clip, freeze, decoder_blocks)
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
-        self.kp_weight = kp_weight
         self.kp_head = kp_head or MaskCLIPHead()
 
-        # Training
+        # Inference and training
+        self.kp_weight = kp_weight
         self.micro_batch_size = micro_batch_size
         self.checkpoint_masked = checkpoint_masked
         self.vis_period = vis_period
