@@ -1,4 +1,4 @@
-"""What masks are learned from: the images of labeled datasets, and their share of a batch."""
+"""Labeled training datasets and their share of each batch."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ from .sem_seg_mapper import SemSegDatasetMapper
 
 
 def is_labeled(name: str) -> bool:
-    """Tell whether a registered dataset has classes for each pixel: a benchmark, or one of Detectron2's sem_seg."""
+    """Return whether a registered dataset has classes for each pixel: a benchmark, or one of Detectron2's sem_seg."""
     metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog else {}
     return "stuff_classes" in metadata and metadata.get("evaluator_type") != TRAIN_ONLY_TYPE
 
@@ -49,14 +49,11 @@ def read_labeled_dataset(name: str) -> list[dict]:
 
 
 def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: bool) -> tuple[int, int]:
-    """Split the images of a process's batch into those with captions and those with labels.
+    """Split a process's batch into its numbers of images with captions and with labels.
 
     Args:
-        batch_size: images of the process.
-        ratio: share of them that has labels, where there are datasets of both: rounded to the nearest number of
-            images, half up, and at least one of each.
-        has_captions: whether there are image-text datasets to train on.
-        has_labels: whether there are labeled datasets to train on.
+        ratio: share of images with labels, if there are datasets of both: rounded to the nearest number of images, half
+            up, and at least one of each.
 
     Raises:
         ValueError: the ratio does not fit the datasets, or the batch is too small for both.
@@ -86,7 +83,7 @@ def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: b
 
 
 class LabeledDatasets:
-    """Labeled datasets, of which each image comes once an epoch, in an order of Detectron2's samplers."""
+    """Labeled datasets, each of whose images comes once an epoch, in the order of Detectron2's samplers."""
 
     @configurable
     def __init__(self, names: Sequence[str], *, mapper: Callable[[dict], dict], subset_ratio: float = 1.0):
@@ -94,11 +91,11 @@ class LabeledDatasets:
 
         Args:
             names: registered labeled datasets; they may have different classes.
-            mapper: makes of a row what the model takes, see SemSegDatasetMapper.
+            mapper: turns a row into the model's input, see SemSegDatasetMapper.
             subset_ratio: share of all images together to train on, drawn by the seed; 1 for all.
 
         Raises:
-            FileNotFoundError, ValueError: see read_labeled_dataset; or no image is in the subset.
+            FileNotFoundError, ValueError: see read_labeled_dataset; or the subset is empty.
         """
         self.mapper = mapper
         self.subset_ratio = subset_ratio
@@ -123,7 +120,7 @@ class LabeledDatasets:
         Args:
             seed: the same seed gives the same images in the same order.
             num_drawn: images that each process has drawn before.
-            chunk_size: images in a row that one worker has.
+            chunk_size: successive images of one worker.
         """
         size = len(self._rows)
         if self.subset_ratio < 1:
@@ -136,7 +133,7 @@ class LabeledDatasets:
 
 
 class _LaterSampler(Sampler):
-    """The indices of an endless sampler without the first ones."""
+    """An endless sampler without its first indices."""
 
     def __init__(self, sampler: Sampler, start: int):
         self.sampler = sampler

@@ -1,4 +1,4 @@
-"""The loader of training batches: streams of pairs and of labeled images, mixed, and begun anew at any sample."""
+"""The loader of training batches: streams of pairs and of labeled images, mixed, restartable at any sample."""
 
 import itertools
 import random
@@ -29,13 +29,11 @@ class Mixture:
     def iterate_worker(
         self, worker: int, num_workers: int, num_drawn: int = 0, positions: Sequence[Position] | None = None
     ) -> Iterator[tuple[dict, list[Position]]]:
-        """Yield the samples of a worker, each with the positions in the streams after it.
+        """Yield the samples of a worker, each with the streams' positions after it.
 
         Args:
-            worker: its index.
-            num_workers: workers that share the datasets.
             num_drawn: samples that this worker has drawn before.
-            positions: those after the last of them, by stream; None to find about the same, see ImageTextStream.
+            positions: of the streams after the last of them; None to find them approximately, see ImageTextStream.
         """
         rng = random.Random(f"{self.seed} {worker} {num_workers}")
         indices = range(len(self.streams))
@@ -52,9 +50,17 @@ class Mixture:
 class TrainingStream(IterableDataset):
     """The samples of a process's batches, one batch after the other: first pairs, then labeled images.
 
-    Which they are, and the random choices of their augmentation, depends on the seed, the number of the batch, the
-    process, and the numbers of processes and workers alone. The last pair of a batch has the positions in the streams
-    after it as `positions`.
+    They, and the random choices of their augmentation, depend on the seed, the number of the batch, the process, and
+    the numbers of processes and workers alone. The last pair of a batch has the streams' positions after it as
+    `positions`.
+
+    Args:
+        pairs: the streams of pairs; has none if `num_pairs` is 0.
+        num_pairs: in a batch.
+        labeled: may be None if `num_labeled` is 0.
+        num_labeled: in a batch.
+        num_batches: batches that were drawn before.
+        positions: of the streams after the last of them, by worker of this process; None where unknown.
     """
 
     def __init__(
@@ -68,17 +74,6 @@ class TrainingStream(IterableDataset):
         num_batches: int,
         positions: Sequence[Sequence[Position] | None],
     ):
-        """Describe a stream; nothing is read yet.
-
-        Args:
-            pairs: the streams of pairs; has none if `num_pairs` is 0.
-            num_pairs: pairs in a batch.
-            labeled: may be None if `num_labeled` is 0.
-            num_labeled: labeled images in a batch.
-            seed: the same seed gives the same batches.
-            num_batches: batches that were drawn before.
-            positions: those in the streams after the last of them, by worker of this process; None where not known.
-        """
         self.pairs = pairs
         self.num_pairs = num_pairs
         self.labeled = labeled
@@ -112,33 +107,29 @@ class TrainingStream(IterableDataset):
 
 
 class RestartableLoader:
-    """Batches that can begin with another seed or at another sample.
+    """Batches that can be restarted with another seed or at another sample.
 
     A Trainer that resumes restarts such a loader, and so draws the samples of an uninterrupted training.
+
+    Args:
+        build: returns an endless loader for a seed, a start and positions, and its number of batches before the start.
+        num_workers: loader processes; 0 for none.
+        settings: what decides on samples beside the seed and the start.
     """
 
     def __init__(self, build: Callable, num_workers: int, settings: dict, seed: int, start: int):
-        """Choose what to build; nothing is read yet.
-
-        Args:
-            build: returns for a seed, a start and positions an endless loader, and its batches before the start.
-            num_workers: processes that read; 0 for none.
-            settings: what decides on samples beside the seed and the start.
-            seed: see `restart`.
-            start: see `restart`.
-        """
         self._build = build
         self._num_workers = max(1, num_workers)
         self._settings = {**settings, "processes": comm.get_world_size(), "workers": self._num_workers}
         self.restart(seed, start)
 
     def restart(self, seed: int, start: int, state: dict | None = None) -> None:
-        """Begin with this seed at this sample; iterators that exist stay as they are.
+        """Restart with this seed at this sample; existing iterators stay as they are.
 
         Args:
             seed: the same seed gives the same batches.
             start: images that all processes have drawn before, in whole batches.
-            state: what `gather_state` gave after them. It is ignored if the seed or settings were others.
+            state: that of `gather_state` after them. It is ignored if it has another seed or other settings.
         """
         self._settings["seed"] = seed
         positions = [None] * self._num_workers
@@ -148,7 +139,7 @@ class RestartableLoader:
         self._loader, self._num_batches = self._build(seed, start, self._positions)
 
     def gather_state(self) -> dict:
-        """Return where the workers of all processes are after the last batch. All processes must call this."""
+        """Return the positions of the workers of all processes after the last batch. All processes must call this."""
         positions = [worker and [tuple(position) for position in worker] for worker in self._positions]
         return {"settings": dict(self._settings), "positions": comm.all_gather(positions)}
 
@@ -178,7 +169,7 @@ def _train_loader_from_config(
 
 
 def check_workers(cfg: CfgNode, eval_only: bool) -> None:
-    """Check that the loader's processes have the memory to hand over batches; OSError says what to do."""
+    """Check that there is shared memory for the loader workers' batches; OSError says what to do."""
     batch_size = cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if eval_only else cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     num_batches = 2 * cfg.DATALOADER.NUM_WORKERS  # each process is two batches ahead
     num_bytes = num_batches * batch_size * 3 * cfg.INPUT.IMAGE_TEXT.SIZE**2 * 4
@@ -187,7 +178,7 @@ def check_workers(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:
-    """Raise a ValueError that names the config key of the first number that is out of its range."""
+    """Raise a ValueError that names the config key of the first number out of range."""
     processes = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % processes:
         expected = "at least 1" if processes == 1 else f"a positive multiple of the {processes} processes (--num-gpus)"
@@ -215,9 +206,8 @@ def build_image_text_train_loader(
 
     Args:
         names: registered image-text datasets, mixed in proportion to their numbers of pairs.
-        mapper: makes of a sample what the model takes, see ImageTextDatasetMapper.
-        labeled: labeled datasets; None for none.
-        labeled_ratio: share of the images of each process's batch that is of them, see split_batch.
+        mapper: turns a pair into the model's input, see ImageTextDatasetMapper.
+        labeled_ratio: share of labeled images in each process's batch, see split_batch.
         total_batch_size: images in a batch of all processes together.
         num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.

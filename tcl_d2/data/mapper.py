@@ -1,4 +1,4 @@
-"""ImageTextDatasetMapper: a pair of image and caption becomes what TCL trains on."""
+"""ImageTextDatasetMapper: turns a pair of image and caption into TCL's training input."""
 
 import math
 import random
@@ -32,7 +32,7 @@ def read_caption(text: str | bytes, name: str) -> str:
 def _check_augmentation(
     size: int, crop_scale: Sequence[float], crop_ratio: Sequence[float], flip_prob: float, erasing_prob: float
 ) -> None:
-    """Raise a ValueError that names the config key of the first value that is out of its range."""
+    """Raise a ValueError that names the config key of the first value out of range."""
     if size < 1:
         raise ValueError(f"INPUT.IMAGE_TEXT.SIZE is {size}; expected at least 1 pixel.")
 
@@ -71,14 +71,12 @@ class ImageTextDatasetMapper:
             tokenizer: N texts -> int64 [N, context].
             is_train: augment, and draw one of several captions; otherwise center crop and first caption.
             size: side of the square result, in pixels.
-            crop_scale: least and greatest share of the area that the random resized crop takes.
+            crop_scale: least and greatest share of the area in a random crop.
             crop_ratio: least and greatest width / height of the crop.
-            flip_prob: probability of a horizontal flip.
             rand_augment: RandAugment's policy in timm's notation; "" for none.
-            erasing_prob: probability that a rectangle is erased.
-            pixel_mean: mean of RGB in 0..255.
-            pixel_std: deviation of RGB. Erased pixels are noise in normalized values, as in the official release.
-            prompt_nouns: gives prompts of nouns of a caption, for GroupViT's multi-label loss; None for none.
+            erasing_prob: probability that a rectangle is erased: it becomes noise in normalized values.
+            pixel_mean: of RGB in 0..255; so is pixel_std.
+            prompt_nouns: draws prompts for a caption's nouns, for GroupViT's multi-label loss; None for none.
 
         Raises:
             ValueError: a number is out of its range, or the policy unknown; names the config key.
@@ -130,29 +128,25 @@ class ImageTextDatasetMapper:
         }
 
     def __call__(self, sample: dict) -> dict:
-        """Make of a pair what the model trains on.
+        """Turn a pair into the model's training input.
 
         Args:
-            sample: a dict with:
-
-                image_bytes: content of the image file (bytes), or
-                file_name: path of the image file (str).
-                captions: texts (str) or UTF-8 bytes; a list.
-                key: name of the pair, for messages (str, optional).
+            sample: `image_bytes` (the image file's content) or `file_name`; `captions`, a list of texts (str) or UTF-8
+                bytes; and optionally `key`, its name for messages.
 
         Returns:
-            the pair without `image_bytes`, and with these beside what it had:
+            the pair without `image_bytes`, and with these:
 
                 image: fp32 [3, size, size], RGB, 0..255, not normalized. Erased pixels may lie outside the range.
-                height, width: size of `image`, where the pair has none of its own: Detectron2's loaders group by them.
-                caption: the caption that was drawn (str).
+                height, width: size of `image`, unless the pair has its own: Detectron2's loaders group by them.
+                caption: the drawn caption (str).
                 tokens: its tokens, int64 [context].
-                noun_tokens: tokens of prompted nouns of it, int64 [K, context], where there is a `prompt_nouns`.
+                noun_tokens: tokens of its prompted nouns, int64 [K, context], if there is a `prompt_nouns`.
                 key: name of the pair (str).
 
         Raises:
-            BrokenSample: the image or the caption cannot be used, or the image is not as large as the pair says.
-            ValueError: this is no pair but a shard of many.
+            BrokenSample: the image or the caption cannot be used, or the image has another size than the pair says.
+            ValueError: a shard of many pairs was given.
         """
         if "shard" in sample:
             raise ValueError(
@@ -185,11 +179,7 @@ class ImageTextDatasetMapper:
 
 
 def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
-    """Build what draws nouns, from MODEL.GROUPVIT.MULTI_LABEL; None where it asks for none.
-
-    Raises:
-        OSError, ValueError: there is no file of words, it cannot be read, or a number or template does not fit.
-    """
+    """Build the prompter of MODEL.GROUPVIT.MULTI_LABEL, or None if it asks for none."""
     if multi_label.NUM_NOUNS < 0:
         raise ValueError(f"MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS is {multi_label.NUM_NOUNS}; expected 0 or more.")
     if multi_label.NUM_NOUNS == 0:
@@ -207,7 +197,7 @@ def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
 
 
 def _build_augmentation(rand_augment: str, **options) -> Callable:
-    """Build timm's training transform; ValueError if it does not know the policy."""
+    """Build timm's training transform; ValueError for an unknown policy."""
     import timm.data  # not at the top of the file, because it takes longer to import than all the rest
 
     try:

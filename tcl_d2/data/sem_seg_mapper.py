@@ -1,4 +1,4 @@
-"""SemSegDatasetMapper: an image and its label become what TCL learns masks from."""
+"""SemSegDatasetMapper: turns an image and its label into TCL's training input."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,7 @@ _PADDED = 255  # both bytes of a label's pixel outside of the image: together mo
 
 
 def check_num_absent(number: int) -> None:
-    """Check a number of absent classes; ValueError names the config key.
-
-    Args:
-        number: INPUT.SEM_SEG.NUM_ABSENT.
-    """
+    """Check INPUT.SEM_SEG.NUM_ABSENT, a number of absent classes."""
     if number < 0:
         raise ValueError(f"INPUT.SEM_SEG.NUM_ABSENT is {number}; expected a number of classes, 0 or more.")
 
@@ -31,12 +27,12 @@ class SemSegDatasetMapper:
 
     @configurable
     def __init__(self, dataset_names: Sequence[str], *, augmentations: Sequence[T.Augmentation], num_absent: int = 8):
-        """Read what the datasets' metadata say.
+        """Read the datasets' metadata.
 
         Args:
             dataset_names: labeled datasets, whose rows have their name as `dataset_name`.
             augmentations: of image and label together; the results must be of one size.
-            num_absent: classes of the dataset that are drawn for each image from those that it does not have.
+            num_absent: classes of the dataset to draw for each image from those that it does not have.
 
         Raises:
             ValueError: a number out of its range, which names the config key, or metadata that do not fit together.
@@ -58,19 +54,18 @@ class SemSegDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Make of a labeled image what the model trains on.
+        """Turn a labeled image into the model's training input.
 
         Args:
             dataset_dict: a row of a labeled dataset, with `file_name`, `sem_seg_file_name` and `dataset_name`.
 
         Returns:
-            the row with these beside what it had:
+            the row with these:
 
                 image: uint8 [3, H, W], RGB.
                 height, width: size of `image`.
                 sem_seg: class of each pixel, int64 [H, W], or the metadata's `ignore_label`.
-                classes: the classes to compare, int64 [C]: those that `sem_seg` has, then some that it has not. The
-                    background is none.
+                classes: those to compare, int64 [C]: those of `sem_seg`, then some others; never the background.
 
         Raises:
             OSError: the image or the label cannot be used; names it.
@@ -100,7 +95,7 @@ class SemSegDatasetMapper:
         return {**dataset_dict, "height": height, "width": width, **sample}
 
     def _read(self, dataset_dict: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image uint8 [H, W, 3] and its label int32 [H, W], which has the number of classes where ignored."""
+        """Read an image uint8 [H, W, 3] and its label int32 [H, W], where the number of classes stands for ignored."""
         file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
         try:
             image = np.array(read_image(file_name, file_name))
@@ -118,7 +113,7 @@ class SemSegDatasetMapper:
         return image, label
 
     def _choose_classes(self, label: np.ndarray, name: str) -> list[int]:
-        """Return the classes of a label, and draw absent ones, which share no word with them."""
+        """Return the classes of a label, and drawn absent ones, which share no word with them."""
         words_by_class = self._words[name]
         present = [k for k in np.unique(label).tolist() if k in words_by_class]
         words = {word for k in present for word in words_by_class[k]}

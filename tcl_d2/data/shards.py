@@ -1,7 +1,7 @@
-"""Webdataset shards: where they lie, how many pairs they hold, and how they are read.
+"""Webdataset shards: finding, counting and reading them.
 
 A shard is a .tar on this disk, at an address (https://...), on the Hugging Face hub (hf://datasets/OWNER/NAME/FILE), or
-what a command writes (pipe:COMMAND). A shard of the web is read as it comes, and never stored.
+the output of a command (pipe:COMMAND). A shard on the web is streamed, never stored.
 """
 
 import io
@@ -9,9 +9,9 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,14 @@ import braceexpand
 from huggingface_hub import get_token, hf_hub_url
 from webdataset.gopen import gopen
 
-from ..utils import http_stream
 from ..utils.files import is_web_page
-from ..utils.http_stream import HTTPStream, UnreadableAddress
+from ..utils.http_stream import PAUSES, HTTPStream, UnreadableAddress
 from .dataset_files import glob_files, subsample
 from .shard_samples import BROKEN_TAR, iterate_headers, open_tar
 
-PAUSES = http_stream.PAUSES  # seconds before each further try while training
-CHECK_PAUSES = (1, 2, 4)  # the same before a training
+CHECK_PAUSES = (1, 2, 4)  # as PAUSES, but before a training
 _CHUNK = 1 << 20  # bytes
-_MAX_COUNTED = 8  # shards that are counted where nothing says what they hold; counting reads a whole file's heads
+_MAX_COUNTED = 8  # shards whose headers are counted where nothing says what they hold
 _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
 
@@ -37,16 +35,12 @@ _HUB_ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
 
 def is_remote(path: str) -> bool:
-    """Return whether a path is an address or a command, and no file's path."""
+    """Return whether a path is an address or a command."""
     return re.match(r"pipe:|\w+://", path) is not None
 
 
 def expand_shards(patterns: str | list[str], root: Path) -> list[str]:
-    """List shards: brace patterns ({00000..00331}) are spelled out, globs (*) match what is on disk.
-
-    Args:
-        patterns: paths, addresses or commands.
-        root: folder that relative paths start from.
+    """List shards: brace patterns ({00000..00331}) are spelled out, globs (*) match files on disk, relative to `root`.
 
     Raises:
         ValueError: an address that cannot be read, or with a glob.
@@ -77,7 +71,7 @@ def _check_form(address: str) -> None:
 
 
 def check_address(shard: str) -> None:
-    """Look at a shard on the web once; UnreadableAddress if it is not there. A command is not tried."""
+    """Look at a shard on the web once; UnreadableAddress if it is not there. Commands are not tried."""
     if not shard.startswith("pipe:"):
         _look_once(shard)
 
@@ -92,75 +86,68 @@ def _look_once(address: str) -> None:
 # --------------------------------------------------------------------------------------------- counting pairs
 
 
-def count_pairs(shards: list[str]) -> dict[str, float]:
-    """Count the pairs of shards, as files beside them say, or else as the shards on this disk hold.
+def count_pairs(shards: list[str], num_published: int | None = None) -> list[float]:
+    """Return the number of pairs of each shard.
 
-    The files are img2dataset's NAME_stats.json, or one _info.json for all (webdataset's and timm's). Of many shards on
-    this disk some are counted, and the others taken for alike.
-
-    Returns:
-        count by shard; of shards on the web without such a file, none.
+    It is that of _info.json (webdataset's and timm's) or of img2dataset's NAME_stats.json beside the shards. Without
+    them, some of the shards on this disk are counted. Shards whose number remains unknown get the mean of these,
+    or an equal share of `num_published`.
 
     Raises:
-        OSError, ValueError: such a file is broken, or cannot be reached; names it.
+        OSError: such a file cannot be reached; names it.
+        ValueError: such a file is broken, or nothing says what the shards hold.
     """
-    counts = _read_infos(shards)
-    counts |= _read_statistics([shard for shard in shards if shard not in counts])
-    counts |= _count_on_disk([shard for shard in shards if shard not in counts and not is_remote(shard)])
-    return counts
-
-
-def _read_infos(shards: list[str]) -> dict[str, float]:
-    """Read the counts that _info.json has of the shards in its folder."""
+    files = [shard for shard in shards if not shard.startswith("pipe:")]
     counts = {}
-    for folder in {os.path.dirname(shard) for shard in shards if not shard.startswith("pipe:")}:
-        path = f"{folder}/_info.json"
-        if (info := _read_json(path)) is None:
-            continue
-        try:
-            for split in info["splits"].values():
-                lengths = zip(split["filenames"], split["shard_lengths"])
-                counts |= {f"{folder}/{name}": float(length) for name, length in lengths}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            expected = "'splits' with 'filenames' and 'shard_lengths'"
-            raise ValueError(f"{path} is broken ({error!r}): expected {expected}") from None
-    return {shard: counts[shard] for shard in shards if shard in counts}
+    for folder in {os.path.dirname(file) for file in files}:
+        counts |= (
+            _read_count(f"{folder}/_info.json", _parse_info, "'splits' with 'filenames' and 'shard_lengths'") or {}
+        )
+    counts = {shard: counts[shard] for shard in shards if shard in counts}
 
+    # img2dataset writes statistics of all shards or of none: the web is not asked for each of a thousand
+    unknown = [file for file in files if file not in counts]
+    if unknown and (not is_remote(unknown[0]) or _read_statistics(unknown[0]) is not None):
+        with ThreadPoolExecutor(16) as pool:
+            found = zip(unknown, pool.map(_read_statistics, unknown))
+            counts |= {shard: count for shard, count in found if count is not None}
 
-def _read_statistics(shards: list[str]) -> dict[str, float]:
-    """Read the counts that img2dataset's files beside the shards have."""
-    shards = [shard for shard in shards if not shard.startswith("pipe:")]
-    if not shards or (is_remote(shards[0]) and _read_json(_statistics_path(shards[0])) is None):
-        return {}  # not asked for each of a thousand shards: img2dataset writes them of all
-
-    with ThreadPoolExecutor(16) as pool:
-        contents = list(pool.map(_read_json, map(_statistics_path, shards)))
-    return {shard: _successes(shard, content) for shard, content in zip(shards, contents) if content is not None}
-
-
-def _statistics_path(shard: str) -> str:
-    return shard.removesuffix(".tar") + "_stats.json"
-
-
-def _successes(shard: str, content: Any) -> float:
-    try:
-        return int(content["successes"])
-    except (ValueError, KeyError, TypeError) as error:
+    on_disk = [file for file in unknown if file not in counts and os.path.isfile(file)]
+    counted = {file: _count_images(file, os.stat(file).st_mtime_ns) for file in subsample(on_disk, _MAX_COUNTED)}
+    counts |= counted
+    if not counts and not num_published:
         raise ValueError(
-            f"{_statistics_path(shard)} is broken ({error!r}): expected a JSON object with a number 'successes', as "
-            "img2dataset writes it"
-        ) from None
+            f"its number of pairs is unknown: beside {shards[0]} there is no _info.json and no *_stats.json. Give "
+            "num_samples to register_webdataset"
+        )
+    alike = list((counted or counts).values()) or [num_published / len(shards)]
+    mean = sum(alike) / len(alike)
+    return [counts.get(shard, mean) for shard in shards]
 
 
-def _read_json(path: str) -> Any:
-    """Return the content of a JSON file or address; None where there is none."""
+def _parse_info(path: str, info: Any) -> dict[str, float]:
+    folder = os.path.dirname(path)
+    splits = [zip(split["filenames"], split["shard_lengths"]) for split in info["splits"].values()]
+    return {f"{folder}/{name}": float(length) for split in splits for name, length in split}
+
+
+def _read_statistics(shard: str) -> int | None:
+    path = shard.removesuffix(".tar") + "_stats.json"
+    return _read_count(path, lambda _, content: int(content["successes"]), "an object with a number 'successes'")
+
+
+def _read_count(path: str, parse: Callable[[str, Any], Any], expected: str) -> Any:
+    """Parse a JSON file or address; None where there is none."""
     text = _fetch(path) if is_remote(path) else _read_file(path)
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is broken ({error!r}): expected JSON with a number 'successes' or 'splits'") from None
+        return parse(path, json.loads(text))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is broken ({error!r}): expected JSON, {expected}. Get it again, or give num_samples to "
+            "register_webdataset"
+        ) from None
 
 
 def _read_file(path: str) -> bytes | None:
@@ -178,29 +165,13 @@ def _fetch(address: str) -> bytes | None:
         raise
 
 
-def _count_on_disk(shards: list[str]) -> dict[str, float]:
-    """Count the images in some of the shards, and take the others for alike."""
-    paths = [shard for shard in shards if os.path.isfile(shard)]
-    counted = {path: _count_images(path, os.stat(path).st_mtime_ns) for path in subsample(paths, _MAX_COUNTED)}
-    mean = sum(counted.values()) / max(1, len(counted))
-    return {path: counted.get(path, mean) for path in paths}
-
-
 @cache
 def _count_images(path: str, modified: int) -> int:
-    """Count the images in a shard; in a broken one, those before the break.
-
-    Args:
-        path: of the shard.
-        modified: time at which it was written; another one is counted anew.
-    """
+    """Count the images in a shard, up to where it is broken; `modified`, its time of change, tells versions apart."""
     count = 0
-    try:
-        with open_shard(path) as tar:
-            for has_image in iterate_headers(tar):
-                count += has_image
-    except BROKEN_TAR:
-        pass  # a training counts it among the unreadable shards
+    with suppress(BROKEN_TAR), open_shard(path) as tar:  # a training counts it among the unreadable shards
+        for has_image in iterate_headers(tar):
+            count += has_image
     return count
 
 
@@ -235,7 +206,7 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
 
 
 def _finish_command(shard: str, stream: Any) -> None:
-    """Read a command's output to its end: only then does it say whether it has failed."""
+    """Read a command's output to its end, where it says whether it has failed."""
     try:
         while stream.read(_CHUNK):
             pass
@@ -245,7 +216,7 @@ def _finish_command(shard: str, stream: Any) -> None:
 
 
 def _open_address(address: str, pauses: Iterable[float]) -> io.BufferedReader:
-    """Open an address on the web or the hub, there with the user's token (HF_TOKEN) where there is one."""
+    """Open an address on the web or the hub, the latter with the user's token (HF_TOKEN) if there is one."""
     headers = {}
     url = address
     if match := _HUB_ADDRESS.fullmatch(address):

@@ -35,6 +35,19 @@ def one_message(*types: type[Exception]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put "KEY: " before the message of an OSError or ValueError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{key}: {error}") from None
+    except OSError as error:
+        raise OSError(f"{key}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 def _text(error: Exception) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) else error)
     if "\nOriginal Traceback" in text:  # what torch makes of an error in a loader's process
