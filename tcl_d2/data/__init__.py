@@ -65,27 +65,25 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
         test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
 
     Raises:
-        FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and of
-            every other one what is wrong with it.
+        FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and what
+            is wrong with each of the others.
         ValueError: no file is missing, but datasets are unfit, not registered or not for this use.
     """
     names_by_use = {None: names, image_text.TRAIN_ONLY_TYPE: train, benchmarks.EVALUATOR_TYPE: test}
     problems = []
-    for use, names_of_use in names_by_use.items():
-        for name in names_of_use:
-            try:
-                _check_dataset(name, use)
-            except (OSError, ValueError) as error:
-                problems.append(error)
+    for use, name in ((use, name) for use, names in names_by_use.items() for name in names):
+        try:
+            _check_dataset(name, use)
+        except (OSError, ValueError) as error:
+            problems.append(error)
 
     if problems:
         are_files_missing = any(isinstance(problem, OSError) for problem in problems)
-        error_type = FileNotFoundError if are_files_missing else ValueError
-        raise error_type("\n  ".join(map(str, problems)))
+        raise (FileNotFoundError if are_files_missing else ValueError)("\n  ".join(map(str, problems)))
 
 
 def check_have_labels(names: Iterable[str]) -> None:
-    """Raise a ValueError for a dataset of objects, of which there is no label of each pixel."""
+    """Raise a ValueError for a dataset of objects, which has no label of each pixel."""
     for name in names:
         if is_of_objects(name):
             raise ValueError(f"Dataset '{name}' has objects and no labels of pixels; expected a benchmark.")
@@ -96,7 +94,8 @@ def _check_dataset(name: str, use: str | None) -> None:
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name of a dataset; expected texts, such as ('shapes_val',)")
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
-        _register_path(name, use)
+        is_benchmark = use == benchmarks.EVALUATOR_TYPE or Path(name, "classes.txt").is_file()
+        register_benchmark_folder(name) if is_benchmark else register_training_path(name)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
@@ -114,23 +113,13 @@ def _check_dataset(name: str, use: str | None) -> None:
     elif is_labeled(name):
         LabelMapper.of(name)
     try:
-        if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
-            read_labeled_dataset(name)
-        else:
-            read_dataset(name)
+        is_labels = use == image_text.TRAIN_ONLY_TYPE and is_labeled(name)
+        read_labeled_dataset(name) if is_labels else read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
 
 
-def _register_path(path: str, use: str | None) -> None:
-    """Register a path as what it holds; `use` says what it should hold where nobody can tell."""
-    if use == benchmarks.EVALUATOR_TYPE or Path(path, "classes.txt").is_file():
-        register_benchmark_folder(path)
-    else:
-        register_training_path(path)
-
-
 def _similar_names(name: str) -> str:
-    """List the registered names that begin like this one, or well-known ones."""
+    """List registered names that begin like this one, or well-known ones."""
     similar = [known for known in DatasetCatalog.list() if known.split("_")[0] == name.split("_")[0]]
     return ", ".join(similar or ["cc3m_train", "cc12m_train", "coco_captions_train2017", "shapes_train", "shapes_val"])

@@ -1,4 +1,4 @@
-"""An archive of images without labels: a folder, shards, or a registered dataset, and how its index is made."""
+"""An archive of images without labels (a folder, shards, or a registered dataset), and the making of its index."""
 
 import hashlib
 import logging
@@ -37,11 +37,11 @@ IMAGES_PER_PART = 4096  # of a folder; a stopped index goes on after the last pa
 
 
 def list_archive(name: str) -> list[list[str]]:
-    """List the files of an archive, in the parts in which it is indexed: shard by shard, or so many images.
+    """List the files of an archive in the parts that are indexed one by one: each a shard, or so many images.
 
     Args:
-        name: a registered dataset; or else the path of a folder with images or shards, also in folders below it, or
-            of shards, with braces or a glob.
+        name: a registered dataset; or the path of a folder with images or shards, also in folders below it, or of
+            shards, with braces or a glob.
 
     Raises:
         FileNotFoundError: it is none of these, or files are missing.
@@ -82,14 +82,7 @@ def _check_shards(name: str, shards: Sequence[str]) -> None:
 
 
 def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
-    """List the images of files of an archive.
-
-    Args:
-        files: images, or shards; of a broken shard, the images before the break are listed.
-
-    Returns:
-        the images, and texts on what is broken.
-    """
+    """List the images in files of an archive, in a broken shard those before the break; and texts on what is broken."""
     records, problems = [], []
     for file in files:
         if not re.search(r"\.tar(\.|$)", file, re.IGNORECASE):
@@ -110,16 +103,12 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
 
 
 def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbedder, num_workers: int = 0) -> dict:
-    """Make the index of an archive, or what is left to make of it. Broken images are left out and counted.
+    """Make the index of an archive, or the rest of it; return the counts of "images" and "broken", which are left out.
 
     Args:
         parts: the files of each part, see list_archive.
         folder: for the index, see image_index.
-        embed: embeds images.
         num_workers: processes that read images; 0 for none.
-
-    Returns:
-        "images" and "broken": how many.
 
     Raises:
         ValueError: the folder has the index of another CLIP or another archive.
@@ -161,7 +150,7 @@ def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_work
 
 
 def _digest_files(parts: Sequence[Sequence[str]]) -> str:
-    """Return a digest of the names and sizes of an archive's files; a folder may be moved."""
+    """Return a digest of the relative names and the sizes of an archive's files."""
     root = os.path.commonpath([os.path.dirname(file) for part in parts for file in part] or ["."])
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:

@@ -74,15 +74,7 @@ def register_webdataset(
 
     def load() -> list[dict]:
         paths = expand_shards(shards, datasets_root())
-        if not paths:
-            raise FileNotFoundError(f"there are no shards {shards}. {_advice(prepare)}")
-        missing = [path for path in paths if not is_remote(path) and not Path(path).is_file()]
-        if missing:
-            count = f"{len(missing)} of {len(paths)} shards"
-            raise FileNotFoundError(f"there are no {count}, such as {missing[0]}. {_advice(prepare)}")
-        for path in list(filter(is_remote, paths))[:1]:
-            check_address(path)
-
+        _check_shards(paths, shards, prepare)
         counts = [num_samples / len(paths)] * len(paths) if num_samples else count_pairs(paths, num_published)
         share = 100 * sum(counts) / (num_published or sum(counts) or 1)
         if num_published and abs(share - 100) > 1:
@@ -91,6 +83,18 @@ def register_webdataset(
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
     _register(name, load)
+
+
+def _check_shards(paths: list[str], shards: str | list[str], prepare: str) -> None:
+    """Look for the shards on this disk, and for the first on the web; OSError says what is missing."""
+    if not paths:
+        raise FileNotFoundError(f"there are no shards {shards}. {_advice(prepare)}")
+    missing = [path for path in paths if not is_remote(path) and not Path(path).is_file()]
+    if missing:
+        count = f"{len(missing)} of {len(paths)} shards"
+        raise FileNotFoundError(f"there are no {count}, such as {missing[0]}. {_advice(prepare)}")
+    for path in list(filter(is_remote, paths))[:1]:
+        check_address(path)
 
 
 # ------------------------------------------------------------------------------------------- COCO Captions

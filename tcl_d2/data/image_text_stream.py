@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
@@ -65,16 +66,12 @@ def read_dataset(name: str) -> list[dict]:
 
 def count_samples(rows: list[dict]) -> float:
     """Return the number of samples; an image with several captions counts once."""
-    return sum(_num_samples(row) for row in rows)
-
-
-def _num_samples(row: dict) -> float:
-    return row.get("num_samples", 1)  # a row that is no shard is one sample
+    return sum(row.get("num_samples", 1) for row in rows)
 
 
 def num_slots(row: dict) -> int:
     """Return a row's number of places in an epoch."""
-    return max(1, round(_num_samples(row)))
+    return max(1, round(count_samples([row])))
 
 
 # --------------------------------------------------------------------------------------------- the stream
@@ -103,6 +100,7 @@ class Position(NamedTuple):
     drawn: int = 0
 
 
+@dataclass(eq=False)
 class ImageTextStream(IterableDataset):
     """Endless samples of one dataset: a worker's share of them, in another order each epoch.
 
@@ -116,7 +114,7 @@ class ImageTextStream(IterableDataset):
     So each sample of an epoch comes to exactly one worker. To go on in the middle, a worker passes over the beginning
     of one shard.
 
-    Args:
+    Attributes:
         name: the dataset's, for messages and the order.
         rows: of its catalog entry: shards, or images with captions.
         mapper: turns a sample into the model's input.
@@ -125,17 +123,16 @@ class ImageTextStream(IterableDataset):
         start: samples that all workers together have drawn before.
     """
 
-    def __init__(
-        self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int, start: int = 0
-    ):
-        self.name = name
-        self.rows = rows
-        self.mapper = mapper
-        self.buffer = buffer
-        self.seed = seed
-        self.start = start
-        self.has_shards = "shard" in rows[0]
-        self.epoch_size = sum(map(num_slots, rows))
+    name: str
+    rows: list[dict]
+    mapper: Callable[[dict], dict]
+    buffer: int
+    seed: int
+    start: int = 0
+
+    def __post_init__(self):
+        self.has_shards = "shard" in self.rows[0]
+        self.epoch_size = sum(map(num_slots, self.rows))
 
     def __iter__(self) -> Iterator[dict]:
         local_worker, workers_per_rank = loader_worker()
@@ -163,9 +160,7 @@ class WorkerIterator:
     def __init__(
         self, stream: ImageTextStream, worker: int, num_workers: int, num_drawn: int, position: Position | None
     ):
-        self.stream = stream
-        self.worker = worker
-        self.num_workers = num_workers
+        self.stream, self.worker, self.num_workers = stream, worker, num_workers
         self.position = position or self._find(num_drawn)
         self._skipped = SkipCounter()
         self._samples = self._iterate()

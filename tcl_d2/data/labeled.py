@@ -13,6 +13,7 @@ from detectron2.utils.logger import log_first_n
 from torch.utils.data import IterableDataset, Sampler
 
 from ..modeling.vocabulary import dataset_vocabulary
+from ..utils.errors import expect, named
 from .image_text import TRAIN_ONLY_TYPE
 from .labels import LabelMapper
 from .sem_seg_mapper import SemSegDatasetMapper
@@ -32,19 +33,17 @@ def read_labeled_dataset(name: str) -> list[dict]:
         ValueError: it has no rows, or rows without labels, or its metadata do not fit together; names it.
     """
     rows = DatasetCatalog.get(name)
-    unlabeled = [row for row in rows if not row.get("sem_seg_file_name")]
-    if not rows or unlabeled:
-        reason = f"{len(unlabeled)} of its {len(rows)} rows have no 'sem_seg_file_name'" if rows else "it has no rows"
-        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {reason}.")
-
-    masks = LabelMapper.of(name).describe_masks([row["sem_seg_file_name"] for row in rows])
-    if masks:
-        log_first_n(logging.WARNING, f"Dataset '{name}': {masks}", name=__name__, key="message")
-
-    try:
+    label_mapper = LabelMapper.of(name)
+    with named(f"Dataset '{name}' cannot be trained on as a labeled dataset"):
+        unlabeled = sum(not row.get("sem_seg_file_name") for row in rows)
+        if not rows:
+            raise ValueError("it has no rows")
+        if unlabeled:
+            raise ValueError(f"{unlabeled} of its {len(rows)} rows have no 'sem_seg_file_name'")
         dataset_vocabulary(name)
-    except ValueError as error:
-        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {error}") from None
+
+    if masks := label_mapper.describe_masks([row["sem_seg_file_name"] for row in rows]):
+        log_first_n(logging.WARNING, f"Dataset '{name}': {masks}", name=__name__, key="message")
     return [{**row, "dataset_name": name} for row in rows]
 
 
@@ -58,21 +57,15 @@ def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: b
     Raises:
         ValueError: the ratio does not fit the datasets, or the batch is too small for both.
     """
+    key = "DATALOADER.LABELED_RATIO"
     if not has_labels:
-        if ratio:
-            raise ValueError(
-                f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names no labeled dataset: name one, or set "
-                "the ratio to 0."
-            )
+        expect(not ratio, key, ratio, "0, or a labeled dataset in DATASETS.TRAIN")
         return batch_size, 0
     if not has_captions:
         return 0, batch_size
 
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names labeled and image-text datasets: expected "
-            "the share of the images of a batch that has labels, more than 0 and less than 1."
-        )
+    expected = "the share of labeled images in a batch, more than 0 and less than 1: DATASETS.TRAIN has both kinds"
+    expect(0 < ratio < 1, key, ratio, expected)
     if batch_size < 2:
         raise ValueError(
             f"A process's batch has {batch_size} image, too few for one with a caption and one with labels: raise "
@@ -100,11 +93,9 @@ class LabeledDatasets:
         self.mapper = mapper
         self.subset_ratio = subset_ratio
         self._rows = [row for name in names for row in read_labeled_dataset(name)]
-        if not (0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))):
-            raise ValueError(
-                f"DATALOADER.RANDOM_SUBSET_RATIO is {subset_ratio}; expected a share of the {len(self._rows)} labeled "
-                "images that is at least one of them and at most 1."
-            )
+        is_right = 0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))
+        expected = f"at most 1, and at least one of {len(self._rows)} labeled images"
+        expect(is_right, "DATALOADER.RANDOM_SUBSET_RATIO", subset_ratio, expected)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, names: Sequence[str], mapper: Callable[[dict], dict] | None = None) -> dict:
@@ -133,8 +124,6 @@ class LabeledDatasets:
 
 
 class _LaterSampler(Sampler):
-    """An endless sampler without its first indices."""
-
     def __init__(self, sampler: Sampler, start: int):
         self.sampler = sampler
         self.start = start

@@ -5,6 +5,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
@@ -12,19 +13,20 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import IterableDataset
 
+from ..utils.errors import expect
 from ..utils.files import check_shared_memory
 from .image_text_stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .mapper import ImageTextDatasetMapper
 
 
+@dataclass
 class Mixture:
     """Draws each sample from one of several streams, in proportion to their weights."""
 
-    def __init__(self, streams: Sequence[ImageTextStream], weights: Sequence[float], seed: int):
-        self.streams = streams
-        self.weights = weights
-        self.seed = seed
+    streams: Sequence[ImageTextStream]
+    weights: Sequence[float]
+    seed: int
 
     def iterate_worker(
         self, worker: int, num_workers: int, num_drawn: int = 0, positions: Sequence[Position] | None = None
@@ -47,6 +49,7 @@ class Mixture:
             yield next(iterator), [iterator.position for iterator in iterators]
 
 
+@dataclass(eq=False)
 class TrainingStream(IterableDataset):
     """The samples of a process's batches, one batch after the other: first pairs, then labeled images.
 
@@ -54,33 +57,20 @@ class TrainingStream(IterableDataset):
     the numbers of processes and workers alone. The last pair of a batch has the streams' positions after it as
     `positions`.
 
-    Args:
-        pairs: the streams of pairs; has none if `num_pairs` is 0.
-        num_pairs: in a batch.
-        labeled: may be None if `num_labeled` is 0.
-        num_labeled: in a batch.
+    Attributes:
+        pairs: has no streams if `num_pairs`, in a batch, is 0.
+        labeled: may be None if `num_labeled`, in a batch, is 0.
         num_batches: batches that were drawn before.
         positions: of the streams after the last of them, by worker of this process; None where unknown.
     """
 
-    def __init__(
-        self,
-        pairs: Mixture,
-        num_pairs: int,
-        labeled: LabeledDatasets | None,
-        num_labeled: int,
-        *,
-        seed: int,
-        num_batches: int,
-        positions: Sequence[Sequence[Position] | None],
-    ):
-        self.pairs = pairs
-        self.num_pairs = num_pairs
-        self.labeled = labeled
-        self.num_labeled = num_labeled
-        self.seed = seed
-        self.num_batches = num_batches
-        self.positions = positions
+    pairs: Mixture
+    num_pairs: int
+    labeled: LabeledDatasets | None
+    num_labeled: int
+    seed: int
+    num_batches: int
+    positions: Sequence[Sequence[Position] | None]
 
     def __iter__(self) -> Iterator[dict]:
         # The loader takes batches from its workers in turn, from worker 0 on. So a worker goes on with the share of the
@@ -88,12 +78,9 @@ class TrainingStream(IterableDataset):
         worker, num_workers = loader_worker()
         first_batch = self.num_batches + worker
         batches_before, share = divmod(first_batch, num_workers)
-        pairs = self.pairs.iterate_worker(
-            comm.get_rank() * num_workers + share,
-            comm.get_world_size() * num_workers,
-            batches_before * self.num_pairs,
-            self.positions[share],
-        )
+        index, num_indices = comm.get_rank() * num_workers + share, comm.get_world_size() * num_workers
+        num_drawn = batches_before * self.num_pairs
+        pairs = self.pairs.iterate_worker(index, num_indices, num_drawn, self.positions[share])
         labeled = iter(())
         if self.num_labeled:
             labeled = iter(self.labeled.stream(self.seed, self.num_batches * self.num_labeled, self.num_labeled))
@@ -177,16 +164,15 @@ def check_workers(cfg: CfgNode, eval_only: bool) -> None:
         check_shared_memory(num_bytes, "; or lower DATALOADER.NUM_WORKERS (0: no processes)")
 
 
-def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:
-    """Raise a ValueError that names the config key of the first number out of range."""
+def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> int:
+    """Check the loader's numbers, and return the images in a process's batch; ValueError names the config key."""
     processes = comm.get_world_size()
-    if total_batch_size < 1 or total_batch_size % processes:
-        expected = "at least 1" if processes == 1 else f"a positive multiple of the {processes} processes (--num-gpus)"
-        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch_size}; expected {expected}.")
-    if num_workers < 0:
-        raise ValueError(f"DATALOADER.NUM_WORKERS is {num_workers}; expected 0 (none) or more.")
-    if buffer < 1:
-        raise ValueError(f"DATALOADER.SHUFFLE_BUFFER is {buffer}; expected at least 1 (no shuffling within a shard).")
+    expected = f"a positive multiple of the number of processes, {processes} (--num-gpus)"
+    is_right = total_batch_size > 0 and total_batch_size % processes == 0
+    expect(is_right, "SOLVER.IMS_PER_BATCH", total_batch_size, expected)
+    expect(num_workers >= 0, "DATALOADER.NUM_WORKERS", num_workers, "0 (none) or more")
+    expect(buffer >= 1, "DATALOADER.SHUFFLE_BUFFER", buffer, "at least 1 (no shuffling within a shard)")
+    return total_batch_size // processes
 
 
 @configurable(from_config=_train_loader_from_config)
@@ -219,35 +205,17 @@ def build_image_text_train_loader(
     """
     if not names and labeled is None:
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text or labeled dataset.")
-    _check_numbers(total_batch_size, num_workers, buffer)
-    batch_size = total_batch_size // comm.get_world_size()
+    batch_size = _check_numbers(total_batch_size, num_workers, buffer)
     num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
-
     datasets = [read_dataset(name) for name in names]
     sizes = [count_samples(rows) for rows in datasets]
 
     def build(seed: int, start: int, positions: list) -> tuple[Iterable[list[dict]], int]:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
-        num_batches = start // total_batch_size
-
-        stream = TrainingStream(
-            Mixture(streams, sizes, seed),
-            num_pairs,
-            labeled,
-            num_labeled,
-            seed=seed,
-            num_batches=num_batches,
-            positions=list(positions),
-        )
-        loader = build_detection_train_loader(
-            stream,
-            mapper=None,
-            total_batch_size=total_batch_size,
-            aspect_ratio_grouping=False,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        return loader, num_batches
+        mixture, num_batches = Mixture(streams, sizes, seed), start // total_batch_size
+        stream = TrainingStream(mixture, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
+        options = {"total_batch_size": total_batch_size, "num_workers": num_workers, "seed": seed}
+        return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options), num_batches
 
     settings = {"datasets": list(names), "buffer": buffer, "batch": total_batch_size, "labeled": num_labeled}
     return RestartableLoader(build, num_workers, settings, seed, start)

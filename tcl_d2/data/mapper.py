@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
+from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
 from ..modeling.templates import get_templates
+from ..utils.errors import expect, named
 from ..utils.images import BrokenSample, read_image
 from .class_words import read_class_words
 from .nouns import NounPrompter
@@ -29,21 +31,15 @@ def read_caption(text: str | bytes, name: str) -> str:
     return text
 
 
-def _check_augmentation(
-    size: int, crop_scale: Sequence[float], crop_ratio: Sequence[float], flip_prob: float, erasing_prob: float
-) -> None:
-    """Raise a ValueError that names the config key of the first value out of range."""
-    if size < 1:
-        raise ValueError(f"INPUT.IMAGE_TEXT.SIZE is {size}; expected at least 1 pixel.")
-
-    for key, bounds in (("CROP_SCALE", crop_scale), ("CROP_RATIO", crop_ratio)):
-        are_numbers = len(bounds) == 2 and all(isinstance(bound, (int, float)) for bound in bounds)
-        if not (are_numbers and 0 < bounds[0] <= bounds[1] < math.inf):
-            raise ValueError(f"INPUT.IMAGE_TEXT.{key} is {bounds}; expected two positive numbers, the smaller first.")
-
-    for key, probability in (("FLIP_PROB", flip_prob), ("ERASING_PROB", erasing_prob)):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"INPUT.IMAGE_TEXT.{key} is {probability}; expected a probability, 0 to 1.")
+def _check_augmentation(size: int, bounds: dict[str, Sequence[float]], probabilities: dict[str, float]) -> None:
+    """Check the numbers of the augmentation, by their keys below INPUT.IMAGE_TEXT."""
+    expect(size >= 1, "INPUT.IMAGE_TEXT.SIZE", size, "at least 1 pixel")
+    for key, (*pair,) in bounds.items():
+        are_numbers = len(pair) == 2 and all(isinstance(bound, (int, float)) for bound in pair)
+        is_right = are_numbers and 0 < pair[0] <= pair[1] < math.inf
+        expect(is_right, f"INPUT.IMAGE_TEXT.{key}", pair, "two positive numbers, the smaller first")
+    for key, probability in probabilities.items():
+        expect(0 <= probability <= 1, f"INPUT.IMAGE_TEXT.{key}", probability, "a probability, 0 to 1")
 
 
 class ImageTextDatasetMapper:
@@ -81,32 +77,22 @@ class ImageTextDatasetMapper:
         Raises:
             ValueError: a number is out of its range, or the policy unknown; names the config key.
         """
-        _check_augmentation(size, crop_scale, crop_ratio, flip_prob, erasing_prob)
-        self.tokenizer = tokenizer
-        self.prompt_nouns = prompt_nouns
-        self.is_train = is_train
+        bounds = {"CROP_SCALE": crop_scale, "CROP_RATIO": crop_ratio}
+        _check_augmentation(size, bounds, {"FLIP_PROB": flip_prob, "ERASING_PROB": erasing_prob})
+        self.tokenizer, self.prompt_nouns, self.is_train = tokenizer, prompt_nouns, is_train
 
         # Transforms are in 0..1 and normalize; their results are brought back to 0..255
-        mean = tuple(value / 255 for value in pixel_mean)
-        std = tuple(value / 255 for value in pixel_std)
+        mean, std = (tuple(value / 255 for value in values) for values in (pixel_mean, pixel_std))
         self.mean = torch.tensor(mean).view(3, 1, 1) * 255
         self.std = torch.tensor(std).view(3, 1, 1) * 255
-
         if is_train:
-            self.transform = _build_augmentation(
-                rand_augment,
-                input_size=size,
-                scale=tuple(crop_scale),
-                ratio=tuple(crop_ratio),
-                hflip=flip_prob,
-                re_prob=erasing_prob,
-                mean=mean,
-                std=std,
-            )
+            crop = {"input_size": size, "scale": tuple(crop_scale), "ratio": tuple(crop_ratio)}
+            options = {**crop, "hflip": flip_prob, "re_prob": erasing_prob}
+            self.transform = _build_augmentation(rand_augment, mean=mean, std=std, **options)
         else:
             resize = transforms.Resize(size, transforms.InterpolationMode.BILINEAR)
-            crop = transforms.CenterCrop(size)
-            self.transform = transforms.Compose([resize, crop, transforms.ToTensor(), transforms.Normalize(mean, std)])
+            steps = [resize, transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(mean, std)]
+            self.transform = transforms.Compose(steps)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -154,22 +140,9 @@ class ImageTextDatasetMapper:
                 "own loaders take datasets with a row for each image (see register_caption_list)."
             )
         name = sample.get("key") or sample.get("file_name", "")
+        caption = self._draw_caption(sample, name)
+        pixels = self.transform(_read_image(sample, name)) * self.std + self.mean
 
-        # Draw a caption
-        captions = sample.get("captions")
-        if not captions:
-            raise BrokenSample("no caption", name)
-        caption = read_caption(random.choice(captions) if self.is_train else captions[0], name)
-
-        # Read and augment the image
-        image = read_image(sample.get("image_bytes") or sample.get("file_name", ""), name)
-        try:
-            check_image_size(dict(sample), np.asarray(image))
-        except SizeMismatchError as error:
-            raise BrokenSample("another size than the row says", name, error) from None
-        pixels = self.transform(image) * self.std + self.mean
-
-        # Keep what came with the pair
         height, width = pixels.shape[1:]
         kept = {entry: value for entry, value in sample.items() if entry != "image_bytes"}
         mapped = {"image": pixels, "caption": caption, "tokens": self.tokenizer([caption])[0], "key": name}
@@ -177,22 +150,32 @@ class ImageTextDatasetMapper:
             mapped["noun_tokens"] = self.tokenizer(self.prompt_nouns(caption))
         return {"height": height, "width": width, **kept, **mapped}
 
+    def _draw_caption(self, sample: dict, name: str) -> str:
+        captions = sample.get("captions")
+        if not captions:
+            raise BrokenSample("no caption", name)
+        return read_caption(random.choice(captions) if self.is_train else captions[0], name)
+
+
+def _read_image(sample: dict, name: str) -> Image.Image:
+    image = read_image(sample.get("image_bytes") or sample.get("file_name", ""), name)
+    try:
+        check_image_size(dict(sample), np.asarray(image))
+    except SizeMismatchError as error:
+        raise BrokenSample("another size than the row says", name, error) from None
+    return image
+
 
 def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
     """Build the prompter of MODEL.GROUPVIT.MULTI_LABEL, or None if it asks for none."""
-    if multi_label.NUM_NOUNS < 0:
-        raise ValueError(f"MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS is {multi_label.NUM_NOUNS}; expected 0 or more.")
+    key = "MODEL.GROUPVIT.MULTI_LABEL"
+    expect(multi_label.NUM_NOUNS >= 0, f"{key}.NUM_NOUNS", multi_label.NUM_NOUNS, "0 or more")
     if multi_label.NUM_NOUNS == 0:
         return None
-    if not multi_label.WORDS:
-        raise ValueError(
-            "MODEL.GROUPVIT.MULTI_LABEL.WORDS is empty; expected a file of the words that count as nouns, one a line, "
-            "such as tcl_d2://words/ade20k.txt."
-        )
-    try:
+    expected = "a file of the words that count as nouns, one a line, such as tcl_d2://words/ade20k.txt"
+    expect(multi_label.WORDS, f"{key}.WORDS", "empty", expected)
+    with named(f"{key}.WORDS"):
         words = [word for class_words in read_class_words(multi_label.WORDS) for word in class_words]
-    except (OSError, ValueError) as error:
-        raise type(error)(f"MODEL.GROUPVIT.MULTI_LABEL.WORDS: {error}") from None
     return NounPrompter(words, multi_label.NUM_NOUNS, get_templates(multi_label.TEMPLATES))
 
 
@@ -210,7 +193,5 @@ def _build_augmentation(rand_augment: str, **options) -> Callable:
             **options,
         )
     except (AssertionError, ValueError, LookupError) as error:  # the numbers are checked, so it is the policy
-        raise ValueError(
-            f"INPUT.IMAGE_TEXT.RAND_AUGMENT is '{rand_augment}', no policy in timm's notation ({error}); "
-            "expected one such as 'rand-m9-mstd0.5-inc1', or '' for none."
-        ) from None
+        expected = "a policy in timm's notation, such as 'rand-m9-mstd0.5-inc1', or '' for none"
+        raise ValueError(f"INPUT.IMAGE_TEXT.RAND_AUGMENT is '{rand_augment}' ({error}); expected {expected}.") from None

@@ -50,8 +50,7 @@ class NounPrompter:
         return next((form for form in forms if form in self.words), None)
 
     def __call__(self, caption: str) -> list[str]:
-        """Draw `count` prompts of nouns of a caption, some twice if it has fewer; without nouns the caption is
-        repeated."""
+        """Draw `count` prompts of a caption's nouns, some twice if it has fewer; without nouns it is repeated."""
         nouns = self.find(caption)
         if not nouns:
             return [caption] * self.count

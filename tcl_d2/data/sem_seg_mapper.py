@@ -10,6 +10,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
 from ..modeling.vocabulary import dataset_vocabulary
+from ..utils.errors import expect, named
 from ..utils.images import BrokenSample, read_image
 from .labels import LabelMapper
 
@@ -18,8 +19,7 @@ _PADDED = 255  # both bytes of a label's pixel outside of the image: together mo
 
 def check_num_absent(number: int) -> None:
     """Check INPUT.SEM_SEG.NUM_ABSENT, a number of absent classes."""
-    if number < 0:
-        raise ValueError(f"INPUT.SEM_SEG.NUM_ABSENT is {number}; expected a number of classes, 0 or more.")
+    expect(number >= 0, "INPUT.SEM_SEG.NUM_ABSENT", number, "a number of classes, 0 or more")
 
 
 class SemSegDatasetMapper:
@@ -71,46 +71,42 @@ class SemSegDatasetMapper:
             OSError: the image or the label cannot be used; names it.
         """
         name = dataset_dict["dataset_name"]
-        image, label = self._read(dataset_dict, name)
+        with named(f"Dataset '{name}'"):
+            image, label = self._augment(*self._read(dataset_dict), dataset_dict["file_name"])
+        classes = self._choose_classes(label, name)
+        label[label >= self._label_mappers[name].num_classes] = MetadataCatalog.get(name).get("ignore_label", 255)
 
-        # Augment; PIL resizes labels of 8 bits alone, so each byte of 16 bits is a channel
+        height, width = label.shape
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        sample = {"image": pixels, "sem_seg": torch.from_numpy(label), "classes": torch.tensor(classes).long()}
+        return {**dataset_dict, "height": height, "width": width, **sample}
+
+    def _read(self, dataset_dict: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image uint8 [H, W, 3] and its label int32 [H, W], where the number of classes stands for ignored."""
+        file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
+        try:
+            image = np.array(read_image(file_name, file_name))
+            utils.check_image_size(dict(dataset_dict), image)
+            label = self._label_mappers[dataset_dict["dataset_name"]].read(label_name)
+        except (BrokenSample, ValueError) as error:  # of another size than the row says, or a label value of no class
+            raise OSError(error) from None
+
+        if label.shape != image.shape[:2]:
+            sizes = [" x ".join(map(str, array.shape[:2])) for array in (label, image)]
+            raise OSError(f"label {label_name} has {sizes[0]} pixels, but its image {file_name} {sizes[1]}")
+        return image, label
+
+    def _augment(self, image: np.ndarray, label: np.ndarray, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Augment an image and its label; the label becomes int64."""
+        # PIL resizes labels of 8 bits alone, so each byte of 16 bits is a channel
         label_bytes = label.astype("<u2").view(np.uint8).reshape(*label.shape, 2)
         aug_input = T.AugInput(image, sem_seg=label_bytes)
         try:
             self.augmentations(aug_input)
         except ValueError as error:  # such as a picture whose short side becomes 0 pixels
             size = f"{image.shape[1]} x {image.shape[0]} pixels"
-            raise OSError(
-                f"Dataset '{name}': {dataset_dict['file_name']} ({size}) cannot be augmented: {error}"
-            ) from None
-        label = np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
-
-        # Choose classes
-        classes = self._choose_classes(label, name)
-        label[label >= self._label_mappers[name].num_classes] = MetadataCatalog.get(name).get("ignore_label", 255)
-
-        height, width = label.shape
-        pixels = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        sample = {"image": pixels, "sem_seg": torch.from_numpy(label), "classes": torch.tensor(classes).long()}
-        return {**dataset_dict, "height": height, "width": width, **sample}
-
-    def _read(self, dataset_dict: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image uint8 [H, W, 3] and its label int32 [H, W], where the number of classes stands for ignored."""
-        file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
-        try:
-            image = np.array(read_image(file_name, file_name))
-            utils.check_image_size(dict(dataset_dict), image)
-            label = self._label_mappers[name].read(label_name)
-        except (BrokenSample, ValueError) as error:  # of another size than the row says, or a label value of no class
-            raise OSError(f"Dataset '{name}': {error}") from None
-
-        if label.shape != image.shape[:2]:
-            sizes = [" x ".join(map(str, array.shape[:2])) for array in (label, image)]
-            raise OSError(
-                f"Dataset '{name}': label {label_name} has {sizes[0]} pixels, but its image {file_name} {sizes[1]}; "
-                "expected the same size."
-            )
-        return image, label
+            raise OSError(f"{file_name} ({size}) cannot be augmented: {error}") from None
+        return aug_input.image, np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
 
     def _choose_classes(self, label: np.ndarray, name: str) -> list[int]:
         """Return the classes of a label, and drawn absent ones, which share no word with them."""

@@ -61,8 +61,8 @@ def test_no_dataset_is_an_error():
 @pytest.mark.parametrize(
     "options, processes, message",
     [
-        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected at least 1"),
-        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple of the 4 processes"),
+        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected"),
+        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple .* 4"),
         ({"total_batch_size": -4}, 4, "SOLVER.IMS_PER_BATCH is -4"),
         ({"buffer": 0}, 1, "DATALOADER.SHUFFLE_BUFFER is 0"),
         ({"num_workers": -1}, 1, "DATALOADER.NUM_WORKERS is -1"),
