@@ -25,9 +25,9 @@ from ..modeling.reco.image_index import (
 )
 from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
-from .dataset_files import walk_files
-from .shard_samples import BROKEN_TAR, StrictTarInfo
-from .shards import expand_shards, is_remote
+from .dataset_files import check_files, walk_files
+from .pairs.shard_samples import BROKEN_TAR, StrictTarInfo
+from .pairs.shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)
 IMAGES_PER_PART = 4096  # of a folder; a stopped index goes on after the last part that is whole
@@ -76,9 +76,7 @@ def _check_shards(name: str, shards: Sequence[str]) -> None:
             f"'{name}' has shards that are not on this disk, such as {remote[0]}: images of an archive are read again "
             "for each word, so download them first"
         )
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
-    if missing:
-        raise FileNotFoundError(f"'{name}': {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
+    check_files(map(Path, shards), f"shards of '{name}'")
 
 
 def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:

@@ -14,10 +14,9 @@ from ..utils.words import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
 from .class_words import read_class_words
 from .dataset_files import DatasetsHandler, datasets_root
-from .image_text import register_coco_captions, register_webdataset
 from .labels import parse_range, parse_rule
-from .shapes import GROUNDS, NOVEL, OBJECTS
-from .shapes_objects import INSTANCES, PANOPTIC
+from .pairs.register import register_coco_captions, register_webdataset
+from .shapes import GROUNDS, INSTANCES, NOVEL, OBJECTS, PANOPTIC
 
 _PREPARE_SHAPES = "tcl-d2 prepare shapes"
 

@@ -15,9 +15,9 @@ from torch.utils.data import IterableDataset
 
 from ..utils.errors import expect
 from ..utils.files import check_shared_memory
-from .image_text_stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
-from .mapper import ImageTextDatasetMapper
+from .pairs.mapper import ImageTextDatasetMapper
+from .pairs.stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 
 
 @dataclass

@@ -5,8 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from ..data import is_labeled
-from ..data.labeled import split_batch
-from ..data.sem_seg_mapper import check_num_absent
+from ..data.labeled import check_num_absent, split_batch
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 from ..modeling.vocabulary import dataset_vocabulary

@@ -19,7 +19,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
-from ..data.annotations import read_annotations
+from ..data.benchmarks import read_annotations
 from ..utils.downloads import PathManager
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
-from typing import TypeVar
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -15,7 +15,6 @@ logger = logging.getLogger(__name__)
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before each further try; reading on begins the count anew
 _TIMEOUT = 60.0  # seconds without a byte after which a connection counts as broken
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)  # a server that answers so may answer otherwise soon
-_Result = TypeVar("_Result")
 
 
 class UnreadableAddress(OSError):
@@ -102,7 +101,7 @@ class HTTPStream(io.RawIOBase):
         self._disconnect()
         super().close()
 
-    def _persist(self, step: Callable[[], _Result]) -> _Result:
+    def _persist(self, step: Callable[[], Any]) -> Any:
         """Do a step with a connection; if that fails, retry with a new one after a pause."""
         for pause in (*self._pauses, None):
             try:

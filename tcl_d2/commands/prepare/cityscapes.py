@@ -16,7 +16,7 @@ from cityscapesscripts.helpers.labels import name2label
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
-from ...data.annotations import check_picture
+from ...data.benchmarks.annotations import check_picture
 from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
 

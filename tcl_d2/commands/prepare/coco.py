@@ -19,7 +19,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from ...data import preparation
-from ...data.annotations import (
+from ...data.benchmarks.annotations import (
     check_categories,
     check_picture,
     draw_instances,

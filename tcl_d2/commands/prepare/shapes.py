@@ -29,8 +29,7 @@ from tqdm import tqdm
 
 from ...data.dataset_files import datasets_root
 from ...data.preparation import SHARED_MEMORY
-from ...data.shapes import draw_scene
-from ...data.shapes_objects import INSTANCES, write_annotations
+from ...data.shapes import INSTANCES, draw_scene, write_annotations
 from ...utils.errors import one_message
 from ...utils.files import check_shared_memory, replacing
 from ...utils.locks import locked_folder

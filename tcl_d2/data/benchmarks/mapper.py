@@ -5,8 +5,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
-from ..utils.images import BrokenSample, read_image
-from ..utils.resize import check_sizes, resize_bilinear, segmentation_size
+from ...utils.images import BrokenSample, read_image
+from ...utils.resize import check_sizes, resize_bilinear, segmentation_size
 
 
 def model_input(image: np.ndarray, short: int, long: int) -> dict:

@@ -12,11 +12,11 @@ from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSample
 from detectron2.utils.logger import log_first_n
 from torch.utils.data import IterableDataset, Sampler
 
-from ..modeling.vocabulary import dataset_vocabulary
-from ..utils.errors import expect, named
-from .image_text import TRAIN_ONLY_TYPE
-from .labels import LabelMapper
-from .sem_seg_mapper import SemSegDatasetMapper
+from ...modeling.vocabulary import dataset_vocabulary
+from ...utils.errors import expect, named
+from ..labels import LabelMapper
+from ..pairs.register import TRAIN_ONLY_TYPE
+from .mapper import SemSegDatasetMapper
 
 
 def is_labeled(name: str) -> bool:

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from ..modeling.templates import get_templates
-from ..utils.errors import expect, named
-from ..utils.images import BrokenSample, read_image
-from .class_words import read_class_words
+from ...modeling.templates import get_templates
+from ...utils.errors import expect, named
+from ...utils.images import BrokenSample, read_image
+from ..class_words import read_class_words
 from .nouns import NounPrompter
 
 
@@ -96,7 +96,7 @@ class ImageTextDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        from ..modeling.clip_loading import build_tokenizer
+        from ...modeling.clip_loading import build_tokenizer
 
         image_text = cfg.INPUT.IMAGE_TEXT
         return {

@@ -15,9 +15,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from ..utils.errors import named
-from ..utils.files import open_path, path_within
-from .dataset_files import check_files, datasets_root, find_images
+from ...utils.errors import named
+from ...utils.files import open_path, path_within
+from ..dataset_files import check_files, datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
 # The `evaluator_type` in a training dataset's metadata, which no evaluator has: check_datasets tells by it what can be

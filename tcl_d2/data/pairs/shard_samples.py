@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import BinaryIO
 
-from ..utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
+from ...utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 
 # What a tar that is broken raises when it is read
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)

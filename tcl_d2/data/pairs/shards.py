@@ -20,9 +20,9 @@ import braceexpand
 from huggingface_hub import get_token, hf_hub_url
 from webdataset.gopen import gopen
 
-from ..utils.files import is_web_page
-from ..utils.http_stream import PAUSES, HTTPStream, UnreadableAddress
-from .dataset_files import glob_files, subsample
+from ...utils.files import is_web_page
+from ...utils.http_stream import PAUSES, HTTPStream, UnreadableAddress
+from ..dataset_files import glob_files, subsample
 from .shard_samples import BROKEN_TAR, iterate_headers, open_tar
 
 CHECK_PAUSES = (1, 2, 4)  # as PAUSES, but before a training

@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..utils.http_stream import UnreadableAddress
-from ..utils.images import BrokenSample
+from ...utils.http_stream import UnreadableAddress
+from ...utils.images import BrokenSample
 from .shard_samples import BROKEN_TAR, SORT_ADVICE, ShardSample, read_samples
 from .shards import open_shard
 
