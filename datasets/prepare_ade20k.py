@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Bring ADE20K's validation set into place: `tcl-d2 prepare ade20k`."""
 
-from tcl_d2.commands.prepare.ade20k import argument_parser, main
+from tcl_d2.commands.prepare.ade20k import PREPARATION
 
 if __name__ == "__main__":
-    main(argument_parser().parse_args())
+    PREPARATION.main(PREPARATION.argument_parser().parse_args())

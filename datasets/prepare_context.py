@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Bring PASCAL Context into place: `tcl-d2 prepare context`."""
 
-from tcl_d2.commands.prepare.context import argument_parser, main
+from tcl_d2.commands.prepare.context import PREPARATION
 
 if __name__ == "__main__":
-    main(argument_parser().parse_args())
+    PREPARATION.main(PREPARATION.argument_parser().parse_args())

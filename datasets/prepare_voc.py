@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Bring PASCAL VOC 2012 into place: `tcl-d2 prepare voc`."""
 
-from tcl_d2.commands.prepare.voc import argument_parser, main
+from tcl_d2.commands.prepare.voc import PREPARATION
 
 if __name__ == "__main__":
-    main(argument_parser().parse_args())
+    PREPARATION.main(PREPARATION.argument_parser().parse_args())

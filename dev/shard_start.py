@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from measure import machine, seconds
 
-from tcl_d2.data.shard_samples import read_samples
-from tcl_d2.data.shards import open_shard
+from tcl_d2.data.pairs.shard_samples import read_samples
+from tcl_d2.data.pairs.shards import open_shard
 
 PAIRS, IMAGE_BYTES = 10_000, 30_000
 

@@ -21,8 +21,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from .checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from .checkpoint.hub import is_hub_name, load_folder_config
 from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
-from .data.benchmark_mapper import model_input
-from .data.benchmarks import benchmark_classes
+from .data.benchmarks import benchmark_classes, model_input
 from .image_stream import Reading, Request, segment_stream
 from .modeling import DenseCLIP, FrozenCLIP
 from .segmentation import Segmentation

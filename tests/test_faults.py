@@ -15,8 +15,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.data import register_benchmark_folder
-from tcl_d2.data.image_text_stream import ImageTextStream, SkipCounter
-from tcl_d2.data.mapper import read_caption, read_image
+from tcl_d2.data.pairs.mapper import read_caption, read_image
+from tcl_d2.data.pairs.stream import ImageTextStream, SkipCounter
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import TCL
 from tests import running

@@ -46,9 +46,9 @@ def test_a_file_goes_before_a_config_of_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, nearest",
     [
-        ("shapes/traind.yaml", "nearest names: shapes/trained.yaml"),
+        ("shapes/traind.yaml", "names: shapes/trained.yaml"),
         ("configs/shapes/tcl.yaml", "shapes/tcl.yaml"),
-        ("eval/oficial", "nearest names: eval/official.yaml"),
+        ("eval/oficial", "names: eval/official.yaml"),
         ("qqq", "; names: ablations/cc3m.yaml, .*, tcl.yaml"),
     ],
 )

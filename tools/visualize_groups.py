@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tcl_d2.data.benchmark_mapper import model_input
+from tcl_d2.data.benchmarks import model_input
 from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.inference import pad_to_multiple
 from tcl_d2.predictor import TCLPredictor

@@ -1,4 +1,4 @@
-"""Files that come with the package: under the path prefix tcl_d2:// (Detectron2's PathManager), and the configs."""
+"""Files of the package, under the path prefix tcl_d2:// (Detectron2's PathManager), and the configs."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,7 @@ class FolderHandler(PathHandler):
     PREFIX: str
 
     def folder(self) -> Path:
-        """Return the folder, which may be another one each time."""
+        """Return the folder, which may change between calls."""
         raise NotImplementedError
 
     def _get_supported_prefixes(self) -> list[str]:
@@ -37,7 +37,7 @@ class FolderHandler(PathHandler):
 
 
 class AssetHandler(FolderHandler):
-    """Handler of tcl_d2://X, the file X in this folder, wherever the package is installed."""
+    """Handler of tcl_d2://X, the file X in this folder."""
 
     PREFIX = "tcl_d2://"
 
@@ -49,16 +49,13 @@ PathManager.register_handler(AssetHandler())
 
 
 def list_configs() -> list[str]:
-    """List the names of the configs that come with the project, such as "shapes/tcl.yaml", and of LazyConfigs (.py)."""
+    """List the project's configs by name, such as "shapes/tcl.yaml", and LazyConfigs (.py)."""
     paths = (path for suffix in (".yaml", ".py") for path in _CONFIGS.rglob(f"*{suffix}"))
     return sorted(path.relative_to(_CONFIGS).as_posix() for path in paths)
 
 
 def get_config_file(config_path: str) -> str:
-    """Return the path of a config that comes with the project.
-
-    Args:
-        config_path: its name below configs/, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
+    """Return the path of a config of the project, such as "shapes/tcl.yaml", or of a LazyConfig (.py).
 
     Raises:
         FileNotFoundError: there is no config of this name; lists the nearest names, or all.
@@ -67,9 +64,8 @@ def get_config_file(config_path: str) -> str:
     if config_path in names:
         return str(_CONFIGS / config_path)
 
-    nearest = get_close_matches(config_path, names, n=3)
-    hint = "nearest names" if nearest else "names"
+    nearest = get_close_matches(config_path, names, n=3) or names
     raise FileNotFoundError(
         f"no config '{config_path}': there is no such file, and no config of this name comes with the project; "
-        f"{hint}: {', '.join(nearest or names)}"
+        f"names: {', '.join(nearest)}"
     )

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # Run it; only its own module is imported
     command = import_module(f".{name.replace('-', '_')}", __name__)
+    command = getattr(command, "PREPARATION", command)
     parser = command.argument_parser()
     parser.prog = prog
     args = parser.parse_args(words)

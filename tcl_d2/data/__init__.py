@@ -6,24 +6,28 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..modeling.dataset_classes import has_classes, is_of_objects
-from . import benchmarks, builtin, image_text  # noqa: F401 (builtin registers its datasets)
-from .annotations import read_annotations
-from .benchmark_mapper import BenchmarkMapper
-from .benchmarks import register_benchmark, register_benchmark_folder
-from .image_text import (
+from . import builtin  # noqa: F401 (registers its datasets)
+from .benchmarks import (
+    EVALUATOR_TYPE,
+    BenchmarkMapper,
+    read_annotations,
+    register_benchmark,
+    register_benchmark_folder,
+)
+from .labeled import LabeledDatasets, SemSegDatasetMapper, is_labeled, read_labeled_dataset
+from .labels import LabelMapper
+from .loader import build_image_text_train_loader
+from .pairs.mapper import ImageTextDatasetMapper
+from .pairs.register import (
+    TRAIN_ONLY_TYPE,
     register_caption_folder,
     register_caption_list,
     register_coco_captions,
     register_training_path,
     register_webdataset,
 )
-from .image_text_stream import read_dataset
-from .labeled import LabeledDatasets, is_labeled, read_labeled_dataset
-from .labels import LabelMapper
-from .loader import build_image_text_train_loader
-from .mapper import ImageTextDatasetMapper
-from .sem_seg_mapper import SemSegDatasetMapper
-from .shards import is_remote
+from .pairs.shards import is_remote
+from .pairs.stream import read_dataset
 
 __all__ = [
     "BenchmarkMapper",
@@ -42,11 +46,11 @@ __all__ = [
     "register_webdataset",
 ]
 _USES = {
-    image_text.TRAIN_ONLY_TYPE: (
+    TRAIN_ONLY_TYPE: (
         "DATASETS.TRAIN takes image-text pairs (see register_caption_folder) and labeled datasets (see "
         "register_benchmark), whose metadata have stuff_classes and whose rows have a sem_seg_file_name"
     ),
-    benchmarks.EVALUATOR_TYPE: (
+    EVALUATOR_TYPE: (
         "DATASETS.TEST and DATASETS.VAL take benchmarks (see register_benchmark), and other datasets whose metadata "
         "have stuff_classes and an evaluator_type, or objects of the type coco, lvis or coco_panoptic_seg"
     ),
@@ -65,27 +69,25 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
         test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
 
     Raises:
-        FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and of
-            every other one what is wrong with it.
+        FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and what
+            is wrong with each of the others.
         ValueError: no file is missing, but datasets are unfit, not registered or not for this use.
     """
-    names_by_use = {None: names, image_text.TRAIN_ONLY_TYPE: train, benchmarks.EVALUATOR_TYPE: test}
+    names_by_use = {None: names, TRAIN_ONLY_TYPE: train, EVALUATOR_TYPE: test}
     problems = []
-    for use, names_of_use in names_by_use.items():
-        for name in names_of_use:
-            try:
-                _check_dataset(name, use)
-            except (OSError, ValueError) as error:
-                problems.append(error)
+    for use, name in ((use, name) for use, names in names_by_use.items() for name in names):
+        try:
+            _check_dataset(name, use)
+        except (OSError, ValueError) as error:
+            problems.append(error)
 
     if problems:
         are_files_missing = any(isinstance(problem, OSError) for problem in problems)
-        error_type = FileNotFoundError if are_files_missing else ValueError
-        raise error_type("\n  ".join(map(str, problems)))
+        raise (FileNotFoundError if are_files_missing else ValueError)("\n  ".join(map(str, problems)))
 
 
 def check_have_labels(names: Iterable[str]) -> None:
-    """Raise a ValueError for a dataset of objects, of which there is no label of each pixel."""
+    """Raise a ValueError for a dataset of objects, which has no label of each pixel."""
     for name in names:
         if is_of_objects(name):
             raise ValueError(f"Dataset '{name}' has objects and no labels of pixels; expected a benchmark.")
@@ -96,16 +98,17 @@ def _check_dataset(name: str, use: str | None) -> None:
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name of a dataset; expected texts, such as ('shapes_val',)")
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
-        _register_path(name, use)
+        is_benchmark = use == EVALUATOR_TYPE or Path(name, "classes.txt").is_file()
+        register_benchmark_folder(name) if is_benchmark else register_training_path(name)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", image_text.TRAIN_ONLY_TYPE)
-    may_be_pairs = evaluator_type == image_text.TRAIN_ONLY_TYPE
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", TRAIN_ONLY_TYPE)
+    may_be_pairs = evaluator_type == TRAIN_ONLY_TYPE
     may_be_trained_on = may_be_pairs or is_labeled(name)
     is_benchmark = not may_be_pairs and has_classes(name)
-    fits = {None: True, image_text.TRAIN_ONLY_TYPE: may_be_trained_on, benchmarks.EVALUATOR_TYPE: is_benchmark}
+    fits = {None: True, TRAIN_ONLY_TYPE: may_be_trained_on, EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 
@@ -114,23 +117,13 @@ def _check_dataset(name: str, use: str | None) -> None:
     elif is_labeled(name):
         LabelMapper.of(name)
     try:
-        if use == image_text.TRAIN_ONLY_TYPE and is_labeled(name):
-            read_labeled_dataset(name)
-        else:
-            read_dataset(name)
+        is_labels = use == TRAIN_ONLY_TYPE and is_labeled(name)
+        read_labeled_dataset(name) if is_labels else read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
 
 
-def _register_path(path: str, use: str | None) -> None:
-    """Register a path as what it holds; `use` says what it should hold where nobody can tell."""
-    if use == benchmarks.EVALUATOR_TYPE or Path(path, "classes.txt").is_file():
-        register_benchmark_folder(path)
-    else:
-        register_training_path(path)
-
-
 def _similar_names(name: str) -> str:
-    """List the registered names that begin like this one, or well-known ones."""
+    """List registered names that begin like this one, or well-known ones."""
     similar = [known for known in DatasetCatalog.list() if known.split("_")[0] == name.split("_")[0]]
     return ", ".join(similar or ["cc3m_train", "cc12m_train", "coco_captions_train2017", "shapes_train", "shapes_val"])

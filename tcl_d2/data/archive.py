@@ -1,4 +1,4 @@
-"""An archive of images without labels: a folder, shards, or a registered dataset, and how its index is made."""
+"""An archive of images without labels (a folder, shards, or a registered dataset), and the making of its index."""
 
 import hashlib
 import logging
@@ -25,9 +25,9 @@ from ..modeling.reco.index import (
 )
 from ..utils.files import stat_file
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
-from .dataset_files import walk_files
-from .shard_samples import BROKEN_TAR, StrictTarInfo
-from .shards import expand_shards, is_remote
+from .dataset_files import check_files, walk_files
+from .pairs.shard_samples import BROKEN_TAR, StrictTarInfo
+from .pairs.shards import expand_shards, is_remote
 
 logger = logging.getLogger(__name__)
 IMAGES_PER_PART = 4096  # of a folder; a stopped index goes on after the last part that is whole
@@ -37,11 +37,11 @@ IMAGES_PER_PART = 4096  # of a folder; a stopped index goes on after the last pa
 
 
 def list_archive(name: str) -> list[list[str]]:
-    """List the files of an archive, in the parts in which it is indexed: shard by shard, or so many images.
+    """List the files of an archive in the parts that are indexed one by one: each a shard, or so many images.
 
     Args:
-        name: a registered dataset; or else the path of a folder with images or shards, also in folders below it, or
-            of shards, with braces or a glob.
+        name: a registered dataset; or the path of a folder with images or shards, also in folders below it, or of
+            shards, with braces or a glob.
 
     Raises:
         FileNotFoundError: it is none of these, or files are missing.
@@ -76,20 +76,11 @@ def _check_shards(name: str, shards: Sequence[str]) -> None:
             f"'{name}' has shards that are not on this disk, such as {remote[0]}: images of an archive are read again "
             "for each word, so download them first"
         )
-    missing = [shard for shard in shards if not os.path.isfile(shard)]
-    if missing:
-        raise FileNotFoundError(f"'{name}': {len(missing)} of {len(shards)} shards are missing, such as {missing[0]}")
+    check_files(map(Path, shards), f"shards of '{name}'")
 
 
 def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
-    """List the images of files of an archive.
-
-    Args:
-        files: images, or shards; of a broken shard, the images before the break are listed.
-
-    Returns:
-        the images, and texts on what is broken.
-    """
+    """List the images in files of an archive, in a broken shard those before the break; and texts on what is broken."""
     records, problems = [], []
     for file in files:
         if not re.search(r"\.tar(\.|$)", file, re.IGNORECASE):
@@ -110,16 +101,12 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
 
 
 def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbedder, num_workers: int = 0) -> dict:
-    """Make the index of an archive, or what is left to make of it. Broken images are left out and counted.
+    """Make the index of an archive, or the rest of it; return the counts of "images" and "broken", which are left out.
 
     Args:
         parts: the files of each part, see list_archive.
-        folder: for the index, as modeling/reco/index.py has it.
-        embed: embeds images.
+        folder: for the index, see modeling/reco/index.py.
         num_workers: processes that read images; 0 for none.
-
-    Returns:
-        "images" and "broken": how many.
 
     Raises:
         ValueError: the folder has the index of another CLIP or another archive.
@@ -161,7 +148,7 @@ def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_work
 
 
 def _digest_files(parts: Sequence[Sequence[str]]) -> str:
-    """Return a digest of the names and sizes of an archive's files; a folder may be moved."""
+    """Return a digest of the relative names and the sizes of an archive's files."""
     root = os.path.commonpath([os.path.dirname(file) for part in parts for file in part] or ["."])
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:

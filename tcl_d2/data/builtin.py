@@ -1,4 +1,4 @@
-"""The datasets that come with the project, registered when the package is imported; no file of them is read then."""
+"""The datasets that come with the project. Importing this registers them; their files are not read then."""
 
 import json
 from itertools import chain
@@ -14,10 +14,9 @@ from ..utils.words import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
 from .class_words import read_class_words
 from .dataset_files import DatasetsHandler, datasets_root
-from .image_text import register_coco_captions, register_webdataset
 from .labels import parse_range, parse_rule
-from .shapes import GROUNDS, NOVEL, OBJECTS
-from .shapes_objects import INSTANCES, PANOPTIC
+from .pairs.register import register_coco_captions, register_webdataset
+from .shapes import GROUNDS, INSTANCES, NOVEL, OBJECTS, PANOPTIC
 
 _PREPARE_SHAPES = "tcl-d2 prepare shapes"
 
@@ -26,20 +25,9 @@ _PREPARE_SHAPES = "tcl-d2 prepare shapes"
 
 
 def _register_pairs() -> None:
-    """Register the image-text datasets of the paper and of GroupViT, COCO Captions, and the small world's."""
-    advice = "or ready shards (see datasets/README.md)"
-    register_webdataset(
-        "cc3m_train",
-        "cc3m/*.tar",
-        prepare=f"img2dataset, from CC3M's list, {advice}",
-        num_published=2_881_393,
-    )
-    register_webdataset(
-        "cc12m_train",
-        "cc12m/*.tar",
-        prepare=f"img2dataset, from CC12M's list, {advice}",
-        num_published=11_286_526,
-    )
+    for name, num_published in (("cc3m", 2_881_393), ("cc12m", 11_286_526)):
+        advice = f"img2dataset, from {name.upper()}'s list, or ready shards (see datasets/README.md)"
+        register_webdataset(f"{name}_train", f"{name}/*.tar", prepare=advice, num_published=num_published)
     register_webdataset("redcaps_train", "redcaps/*.tar", prepare="img2dataset, from RedCaps' lists")
     register_webdataset("yfcc14m_train", "yfcc14m/*.tar", prepare="img2dataset, from a list of YFCC100M with captions")
     register_webdataset("shapes_train", "shapes/train/*.tar", prepare=_PREPARE_SHAPES)
@@ -60,40 +48,34 @@ def _read_json(path: str) -> dict:
 
 
 def _register_benchmarks() -> None:
-    """Register the eight benchmarks of the unified protocol, two large ones, and train splits for model selection."""
+    """Register the unified protocol's eight benchmarks, two large ones, and train splits for model selection."""
     for name, entry in _read_json("benchmarks.json").items():
         # Read the classes: names with colors, or a list of words
         colors = {BACKGROUND: entry["background"]} if "background" in entry else {}
         for file in entry.get("classes", ()):
             colors |= _read_json(f"classes/{file}.json")
-        class_words = None
+        classes, words = list(colors), {}
         if "words" in entry:
             class_words = read_class_words(ASSETS / "words" / entry["words"], shared_words=True)
+            classes, words = unique_names(class_words), {"class_words": class_words, "shared_words": True}
 
         ignore_label = entry.get("ignore_label", 255)
         label_map = parse_rule(entry["rule"], ignore_label) if "rule" in entry else None
         register_benchmark(
             name,
-            entry["images"],
-            entry["labels"],
-            list(colors) if class_words is None else unique_names(class_words),
-            BACKGROUND in colors,
-            ids=entry.get("ids"),
+            classes=classes,
+            background=BACKGROUND in colors,
             label_map=label_map,
             ignore_label=ignore_label,
             colors=list(colors.values()),
             prepare=f"tcl-d2 prepare {entry['prepare']}",
-            title=entry["title"],
-            num_images=entry["num_images"],
-            class_words=class_words,
-            shared_words=class_words is not None,
+            **{key: entry[key] for key in ("images", "labels", "ids", "title", "num_images") if key in entry},
+            **words,
         )
 
         # What the release's labels have, and what a whole dataset must have of it
-        values = label_map or (*range(len(MetadataCatalog.get(name).stuff_classes)), ignore_label)
-        required = values
-        if "required" in entry:
-            required = chain.from_iterable(map(parse_range, entry["required"]))
+        values = label_map or (*range(len(classes)), ignore_label)
+        required = chain(*map(parse_range, entry["required"])) if "required" in entry else values
         MetadataCatalog.get(name).set(release_values=tuple(values), required_values=tuple(required))
 
 
@@ -125,7 +107,7 @@ def _register_lvis() -> None:
 def _register_shapes() -> None:
     """Register the small world: benchmarks with and without background, and with stuff; labeled scenes to train on.
 
-    Of the labeled scenes, the base classes alone are labeled in a second dataset: pixels of the others are ignored.
+    A second dataset has labels only of the scenes' base classes: the other pixels are ignored.
     """
     everything = OBJECTS + GROUNDS
     things = range(len(OBJECTS))
@@ -140,16 +122,9 @@ def _register_shapes() -> None:
         "shapes_sem_seg_train": ("labeled", everything, False, None),
         "shapes_base_sem_seg_train": ("labeled", base, False, base_map),
     }
-    for name, (folder, classes, background, label_map) in variants.items():
-        register_benchmark(
-            name,
-            f"shapes/{folder}/images",
-            f"shapes/{folder}/labels",
-            classes,
-            background,
-            label_map=label_map,
-            prepare=_PREPARE_SHAPES,
-        )
+    for name, (folder, *classes, label_map) in variants.items():
+        images, labels = f"shapes/{folder}/images", f"shapes/{folder}/labels"
+        register_benchmark(name, images, labels, *classes, label_map=label_map, prepare=_PREPARE_SHAPES)
 
 
 def _load_panoptic() -> list[dict]:

@@ -1,4 +1,4 @@
-"""Words of classes in files, or as a method's release has them: each class has one or several."""
+"""Words of classes, in files or as a method's release has them: each class has one or several."""
 
 import json
 import re
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 
     Attributes:
         name: a file, or a dataset.
-        part: what a class is there.
+        part: its name for a class, such as "line".
         first: the number of the first class.
     """
 
@@ -33,7 +33,7 @@ class Source(NamedTuple):
     first: int = 0
 
     def place(self, index: int) -> str:
-        """Return the place of the class with this index, such as "line 3"."""
+        """Return the place of a class, such as "line 3"."""
         return f"{self.part} {self.first + index}"
 
 
@@ -41,17 +41,10 @@ class Source(NamedTuple):
 
 
 def read_class_words(path: str | Path, background: bool = False, shared_words: bool = False) -> list[list[str]]:
-    """Read a file with a class a line, its words separated by commas or semicolons.
+    """Read the words of each class from a file with a class a line, its words separated by commas or semicolons.
 
-    The file is UTF-8, with or without a byte-order mark. Blank lines at its end are left out.
-
-    Args:
-        path: the file, or a path that Detectron2's PathManager knows.
-        background: see check_class_words.
-        shared_words: see check_class_words.
-
-    Returns:
-        the words of each class.
+    The file is UTF-8, with or without a byte-order mark, at any path that Detectron2's PathManager knows. Blank lines
+    at its end are ignored. For the other arguments, see check_class_words.
 
     Raises:
         OSError: the file cannot be read.
@@ -76,7 +69,7 @@ def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not fit to be read, or see check_fits_classes; names the file and the line.
+        ValueError: see read_class_words and check_fits_classes; names the file and the line.
     """
     names, background = dataset_class_names(dataset_name), dataset_background(dataset_name) is not False
     if background and is_of_objects(dataset_name):  # whose lists of classes are without it
@@ -99,7 +92,6 @@ def check_class_words(
 
     Args:
         class_words: the words of each class.
-        source: what they come from.
         background: whether the first class is the background. Its words stand for whatever is no other class, and may
             be words of classes too: the published lists have "bed" as both.
         shared_words: whether a word may stand for several classes.
@@ -132,19 +124,15 @@ def check_fits_classes(
     background: bool = False,
     shared_words: bool = False,
 ) -> None:
-    """Check that words are for the classes of a dataset, in their order.
+    """Check that words are for the classes with these names, in their order; arguments as check_class_words.
 
-    Args:
-        class_words: the words of each class.
-        names: the names of the dataset's classes.
-        source: what the words come from.
-        background: whether the first class is the background, whose words may be names of classes.
-        shared_words: whether a word may stand for several classes; then their order cannot be checked.
+    With shared words, their order cannot be checked.
 
     Raises:
-        ValueError: more or fewer classes than names, or a class has the name of another one among its words.
+        ValueError: see check_class_words; or more or fewer classes than names, or a class has the name of another one
+            among its words.
     """
-    # A list for each class
+    check_class_words(class_words, source, background, shared_words)
     if len(class_words) != len(names):
         known = {_without_spaces(word) for words in class_words for word in words}
         missing = [name for name in names if _without_spaces(name) not in known]
@@ -153,10 +141,9 @@ def check_fits_classes(
             f"{source.name}: words for {len(class_words)} classes, but the dataset has {len(names)}. Give each of its "
             f"classes a {source.part}, in their order.{hint}"
         )
-
-    # In their order
     if shared_words:
         return
+
     indices = {_without_spaces(name): index for index, name in enumerate(names)}
     for index in range(int(background), len(names)):
         for word in class_words[index]:
@@ -177,17 +164,10 @@ def _without_spaces(word: str) -> str:
 
 
 def released_words(method: str) -> dict[str, list[list[str]]]:
-    """Return the words with which the release of a method was evaluated.
+    """Return the words of each class with which a method's release was evaluated, by dataset.
 
-    Args:
-        method: sclip, naclip, clearclip, proxyclip or groupvit.
-
-    Returns:
-        the words of each class, by dataset; not for one that the release was not evaluated on. Where a dataset has a
-        background, its words are the first; GroupViT's release has none for it.
-
-    Raises:
-        ValueError: there are no lists for the method; names those that there are.
+    Where a dataset has a background, its words are the first; GroupViT's release has none for it. A ValueError names
+    the methods (RELEASES).
     """
     if method not in RELEASES:
         raise ValueError(f"There are no lists of class words for '{method}'; there are for {', '.join(RELEASES)}.")

@@ -32,10 +32,7 @@ PathManager.register_handler(DatasetsHandler())
 
 
 def find_images(images: str) -> dict[str, Path]:
-    """Find the image files of a folder, or of a pattern 'folder/{}suffix'.
-
-    Returns:
-        path by ID: the part of the path below the folder, without the suffix.
+    """Find the image files of a folder, or of a pattern 'folder/{}suffix', by their IDs: paths below it without suffix.
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
@@ -43,13 +40,13 @@ def find_images(images: str) -> dict[str, Path]:
     """
     head, _, tail = images.partition("{}")
     folder = datasets_root() / head
-    suffixes = (tail,) if tail else IMAGE_SUFFIXES
+    suffixes = (tail.lower(),) if tail else IMAGE_SUFFIXES
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
 
     paths = {}
     for path in walk_files(folder):
-        suffix = next((end for end in suffixes if path.name.lower().endswith(end.lower())), None)
+        suffix = next(filter(path.name.lower().endswith, suffixes), None)
         if suffix is not None:
             key = path.relative_to(folder).as_posix()[: -len(suffix)]
             if key in paths:
@@ -62,7 +59,7 @@ def find_images(images: str) -> dict[str, Path]:
 
 
 def read_ids(path: Path) -> list[str]:
-    """Return the IDs of a list, of which the names of files are made: none leads out of a folder.
+    """Return the IDs of a list, none of which leads out of a folder as a file's name.
 
     Raises:
         FileNotFoundError: there is no such list.
@@ -79,9 +76,9 @@ def read_ids(path: Path) -> list[str]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and of folders below it, links too, without leftovers of other systems.
+    """Yield the files of a folder and its subfolders, following links, without leftovers of other systems.
 
-    A link that leads back to a folder that it is in is skipped, with a warning.
+    A link to a folder that it is in is skipped, with a warning.
     """
     for parent, folders, names in os.walk(folder, followlinks=True):
         paths = [Path(parent, name) for name in folders if not is_leftover(name)]
@@ -101,30 +98,27 @@ def check_files(paths: Iterable[Path], content: str) -> None:
     """Raise FileNotFoundError unless all files exist."""
     # Each folder is listed once: over a network, a look at every file is slow.
     paths = list(paths)
-    names_in = {}
-    for folder in {path.parent for path in paths}:
-        names_in[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-
+    folders = {path.parent for path in paths}
+    names_in = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
     missing = [path for path in paths if path.name not in names_in[path.parent]]
     if missing:
         raise FileNotFoundError(f"{len(missing)} of {len(paths)} {content} are missing, such as {missing[0]}")
 
 
 def rows_by_file_name(dataset_name: str, rows: Iterable[dict]) -> dict[str, dict]:
-    """Return the rows of a dataset by their `file_name`; ValueError names one that two rows have."""
+    """Return the rows of a dataset by their `file_name`; ValueError for one that two rows have."""
     by_file_name = {}
     for row in rows:
         if row["file_name"] in by_file_name:
             raise ValueError(
-                f"Dataset '{dataset_name}' has two rows with the file_name {row['file_name']}; expected one for each "
-                "image that is evaluated."
+                f"Dataset '{dataset_name}' has two rows with the file_name {row['file_name']}; expected one."
             )
         by_file_name[row["file_name"]] = row
     return by_file_name
 
 
 def subsample(rows: Sequence, count: int) -> list:
-    """Return `count` of the rows, evenly spaced, so that a quick look meets all of a dataset; 0: all."""
+    """Return `count` of the rows, evenly spaced, so that a quick look covers a whole dataset; 0: all."""
     if not 0 < count < len(rows):
         return list(rows)
     return [rows[i * len(rows) // count] for i in range(count)]

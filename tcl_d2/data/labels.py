@@ -1,4 +1,4 @@
-"""Label files of benchmarks: reading them, and what their values stand for."""
+"""Benchmarks' label files: reading them, and the meaning of their values."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from ..utils.errors import named
 from ..utils.files import open_path
 from ..utils.images import raw_mode, turn_upright
 from .dataset_files import subsample
@@ -40,7 +41,6 @@ def read_label(path: str) -> np.ndarray:
 
 
 def _check_is_label(image: Image.Image) -> None:
-    """Check that a file keeps one value a pixel; ValueError says what it has."""
     expected = "expected one value a pixel (palette or gray PNG)"
     bands = len(image.getbands())
     if bands > 1:
@@ -54,7 +54,7 @@ def _check_is_label(image: Image.Image) -> None:
 
 
 def _gray_scale(image: Image.Image) -> tuple[int, int]:
-    """Return the largest value that a file's pixels can have, and which one PIL makes of it."""
+    """Return the largest value that a file's pixels can have, and PIL's value for it."""
     codec, *_, arguments = image.tile[0]
     if codec.startswith("ppm"):
         return arguments[1], 65535 if image.mode == "I" else 255
@@ -62,26 +62,16 @@ def _gray_scale(image: Image.Image) -> tuple[int, int]:
 
 
 def parse_rule(rule: dict[str, str | int], ignore_label: int) -> dict[int, int]:
-    """Parse a label rule as it is written in data files.
+    """Parse a label rule of a data file: value in the file -> class index or `ignore_label`.
 
-    Args:
-        rule: values in the file -> "ignore", a class index, or a range of them. Ranges include their ends and stand
-            for as many classes, or all for one: {"0": "ignore", "1..20": "0..19", "30..34": 20}.
-        ignore_label: what "ignore" becomes.
-
-    Returns:
-        value in the file -> class index or `ignore_label`.
+    Values and classes may be ranges, which include their ends: {"0": "ignore", "1..20": "0..19", "30..34": 20}.
     """
 
     label_map = {}
     for values_text, target in rule.items():
         values = parse_range(values_text)
-        if target == "ignore":
-            classes = [ignore_label] * len(values)
-        elif isinstance(target, int):
-            classes = [target] * len(values)
-        else:
-            classes = parse_range(target)
+        target = ignore_label if target == "ignore" else target
+        classes = [target] * len(values) if isinstance(target, int) else parse_range(target)
         label_map.update(zip(values, classes, strict=True))
     return label_map
 
@@ -93,26 +83,24 @@ def parse_range(text: str) -> range:
 
 
 class LabelMapper:
-    """Turns the values of label files into class indices, and refuses values that have no meaning."""
+    """Turns the values of label files into class indices, and refuses values without a meaning."""
 
     def __init__(self, num_classes: int, label_map: dict[int, int] | None, ignore_label: int):
         """Build the table of all values.
 
         Args:
-            num_classes: number of classes.
             label_map: value in the file -> class index or `ignore_label`; None: values are class indices.
-            ignore_label: value of the pixels that count nowhere; must be no class index.
+            ignore_label: value of ignored pixels; must be no class index.
 
         Raises:
-            ValueError: the rule has a value that no file has, names a class that there is not, or ignores one.
+            ValueError: the rule has a value that no file can have, names a missing class, or ignores one.
         """
         rule = {k: k for k in range(num_classes)} if label_map is None else dict(label_map)
         rule.setdefault(ignore_label, ignore_label)
         impossible = [value for value in rule if not (isinstance(value, Integral) and 0 <= value < _NUM_VALUES)]
         if impossible:
             raise ValueError(
-                f"The label rule has the value {impossible[0]!r}; expected values of label files, integers in "
-                f"0..{_NUM_VALUES - 1}."
+                f"The label rule has the value {impossible[0]!r}; expected integers in 0..{_NUM_VALUES - 1}."
             )
         wrong = [target for target in rule.values() if target != ignore_label and not 0 <= target < num_classes]
         if wrong:
@@ -129,22 +117,19 @@ class LabelMapper:
 
     @classmethod
     def of(cls, dataset_name: str) -> "LabelMapper":
-        """Build the mapper of a registered dataset: of its `stuff_classes`, `ignore_label` and optional `label_map`.
+        """Build the mapper of a registered dataset from its `stuff_classes`, `ignore_label` and optional `label_map`.
 
         Raises:
             ValueError: see __init__; names the dataset.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        try:
+        with named(f"Dataset '{dataset_name}'"):
             return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
-        except ValueError as error:
-            raise ValueError(f"Dataset '{dataset_name}': {error}") from None
 
     def describe_masks(self, paths: Sequence[str]) -> str:
-        """Return what is wrong with label files that hold 0 and 255 alone, where 255 is ignored; "" for others.
+        """Return what is wrong if label files have only the values 0 and 255, and 255 is ignored; "" for others.
 
-        Args:
-            paths: of label files, of which some are read; broken ones are skipped.
+        Some of the files are read; broken ones are skipped.
         """
         values = set()
         for path in subsample(paths, 20):
@@ -158,23 +143,15 @@ class LabelMapper:
         )
 
     def read(self, path: str) -> np.ndarray:
-        """Read the class indices of a label file, int32 [H, W], `num_classes` where ignored.
+        """Read a label file as class indices int32 [H, W], `num_classes` where ignored.
 
         Raises:
-            OSError: see read_label.
-            ValueError: see __call__.
+            OSError, ValueError: see read_label and __call__.
         """
         return self(read_label(path), path)
 
     def __call__(self, label: np.ndarray, path: str) -> np.ndarray:
-        """Map the values of a label file to class indices.
-
-        Args:
-            label: values, integers [H, W].
-            path: name of the file, for the error.
-
-        Returns:
-            class indices int32 [H, W], `num_classes` where ignored.
+        """Map the values of a label file, integers [H, W], to class indices int32 [H, W], `num_classes` where ignored.
 
         Raises:
             ValueError: a value stands for no class, or the file has too few bits for the classes; names the file.

@@ -1,10 +1,11 @@
-"""The loader of training batches: streams of pairs and of labeled images, mixed, and begun anew at any sample."""
+"""The loader of training batches: streams of pairs and of labeled images, mixed, restartable at any sample."""
 
 import itertools
 import random
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
@@ -12,30 +13,29 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import IterableDataset
 
+from ..utils.errors import expect
 from ..utils.files import check_shared_memory
-from .image_text_stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 from .labeled import LabeledDatasets, is_labeled, split_batch
-from .mapper import ImageTextDatasetMapper
+from .pairs.mapper import ImageTextDatasetMapper
+from .pairs.stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
 
 
+@dataclass
 class Mixture:
     """Draws each sample from one of several streams, in proportion to their weights."""
 
-    def __init__(self, streams: Sequence[ImageTextStream], weights: Sequence[float], seed: int):
-        self.streams = streams
-        self.weights = weights
-        self.seed = seed
+    streams: Sequence[ImageTextStream]
+    weights: Sequence[float]
+    seed: int
 
     def iterate_worker(
         self, worker: int, num_workers: int, num_drawn: int = 0, positions: Sequence[Position] | None = None
     ) -> Iterator[tuple[dict, list[Position]]]:
-        """Yield the samples of a worker, each with the positions in the streams after it.
+        """Yield the samples of a worker, each with the streams' positions after it.
 
         Args:
-            worker: its index.
-            num_workers: workers that share the datasets.
             num_drawn: samples that this worker has drawn before.
-            positions: those after the last of them, by stream; None to find about the same, see ImageTextStream.
+            positions: of the streams after the last of them; None to find them approximately, see ImageTextStream.
         """
         rng = random.Random(f"{self.seed} {worker} {num_workers}")
         indices = range(len(self.streams))
@@ -49,43 +49,28 @@ class Mixture:
             yield next(iterator), [iterator.position for iterator in iterators]
 
 
+@dataclass(eq=False)
 class TrainingStream(IterableDataset):
     """The samples of a process's batches, one batch after the other: first pairs, then labeled images.
 
-    Which they are, and the random choices of their augmentation, depends on the seed, the number of the batch, the
-    process, and the numbers of processes and workers alone. The last pair of a batch has the positions in the streams
-    after it as `positions`.
+    They, and the random choices of their augmentation, depend on the seed, the number of the batch, the process, and
+    the numbers of processes and workers alone. The last pair of a batch has the streams' positions after it as
+    `positions`.
+
+    Attributes:
+        pairs: has no streams if `num_pairs`, in a batch, is 0.
+        labeled: may be None if `num_labeled`, in a batch, is 0.
+        num_batches: batches that were drawn before.
+        positions: of the streams after the last of them, by worker of this process; None where unknown.
     """
 
-    def __init__(
-        self,
-        pairs: Mixture,
-        num_pairs: int,
-        labeled: LabeledDatasets | None,
-        num_labeled: int,
-        *,
-        seed: int,
-        num_batches: int,
-        positions: Sequence[Sequence[Position] | None],
-    ):
-        """Describe a stream; nothing is read yet.
-
-        Args:
-            pairs: the streams of pairs; has none if `num_pairs` is 0.
-            num_pairs: pairs in a batch.
-            labeled: may be None if `num_labeled` is 0.
-            num_labeled: labeled images in a batch.
-            seed: the same seed gives the same batches.
-            num_batches: batches that were drawn before.
-            positions: those in the streams after the last of them, by worker of this process; None where not known.
-        """
-        self.pairs = pairs
-        self.num_pairs = num_pairs
-        self.labeled = labeled
-        self.num_labeled = num_labeled
-        self.seed = seed
-        self.num_batches = num_batches
-        self.positions = positions
+    pairs: Mixture
+    num_pairs: int
+    labeled: LabeledDatasets | None
+    num_labeled: int
+    seed: int
+    num_batches: int
+    positions: Sequence[Sequence[Position] | None]
 
     def __iter__(self) -> Iterator[dict]:
         # The loader takes batches from its workers in turn, from worker 0 on. So a worker goes on with the share of the
@@ -93,12 +78,9 @@ class TrainingStream(IterableDataset):
         worker, num_workers = loader_worker()
         first_batch = self.num_batches + worker
         batches_before, share = divmod(first_batch, num_workers)
-        pairs = self.pairs.iterate_worker(
-            comm.get_rank() * num_workers + share,
-            comm.get_world_size() * num_workers,
-            batches_before * self.num_pairs,
-            self.positions[share],
-        )
+        index, num_indices = comm.get_rank() * num_workers + share, comm.get_world_size() * num_workers
+        num_drawn = batches_before * self.num_pairs
+        pairs = self.pairs.iterate_worker(index, num_indices, num_drawn, self.positions[share])
         labeled = iter(())
         if self.num_labeled:
             labeled = iter(self.labeled.stream(self.seed, self.num_batches * self.num_labeled, self.num_labeled))
@@ -112,33 +94,29 @@ class TrainingStream(IterableDataset):
 
 
 class RestartableLoader:
-    """Batches that can begin with another seed or at another sample.
+    """Batches that can be restarted with another seed or at another sample.
 
     A Trainer that resumes restarts such a loader, and so draws the samples of an uninterrupted training.
+
+    Args:
+        build: returns an endless loader for a seed, a start and positions, and its number of batches before the start.
+        num_workers: loader processes; 0 for none.
+        settings: what decides on samples beside the seed and the start.
     """
 
     def __init__(self, build: Callable, num_workers: int, settings: dict, seed: int, start: int):
-        """Choose what to build; nothing is read yet.
-
-        Args:
-            build: returns for a seed, a start and positions an endless loader, and its batches before the start.
-            num_workers: processes that read; 0 for none.
-            settings: what decides on samples beside the seed and the start.
-            seed: see `restart`.
-            start: see `restart`.
-        """
         self._build = build
         self._num_workers = max(1, num_workers)
         self._settings = {**settings, "processes": comm.get_world_size(), "workers": self._num_workers}
         self.restart(seed, start)
 
     def restart(self, seed: int, start: int, state: dict | None = None) -> None:
-        """Begin with this seed at this sample; iterators that exist stay as they are.
+        """Restart with this seed at this sample; existing iterators stay as they are.
 
         Args:
             seed: the same seed gives the same batches.
             start: images that all processes have drawn before, in whole batches.
-            state: what `gather_state` gave after them. It is ignored if the seed or settings were others.
+            state: that of `gather_state` after them. It is ignored if it has another seed or other settings.
         """
         self._settings["seed"] = seed
         positions = [None] * self._num_workers
@@ -148,7 +126,7 @@ class RestartableLoader:
         self._loader, self._num_batches = self._build(seed, start, self._positions)
 
     def gather_state(self) -> dict:
-        """Return where the workers of all processes are after the last batch. All processes must call this."""
+        """Return the positions of the workers of all processes after the last batch. All processes must call this."""
         positions = [worker and [tuple(position) for position in worker] for worker in self._positions]
         return {"settings": dict(self._settings), "positions": comm.all_gather(positions)}
 
@@ -178,7 +156,7 @@ def _train_loader_from_config(
 
 
 def check_workers(cfg: CfgNode, eval_only: bool) -> None:
-    """Check that the loader's processes have the memory to hand over batches; OSError says what to do."""
+    """Check that there is shared memory for the loader workers' batches; OSError says what to do."""
     batch_size = cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if eval_only else cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     num_batches = 2 * cfg.DATALOADER.NUM_WORKERS  # each process is two batches ahead
     num_bytes = num_batches * batch_size * 3 * cfg.INPUT.IMAGE_TEXT.SIZE**2 * 4
@@ -186,16 +164,15 @@ def check_workers(cfg: CfgNode, eval_only: bool) -> None:
         check_shared_memory(num_bytes, "; or lower DATALOADER.NUM_WORKERS (0: no processes)")
 
 
-def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> None:
-    """Raise a ValueError that names the config key of the first number that is out of its range."""
+def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> int:
+    """Check the loader's numbers, and return the images in a process's batch; ValueError names the config key."""
     processes = comm.get_world_size()
-    if total_batch_size < 1 or total_batch_size % processes:
-        expected = "at least 1" if processes == 1 else f"a positive multiple of the {processes} processes (--num-gpus)"
-        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total_batch_size}; expected {expected}.")
-    if num_workers < 0:
-        raise ValueError(f"DATALOADER.NUM_WORKERS is {num_workers}; expected 0 (none) or more.")
-    if buffer < 1:
-        raise ValueError(f"DATALOADER.SHUFFLE_BUFFER is {buffer}; expected at least 1 (no shuffling within a shard).")
+    expected = f"a positive multiple of the number of processes, {processes} (--num-gpus)"
+    is_right = total_batch_size > 0 and total_batch_size % processes == 0
+    expect(is_right, "SOLVER.IMS_PER_BATCH", total_batch_size, expected)
+    expect(num_workers >= 0, "DATALOADER.NUM_WORKERS", num_workers, "0 (none) or more")
+    expect(buffer >= 1, "DATALOADER.SHUFFLE_BUFFER", buffer, "at least 1 (no shuffling within a shard)")
+    return total_batch_size // processes
 
 
 @configurable(from_config=_train_loader_from_config)
@@ -215,9 +192,8 @@ def build_image_text_train_loader(
 
     Args:
         names: registered image-text datasets, mixed in proportion to their numbers of pairs.
-        mapper: makes of a sample what the model takes, see ImageTextDatasetMapper.
-        labeled: labeled datasets; None for none.
-        labeled_ratio: share of the images of each process's batch that is of them, see split_batch.
+        mapper: turns a pair into the model's input, see ImageTextDatasetMapper.
+        labeled_ratio: share of labeled images in each process's batch, see split_batch.
         total_batch_size: images in a batch of all processes together.
         num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.
@@ -229,35 +205,17 @@ def build_image_text_train_loader(
     """
     if not names and labeled is None:
         raise ValueError("DATASETS.TRAIN is empty: name at least one image-text or labeled dataset.")
-    _check_numbers(total_batch_size, num_workers, buffer)
-    batch_size = total_batch_size // comm.get_world_size()
+    batch_size = _check_numbers(total_batch_size, num_workers, buffer)
     num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
-
     datasets = [read_dataset(name) for name in names]
     sizes = [count_samples(rows) for rows in datasets]
 
     def build(seed: int, start: int, positions: list) -> tuple[Iterable[list[dict]], int]:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
-        num_batches = start // total_batch_size
-
-        stream = TrainingStream(
-            Mixture(streams, sizes, seed),
-            num_pairs,
-            labeled,
-            num_labeled,
-            seed=seed,
-            num_batches=num_batches,
-            positions=list(positions),
-        )
-        loader = build_detection_train_loader(
-            stream,
-            mapper=None,
-            total_batch_size=total_batch_size,
-            aspect_ratio_grouping=False,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        return loader, num_batches
+        mixture, num_batches = Mixture(streams, sizes, seed), start // total_batch_size
+        stream = TrainingStream(mixture, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
+        options = {"total_batch_size": total_batch_size, "num_workers": num_workers, "seed": seed}
+        return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options), num_batches
 
     settings = {"datasets": list(names), "buffer": buffer, "batch": total_batch_size, "labeled": num_labeled}
     return RestartableLoader(build, num_workers, settings, seed, start)

@@ -1,4 +1,4 @@
-"""What the commands `tcl-d2 prepare` share: bringing files into place, converting labels, checking the result."""
+"""The shared parts of `tcl-d2 prepare`: bringing files into place, converting labels, checking the result."""
 
 import argparse
 import io
@@ -10,6 +10,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from ..utils.errors import list_problems
 from ..utils.files import check_shared_memory, path_within, replacing
-from ..utils.images import BrokenSample, is_leftover, read_image
+from ..utils.images import BrokenSample, as_array, is_leftover, read_image
 from ..utils.locks import locked_folder
 from .dataset_files import datasets_root, walk_files
 from .labels import LabelMapper, read_label
@@ -33,26 +34,56 @@ _CHUNK = 1 << 20  # bytes
 _ADVICE = "if the labels were renumbered, bring the release's own files"
 
 
-def arguments(description: str, downloads: Sequence[str], page: str) -> argparse.ArgumentParser:
-    """Build a parser of the options that every preparation has.
+@dataclass(frozen=True)
+class Preparation:
+    """A command `tcl-d2 prepare NAME`: brings a release into place, and checks the result.
 
-    Args:
-        description: text of the help page.
-        downloads: names of archives or folders as their owners distribute them; looked for in DETECTRON2_DATASETS.
-        page: where they are to be had, for errors.
+    Attributes:
+        downloads: archives or folders as their owners name them; looked for in DETECTRON2_DATASETS.
+        page: where to get them, for errors.
+        benchmarks: registered datasets to check; an option of `add_options` may set others.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--source",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help=f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {', '.join(downloads)}",
-    )
-    parser.add_argument("--processes", type=_positive, default=os.cpu_count())
-    parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
-    parser.set_defaults(downloads=downloads, page=page)
-    return parser
+
+    description: str
+    prepare: Callable[[argparse.Namespace], None]
+    benchmarks: Sequence[str]
+    downloads: Sequence[str]
+    page: str
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def argument_parser(self) -> argparse.ArgumentParser:
+        """Return the parser of the command's options."""
+        style = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(description=self.description, formatter_class=style)
+        names = ", ".join(self.downloads)
+        sources = f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {names}"
+        parser.add_argument("--source", type=Path, nargs="+", metavar="PATH", help=sources)
+        parser.add_argument("--processes", type=_positive, default=os.cpu_count())
+        parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
+        parser.set_defaults(benchmarks=self.benchmarks)
+        if self.add_options:
+            self.add_options(parser)
+        return parser
+
+    def main(self, args: argparse.Namespace) -> None:
+        """Prepare the data, unless --check is given, check them, and exit with 1 if any are wrong."""
+        root = datasets_root()
+        args.source = args.source or [root / name for name in self.downloads if (root / name).exists()]
+        try:
+            check_shared_memory(SHARED_MEMORY)
+            if not args.check:
+                with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
+                    self.prepare(args)
+            sys.exit(0 if check(args.benchmarks, args.processes) else 1)
+        except FileNotFoundError as error:
+            sys.exit(
+                f"error: {error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
+                f"with --source. They are to be had at {self.page}"
+            )
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command goes on from here")
 
 
 def _positive(text: str) -> int:
@@ -61,39 +92,11 @@ def _positive(text: str) -> int:
     return number
 
 
-def run(args: argparse.Namespace, prepare: Callable[[argparse.Namespace], None], names: Sequence[str]) -> None:
-    """Run a whole command: prepare the data, unless --check is given, check it, and exit with 1 if any is wrong.
-
-    Args:
-        args: of `arguments`.
-        prepare: brings the data into place.
-        names: registered datasets to check.
-    """
-    if not args.source:
-        args.source = [path for path in map(datasets_root().joinpath, args.downloads) if path.exists()]
-
-    try:
-        check_shared_memory(SHARED_MEMORY)
-        if not args.check:
-            with locked_folder(datasets_root(), f"preparation of {names[0]}", "DETECTRON2_DATASETS"):
-                prepare(args)
-        sys.exit(0 if check(names, args.processes) else 1)
-    except FileNotFoundError as error:
-        sys.exit(
-            f"error: {error}\nPut {' and '.join(args.downloads)} into {datasets_root()} (DETECTRON2_DATASETS), or name "
-            f"them with --source. They are to be had at {args.page}"
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
-
-
 # -------------------------------------------------------------------------------------- bringing files into place
 
 
 class Member(NamedTuple):
-    """A file of a source: its path there, its size in bytes, and how to bring it to a place."""
+    """A file of a source: its path there, its size in bytes, and a function that puts it at a path."""
 
     name: str
     size: int
@@ -102,7 +105,7 @@ class Member(NamedTuple):
 
 @contextmanager
 def _reading(source: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while an archive is read into a ValueError that names it."""
+    """Turn any error while an archive is read into a ValueError that names it."""
     try:
         yield
     except RuntimeError as error:  # encrypted, or of a method that zipfile does not know
@@ -116,7 +119,7 @@ def _reading(source: Path) -> Iterator[None]:
 def members(source: Path) -> Iterator[Member]:
     """Yield the files of a folder, a zip or a tar archive; of any other file, the file itself.
 
-    Files that are in no archive are linked, not copied. Leftovers of other systems are skipped.
+    Files outside archives are linked, not copied. Leftovers of other systems are skipped.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or it may not be read.
@@ -126,25 +129,20 @@ def members(source: Path) -> Iterator[Member]:
         raise FileNotFoundError(f"no file or folder {source} that can be read")
 
     suffix = source.suffix.lower()
-    if source.is_dir():
-        yield from _folder_members(source.resolve())
-    elif suffix in _ARCHIVES:
+    if suffix in _ARCHIVES and not source.is_dir():
         with _reading(source):
             yield from _zip_members(source) if suffix == ".zip" else _tar_members(source)
-    else:
-        yield Member(source.name, source.stat().st_size, partial(os.symlink, source.resolve()))
-
-
-def _folder_members(folder: Path) -> Iterator[Member]:
-    for path in walk_files(folder):
-        yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path))
+        return
+    for path in walk_files(source.resolve()) if source.is_dir() else [source.absolute()]:
+        yield Member(path.as_posix(), path.stat().st_size, partial(os.symlink, path.resolve()))
 
 
 def _zip_members(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
             if not is_leftover(info.filename):
-                yield Member(info.filename, info.file_size, partial(_unpack, source, partial(archive.read, info)))
+                size, read = info.file_size, partial(archive.read, info)
+                yield Member(info.filename, size, partial(_unpack, source, read, size))
 
 
 def _tar_members(source: Path) -> Iterator[Member]:
@@ -156,8 +154,8 @@ def _tar_members(source: Path) -> Iterator[Member]:
 
         for info in archive:
             if info.isfile() and not is_leftover(info.name):
-                read = partial(_read_tar_member, archive, info)
-                yield Member(info.name, info.size, partial(_unpack, source, read))
+                read = archive.extractfile(info).read
+                yield Member(info.name, info.size, partial(_unpack, source, read, info.size))
 
         # tarfile takes an archive that was cut between two files for a whole one
         archive.fileobj.seek(archive.offset)
@@ -165,16 +163,11 @@ def _tar_members(source: Path) -> Iterator[Member]:
             raise tarfile.ReadError("its end is missing")
 
 
-def _read_tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    data = archive.extractfile(info).read()
-    if len(data) != info.size:
-        raise tarfile.ReadError(f"it ends within {info.name}")
-    return data
-
-
-def _unpack(source: Path, read: Callable[[], bytes], target: Path) -> None:
+def _unpack(source: Path, read: Callable[[], bytes], size: int, target: Path) -> None:
     with _reading(source):
         data = read()
+        if len(data) != size:
+            raise EOFError("it ends within a file")
     target.write_bytes(data)
 
 
@@ -184,7 +177,6 @@ def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | 
     Args:
         sources: archives, folders or files.
         pattern: regular expression for the end of a file's path; its group "path" is the path below `folder`.
-        folder: where to put them.
         keys: stems of the files to bring; None: all.
 
     Raises:
@@ -213,16 +205,11 @@ def bring(sources: Iterable[Path], pattern: str, folder: Path, keys: set[str] | 
 
 
 def convert(function: Callable, jobs: Sequence, processes: int, title: str) -> list:
-    """Run `function` on each job in several processes, with a progress bar.
+    """Run `function` on each job in several processes, with a progress bar; return the results in order.
 
     Args:
-        function: takes a job; is sent to each process once, with whatever it is bound to (functools.partial).
-        jobs: arguments of the function.
-        processes: number of processes.
-        title: what is done, for the progress bar and the error.
-
-    Returns:
-        the results, in the order of the jobs.
+        function: takes a job; sent to each process once, with its bound arguments (functools.partial).
+        title: of the progress bar, and for the error.
 
     Raises:
         ValueError: some jobs failed with an OSError or ValueError; lists them, after all others are done.
@@ -258,26 +245,17 @@ class _Task:
 
 
 def save_label(label: np.ndarray, path: Path) -> None:
-    """Write values [H, W], uint8 or uint16, as a gray PNG, or a .tif as TIFF; whole or not at all."""
+    """Write values [H, W], uint8 or uint16, as a gray PNG, or as TIFF if the path ends in .tif; whole or not at all."""
     options = {"format": "TIFF", "compression": "tiff_deflate"} if path.suffix == ".tif" else {"format": "PNG"}
     with replacing(path) as unfinished:
         Image.fromarray(label).save(unfinished, **options)
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a label file is there and can be read to its end."""
+    """Return whether a label file, or an image (.jpg), is there and can be read to its end."""
     try:
-        read_label(str(path))
-    except OSError:
-        return False
-    return True
-
-
-def is_whole_image(path: Path) -> bool:
-    """Return whether an image file is there and can be read to its end."""
-    try:
-        read_image(str(path), str(path))
-    except BrokenSample:
+        as_array(path) if path.suffix == ".jpg" else read_label(str(path))
+    except (OSError, BrokenSample):
         return False
     return True
 
@@ -286,13 +264,10 @@ def is_whole_image(path: Path) -> bool:
 
 
 def check(names: Sequence[str], processes: int) -> bool:
-    """Read every image and label of benchmarks, and print their counts and what is wrong.
+    """Read every image and label of benchmarks, print counts and problems, and return whether there are none.
 
-    Images are decoded; labels must have their size, and no other values than the release's. A whole dataset must have
-    those that the release surely has: both tell renumbered labels. Files that benchmarks share are read once.
-
-    Returns:
-        whether all is well.
+    Images are decoded; labels must have their size, and only values that the release has. A complete dataset must also
+    have the values required of it: both find renumbered labels. Files shared by benchmarks are read once.
 
     Raises:
         FileNotFoundError: files are missing.
@@ -322,7 +297,7 @@ def check(names: Sequence[str], processes: int) -> bool:
 
 
 def _check_whole(name: str, num_images: int, values: set[int]) -> str:
-    """Return what is wrong with the number of a benchmark's images, or the values of all its labels; "" if nothing."""
+    """Return what is wrong with the number of a benchmark's images, or with the values of all its labels."""
     metadata = MetadataCatalog.get(name)
     if metadata.num_images and num_images not in metadata.num_images:
         return f"{name} has {num_images} images; expected {' or '.join(map(str, metadata.num_images))}"
@@ -330,11 +305,11 @@ def _check_whole(name: str, num_images: int, values: set[int]) -> str:
     lacking = sorted(set(metadata.get("required_values", ())) - values)
     if not lacking:
         return ""
-    return f"{name}: no label has {_join(lacking)}, which the release has: {_ADVICE}"
+    return f"{name}: no label has {_list_values(lacking)}, which the release has: {_ADVICE}"
 
 
 def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[int]]:
-    """Check an image and its label for each of the benchmarks that use them; return what is wrong, and the values."""
+    """Check an image and its label for each benchmark that uses them; return problems, and the label's values."""
     (image_path, label_path), names = job
     problems = []
 
@@ -358,13 +333,12 @@ def _check_pair(job: tuple[tuple[str, str], list[str]]) -> tuple[list[str], set[
             LabelMapper.of(name)(label, label_path)
             unknown = sorted(values.difference(MetadataCatalog.get(name).get("release_values", values)))
             if unknown:
-                what = f"Label {label_path} has {_join(unknown)}, which no label of the release has"
+                what = f"Label {label_path} has {_list_values(unknown)}, which no label of the release has"
                 problems.append(f"{name}: {what}: {_ADVICE}")
         except ValueError as error:
             problems.append(f"{name}: {error}")
     return problems, values
 
 
-def _join(values: Sequence[int]) -> str:
-    """Name a few values."""
+def _list_values(values: Sequence[int]) -> str:
     return f"the value{'s'[: len(values) > 1]} {', '.join(map(str, values[:20]))}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..data.benchmark_mapper import model_input
+from ..data.benchmarks import model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder

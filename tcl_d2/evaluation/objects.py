@@ -18,7 +18,7 @@ from detectron2.evaluation import (
 )
 from PIL import Image
 
-from ..data.annotations import read_annotations
+from ..data.benchmarks import read_annotations
 from ..utils.downloads import PathManager
 from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY

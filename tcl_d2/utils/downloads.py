@@ -1,7 +1,7 @@
-"""Paths and addresses of files: Detectron2's PathManager, but for downloads of weights of hundreds of megabytes.
+"""Files by path or address: Detectron2's PathManager, with downloads that suit weights of hundreds of megabytes.
 
-iopath's own handler begins anew after a cut, takes two hosts' files of one path for the same file, and keeps the web
-page that a site may send in place of a file. The PathManager here has another one; Detectron2's stays as it is.
+iopath's own handler starts over after a cut, confuses two hosts' files of one path, and keeps the web page that a site
+may send in place of a file. The PathManager here has another handler; Detectron2's stays as it is.
 """
 
 import logging
@@ -26,11 +26,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 def local_weights(key: str, path: str) -> str:
-    """Return the local path of a file of weights; where `path` is an address, the file is downloaded once.
-
-    Args:
-        key: the configuration's key that names it, for errors.
-        path: of the file.
+    """Return the local path of a file of weights; `key` is the configuration's key that names it.
 
     Raises:
         OSError: there is no file, or it could not be downloaded; names the key, the address, the cache, and what to do.
@@ -48,7 +44,7 @@ def local_weights(key: str, path: str) -> str:
 class DownloadHandler(HTTPURLHandler):
     """Handler of http(s)://, which downloads a file once, whole or not at all.
 
-    Of several processes one downloads, and the others wait for it.
+    One of several processes downloads, and the others wait for it.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
@@ -65,11 +61,9 @@ class DownloadHandler(HTTPURLHandler):
 
 
 def cache_path(address: str, cache_dir: str | None = None) -> Path:
-    """Return where the file of an address lies once it is downloaded: HOST/PATH below iopath's cache.
+    """Return the path of an address's downloaded file: HOST/PATH below `cache_dir`, or iopath's cache.
 
-    Args:
-        address: begins with http:// or https://.
-        cache_dir: another folder than iopath's cache ($FVCORE_CACHE, or ~/.torch/iopath_cache).
+    That is $FVCORE_CACHE, or ~/.torch/iopath_cache.
     """
     parts = urlsplit(address)
     name = parts.netloc + parts.path + (f"?{parts.query}" if parts.query else "")
@@ -77,11 +71,7 @@ def cache_path(address: str, cache_dir: str | None = None) -> Path:
 
 
 def download(address: str, path: Path) -> None:
-    """Download a file; a download that was cut off before goes on where it stopped.
-
-    Args:
-        address: begins with http:// or https://.
-        path: of the file to write.
+    """Download a file; a download that was cut off before resumes where it stopped.
 
     Raises:
         OSError: it could not be downloaded, or the site sent a web page in its place; names both.
@@ -101,7 +91,7 @@ def download(address: str, path: Path) -> None:
 
 
 def _write(stream: HTTPStream, path: Path) -> Path:
-    """Write a stream to an unfinished file beside `path`, after what an earlier download of this version left there."""
+    """Append a stream to the unfinished file beside `path`, after what an earlier download left of this version."""
     # Find what is there already; without a version nobody knows what it is of
     unfinished = path.with_name(f".{path.name}.{zlib.crc32(stream.version.encode()):08x}.part")
     for other in path.parent.glob(f".{path.name}.*.part"):
@@ -120,22 +110,17 @@ def _write(stream: HTTPStream, path: Path) -> Path:
 
 
 def _check_content(unfinished: Path, address: str) -> None:
-    """Remove an unfinished file, and raise OSError, if it is empty or a web page that nobody asked for."""
+    """Remove an unfinished file, and raise OSError, if it is empty or an unexpected web page."""
+    is_page_expected = urlsplit(address).path.endswith((".html", ".htm", ".xml", ".svg"))
     with unfinished.open("rb") as file:
-        is_page = is_web_page(file)
-
-    problem = ""
-    if unfinished.stat().st_size == 0:
-        problem = "the file is empty"
-    elif is_page and not urlsplit(address).path.endswith((".html", ".htm", ".xml", ".svg")):
-        problem = "the site sent a web page in place of the file"
-    if problem:
+        is_page = is_web_page(file) and not is_page_expected
+    if is_page or unfinished.stat().st_size == 0:
         unfinished.unlink()
-        raise OSError(problem)
+        raise OSError("the site sent a web page in place of the file" if is_page else "the file is empty")
 
 
 class _Detectron2Handler(PathHandler):
-    """Handler of all paths that Detectron2's PathManager knows, with what is registered there later."""
+    """Handler of all paths that Detectron2's PathManager knows, now or later."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [""]

@@ -39,6 +39,12 @@ def one_message(*types: type[Exception]) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
+def expect(is_right: bool, key: str, value: object, expected: str) -> None:
+    """Raise a ValueError that names a configuration key, unless its value is right."""
+    if not is_right:
+        raise ValueError(f"{key} is {value}; expected {expected}.")
+
+
 @contextmanager
 def named(key: str) -> Iterator[None]:
     """Put "KEY: " before the message of an OSError or ValueError; a KeyError becomes a ValueError."""

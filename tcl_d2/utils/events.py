@@ -1,4 +1,4 @@
-"""Pictures of a training for its event writers."""
+"""Pictures of a training for its event writers, such as TensorBoard."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,6 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 
 
 def put_picture(name: str, period: int, draw: Callable[[], np.ndarray]) -> None:
-    """Draw a picture of a training's iteration for its writers, such as TensorBoard, where it is time for one.
-
-    Args:
-        name: of the picture.
-        period: iterations between pictures; 0 for none.
-        draw: gives it, RGB uint8 [3, H, W].
-    """
+    """Draw a picture, RGB uint8 [3, H, W], for the writers every `period` iterations; 0 for none."""
     if period > 0 and has_event_storage() and get_event_storage().iter % period == 0:
         get_event_storage().put_image(name, draw())

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and telling a web page from a file."""
+"""Writing files whole or not at all, and telling web pages from files."""
 
 import hashlib
 import mmap
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ BLANK = "0" * 64  # stands for a file's SHA-256 in the file itself
 
 
 def open_path(path: str) -> BinaryIO:
-    """Open a local file to read it or, where Detectron2 is installed, any path that `downloads.PathManager` knows.
+    """Open a local file to read it or, with Detectron2 installed, any path that `downloads.PathManager` knows.
 
     Raises:
         OSError: there is no such file, or it is a named pipe, a socket or a device, which may have no end.
@@ -35,10 +35,9 @@ def open_path(path: str) -> BinaryIO:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield the path of a temporary file to write; it becomes `path` when the block ends, and is removed if it fails.
+    """Yield a temporary path to write; it becomes `path` when the block ends, and is removed if the block fails.
 
-    The folder is made where it is missing. An OSError of the block that names no file, such as a full disk's, gets its
-    name.
+    A missing folder is made. An OSError of the block that names no file, such as a full disk's, gets its name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +54,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def path_within(root: str | Path, name: str, source: object) -> Path:
-    """Join a root and a name that others wrote: in an archive, a list or a JSON file.
-
-    Links below the root are followed: the user made them.
+    """Join a root and a name from an archive, a list or a JSON file; links below the root are followed.
 
     Args:
         root: folder that the name must not lead out of.
         name: relative to the root, or absolute.
-        source: where the name was read, for the error; "" where the caller says it.
+        source: where the name was read, for the error; "" if the caller says it.
 
     Raises:
         ValueError: the name leads out of the root, or has a ".."; names all three.
@@ -75,7 +72,7 @@ def path_within(root: str | Path, name: str, source: object) -> Path:
 
 
 def check_folder(folder: Path, problem: str) -> None:
-    """Make a folder, and check that files can be written there; OSError says the problem and its reason."""
+    """Make a folder, and check that files can be written there; OSError has the problem and its reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -85,7 +82,7 @@ def check_folder(folder: Path, problem: str) -> None:
 
 
 def check_shared_memory(num_bytes: int, advice: str = "") -> None:
-    """Check that processes can hand this much to each other; OSError says what to do.
+    """Check that processes can share this much memory; OSError says what to do.
 
     Otherwise they end with a message about a full disk or a missing file, or wait forever.
     """
@@ -99,14 +96,14 @@ def check_shared_memory(num_bytes: int, advice: str = "") -> None:
 
 
 def check_output(path: Path) -> None:
-    """Check that a file can be written, before its content is made; OSError or ValueError says why not."""
+    """Check that a file can be written before its content is made; OSError or ValueError says why not."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
     check_folder(path.parent, f"{path} cannot be written")
 
 
 def unfinished_path(path: Path, pid: int) -> Path:
-    """Return the path of the temporary file for `path` of a process on this host."""
+    """Return the temporary path for `path` in a process of this host."""
     return path.with_name(f".{path.name}.{_host()}-{pid}.tmp")
 
 
@@ -119,7 +116,7 @@ def remove_unfinished(folder: str | Path) -> None:
 
 
 def stat_file(path: str | Path) -> list[int] | None:
-    """Return the size in bytes and the time of change in ns of a file; None for one that is gone."""
+    """Return a file's size in bytes and time of change in ns; None if it is gone."""
     try:
         status = os.stat(path)
     except OSError:
@@ -128,12 +125,7 @@ def stat_file(path: str | Path) -> list[int] | None:
 
 
 def digest_file(path: Path, own: str = BLANK) -> str:
-    """Return the SHA-256 of a file that is not empty.
-
-    Args:
-        path: of the file.
-        own: its SHA-256, if that stands in the file: it counts as BLANK there.
-    """
+    """Return the SHA-256 of a file that is not empty; its `own`, if that stands in it, counts as BLANK."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(own.encode())
         with memoryview(content) as view:
@@ -146,25 +138,24 @@ def digest_file(path: Path, own: str = BLANK) -> str:
 
 
 def leads_back(path: Path) -> bool:
-    """Return whether a path is a link to a folder that it is in: to follow it leads to the same files again."""
+    """Return whether a path is a link to a folder that it is in."""
     return path.is_symlink() and path.is_dir() and any(map(path.samefile, path.absolute().parents))
 
 
 def is_web_page(file: BinaryIO) -> bool:
-    """Return whether a file that was just opened begins as HTML or XML does: sites send pages in place of files."""
+    """Return whether a newly opened file begins as HTML or XML: sites send pages in place of files."""
     return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _host() -> str:
-    """Name this host in 8 letters: on a shared disk, other hosts' processes write too, and cannot be looked for."""
+    """Return 8 letters for this host: other hosts' processes write to a shared disk too."""
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 is never sent: the system only looks whether there is such a process
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's process
-        return True
+    with suppress(PermissionError):  # another user's process
+        try:
+            os.kill(pid, 0)  # signal 0 is never sent: the system only looks whether there is such a process
+        except (ProcessLookupError, OverflowError):
+            return False
     return True

@@ -1,11 +1,11 @@
-"""A file on the web as a stream: where the connection breaks, it is made anew at the place where it broke."""
+"""A file on the web as a stream, which reconnects and resumes at the byte where the connection broke."""
 
 import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
-from typing import TypeVar
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -15,16 +15,14 @@ logger = logging.getLogger(__name__)
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before each further try; reading on begins the count anew
 _TIMEOUT = 60.0  # seconds without a byte after which a connection counts as broken
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)  # a server that answers so may answer otherwise soon
-_Result = TypeVar("_Result")
 
 
 class UnreadableAddress(OSError):
     """An address that cannot be read, also after further tries.
 
     Attributes:
-        address: the address.
         reason: what went wrong, in a few words.
-        status: the server's status, such as 404; None where it did not answer.
+        status: the server's status, such as 404; None if it did not answer.
     """
 
     def __init__(self, address: str, reason: str, status: int | None = None):
@@ -35,7 +33,7 @@ class UnreadableAddress(OSError):
 
 
 class _Changed(OSError):
-    """The file on the server became another one while it was read."""
+    """The file changed on the server while it was read."""
 
 
 class _RedirectHandler(HTTPRedirectHandler):
@@ -52,23 +50,19 @@ _OPENER = build_opener(_RedirectHandler)
 
 
 class HTTPStream(io.RawIOBase):
-    """The content of an http(s) address, for reading from any place on.
+    """The content of an http(s) address, seekable from its beginning.
 
     Attributes:
-        size: bytes in all; None where the server does not say it.
-        version: what tells this content of the address from a later one; "" where the server does not say it.
+        size: bytes in all; None if the server does not tell.
+        version: distinguishes this content of the address from a later one; "" if the server does not tell.
     """
 
     def __init__(self, address: str, headers: Mapping[str, str] | None = None, pauses: Sequence[float] = PAUSES):
-        """Connect.
+        """Connect; UnreadableAddress if there is no connection, or no such file.
 
         Args:
-            address: begins with http:// or https://.
             headers: for the host of the address alone, such as a token.
             pauses: seconds to wait before each further try where the connection fails.
-
-        Raises:
-            UnreadableAddress: no connection, or no such file.
         """
         super().__init__()
         self._address = address
@@ -98,11 +92,7 @@ class HTTPStream(io.RawIOBase):
         return offset
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read some bytes; 0 at the end.
-
-        Raises:
-            UnreadableAddress: the connection broke, and could not be made anew.
-        """
+        """Read some bytes; 0 at the end. UnreadableAddress if the connection broke for good."""
         if self._position == self.size:
             return 0
         return self._persist(lambda: self._read_some(buffer))
@@ -111,8 +101,8 @@ class HTTPStream(io.RawIOBase):
         self._disconnect()
         super().close()
 
-    def _persist(self, step: Callable[[], _Result]) -> _Result:
-        """Do a step with a connection; if that fails, do it again with another one after a pause."""
+    def _persist(self, step: Callable[[], Any]) -> Any:
+        """Do a step with a connection; if that fails, retry with a new one after a pause."""
         for pause in (*self._pauses, None):
             try:
                 if self._response is None:
@@ -127,10 +117,9 @@ class HTTPStream(io.RawIOBase):
                 time.sleep(pause)
 
     def _connect(self) -> None:
-        """Ask for the content from the position on."""
+        """Request the content from the position on."""
         request = Request(self._address)
-        for name, value in self._headers.items():
-            request.add_unredirected_header(name, value)
+        request.unredirected_hdrs.update(self._headers)
         if self._position:
             request.add_header("Range", f"bytes={self._position}-")
         response = self._response = _OPENER.open(request, timeout=_TIMEOUT)

@@ -1,11 +1,11 @@
-"""The one reader of pictures: files, bytes, PIL images and arrays become upright RGB of 8 bits."""
+"""Reading pictures: files, bytes, PIL images and arrays become upright RGB of 8 bits."""
 
 import io
 import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 
 from .files import open_path
 
@@ -17,15 +17,6 @@ _LEFTOVERS = {"__MACOSX", ".AppleDouble", "@eaDir", ".ipynb_checkpoints"}  # fol
 _WHITES = {8: 255, 12: 4095, 16: 65535}  # the brightest value of so many bits
 _MAX_WARNINGS = 5  # of pictures whose bits are guessed; a dataset may have millions
 _guessed: list[str] = []
-_TURNS = {  # that make an image upright, by what its EXIF says of it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class BrokenSample(ValueError):
@@ -47,25 +38,18 @@ class BrokenSample(ValueError):
 
 
 def is_leftover(path: str) -> bool:
-    """Return whether a path is one that other systems leave in folders and archives: ._NAME, __MACOSX/NAME, ...
+    """Return whether a relative path, with slashes, is one that other systems leave in folders and archives.
 
-    Such files have the names of images, but are none, or are thumbnails and copies of them.
-
-    Args:
-        path: of a file or folder, with slashes: relative to what is searched.
+    Such files (._NAME, __MACOSX/NAME, ...) have the names of images, but are none, or are thumbnails and copies.
     """
     return any(part.startswith("._") or part in _LEFTOVERS for part in path.split("/"))
 
 
 def read_image(source: str | bytes, name: str) -> Image.Image:
-    """Decode a file or its bytes to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
-
-    Args:
-        source: path of the file, or its content.
-        name: what to call the image in the error.
+    """Decode a file or its content to RGB, upright as EXIF says; any mode that PIL reads, 16 bits scaled to 8.
 
     Raises:
-        BrokenSample: missing, truncated, no image, of floats, or too large.
+        BrokenSample: missing, truncated, no image, of floats, or too large; calls it `name`.
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open_path(source)
@@ -81,11 +65,7 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str = "a picture") -> Image.Image:
-    """Convert a PIL image to RGB, upright as its EXIF says, 16 bits scaled to 8.
-
-    Args:
-        image: of any mode but "F".
-        name: what to call the image in warnings.
+    """Convert a PIL image of any mode but "F" to RGB, upright as its EXIF says, 16 bits scaled to 8.
 
     Raises:
         ValueError: its pixels are floats or integers beyond 16 bits, of which nothing says what is white.
@@ -120,14 +100,14 @@ def _scale_to_8_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def _warn_of_range(name: str, problem: str) -> None:
-    """Warn of the first pictures that are stored with more bits than they use."""
+    """Warn of the first pictures with more bits than they use."""
     if len(_guessed) < _MAX_WARNINGS:
         _guessed.append(name)
         logger.warning("%s is stored with %s. Save such pictures with 8 bits.", name, problem)
 
 
 def raw_mode(image: Image.Image) -> str:
-    """Return how a file's pixels are stored, by the name that PIL's decoders have for it; "" once it is decoded."""
+    """Return PIL's name for how a file's pixels are stored; "" once it is decoded."""
     if not getattr(image, "tile", None):
         return ""
     arguments = image.tile[0][3]
@@ -135,13 +115,12 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def turn_upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says; unlike PIL's own function, this bears damaged EXIF."""
+    """Turn an image as its EXIF says; damaged EXIF is ignored."""
     image.load()  # which turns a TIFF, and then says so
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # PIL raises many types
+        return ImageOps.exif_transpose(image)
+    except Exception:  # PIL raises many types for damaged EXIF
         return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def as_array(image: ImageLike) -> np.ndarray:
@@ -157,7 +136,7 @@ def as_array(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return np.asarray(read_image(str(image), str(image)))
 
-    # An array that is RGB already stays as it is; a gray one goes the way of a gray file
+    # An RGB array stays as it is; a gray one is treated as a gray file
     given = type(image).__name__
     if isinstance(image, np.ndarray):
         given = f"{image.dtype} {list(image.shape)}"

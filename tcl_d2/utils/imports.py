@@ -1,4 +1,4 @@
-"""Importing optional packages, and code of the user's, which registers datasets, models or losses."""
+"""Importing optional packages, and users' code, which registers datasets, models or losses."""
 
 import argparse
 import importlib
@@ -23,10 +23,7 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def import_code(name: str) -> None:
-    """Import a module or a file; it runs once in a process, however often it is asked for.
-
-    Args:
-        name: a module, found as `python -m` would, or the path of a file that ends in .py.
+    """Import a module, found as by `python -m`, or a file that ends in .py; once in a process.
 
     Raises:
         ValueError: there is no such module or file, or its code raises an error; says where.
@@ -53,7 +50,7 @@ def import_optional(name: str, needed_by: str, package: str = "") -> ModuleType:
 
 
 def _import_file(path: Path) -> None:
-    """Import a file under its whole path as name, which no other module has."""
+    """Import a file with its whole path as name, which no other module has."""
     name = str(path)
     if name in sys.modules:
         return
@@ -70,13 +67,13 @@ def _import_file(path: Path) -> None:
 
 
 def _search_in(folder: str) -> None:
-    """Let modules be found in a folder, after all others: none is hidden by a file there."""
+    """Let modules be found in a folder, after all others, so that a file there hides none."""
     if folder not in sys.path:
         sys.path.append(folder)
 
 
 def _place_of(error: Exception) -> str:
-    """Say which line of the imported code raised an error; nothing where none of it ran."""
+    """Return the line of the imported code that raised an error; "" if none of it ran."""
     frames = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
     frames = [frame for frame in frames if not frame.filename.startswith("<frozen")]

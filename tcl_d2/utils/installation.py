@@ -1,4 +1,4 @@
-"""What must be installed beside the package: without Detectron2, deployed models alone can be used."""
+"""Requirements beside the package: without Detectron2, only deployed models work."""
 
 import sys
 import warnings
@@ -11,7 +11,7 @@ def has_detectron2() -> bool:
 
 
 def import_detectron2() -> None:
-    """Import Detectron2's models without torch's warnings of `torch.jit.script`, of which users can do nothing."""
+    """Import Detectron2's models without torch's warnings of `torch.jit.script`, which are not the user's."""
     import torch  # noqa: F401  (adds filters of its own, which stay)
 
     with warnings.catch_warnings():
@@ -20,7 +20,7 @@ def import_detectron2() -> None:
 
 
 def require_detectron2() -> None:
-    """Raise a ModuleNotFoundError that says how to get Detectron2, if it is not installed."""
+    """Raise a ModuleNotFoundError that says how to get Detectron2, unless it is installed."""
     if not has_detectron2():
         raise ModuleNotFoundError(
             "tcl_d2 needs Detectron2, which is not on PyPI under its name. There are two ways to get it:\n"

@@ -1,4 +1,4 @@
-"""One run of each purpose in a folder."""
+"""Locks that keep other runs out of a folder."""
 
 import fcntl
 import logging
@@ -16,13 +16,12 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def locked_folder(folder: str | Path, purpose: str, setting: str) -> Iterator[None]:
-    """Make a folder, keep other runs of the same purpose out of it, and remove what killed ones left unfinished there.
+    """Make a folder, keep other runs of the same purpose out, and remove the unfinished files of killed ones.
 
     The system frees the lock however this process ends. Forked children do not have it.
 
     Args:
-        folder: the folder; runs of different purposes may share it.
-        purpose: what the run is, such as "training".
+        purpose: the kind of run, such as "training"; runs of different purposes may share a folder.
         setting: the option or key that names the folder, for errors.
 
     Raises:

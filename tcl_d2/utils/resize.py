@@ -2,23 +2,19 @@
 
 import numpy as np
 
+from .errors import expect
+
 
 def check_sizes(short: int, long: int) -> None:
     """Raise a ValueError that names the config key if images cannot be resized so; see segmentation_size."""
-    if short < 0:
-        raise ValueError(f"INPUT.MIN_SIZE_TEST is {short}; expected a number of pixels, or 0 for no resizing.")
-    if long < 1:
-        raise ValueError(f"INPUT.MAX_SIZE_TEST is {long}; expected at least 1 pixel.")
+    expect(short >= 0, "INPUT.MIN_SIZE_TEST", short, "a number of pixels, or 0 for no resizing")
+    expect(long >= 1, "INPUT.MAX_SIZE_TEST", long, "at least 1 pixel")
 
 
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """Return the size (height, width) at which an image is segmented.
-
-    Sides are rounded half up, and have at least one pixel.
+    """Return the size (height, width) at which an image is segmented, rounded half up, at least one pixel a side.
 
     Args:
-        height: height of the image, in pixels.
-        width: width of the image, in pixels.
         short: short side of the result; 0: as the image is, whatever `long`, as in Detectron2.
         long: greatest length of the long side.
     """
@@ -46,15 +42,7 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _neighbors(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find the two source pixels beside the center of each target pixel on a side, and their weights in 2048ths.
-
-    Args:
-        source: pixels of the side before resizing.
-        target: pixels of the side after resizing.
-
-    Returns:
-        indices of the first and the second neighbor, weights of the first and the second; integers [target].
-    """
+    """Return the indices of each target pixel's two source pixels, and their weights in 2048ths; integers [target]."""
     position = ((np.arange(target) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.int64)
     second_share = position - first.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reading files of tensors from anywhere without running code from them, and writing safetensors.
+"""Reading files of tensors without running code from them, and writing safetensors.
 
 It reads torch's own files (the zip format and the older one, with plain values or settings beside the tensors),
 safetensors, and TorchScript archives.
@@ -41,24 +41,14 @@ class UnreadableFile(ValueError):
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a .safetensors file, whole or not at all.
-
-    Args:
-        path: of the file.
-        tensors: contiguous, by name.
-        metadata: texts beside them, by name.
-    """
+    """Write contiguous tensors and texts beside them as a .safetensors file, whole or not at all."""
     with replacing(path) as unfinished:
         # safetensors' own save_file makes files that only their owner can read.
         unfinished.write_bytes(save(dict(tensors), metadata))
 
 
 def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Write a file of a cache as save_tensors; where it cannot be written, a warning says so.
-
-    Returns:
-        whether it was written; if not, what it would hold is computed again another time.
-    """
+    """Write a file of a cache as save_tensors; return False, with a warning, if it cannot be written."""
     try:
         save_tensors(path, tensors)
     except OSError as error:
@@ -68,9 +58,9 @@ def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def read_tensors(path: str | Path) -> Any:
-    """Read what torch.save or safetensors wrote: tensors on the CPU, and plain values around them.
+    """Read a file of torch.save or safetensors: tensors on the CPU, and plain values around them.
 
-    Large files are mapped, not read: the tensors take memory as they are used, and must not be written to.
+    Large files are memory-mapped; their tensors must not be written to.
 
     Raises:
         FileNotFoundError: no such file.
@@ -97,17 +87,13 @@ def read_tensors(path: str | Path) -> Any:
 
 
 def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split what a file holds into a state dict and what is beside it.
+    """Split the content of a file into a state dict and the rest.
 
-    The state dict is under "model" or "state_dict", or all tensors of the file. Its names come without what
-    DistributedDataParallel and torch.compile put before them.
-
-    Args:
-        loaded: see read_tensors.
-        path: of the file, for errors.
+    The state dict is under "model" or "state_dict", or all tensors of the file. Its names come without the prefixes of
+    DistributedDataParallel and torch.compile.
 
     Raises:
-        ValueError: there is no state dict, or two of its weights have one name.
+        ValueError: there is no state dict, or two of its weights have one name; names `path`.
     """
     content = loaded if isinstance(loaded, dict) else {}
     keys = [key for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
@@ -130,7 +116,7 @@ def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], 
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the texts that a safetensors file carries beside its tensors; UnreadableFile where it is damaged."""
+    """Return the texts beside a safetensors file's tensors; UnreadableFile if it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
@@ -139,11 +125,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Look for NaN and Inf in the weights of a file: a model with them gives nonsense without an error.
-
-    Raises:
-        ValueError: names the file, how many of its weights are bad, and the first.
-    """
+    """Raise a ValueError for NaN and Inf in a file's weights: such a model gives nonsense without an error."""
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if bad:
         raise ValueError(
@@ -179,12 +161,12 @@ def weights_by_name(model: nn.Module) -> dict[str, Tensor]:
 
 
 def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
-    """Return what changes when weights are loaded, trained in place, replaced or moved; far quicker than a digest."""
+    """Return a value that changes when weights are loaded, trained in place, replaced or moved; a cheap digest."""
     return [(x.device, x.dtype, x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
 
 
 def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str:
-    """Return a digest of a model's weights, all or those of some names, and of its activations, which have none."""
+    """Return a digest of a model's weights, or of the named ones, and of its activations."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in weights_by_name(model).items():
         if names is None or name in names:
@@ -202,17 +184,16 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _refuse_text(path: Path) -> None:
-    """Raise UnreadableFile for an empty file and for a web page."""
+    """Raise UnreadableFile for an empty file or a web page."""
     if not path.stat().st_size:
         raise UnreadableFile(f"'{path}' is empty: get it again")
     with path.open("rb") as file:
-        is_page = is_web_page(file)
-    if is_page:
-        raise UnreadableFile(f"'{path}' is a web page, not weights: the download went to a page of the site")
+        if is_web_page(file):
+            raise UnreadableFile(f"'{path}' is a web page, not weights: the download went to a page of the site")
 
 
 def _unsafe_name(error: pickle.UnpicklingError) -> str:
-    """Return the name of what torch's reader, or ours, refused to import; "" where that is not the error."""
+    """Return the name that torch's reader, or ours, refused to import; "" for other errors."""
     match = re.search(r"GLOBAL ([\w.]+)", str(error))
     if match is None:
         return ""
@@ -243,7 +224,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor] | None:
 
 
 def _read_pickled(path: Path, mmap: bool) -> Any:
-    """Read what torch.save wrote; stand-ins take the place of settings, which the reader names one by one."""
+    """Read a file of torch.save, with stand-ins for settings, which the reader names one by one."""
     stand_ins: dict[str, type] = {}
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The tensors of a TorchScript archive, such as OpenAI distributes CLIP's weights in, read without running its code.
+"""Reading the tensors of a TorchScript archive, such as OpenAI's CLIP weights, without running its code.
 
 torch.jit.load would also load the archive's code, and is deprecated.
 """
@@ -26,7 +26,7 @@ _DTYPES = {
 
 
 class StandIn(dict):
-    """What an object of another library is read as: it keeps the object's attributes, and does nothing."""
+    """Stands for an object of another library: keeps its attributes, and does nothing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> "StandIn":
         return dict.__new__(cls)
@@ -39,14 +39,10 @@ class StandIn(dict):
 
 
 def read_torchscript(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo]) -> dict[str, Tensor]:
-    """Return the state dict of a TorchScript archive.
-
-    Args:
-        archive: the open file.
-        records: entries of the archive, by their names without the top folder.
+    """Return the state dict of an open TorchScript archive; `records` are its entries without the top folder.
 
     Raises:
-        pickle.UnpicklingError: the archive calls a function, or a record has another size than it should have.
+        pickle.UnpicklingError: the archive calls a function, or a record has another size than stated.
     """
     with archive.open(records["data.pkl"]) as file:
         root = _Unpickler(file, archive, records).load()
@@ -64,7 +60,7 @@ def read_torchscript(archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInf
 
 
 class _Unpickler(pickle.Unpickler):
-    """Rebuilds tensors; an object of any other class becomes a stand-in, and functions are refused."""
+    """Rebuilds tensors; objects of other classes become stand-ins, and functions are refused."""
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, records: dict[str, zipfile.ZipInfo]):
         super().__init__(file)

@@ -2,13 +2,7 @@
 
 
 def window_starts(length: int, crop_size: int, stride: int) -> list[int]:
-    """List where windows start along a side: every `stride` pixels, the last one shifted back inside.
-
-    Args:
-        length: of the side, in pixels.
-        crop_size: side of the windows, in pixels.
-        stride: step between windows, in pixels.
-    """
+    """List where windows start along a side: every `stride` pixels, the last one shifted back inside."""
     if length <= crop_size:
         return [0]
     return [min(start, length - crop_size) for start in range(0, length - crop_size + stride, stride)]

@@ -256,7 +256,7 @@ def test_command_makes_the_index_of_a_dataset(in_world, tmp_path, capsys):
     [
         ("no_such", ["'no_such' is no archive of images", "a folder, shards (.tar), or a registered dataset"]),
         ("none/*.tar", ["'none/*.tar' is no archive of images"]),
-        ("none/{0..3}.tar", ["4 of 4 shards are missing, such as none/0.tar"]),
+        ("none/{0..3}.tar", ["4 of 4 shards of", "are missing, such as none/0.tar"]),
         ("https://example.com/0.tar", ["not on this disk", "download them first"]),
     ],
 )

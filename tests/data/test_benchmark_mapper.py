@@ -8,7 +8,7 @@ from detectron2.data.common import MapDataset
 from detectron2.data.detection_utils import SizeMismatchError
 from PIL import ExifTags, Image
 
-from tcl_d2.data.benchmark_mapper import BenchmarkMapper
+from tcl_d2.data.benchmarks import BenchmarkMapper
 from tcl_d2.utils.resize import resize_bilinear, segmentation_size
 
 

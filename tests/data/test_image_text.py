@@ -18,7 +18,7 @@ from tcl_d2.data import (
     register_coco_captions,
     register_webdataset,
 )
-from tcl_d2.data.shards import expand_shards
+from tcl_d2.data.pairs.shards import expand_shards
 from tests.data.distributed import write_tar
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from tcl_d2.data.image_text_stream import ImageTextStream
+from tcl_d2.data.pairs.stream import ImageTextStream
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 

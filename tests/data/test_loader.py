@@ -12,8 +12,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
-from tcl_d2.data.image_text_stream import ImageTextStream
 from tcl_d2.data.loader import Mixture, check_workers
+from tcl_d2.data.pairs.stream import ImageTextStream
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity, make_shards
@@ -61,8 +61,8 @@ def test_no_dataset_is_an_error():
 @pytest.mark.parametrize(
     "options, processes, message",
     [
-        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected at least 1"),
-        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple of the 4 processes"),
+        ({"total_batch_size": 0}, 1, "SOLVER.IMS_PER_BATCH is 0; expected"),
+        ({"total_batch_size": 6}, 4, "SOLVER.IMS_PER_BATCH is 6; expected a positive multiple .* 4"),
         ({"total_batch_size": -4}, 4, "SOLVER.IMS_PER_BATCH is -4"),
         ({"buffer": 0}, 1, "DATALOADER.SHUFFLE_BUFFER is 0"),
         ({"num_workers": -1}, 1, "DATALOADER.NUM_WORKERS is -1"),
@@ -132,7 +132,7 @@ def test_batches_depend_on_their_number_alone(make_loader, workers):
 def test_restarts_lose_and_repeat_no_pair(make_loader, monkeypatch, processes, workers, distance):
     """Over three epochs and restarts each few batches, the pairs of a dataset come about equally often."""
     info = SimpleNamespace(id=0, num_workers=workers)
-    monkeypatch.setattr("tcl_d2.data.image_text_stream.get_worker_info", lambda: info if workers else None)
+    monkeypatch.setattr("tcl_d2.data.pairs.stream.get_worker_info", lambda: info if workers else None)
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: processes)
     counts, shares = Counter(), max(1, workers)
     for rank in range(processes):

@@ -4,7 +4,7 @@ import pytest
 
 from tcl_d2 import load_config
 from tcl_d2.data import ImageTextDatasetMapper
-from tcl_d2.data.nouns import NounPrompter
+from tcl_d2.data.pairs.nouns import NounPrompter
 from tests.conftest import ROOT
 
 WORDS = ["apple", "Red Apple", "bus", "dog", "polar-bear"]

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset, shards
-from tcl_d2.data.image_text_stream import ImageTextStream
-from tcl_d2.data.shards import expand_shards
+from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
+from tcl_d2.data.pairs import shards
+from tcl_d2.data.pairs.shards import expand_shards
+from tcl_d2.data.pairs.stream import ImageTextStream
 from tcl_d2.engine import Trainer
 from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity

@@ -7,7 +7,7 @@ import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
-from tcl_d2.data.benchmark_mapper import BenchmarkMapper
+from tcl_d2.data.benchmarks import BenchmarkMapper
 from tcl_d2.data.labels import read_label
 from tcl_d2.modeling.reco.index import ImageRecord
 from tcl_d2.utils import images

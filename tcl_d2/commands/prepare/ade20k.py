@@ -18,16 +18,10 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, pattern, datasets_root() / "ADEChallengeData2016")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("ADEChallengeData2016.zip",)
-    return preparation.arguments(__doc__, downloads, "http://sceneparsing.csail.mit.edu")
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, ("zeroshot_ade20k_val",))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_ade20k_val",),
+    downloads=("ADEChallengeData2016.zip",),
+    page="http://sceneparsing.csail.mit.edu",
+)

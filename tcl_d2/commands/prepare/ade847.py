@@ -1,9 +1,9 @@
 """Bring the full ADE20K's validation set into $DETECTRON2_DATASETS/ADE20K_2021_17_01, for zeroshot_ade847_val.
 
-The release's colored label images become class indices of 16 bits: 0..846, and 65535 for whatever is no class. Where
-both sides of an image are longer than 512 pixels, image and label are shrunk until the short one is 512, as common.
-Files that are in images_detectron2 and annotations_detectron2 already, as other projects prepare them, are used as they
-are. Can be repeated and interrupted.
+The release's colored label images become 16-bit class indices: 0..846, and 65535 for pixels of no class. Where both
+sides of an image are longer than 512 pixels, image and label are shrunk until the short side is 512, as is common.
+Files that other projects prepared in images_detectron2 and annotations_detectron2 are used as they are. Can be repeated
+and interrupted.
 
     tcl-d2 prepare ade847 --source ~/ADE20K_2021_17_01.zip
     tcl-d2 prepare ade847 --check
@@ -46,7 +46,7 @@ def decode(colors: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink an image [H, W, 3] and its label [H, W] to a short side of SHORT_SIDE, unless a side is not longer."""
+    """Shrink an image [H, W, 3] and its label [H, W] to a short side of SHORT_SIDE, unless one is that short."""
     height, width = label.shape
     short, long = sorted(label.shape)
     if short <= SHORT_SIDE:
@@ -60,17 +60,11 @@ def shrink(image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def convert(source: Path, folder: Path, table: np.ndarray) -> None:
-    """Write the image and the label of a label image of the release, unless they are there.
-
-    Args:
-        source: the label image; its image lies beside it.
-        folder: of the release.
-        table: see index_table.
-    """
+    """Convert a label image of the release, and the image beside it, unless both are done."""
     name = source.name.removesuffix(LABEL_SUFFIX)
     image_path = folder / f"images_detectron2/validation/{name}.jpg"
     label_path = folder / f"annotations_detectron2/validation/{name}.tif"
-    if preparation.is_whole_image(image_path) and preparation.is_whole(label_path):
+    if preparation.is_whole(image_path) and preparation.is_whole(label_path):
         return
 
     # Read both
@@ -106,16 +100,10 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(convert_label, sources, args.processes, "converting")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    page = "https://groups.csail.mit.edu/vision/datasets/ADE20K, after registration"
-    return preparation.arguments(__doc__, (f"{RELEASE}.zip",), page)
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, ("zeroshot_ade847_val",))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_ade847_val",),
+    downloads=(f"{RELEASE}.zip",),
+    page="https://groups.csail.mit.edu/vision/datasets/ADE20K, after registration",
+)

@@ -16,7 +16,7 @@ from cityscapesscripts.helpers.labels import name2label
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 
 from ...data import preparation
-from ...data.annotations import check_picture
+from ...data.benchmarks.annotations import check_picture
 from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
 
@@ -24,11 +24,7 @@ POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 
 
 def draw(polygons: Path) -> None:
-    """Write the train IDs (0..18, 255 ignored) that a polygon file describes, unless they are there.
-
-    Raises:
-        ValueError: it cannot be drawn, has an unknown label, or another size than its image; names it.
-    """
+    """Draw the train IDs (0..18, 255 ignored) of a polygon file, unless that is done; a ValueError names the file."""
     target = polygons.with_name(polygons.name.replace(POLYGONS, LABELS))
     if preparation.is_whole(target):
         return
@@ -44,7 +40,7 @@ def draw(polygons: Path) -> None:
 
 
 def _check(annotation: Annotation, polygons: Path) -> None:
-    """Check the labels, of which cityscapesscripts would leave the program, and the size; ValueError."""
+    """Check the labels, for which cityscapesscripts would exit, and the size; ValueError."""
     labels = {item.label for item in annotation.objects if not item.deleted}
     unknown = [label for label in labels if not {label, label.removesuffix("group")} & name2label.keys()]
     if unknown:
@@ -64,16 +60,10 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(draw, polygons, args.processes, "drawing labels")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
-    return preparation.arguments(__doc__, downloads, "https://www.cityscapes-dataset.com/downloads, after registration")
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, ("zeroshot_cityscapes_val",))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_cityscapes_val",),
+    downloads=("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
+    page="https://www.cityscapes-dataset.com/downloads, after registration",
+)

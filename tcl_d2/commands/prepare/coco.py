@@ -19,7 +19,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from ...data import preparation
-from ...data.annotations import (
+from ...data.benchmarks.annotations import (
     check_categories,
     check_picture,
     draw_instances,
@@ -41,12 +41,7 @@ KEYS = {
 
 
 def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
-    """Draw an image's things as COCO-Stuff numbers them, unless that is done.
-
-    Args:
-        job: the image and its annotations.
-        folder: of COCO.
-    """
+    """Draw an image's things with COCO-Stuff's values, unless that is done; a job is an image and its annotations."""
     image, instances = job
     key = f"{image['id']:0>12}"
     target = path_within(folder / "instancemaps/val2017", f"{key}.png", INSTANCES)
@@ -60,12 +55,7 @@ def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
 
 
 def draw_all(folder: Path, processes: int) -> None:
-    """Draw the things of all images from instances_val2017.json.
-
-    Raises:
-        FileNotFoundError: the annotations are missing.
-        ValueError: they are malformed, or of other categories or images; names them.
-    """
+    """Draw the things of all images from instances_val2017.json."""
     # The benchmark's rule has the value of each class
     metadata = MetadataCatalog.get(OBJECT)
     names = {value + 1: metadata.stuff_classes[k] for value, k in metadata.label_map.items() if k > 0}
@@ -77,7 +67,7 @@ def draw_all(folder: Path, processes: int) -> None:
 
 
 def compare(path: Path) -> np.ndarray:
-    """Compare a map that was drawn from instances with COCO-Stuff's.
+    """Compare a map drawn from instances with COCO-Stuff's.
 
     Returns:
         numbers of pixels: equal, two different objects, an object only in COCO-Stuff's map, only in the one at `path`.
@@ -108,30 +98,33 @@ def print_difference(folder: Path, processes: int) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Put images and maps into place, and draw maps from instances where that is asked for."""
+    """Put images and maps into place, and draw maps from instances if asked to."""
     folder = datasets_root() / "coco"
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.jpg)", folder)
     preparation.bring(args.source, r"(?P<path>val2017/\d+\.png)", folder / "stuffthingmaps")
-    if args.from_instances:
+    if STUFF not in args.benchmarks:
         preparation.bring(args.source, r"(?P<path>instances_val2017\.json)", folder / "annotations")
         draw_all(folder, args.processes)
         if (folder / "stuffthingmaps/val2017").is_dir():
             print_difference(folder, args.processes)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("val2017.zip", "stuffthingmaps_trainval2017.zip", "annotations_trainval2017.zip")
-    page = "https://cocodataset.org/#download and https://github.com/nightrome/cocostuff"
-    parser = preparation.arguments(__doc__, downloads, page)
-    parser.add_argument("--from-instances", action="store_true", help="draw COCO-Object from instances_val2017.json")
-    return parser
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --from-instances, which leaves COCO-Object alone to be checked."""
+    parser.add_argument(
+        "--from-instances",
+        dest="benchmarks",
+        action="store_const",
+        const=(OBJECT,),
+        help="draw COCO-Object from instances_val2017.json",
+    )
 
 
-def main(args: argparse.Namespace) -> None:
-    """Prepare the datasets, or check them alone; exit with 1 if they are not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, (OBJECT,) if args.from_instances else (OBJECT, STUFF))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=(OBJECT, STUFF),
+    downloads=("val2017.zip", "stuffthingmaps_trainval2017.zip", "annotations_trainval2017.zip"),
+    page="https://cocodataset.org/#download and https://github.com/nightrome/cocostuff",
+    add_options=add_options,
+)

@@ -24,22 +24,13 @@ from ...utils.files import replacing
 
 PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
 NUM_VALUES = 459  # classes of the release
-NAMES = ("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train")
 
 
 def read_table(path: Path, words: list[str]) -> np.ndarray:
-    """Read the release's labels.txt ("1: accordion", ...).
-
-    Args:
-        path: the file.
-        words: the 59 class words.
-
-    Returns:
-        table uint8 of the values in MATLAB files: 1..59 for `words`, else 0.
+    """Read the release's labels.txt ("1: accordion", ...) as a table uint8: MATLAB value -> 1..59 for `words`, else 0.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a word is not in it.
+        FileNotFoundError, ValueError: there is no such file, or a word is not in it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -57,7 +48,7 @@ def read_table(path: Path, words: list[str]) -> np.ndarray:
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """Read the values of a MATLAB file of the release, integers [H, W] in 0..459; 0 is of no class.
+    """Read the values of a MATLAB file of the release, integers [H, W] in 0..459; 0 is no class.
 
     Raises:
         ValueError: it has no such values; names it.
@@ -111,16 +102,10 @@ def prepare(args: argparse.Namespace) -> None:
         convert_all(folder, args.processes)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt")
-    return preparation.arguments(__doc__, downloads, PAGE)
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, NAMES)
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train"),
+    downloads=("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"),
+    page=PAGE,
+)

@@ -25,13 +25,7 @@ IGNORED = 65535
 
 
 def convert(key: str, release: Path, target: Path) -> None:
-    """Write the label and link the image of an ID, unless they are there.
-
-    Args:
-        key: the ID.
-        release: folder of VOC 2010 with the MATLAB files.
-        target: folder of the benchmark.
-    """
+    """Write the label of an ID into the benchmark's folder `target`, and link its image, unless they are there."""
     image_path = target / f"image/{key}.jpg"
     if not image_path.exists():
         with replacing(image_path) as unfinished:
@@ -44,11 +38,10 @@ def convert(key: str, release: Path, target: Path) -> None:
 
 
 def read_split(release: Path) -> list[str]:
-    """Return the IDs of the validation split: of VOC 2010's lists, or of PASCAL Context's other distribution.
+    """Return the IDs of the validation split, from VOC 2010's lists or PASCAL Context's other distribution.
 
     Raises:
-        FileNotFoundError: neither is there.
-        ValueError: the other distribution's list is damaged; names it.
+        FileNotFoundError, ValueError: neither is there, or the other distribution's list is damaged.
     """
     for name in ("SegmentationContext", "Main"):
         path = release / f"ImageSets/{name}/val.txt"
@@ -81,16 +74,10 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(partial(convert, release=release, target=target), keys, args.processes, "converting val")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("VOCtrainval_03-May-2010.tar", "trainval.tar.gz")
-    return preparation.arguments(__doc__, downloads, PAGE)
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, ("zeroshot_context459_val",))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_context459_val",),
+    downloads=("VOCtrainval_03-May-2010.tar", "trainval.tar.gz"),
+    page=PAGE,
+)

@@ -1,8 +1,8 @@
 """Draw LVIS v1's validation annotations as label maps into $DETECTRON2_DATASETS/lvis, for zeroshot_lvis_val.
 
 Instances are painted large before small, as category IDs in 16-bit PNGs. Pixels that nobody annotated are 0, and are
-ignored.
-Images are COCO's (of train2017 and val2017), brought into $DETECTRON2_DATASETS/coco. Can be repeated and interrupted.
+ignored. Images are COCO's (of train2017 and val2017), brought into $DETECTRON2_DATASETS/coco. Can be repeated and
+interrupted.
 
     tcl-d2 prepare lvis --source ~/lvis_v1_val.json.zip ~/train2017.zip ~/val2017.zip
     tcl-d2 prepare lvis --check
@@ -16,7 +16,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from ...data import preparation
-from ...data.annotations import (
+from ...data.benchmarks.annotations import (
     check_categories,
     check_picture,
     draw_instances,
@@ -41,12 +41,7 @@ def image_key(image: dict) -> str:
 
 
 def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
-    """Draw the category IDs of an image's instances, 16 bits; 0 where there is none.
-
-    Args:
-        job: the image and its annotations.
-        folder: of all datasets.
-    """
+    """Draw the category IDs of an image's instances, 16 bits, 0 elsewhere; the job is the image and its annotations."""
     image, instances = job
     key = image_key(image)
     target = path_within(folder / "lvis/semantic", f"{key}.png", ANNOTATIONS)
@@ -80,18 +75,10 @@ def prepare(args: argparse.Namespace) -> None:
         unfinished.write_text("".join(f"{key}\n" for key in keys))
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip")
-    return preparation.arguments(
-        __doc__, downloads, "https://www.lvisdataset.org/dataset and https://cocodataset.org/#download"
-    )
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, (NAME,))
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=(NAME,),
+    downloads=("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip"),
+    page="https://www.lvisdataset.org/dataset and https://cocodataset.org/#download",
+)

@@ -29,8 +29,7 @@ from tqdm import tqdm
 
 from ...data.dataset_files import datasets_root
 from ...data.preparation import SHARED_MEMORY
-from ...data.shapes import draw_scene
-from ...data.shapes_objects import INSTANCES, write_annotations
+from ...data.shapes import INSTANCES, draw_scene, write_annotations
 from ...utils.errors import one_message
 from ...utils.files import check_shared_memory, replacing
 from ...utils.locks import locked_folder
@@ -42,24 +41,14 @@ FOLDERS = ("train", "labeled", "val")
 
 
 def encode(image: np.ndarray, format: str, **options) -> bytes:
-    """Return the content of a picture's file; `options` are those of PIL for the format."""
+    """Encode a picture as a file's content."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
-    """Write a shard of training scenes, unless it is there.
-
-    Args:
-        number: of the shard.
-        folder: of the shards.
-        count: scenes in all shards.
-        seed: number of the world.
-
-    Returns:
-        how many scenes are in the shard.
-    """
+    """Write shard `number` of `count` training scenes, unless it is there; return its number of scenes."""
     indices = range(number * PER_SHARD, min(count, (number + 1) * PER_SHARD))
     path = folder / f"{number:05d}.tar"
     if path.exists():
@@ -77,14 +66,7 @@ def write_shard(number: int, folder: Path, count: int, seed: int) -> int:
 
 
 def write_labeled(index: int, folder: Path, seed: int, **options) -> None:
-    """Write a scene and its label map.
-
-    Args:
-        index: number of the scene.
-        folder: has labels and images.
-        seed: number of the world.
-        options: see draw_scene.
-    """
+    """Write scene `index` and its label map into the folder's images and labels."""
     scene = draw_scene(seed, index, **options)
     for subfolder, array in (("labels", scene.label), ("images", scene.image)):
         with replacing(folder / subfolder / f"{index:05d}.png") as unfinished:
@@ -92,10 +74,9 @@ def write_labeled(index: int, folder: Path, seed: int, **options) -> None:
 
 
 def start_world(root: Path, world: dict) -> bool:
-    """Make the folders for a world, without what is there of another one; return False if the world is whole already.
+    """Make a world's folders, removing those of another world; return False if the world is complete.
 
     Args:
-        root: folder of the world.
         world: the numbers that it is drawn with: the scenes of each folder, and the seed. They lie in started.json
             while it is drawn, and in world.json afterwards.
     """
@@ -134,11 +115,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 @one_message(OSError)
 def main(args: argparse.Namespace) -> None:
-    """Draw the world that is asked for, unless it is there.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Draw the requested world, unless it is there."""
     if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
         sys.exit("error: --train, --labeled, --val and --processes are at least 1, --seed is at least 0")
     with one_message(), locked_folder(args.root, "preparation", "--root"):
@@ -146,7 +123,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def draw_world(args: argparse.Namespace) -> None:
-    """Draw the world, or what is left of it to draw."""
+    """Draw the world, or the rest of it."""
     check_shared_memory(SHARED_MEMORY)
     world = {"train": args.train, "labeled": args.labeled, "val": args.val, "seed": args.seed}
     content = f"{args.train} training pairs, {args.labeled} labeled scenes, {args.val} validation images"

@@ -11,8 +11,6 @@ import argparse
 from ...data import preparation
 from ...data.dataset_files import datasets_root, glob_files, read_ids
 
-NAMES = ("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train")
-
 
 def prepare(args: argparse.Namespace) -> None:
     """Put the lists, the labels and the images that have one into place."""
@@ -24,16 +22,10 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, r"VOC2012/(?P<path>JPEGImages/[^/]+\.jpg)", folder, keys)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    downloads = ("VOCtrainval_11-May-2012.tar", "VOCdevkit")
-    return preparation.arguments(__doc__, downloads, "http://host.robots.ox.ac.uk/pascal/VOC/voc2012")
-
-
-def main(args: argparse.Namespace) -> None:
-    """Prepare the dataset, or check it alone; exit with 1 if it is not whole.
-
-    Args:
-        args: of `argument_parser`.
-    """
-    preparation.run(args, prepare, NAMES)
+PREPARATION = preparation.Preparation(
+    __doc__,
+    prepare,
+    benchmarks=("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train"),
+    downloads=("VOCtrainval_11-May-2012.tar", "VOCdevkit"),
+    page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+)

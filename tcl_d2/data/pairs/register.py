@@ -1,4 +1,4 @@
-"""What models are trained on: pairs of image and caption, as Detectron2 catalog entries.
+"""Registering pairs of image and caption to train on.
 
 `DatasetCatalog.get(name)` gives a list of dicts: `{"shard": path or address, "num_samples": count}` for webdataset
 shards, `{"file_name", "captions"}` for the rest. Nothing is read from disk before that.
@@ -9,29 +9,38 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from ..utils.files import open_path, path_within
-from .dataset_files import check_files, datasets_root, find_images
+from ...utils.errors import named
+from ...utils.files import open_path, path_within
+from ..dataset_files import check_files, datasets_root, find_images
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
-# The `evaluator_type` in a training dataset's metadata. No evaluator has this name: check_datasets tells by it what can
-# be trained on from what can be evaluated on.
+# The `evaluator_type` in a training dataset's metadata, which no evaluator has: check_datasets tells by it what can be
+# trained on from what can be evaluated on
 TRAIN_ONLY_TYPE = "image_text"
 _LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def _register(name: str, load: Callable[[], list[dict]]) -> None:
-    DatasetCatalog.register(name, load)
+    def load_named() -> list[dict]:
+        with named(f"Dataset '{name}'"):
+            return load()
+
+    DatasetCatalog.register(name, load_named)
     MetadataCatalog.get(name).set(evaluator_type=TRAIN_ONLY_TYPE)
 
 
 def _advice(prepare: str) -> str:
     return f"Looked below DETECTRON2_DATASETS={datasets_root()}. To get it: {prepare}"
+
+
+def _warn(message: str) -> None:
+    log_first_n(logging.WARNING, message, 2, name=__name__, key="message")  # when it is checked, and in the log
 
 
 # ------------------------------------------------------------------------------------------- webdataset shards
@@ -47,37 +56,30 @@ def register_webdataset(
 ) -> None:
     """Register webdataset shards in img2dataset's layout: per sample an image (jpg, jpeg, png, webp) and a txt.
 
-    Files whose names are the same up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last
-    suffix counts; several images or captions in a sample are left out and counted.
+    Files with the same name up to the first dot are a sample. With more dots in a name (`my.photo.png`) its last suffix
+    counts; samples with several images or captions are skipped and counted.
 
-    `DatasetCatalog.get(name)` raises FileNotFoundError if no shard is there or one is missing, OSError if the first
-    shard on the web cannot be read, and ValueError if the number of pairs is unknown.
+    `DatasetCatalog.get(name)` raises FileNotFoundError if shards are missing, OSError if the first shard on the web
+    cannot be read, and ValueError if the number of pairs is unknown.
 
     Args:
-        name: name in the catalog.
         shards: paths, brace patterns or globs, relative to DETECTRON2_DATASETS or absolute. Addresses
             ("https://...", "hf://datasets/OWNER/NAME/FILE.tar") and commands that write a shard ("pipe:COMMAND") may
             have braces too.
-        num_samples: pairs in all, the dataset's share in a mixture; None: as count_pairs finds.
+        num_samples: pairs in all, the dataset's share in a mixture; None: see count_pairs.
         prepare: how to get the shards, for the error when they are missing.
-        num_published: pairs that the dataset had when it was published. A warning says how many are left; the number
-            is taken where nothing tells how many there are.
+        num_published: pairs in the dataset when it was published. A warning says how many are left; it stands in for
+            an unknown number.
     """
 
     def load() -> list[dict]:
-        try:
-            paths = expand_shards(shards, datasets_root())
-            _check_shards(paths, shards, prepare)
-            counts = [num_samples / len(paths)] * len(paths) if num_samples else _count(paths, num_published)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"Dataset '{name}': {error}") from None
-        except OSError as error:
-            raise OSError(f"Dataset '{name}': {error}") from None
-        except ValueError as error:
-            raise ValueError(f"Dataset '{name}': {error}.") from None
-
-        if num_published:
-            _warn_of_losses(name, sum(counts), num_published)
+        paths = expand_shards(shards, datasets_root())
+        _check_shards(paths, shards, prepare)
+        counts = [num_samples / len(paths)] * len(paths) if num_samples else count_pairs(paths, num_published)
+        share = 100 * sum(counts) / (num_published or sum(counts) or 1)
+        if num_published and abs(share - 100) > 1:
+            count = f"about {sum(counts):,.0f} pairs, {share:.0f} % of the published {num_published:,}"
+            _warn(f"Dataset '{name}' has {count}")
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
     _register(name, load)
@@ -87,40 +89,12 @@ def _check_shards(paths: list[str], shards: str | list[str], prepare: str) -> No
     """Look for the shards on this disk, and for the first on the web; OSError says what is missing."""
     if not paths:
         raise FileNotFoundError(f"there are no shards {shards}. {_advice(prepare)}")
-
     missing = [path for path in paths if not is_remote(path) and not Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"there are no {len(missing)} of {len(paths)} shards, such as {missing[0]}. {_advice(prepare)}"
-        )
-    for path in [path for path in paths if is_remote(path)][:1]:
+        count = f"{len(missing)} of {len(paths)} shards"
+        raise FileNotFoundError(f"there are no {count}, such as {missing[0]}. {_advice(prepare)}")
+    for path in list(filter(is_remote, paths))[:1]:
         check_address(path)
-
-
-def _count(paths: list[str], num_published: int | None) -> list[float]:
-    """Return the number of pairs of each shard; ValueError if nothing tells it."""
-    try:
-        counts = count_pairs(paths)
-    except ValueError as error:
-        raise ValueError(f"{error}. Get it again, or give num_samples to register_webdataset") from None
-
-    if not counts and num_published:
-        return [num_published / len(paths)] * len(paths)
-    if not counts:
-        raise ValueError(
-            f"its number of pairs is unknown: beside {paths[0]} there is no _info.json and no *_stats.json. Give "
-            "num_samples to register_webdataset"
-        )
-    mean = sum(counts.values()) / len(counts)
-    return [counts.get(path, mean) for path in paths]
-
-
-def _warn_of_losses(name: str, count: float, num_published: int) -> None:
-    """Warn where a dataset has another number of pairs than it had when it was published."""
-    share = 100 * count / num_published
-    if abs(share - 100) > 1:
-        message = f"Dataset '{name}' has about {count:,.0f} pairs, {share:.0f} % of the published {num_published:,}"
-        log_first_n(logging.WARNING, message, 2, name=__name__, key="message")  # when it is checked, and in the log
 
 
 # ------------------------------------------------------------------------------------------- COCO Captions
@@ -129,39 +103,25 @@ def _warn_of_losses(name: str, count: float, num_published: int) -> None:
 def register_coco_captions(
     name: str, json_file: str, image_root: str, prepare: str = "https://cocodataset.org"
 ) -> None:
-    """Register COCO Captions, all captions of an image together.
+    """Register COCO Captions, all captions of an image together; paths as register_caption_list's.
 
     `DatasetCatalog.get(name)` raises FileNotFoundError if a file or folder is missing, and ValueError if the JSON is no
-    COCO Captions.
-
-    Args:
-        name: name in the catalog.
-        json_file: the captions, relative to DETECTRON2_DATASETS or absolute.
-        image_root: folder of the images, relative to DETECTRON2_DATASETS or absolute.
-        prepare: how to get both, for the error when they are missing.
+    COCO Captions. `prepare` says how to get both, for the error when they are missing.
     """
 
     def load() -> list[dict]:
-        annotations = datasets_root() / json_file
-        images = datasets_root() / image_root
+        annotations, images = datasets_root() / json_file, datasets_root() / image_root
         for path in (annotations, images):
             if not path.exists():
-                raise FileNotFoundError(f"Dataset '{name}': there is no {path}. {_advice(prepare)}")
+                raise FileNotFoundError(f"there is no {path}. {_advice(prepare)}")
         try:
             rows = _read_coco_captions(annotations, images)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"Dataset '{name}': {annotations} is no COCO Captions file ({error!r}).") from None
-        _check_images(name, [row["file_name"] for row in rows], annotations)
+            raise ValueError(f"{annotations} is no COCO Captions file ({error!r})") from None
+        check_files([Path(row["file_name"]) for row in rows], f"images of {annotations}")
         return rows
 
     _register(name, load)
-
-
-def _check_images(name: str, images: Iterable[str], source: Path) -> None:
-    try:
-        check_files(map(Path, images), f"images of {source}")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"Dataset '{name}': {error}") from None
 
 
 def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
@@ -194,44 +154,44 @@ def register_caption_list(
     rows, a missing column or a broken line.
 
     Args:
-        name: name in the catalog.
         path: the list, relative to DETECTRON2_DATASETS or absolute.
         image_root: folder that the list's image paths start from, and that has all its images, relative to
             DETECTRON2_DATASETS or absolute; "" for the list's own folder.
-        image_column: name of the column of image paths.
-        caption_column: name of the column of captions.
     """
 
     def load() -> list[dict]:
         file = datasets_root() / path
         if not file.is_file():
-            raise FileNotFoundError(f"Dataset '{name}': there is no list {file}. {_advice('write the list')}")
+            raise FileNotFoundError(f"there is no list {file}. {_advice('write the list')}")
         if file.suffix not in _LIST_SUFFIXES:
-            raise ValueError(f"Dataset '{name}': {file} must end in .csv, .tsv or .jsonl.")
+            raise ValueError(f"{file} must end in .csv, .tsv or .jsonl")
 
-        # Collect the captions of each image
         root = datasets_root() / image_root if image_root else file.parent
-        captions = defaultdict(list)
-        row_number = 1
-        try:
-            for row in _read_rows(file):
-                image, texts = _parse_row(row, image_column, caption_column)
-                captions[str(path_within(root, image, ""))] += texts
-                row_number += 1
-        except ValueError as error:
-            raise ValueError(f"Dataset '{name}': row {row_number} of {file} {error}.") from None
+        captions = _read_list(file, root, image_column, caption_column)
         if not captions:
-            raise ValueError(f"Dataset '{name}': {file} has no rows.")
-
+            raise ValueError(f"{file} has no rows")
         _check_captions(name, [text for texts in captions.values() for text in texts], file)
-        _check_images(name, captions, file)
+        check_files(map(Path, captions), f"images of {file}")
         return [{"file_name": image, "captions": texts} for image, texts in captions.items()]
 
     _register(name, load)
 
 
+def _read_list(file: Path, root: Path, image_column: str, caption_column: str) -> dict[str, list[str]]:
+    """Return the captions of each image; a ValueError names the row."""
+    captions = defaultdict(list)
+    row_number = 1
+    try:
+        for row in _read_rows(file):
+            image, texts = _parse_row(row, image_column, caption_column)
+            captions[str(path_within(root, image, ""))] += texts
+            row_number += 1
+    except ValueError as error:
+        raise ValueError(f"row {row_number} of {file} {error}") from None
+    return captions
+
+
 def _read_rows(file: Path) -> Iterator[dict]:
-    """Read the rows of a list, one after the other; ValueError says what is wrong with the next one."""
     # Line ends are CSV's own, or \n alone: other characters that end lines of text (U+2028) may be in a caption.
     # Bytes that are not UTF-8 stay: such a caption is found when it is used.
     newline = "" if file.suffix in (".csv", ".tsv") else "\n"
@@ -258,7 +218,7 @@ def _parse_object(line: str) -> dict:
 
 
 def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, list[str]]:
-    """Return the image's path and the captions of a row; ValueError says what is wrong with it."""
+    """Return the image's path and the captions of a row."""
     # Look for the columns
     if None in row:  # where csv.DictReader puts them: the caption may have been cut at an unquoted comma
         raise ValueError("has more fields than the head line has columns: quote a text that has the separator")
@@ -278,23 +238,15 @@ def _parse_row(row: dict, image_column: str, caption_column: str) -> tuple[str, 
 
 def _check_captions(name: str, captions: list[str], file: Path) -> None:
     """Warn of captions that are not UTF-8, which are skipped in training; ValueError if all are."""
-    broken = [text for text in captions if not text.isascii() and not _is_utf8(text)]
+    broken = [text for text in captions if any("\ud800" <= character <= "\udfff" for character in text)]
     if broken:
-        message = (
-            f"Dataset '{name}': {len(broken)} of the {len(captions)} captions of {file} are not UTF-8, such as "
-            f"{broken[0]!r}: convert the file, as by iconv -f cp1252 -t utf-8"
+        problem = (
+            f"{len(broken)} of the {len(captions)} captions of {file} are not UTF-8, such as {broken[0]!r}: convert "
+            "the file, as by iconv -f cp1252 -t utf-8"
         )
         if len(broken) == len(captions):
-            raise ValueError(message)
-        log_first_n(logging.WARNING, message, 2, name=__name__, key="message")
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8 were read as surrogates
-        return False
-    return True
+            raise ValueError(problem)
+        _warn(f"Dataset '{name}': {problem}")
 
 
 # ------------------------------------------------------------------------------------------- folders, and paths
@@ -304,11 +256,8 @@ def register_caption_folder(name: str, folder: str) -> None:
     """Register a folder of images, also in folders below it, whose captions lie beside them: NAME.jpg and NAME.txt.
 
     `DatasetCatalog.get(name)` raises FileNotFoundError if there is no such folder, or no image with a caption in it.
-    Images without a caption are left out, with a warning. For millions of pairs, shards are faster.
-
-    Args:
-        name: name in the catalog.
-        folder: relative to DETECTRON2_DATASETS, or absolute.
+    Images without a caption are left out, with a warning. For millions of pairs, shards are faster. The folder is
+    absolute, or relative to DETECTRON2_DATASETS.
     """
 
     def load() -> list[dict]:
@@ -316,7 +265,7 @@ def register_caption_folder(name: str, folder: str) -> None:
             images = find_images(folder)
         except (FileNotFoundError, ValueError) as error:
             advice = "Expected images with a caption in NAME.txt beside each NAME.jpg; shards are 'FOLDER/*.tar'"
-            raise type(error)(f"Dataset '{name}': {error}. {advice}.") from None
+            raise type(error)(f"{error}. {advice}") from None
 
         # Read the captions
         rows, missing = [], []
@@ -328,26 +277,21 @@ def register_caption_folder(name: str, folder: str) -> None:
             except (OSError, UnicodeDecodeError):
                 missing.append(path.with_suffix(".txt"))
 
+        problem = f"{len(missing)} of {len(images)} images have no caption in UTF-8, such as {[*missing, ''][0]}"
+        if not rows:
+            raise FileNotFoundError(problem)
         if missing:
-            count = f"{len(missing)} of {len(images)}"
-            problem = f"Dataset '{name}': {count} images have no caption in UTF-8, such as {missing[0]}"
-            if not rows:
-                raise FileNotFoundError(f"{problem}.")
-            log_first_n(logging.WARNING, f"{problem}: left out", 2, name=__name__, key="message")
+            _warn(f"Dataset '{name}': {problem}: left out")
         return rows
 
     _register(name, load)
 
 
 def register_training_path(path: str) -> None:
-    """Register pairs under their path as their name: shards, a list, or a folder of images with captions.
+    """Register pairs under their path as their name; FileNotFoundError if it is none of these.
 
-    Args:
-        path: of a .tar (also with braces or a glob), a .csv, .tsv or .jsonl, or a folder, relative to the working
-            directory or absolute; or shards' address or command, see register_webdataset.
-
-    Raises:
-        FileNotFoundError: it is none of these.
+    It is a .tar (also with braces or a glob), a .csv, .tsv or .jsonl, or a folder of images with captions, relative to
+    the working directory or absolute; or the address or command of shards, as register_webdataset takes it.
     """
     if is_remote(path):
         register_webdataset(path, path)

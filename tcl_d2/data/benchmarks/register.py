@@ -1,16 +1,18 @@
-"""What models are evaluated on: zero-shot benchmarks as Detectron2 catalog entries."""
+"""Registering zero-shot benchmarks to evaluate on."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..modeling.dataset_classes import has_classes
-from ..modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
-from ..utils.visualizer import distinct_colors
-from ..utils.words import BACKGROUND, as_lists, class_names
-from .class_words import Source, check_class_words, check_fits_classes, read_class_words
-from .dataset_files import check_files, datasets_root, find_images, read_ids
+from ...modeling.dataset_classes import has_classes
+from ...modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
+from ...utils.errors import named
+from ...utils.visualizer import distinct_colors
+from ...utils.words import BACKGROUND, as_lists, class_names
+from ..class_words import Source, check_class_words, check_fits_classes, read_class_words
+from ..dataset_files import check_files, datasets_root, find_images, read_ids
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 
@@ -32,7 +34,12 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
         image_paths = {key: root / images.format(key) for key in read_ids(root / ids)}
         check_files(image_paths.values(), "images")
 
-    pattern = _choose_labels(labels)
+    # The first pattern of labels that has its folder
+    patterns = [pattern if "{}" in pattern else f"{pattern}/{{}}.png" for pattern in labels]
+    folders = [root / pattern.partition("{}")[0] for pattern in patterns]
+    pattern = next((pattern for pattern, folder in zip(patterns, folders) if folder.is_dir()), None)
+    if pattern is None:
+        raise FileNotFoundError(f"no folder {' or '.join(map(str, folders))}")
     label_paths = {key: root / pattern.format(key) for key in image_paths}
     check_files(label_paths.values(), "labels")
 
@@ -40,16 +47,6 @@ def list_pairs(images: str, labels: Sequence[str], ids: str | None = None) -> li
         {"file_name": str(image_paths[key]), "sem_seg_file_name": str(label_paths[key]), "image_id": key}
         for key in sorted(image_paths)
     ]
-
-
-def _choose_labels(labels: Sequence[str]) -> str:
-    """Return the first pattern of label files that has its folder."""
-    patterns = [pattern if "{}" in pattern else f"{pattern}/{{}}.png" for pattern in labels]
-    folders = [datasets_root() / pattern.partition("{}")[0] for pattern in patterns]
-    for pattern, folder in zip(patterns, folders):
-        if folder.is_dir():
-            return pattern
-    raise FileNotFoundError(f"no folder {' or '.join(map(str, folders))}")
 
 
 # ----------------------------------------------------------------------------------------------- registering
@@ -75,7 +72,6 @@ def register_benchmark(
     """Register a folder of images and a folder of label PNGs as a zero-shot benchmark. Nothing is read from disk yet.
 
     Args:
-        name: name in the catalog.
         images: folder with jpg, jpeg, png or webp files, or a pattern "folder/{}suffix" where {} is an image's ID,
             which may have slashes. Relative to DETECTRON2_DATASETS, or absolute; so are labels and ids.
         labels: folder of PNGs named by ID, or a pattern. If there are several, the first that has its folder is used.
@@ -83,7 +79,7 @@ def register_benchmark(
         background: whether the first class is the background; the model is never asked for its name.
         ids: text file of the IDs that belong to the benchmark; None: all images of the folder.
         label_map: value in the label file -> index of `classes` or `ignore_label`; None: values are these already.
-        ignore_label: value of the pixels that count nowhere.
+        ignore_label: value of ignored pixels.
         colors: RGB of each class for pictures.
         prepare: the command that makes the data, for the error when it is missing.
         title: a short name for tables.
@@ -97,24 +93,13 @@ def register_benchmark(
     """
     source = Source(f"Dataset '{name}'")
     check_class_words([[word] for word in classes], source)
+    words = {}
     if class_words is not None:
-        class_words = as_lists(class_words)
-        _check_words(class_words, classes, background, shared_words, source)
-    label_patterns = [labels] if isinstance(labels, str) else list(labels)
+        words["class_words"] = as_lists(class_words)
+        _check_words(words["class_words"], classes, background, shared_words, source)
 
-    def load() -> list[dict]:
-        try:
-            pairs = list_pairs(images, label_patterns, ids)
-            return [{**pair, "dataset_name": name} for pair in pairs]  # by which the model knows the words
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"Dataset '{name}': {error}. Looked below DETECTRON2_DATASETS={datasets_root()}. "
-                f"To prepare it: {prepare}"
-            ) from None
-        except ValueError as error:
-            raise ValueError(f"Dataset '{name}': {error}.") from None
-
-    DatasetCatalog.register(name, load)
+    labels = [labels] if isinstance(labels, str) else labels
+    DatasetCatalog.register(name, partial(_load, name, prepare, images, labels, ids))
     MetadataCatalog.get(name).set(
         stuff_classes=list(classes),
         stuff_colors=[tuple(color) for color in colors or distinct_colors(len(classes))],
@@ -125,9 +110,8 @@ def register_benchmark(
         title=title or name,
         num_images=tuple(num_images),
         shared_words=shared_words,
+        **words,
     )
-    if class_words is not None:
-        MetadataCatalog.get(name).class_words = class_words
 
 
 def _check_words(
@@ -135,8 +119,17 @@ def _check_words(
 ) -> None:
     if background and len(class_words) == len(classes) - 1:  # without the background's
         classes, background, source = classes[1:], False, source._replace(first=1)
-    check_class_words(class_words, source, background, shared_words)
     check_fits_classes(class_words, classes, source, background, shared_words)
+
+
+def _load(name: str, prepare: str, *files: object) -> list[dict]:
+    with named(f"Dataset '{name}'"):
+        try:
+            pairs = list_pairs(*files)
+        except FileNotFoundError as error:
+            root = f"DETECTRON2_DATASETS={datasets_root()}"
+            raise FileNotFoundError(f"{error}. Looked below {root}. To prepare it: {prepare}") from None
+    return [{**pair, "dataset_name": name} for pair in pairs]  # by which the model knows the words
 
 
 def benchmark_names() -> list[str]:
@@ -145,10 +138,7 @@ def benchmark_names() -> list[str]:
 
 
 def benchmark_classes(name: str) -> tuple[list[ClassWords], bool | list[str]]:
-    """Return the words of the classes of a registered dataset, each word once, and its background.
-
-    Returns:
-        the word or the words of each class; and whether there is a background besides, or its words.
+    """Return the words of a registered dataset's classes, each word once, and its background: whether, or its words.
 
     Raises:
         ValueError: there is no such dataset, or it has no class words.
@@ -170,18 +160,11 @@ def class_legend(dataset_name: str) -> tuple[list[str], list[tuple[int, int, int
 
 
 def register_benchmark_folder(folder: str, name: str | None = None) -> str:
-    """Register a folder that holds images/, labels/ (PNGs of the same names) and classes.txt as a benchmark.
+    """Register a folder of images/, labels/ (PNGs of the same names) and classes.txt as a benchmark; return its name.
 
     classes.txt (UTF-8) has a class a line, in the order of the label values from 0: its name, and, after commas or
     semicolons, further words for it. If the first name is "background", it is the background. The label value 255 is
-    ignored.
-
-    Args:
-        folder: absolute, or relative to the working directory.
-        name: name in the catalog; None: the folder's path as it is given.
-
-    Returns:
-        the name in the catalog.
+    ignored. The folder is absolute, or relative to the working directory; as given, it is the default name.
 
     Raises:
         FileNotFoundError: there is no classes.txt.
@@ -195,20 +178,19 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
             f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
             "same names) and classes.txt (a class a line, in the order of the label values)."
         )
+    if name in DatasetCatalog.list():
+        raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
 
     class_words = read_class_words(words_file)
     classes = class_names(class_words)
     if len(classes) > 255:
         raise ValueError(f"Dataset '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
-    if name in DatasetCatalog.list():
-        raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
 
     # The background's name is no word to look for; its further words are
     background = classes[0] == BACKGROUND
     if background:
-        words_of_background = class_words.pop(0)[1:]
-        if words_of_background:
-            class_words.insert(0, words_of_background)
+        words_of_background = class_words[0][1:]
+        class_words[:1] = [words_of_background] if words_of_background else []
 
     register_benchmark(name, str(path / "images"), str(path / "labels"), classes, background, class_words=class_words)
     return name

@@ -1,28 +1,19 @@
-"""How a benchmark's images are read for the model: the unified protocol's size and plain bilinear resizing."""
+"""Reading a benchmark's images for the model: the unified protocol's size and plain bilinear resizing."""
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
-from ..utils.images import BrokenSample, read_image
-from ..utils.resize import check_sizes, resize_bilinear, segmentation_size
+from ...utils.images import BrokenSample, read_image
+from ...utils.resize import check_sizes, resize_bilinear, segmentation_size
 
 
 def model_input(image: np.ndarray, short: int, long: int) -> dict:
-    """Make of an image what ZeroShotSegmentor takes.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        short: see segmentation_size.
-        long: see segmentation_size.
+    """Turn an RGB image uint8 [H, W, 3] into a segmentor's input; sizes as segmentation_size's.
 
     Returns:
-        a dict with:
-
-            image: uint8 [3, h, w], resized.
-            height: height of the original image.
-            width: width of the original image.
+        `image`, uint8 [3, h, w], resized; `height` and `width`, those of the original image.
     """
     height, width = image.shape[:2]
     size = segmentation_size(height, width, short, long)
@@ -42,10 +33,7 @@ class BenchmarkMapper:
         Args:
             short: short side that images are resized to, in pixels; 0: no resizing.
             long: greatest length of the long side, in pixels.
-            skip_broken: whether to give an `error` for an image that cannot be used, rather than to raise it.
-
-        Raises:
-            ValueError: a size is out of its range; names the config key.
+            skip_broken: return the `error` of an image that cannot be used, rather than raise it.
         """
         check_sizes(short, long)
         self.short = short
@@ -54,7 +42,7 @@ class BenchmarkMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = False) -> dict:
-        """Return the arguments; `is_train` is Detectron2's: images are read alike, for there is no augmentation."""
+        """Return the arguments; Detectron2 passes `is_train`, but images are never augmented."""
         return {
             "short": cfg.INPUT.MIN_SIZE_TEST,
             "long": cfg.INPUT.MAX_SIZE_TEST,
@@ -62,21 +50,10 @@ class BenchmarkMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Read and resize an image.
-
-        Args:
-            dataset_dict: a row of a benchmark, with `file_name`, and optionally `height` and `width`.
+        """Read and resize the image of a benchmark's row, with `file_name`, and optionally `height` and `width`.
 
         Returns:
-            the row with these beside what it had:
-
-                image: uint8 [3, h, w], RGB, resized.
-                height: height of the original image.
-                width: width of the original image.
-
-            Or, for an image that cannot be used, with `skip_broken`:
-
-                error: what is wrong (str).
+            the row with `image`, `height` and `width`, see model_input; or, with `skip_broken`, with an `error` (str).
 
         Raises:
             OSError: the image is missing or broken; names it.

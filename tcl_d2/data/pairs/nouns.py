@@ -1,4 +1,4 @@
-"""Prompted nouns of a caption, with which GroupViT's multi-label loss contrasts its image."""
+"""Prompted nouns of a caption, which GroupViT's multi-label loss contrasts with the image."""
 
 import random
 import re
@@ -8,19 +8,18 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 class NounPrompter:
-    """Draws nouns of a caption, and gives each one of the prompt templates."""
+    """Draws nouns of a caption, and puts each into one of the prompt templates.
+
+    Args:
+        words: those that count as nouns, each of one or several words.
+        count: nouns to draw from a caption.
+        templates: each with one `{}`.
+
+    Raises:
+        ValueError: there are no words, or no nouns to draw.
+    """
 
     def __init__(self, words: Iterable[str], count: int, templates: Sequence[str]):
-        """Choose what is drawn.
-
-        Args:
-            words: those that count as nouns, each of one or several words.
-            count: nouns that are drawn from a caption.
-            templates: prompt templates, each with one `{}`.
-
-        Raises:
-            ValueError: there are no words, or no nouns to draw.
-        """
         self.words = {" ".join(_WORD.findall(word.lower())) for word in words} - {""}
         self.count = count
         self.templates = templates
@@ -45,16 +44,13 @@ class NounPrompter:
         return list(nouns)
 
     def _match(self, phrase: list[str]) -> str | None:
-        """Return the noun that a phrase is; None where it is none."""
+        """Return the noun that a phrase is, or None."""
         text = " ".join(phrase)
         forms = (text, text.removesuffix("s"), text.removesuffix("es"))
         return next((form for form in forms if form in self.words), None)
 
     def __call__(self, caption: str) -> list[str]:
-        """Draw prompts of nouns of a caption: as many as `count`, some twice where it has fewer.
-
-        A caption without nouns stands for them itself.
-        """
+        """Draw `count` prompts of a caption's nouns, some twice if it has fewer; without nouns it is repeated."""
         nouns = self.find(caption)
         if not nouns:
             return [caption] * self.count

@@ -10,10 +10,10 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image
 
-from ..utils.files import replacing
-from .dataset_files import glob_files
-from .labels import read_label
-from .shapes import GROUNDS, MIN_VISIBLE, OBJECTS
+from ...utils.files import replacing
+from ..dataset_files import glob_files
+from ..labels import read_label
+from .scenes import GROUNDS, MIN_VISIBLE, OBJECTS
 
 INSTANCES, PANOPTIC = "instances.json", "panoptic.json"
 _CLASSES = OBJECTS + GROUNDS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import BinaryIO
 
-from ..utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
+from ...utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 
 # What a tar that is broken raises when it is read
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -23,7 +23,7 @@ class ShardSample:
 
     Attributes:
         name: shard and sample, for messages.
-        files: content by what follows the first dot of the name, in lower case.
+        files: content by the name's lower-case rest after the first dot.
         repeated: names that come twice.
     """
 
@@ -32,11 +32,11 @@ class ShardSample:
     repeated: set[str] = field(default_factory=set)
 
     def has_image(self) -> bool:
-        """Tell whether a file's name is that of an image."""
+        """Return whether a file has the name of an image."""
         return any(f".{rest}".endswith(IMAGE_SUFFIXES) for rest in self.files)
 
     def is_pair(self) -> bool:
-        """Tell whether `to_pair` succeeds."""
+        """Return whether `to_pair` succeeds."""
         try:
             self.to_pair()
         except BrokenSample:
@@ -44,7 +44,7 @@ class ShardSample:
         return True
 
     def to_pair(self) -> dict:
-        """Convert to what a mapper takes; BrokenSample unless there is just one image and one caption."""
+        """Convert to a mapper's input; BrokenSample unless there is exactly one image and one caption."""
         if self.repeated:
             raise BrokenSample("a file name twice", self.name, ", ".join(sorted(self.repeated)))
         image = self._only_file(IMAGE_SUFFIXES, "image")
@@ -56,8 +56,8 @@ class ShardSample:
     def _only_file(self, suffixes: tuple[str, ...], content: str) -> bytes:
         """Return the file with one of these suffixes.
 
-        The file `my.photo.png` has the key `my` and the rest `photo.png`. A file whose whole rest is a suffix comes
-        first; otherwise the one file whose last suffix fits.
+        The file `my.photo.png` has the key `my` and the rest `photo.png`. A rest that is a suffix wins over one that
+        ends in it.
         """
         exact = [suffix[1:] for suffix in suffixes if suffix[1:] in self.files]
         fitting = exact[:1] or [rest for rest in self.files if f".{rest}".endswith(suffixes)]
@@ -80,21 +80,14 @@ class StrictTarInfo(tarfile.TarInfo):
 
 
 def open_tar(stream: BinaryIO, is_file: bool) -> tarfile.TarFile:
-    """Open a shard; of a file on this disk, what is passed over is not read."""
+    """Open a shard; in a file on this disk, passed-over members are not read."""
     return tarfile.open(fileobj=stream, mode="r:*" if is_file else "r|*", tarinfo=StrictTarInfo)
 
 
 def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | None = None) -> Iterator[ShardSample]:
-    """Read the samples of a shard. Those without an image are given, but not counted.
+    """Yield the samples of a shard that is at its beginning, without the `first` ones, up to number `last`.
 
-    Args:
-        tar: the shard, at its beginning.
-        shard: its name, for messages.
-        first: samples to pass over.
-        last: number of the sample to stop before; None to read to the end.
-
-    Raises:
-        BROKEN_TAR: the tar is broken; an unfinished pair before the break is dropped.
+    Samples without an image are yielded too, but not counted. After BROKEN_TAR, an unfinished pair is dropped.
     """
     number = 0
     for key, members in groupby(_named_files(tar), lambda member: _split(member)[0]):
@@ -120,13 +113,12 @@ def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | N
 
 
 def iterate_headers(tar: tarfile.TarFile) -> Iterator[bool]:
-    """Tell of each sample of a shard, without reading it, whether it has an image; BROKEN_TAR as read_samples."""
+    """Yield whether each sample of a shard has an image, without reading it; BROKEN_TAR as read_samples."""
     for _, members in groupby(_named_files(tar), lambda member: _split(member)[0]):
         yield any([member.name.lower().endswith(IMAGE_SUFFIXES) for member in members])
 
 
 def _named_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar that are files of samples."""
     for member in tar:
         tar.members = []  # tarfile would keep every header
         if member.isreg() and _NAME.fullmatch(member.name) and not is_leftover(member.name):

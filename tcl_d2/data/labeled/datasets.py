@@ -1,4 +1,4 @@
-"""What masks are learned from: the images of labeled datasets, and their share of a batch."""
+"""Labeled training datasets and their share of each batch."""
 
 import logging
 import math
@@ -12,14 +12,15 @@ from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSample
 from detectron2.utils.logger import log_first_n
 from torch.utils.data import IterableDataset, Sampler
 
-from ..modeling.vocabulary import dataset_vocabulary
-from .image_text import TRAIN_ONLY_TYPE
-from .labels import LabelMapper
-from .sem_seg_mapper import SemSegDatasetMapper
+from ...modeling.vocabulary import dataset_vocabulary
+from ...utils.errors import expect, named
+from ..labels import LabelMapper
+from ..pairs.register import TRAIN_ONLY_TYPE
+from .mapper import SemSegDatasetMapper
 
 
 def is_labeled(name: str) -> bool:
-    """Tell whether a registered dataset has classes for each pixel: a benchmark, or one of Detectron2's sem_seg."""
+    """Return whether a registered dataset has classes for each pixel: a benchmark, or one of Detectron2's sem_seg."""
     metadata = MetadataCatalog.get(name).as_dict() if name in DatasetCatalog else {}
     return "stuff_classes" in metadata and metadata.get("evaluator_type") != TRAIN_ONLY_TYPE
 
@@ -32,50 +33,39 @@ def read_labeled_dataset(name: str) -> list[dict]:
         ValueError: it has no rows, or rows without labels, or its metadata do not fit together; names it.
     """
     rows = DatasetCatalog.get(name)
-    unlabeled = [row for row in rows if not row.get("sem_seg_file_name")]
-    if not rows or unlabeled:
-        reason = f"{len(unlabeled)} of its {len(rows)} rows have no 'sem_seg_file_name'" if rows else "it has no rows"
-        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {reason}.")
-
-    masks = LabelMapper.of(name).describe_masks([row["sem_seg_file_name"] for row in rows])
-    if masks:
-        log_first_n(logging.WARNING, f"Dataset '{name}': {masks}", name=__name__, key="message")
-
-    try:
+    label_mapper = LabelMapper.of(name)
+    with named(f"Dataset '{name}' cannot be trained on as a labeled dataset"):
+        unlabeled = sum(not row.get("sem_seg_file_name") for row in rows)
+        if not rows:
+            raise ValueError("it has no rows")
+        if unlabeled:
+            raise ValueError(f"{unlabeled} of its {len(rows)} rows have no 'sem_seg_file_name'")
         dataset_vocabulary(name)
-    except ValueError as error:
-        raise ValueError(f"Dataset '{name}' cannot be trained on as a labeled dataset: {error}") from None
+
+    if masks := label_mapper.describe_masks([row["sem_seg_file_name"] for row in rows]):
+        log_first_n(logging.WARNING, f"Dataset '{name}': {masks}", name=__name__, key="message")
     return [{**row, "dataset_name": name} for row in rows]
 
 
 def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: bool) -> tuple[int, int]:
-    """Split the images of a process's batch into those with captions and those with labels.
+    """Split a process's batch into its numbers of images with captions and with labels.
 
     Args:
-        batch_size: images of the process.
-        ratio: share of them that has labels, where there are datasets of both: rounded to the nearest number of
-            images, half up, and at least one of each.
-        has_captions: whether there are image-text datasets to train on.
-        has_labels: whether there are labeled datasets to train on.
+        ratio: share of images with labels, if there are datasets of both: rounded to the nearest number of images, half
+            up, and at least one of each.
 
     Raises:
         ValueError: the ratio does not fit the datasets, or the batch is too small for both.
     """
+    key = "DATALOADER.LABELED_RATIO"
     if not has_labels:
-        if ratio:
-            raise ValueError(
-                f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names no labeled dataset: name one, or set "
-                "the ratio to 0."
-            )
+        expect(not ratio, key, ratio, "0, or a labeled dataset in DATASETS.TRAIN")
         return batch_size, 0
     if not has_captions:
         return 0, batch_size
 
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"DATALOADER.LABELED_RATIO is {ratio}, but DATASETS.TRAIN names labeled and image-text datasets: expected "
-            "the share of the images of a batch that has labels, more than 0 and less than 1."
-        )
+    expected = "the share of labeled images in a batch, more than 0 and less than 1: DATASETS.TRAIN has both kinds"
+    expect(0 < ratio < 1, key, ratio, expected)
     if batch_size < 2:
         raise ValueError(
             f"A process's batch has {batch_size} image, too few for one with a caption and one with labels: raise "
@@ -86,7 +76,7 @@ def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: b
 
 
 class LabeledDatasets:
-    """Labeled datasets, of which each image comes once an epoch, in an order of Detectron2's samplers."""
+    """Labeled datasets, each of whose images comes once an epoch, in the order of Detectron2's samplers."""
 
     @configurable
     def __init__(self, names: Sequence[str], *, mapper: Callable[[dict], dict], subset_ratio: float = 1.0):
@@ -94,20 +84,18 @@ class LabeledDatasets:
 
         Args:
             names: registered labeled datasets; they may have different classes.
-            mapper: makes of a row what the model takes, see SemSegDatasetMapper.
+            mapper: turns a row into the model's input, see SemSegDatasetMapper.
             subset_ratio: share of all images together to train on, drawn by the seed; 1 for all.
 
         Raises:
-            FileNotFoundError, ValueError: see read_labeled_dataset; or no image is in the subset.
+            FileNotFoundError, ValueError: see read_labeled_dataset; or the subset is empty.
         """
         self.mapper = mapper
         self.subset_ratio = subset_ratio
         self._rows = [row for name in names for row in read_labeled_dataset(name)]
-        if not (0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))):
-            raise ValueError(
-                f"DATALOADER.RANDOM_SUBSET_RATIO is {subset_ratio}; expected a share of the {len(self._rows)} labeled "
-                "images that is at least one of them and at most 1."
-            )
+        is_right = 0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))
+        expected = f"at most 1, and at least one of {len(self._rows)} labeled images"
+        expect(is_right, "DATALOADER.RANDOM_SUBSET_RATIO", subset_ratio, expected)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, names: Sequence[str], mapper: Callable[[dict], dict] | None = None) -> dict:
@@ -123,7 +111,7 @@ class LabeledDatasets:
         Args:
             seed: the same seed gives the same images in the same order.
             num_drawn: images that each process has drawn before.
-            chunk_size: images in a row that one worker has.
+            chunk_size: successive images of one worker.
         """
         size = len(self._rows)
         if self.subset_ratio < 1:
@@ -136,8 +124,6 @@ class LabeledDatasets:
 
 
 class _LaterSampler(Sampler):
-    """The indices of an endless sampler without the first ones."""
-
     def __init__(self, sampler: Sampler, start: int):
         self.sampler = sampler
         self.start = start

@@ -6,14 +6,15 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..utils.http_stream import UnreadableAddress
-from ..utils.images import BrokenSample
+from ...utils.http_stream import UnreadableAddress
+from ...utils.images import BrokenSample
 from .shard_samples import BROKEN_TAR, SORT_ADVICE, ShardSample, read_samples
 from .shards import open_shard
 
@@ -26,14 +27,14 @@ UNREADABLE_SHARD = "unreadable shard"
 
 
 class SkipCounter:
-    """Counts the samples that were skipped, by reason; logs the first ones, then each power of ten."""
+    """Counts skipped samples by reason; logs the first ones, then each power of ten."""
 
     def __init__(self):
         self.counts: Counter[str] = Counter()
         self.last = ""  # the last message
 
     def add(self, reason: str, message: str) -> None:
-        """Count a sample that was skipped for a reason of a few words; `message` says more of it."""
+        """Count a sample that was skipped for a reason of a few words, and perhaps log the message."""
         self.counts[reason] += 1
         self.last = message
         count = self.counts[reason]
@@ -42,7 +43,7 @@ class SkipCounter:
             logger.warning("Skipped a sample (%s: %d so far in this worker): %s", reason, count, message)
 
     def count_samples(self) -> int:
-        """Count what was skipped but for shards."""
+        """Return the number of skips, without shards."""
         return self.counts.total() - self.counts[UNREADABLE_SHARD]
 
     def __str__(self) -> str:
@@ -65,23 +66,19 @@ def read_dataset(name: str) -> list[dict]:
 
 def count_samples(rows: list[dict]) -> float:
     """Return the number of samples; an image with several captions counts once."""
-    return sum(_num_samples(row) for row in rows)
-
-
-def _num_samples(row: dict) -> float:
-    return row.get("num_samples", 1)  # a row that is no shard is one sample
+    return sum(row.get("num_samples", 1) for row in rows)
 
 
 def num_slots(row: dict) -> int:
-    """Return the number of places that a row has in an epoch."""
-    return max(1, round(_num_samples(row)))
+    """Return a row's number of places in an epoch."""
+    return max(1, round(count_samples([row])))
 
 
 # --------------------------------------------------------------------------------------------- the stream
 
 
 def loader_worker() -> tuple[int, int]:
-    """Return the index of this loader process among those of the training process, and their number."""
+    """Return this loader worker's index within its training process, and their number."""
     info = get_worker_info()  # None without loader processes: the training process itself is the worker
     return (info.id, info.num_workers) if info else (0, 1)
 
@@ -90,8 +87,7 @@ class Position(NamedTuple):
     """The place in a worker's samples from which to go on.
 
     Attributes:
-        epoch: number of the epoch.
-        segment: of the worker's segments of shards in this epoch, that in which the block begins.
+        segment: index into the worker's segments of shards in this epoch, of the one in which the block begins.
         sample: number of the block's first sample in the shard.
         block: number of the block in the epoch.
         drawn: samples of the block that were drawn before, broken ones too.
@@ -104,6 +100,7 @@ class Position(NamedTuple):
     drawn: int = 0
 
 
+@dataclass(eq=False)
 class ImageTextStream(IterableDataset):
     """Endless samples of one dataset: a worker's share of them, in another order each epoch.
 
@@ -116,29 +113,26 @@ class ImageTextStream(IterableDataset):
 
     So each sample of an epoch comes to exactly one worker. To go on in the middle, a worker passes over the beginning
     of one shard.
+
+    Attributes:
+        name: the dataset's, for messages and the order.
+        rows: of its catalog entry: shards, or images with captions.
+        mapper: turns a sample into the model's input.
+        buffer: samples in a block (of shards; other rows are shuffled as a whole).
+        seed: the same seed gives the same samples in the same order.
+        start: samples that all workers together have drawn before.
     """
 
-    def __init__(
-        self, name: str, rows: list[dict], mapper: Callable[[dict], dict], buffer: int, seed: int, start: int = 0
-    ):
-        """Describe a stream; nothing is read yet.
+    name: str
+    rows: list[dict]
+    mapper: Callable[[dict], dict]
+    buffer: int
+    seed: int
+    start: int = 0
 
-        Args:
-            name: name of the dataset, for messages and the order.
-            rows: rows of its catalog entry: shards, or images with captions.
-            mapper: makes of a sample what the model takes.
-            buffer: samples in a block (of shards; other rows are shuffled as a whole).
-            seed: the same seed gives the same samples in the same order.
-            start: samples that all workers together have drawn before.
-        """
-        self.name = name
-        self.rows = rows
-        self.mapper = mapper
-        self.buffer = buffer
-        self.seed = seed
-        self.start = start
-        self.has_shards = "shard" in rows[0]
-        self.epoch_size = sum(map(num_slots, rows))
+    def __post_init__(self):
+        self.has_shards = "shard" in self.rows[0]
+        self.epoch_size = sum(map(num_slots, self.rows))
 
     def __iter__(self) -> Iterator[dict]:
         local_worker, workers_per_rank = loader_worker()
@@ -151,11 +145,9 @@ class ImageTextStream(IterableDataset):
         """Iterate over the samples of one of `num_workers` workers, epoch after epoch.
 
         Args:
-            worker: its index.
-            num_workers: workers that share the dataset.
             num_drawn: samples that this worker has drawn before; None for its share of `start`.
-            position: of an iterator of the same worker, to go on exactly where it was; None to go by `num_drawn`, which
-                is exact if no sample is broken and the rows say rightly how many samples the shards have.
+            position: that of an iterator of the same worker, to go on exactly where it was; None to go by `num_drawn`,
+                which is exact if no sample is broken and the rows have the true numbers of samples.
         """
         if num_drawn is None:
             num_drawn = _share(self.start, worker, num_workers)
@@ -163,19 +155,12 @@ class ImageTextStream(IterableDataset):
 
 
 class WorkerIterator:
-    """Iterates over the samples of one worker.
-
-    Attributes:
-        position: after the sample that was given last.
-    """
+    """Iterates over the samples of one worker; `position` is that after the last sample."""
 
     def __init__(
         self, stream: ImageTextStream, worker: int, num_workers: int, num_drawn: int, position: Position | None
     ):
-        """Find the place to begin at; see ImageTextStream.iterate_worker."""
-        self.stream = stream
-        self.worker = worker
-        self.num_workers = num_workers
+        self.stream, self.worker, self.num_workers = stream, worker, num_workers
         self.position = position or self._find(num_drawn)
         self._skipped = SkipCounter()
         self._samples = self._iterate()
@@ -188,7 +173,7 @@ class WorkerIterator:
         return next(self._samples)
 
     def _find(self, num_drawn: int) -> Position:
-        """Find the place after as many samples, by what the rows say of the shards."""
+        """Find the position after so many samples, by the numbers in the rows."""
         epoch_size, stream = self.stream.epoch_size, self.stream
         epoch = (num_drawn * self.num_workers + self.worker) // epoch_size
         num_drawn -= _share(epoch * epoch_size, self.worker, self.num_workers)
@@ -202,7 +187,7 @@ class WorkerIterator:
         return Position(epoch, len(segments) - len(rest), rest[0].first, block, drawn)
 
     def _order(self, epoch: int) -> list[dict]:
-        """Return the rows in the order of an epoch, which is the same for all workers."""
+        """Return the rows in the order of an epoch."""
         rng = random.Random(f"{self.stream.seed} {self.stream.name} {epoch}")
         return rng.sample(self.stream.rows, len(self.stream.rows))
 
@@ -254,7 +239,6 @@ class WorkerIterator:
             self.position = Position(epoch, block=block_number + 1)
 
     def _map_block(self, block: list[dict | ShardSample]) -> Iterator[dict]:
-        """Yield the mapped samples of a block, from the position on."""
         for drawn in range(self.position.drawn, len(block)):
             self.position = self.position._replace(drawn=drawn + 1)
             try:
@@ -266,10 +250,10 @@ class WorkerIterator:
             yield mapped
 
     def _read_shards(self, segments: list["_Segment"]) -> Iterator[tuple[int, int, ShardSample]]:
-        """Read samples of shards from the position on, each with the numbers of its segment and in its shard.
+        """Read samples of shards from the position on, each with the number of its segment and its number in the shard.
 
-        A shard that cannot be read further is counted. But one on the web that cannot be reached is an OSError: it will
-        be there again, and a training that is resumed then draws the samples of an uninterrupted one.
+        A shard that breaks off is counted. A shard on the web that cannot be reached is an OSError instead: when it can
+        be read again, a resumed training draws the samples of an uninterrupted one.
         """
         begin = self.position
         for number in range(begin.segment, len(segments)):
@@ -300,7 +284,7 @@ def _share(num_draws: int, worker: int, num_workers: int) -> int:
 
 
 class _Segment(NamedTuple):
-    """Successive samples of a shard: its path, number of the first one, and of the one to stop before; None for all."""
+    """Successive samples of a shard: its path, the first one's number, and the number to stop before; None for all."""
 
     shard: str
     first: int
@@ -308,7 +292,7 @@ class _Segment(NamedTuple):
 
 
 def _find_segments(rows: list[dict], part: range) -> list[_Segment]:
-    """Find a part of an epoch's samples in its shards.
+    """Find the shards' segments that make up a part of an epoch.
 
     A shard with more samples than its row says is read to the end by the worker that has its last one.
     """

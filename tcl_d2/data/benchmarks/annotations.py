@@ -1,6 +1,6 @@
-"""Annotation files of objects, in the JSON formats of COCO, LVIS and COCO's panoptic segmentation: reading and drawing.
+"""Reading and drawing annotations of objects, in the JSON formats of COCO, LVIS and COCO's panoptic segmentation.
 
-Libraries find malformed annotations late, with an error that names nothing, or crash on them. So all of a file is
+Libraries find malformed annotations late, with an error that names nothing, or crash on them. So the whole file is
 checked before a picture is read.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycocotools.mask
@@ -18,12 +19,12 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.data.detection_utils import check_image_size
 from detectron2.utils.logger import log_first_n
 
-from ..modeling.dataset_classes import PANOPTIC_TYPES
-from ..utils.downloads import PathManager
-from ..utils.errors import list_problems
-from ..utils.files import path_within
-from ..utils.images import as_array
-from .dataset_files import check_files
+from ...modeling.dataset_classes import PANOPTIC_TYPES
+from ...utils.downloads import PathManager
+from ...utils.errors import list_problems, named
+from ...utils.files import path_within
+from ...utils.images import as_array
+from ..dataset_files import check_files
 
 # What Detectron2's evaluator reads of each entry, by the type of dataset and the list
 _KEYS = {
@@ -45,6 +46,7 @@ _KEYS = {
 }
 _SEGMENT_KEYS = ("id", "category_id", "area", "iscrowd")
 _SINGULAR = {"images": "image", "categories": "category", "annotations": "annotation"}
+_EMPTY = ([], [[]])  # segmentations
 _FAR = 10  # times the image's sides; pycocotools takes memory for each pixel of an outline, also outside
 
 logger = logging.getLogger(__name__)
@@ -54,62 +56,58 @@ logger = logging.getLogger(__name__)
 
 
 def read_annotations(dataset_name: str) -> dict:
-    """Read and check the annotations of a registered dataset of objects.
+    """Read and check the annotations of a registered dataset of objects; without a file, its rows in COCO's format.
 
     Images may have no objects. In COCO's format there may be no annotations at all, as for a test set.
-
-    Returns:
-        the content of its file, see read_annotation_file; of a dataset without one, its rows in COCO's format.
 
     Raises:
         FileNotFoundError: the file, or a picture of panoptic segments, is missing.
         ValueError: an entry is malformed, or the categories are not numbered as in the metadata; names file and entry.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    is_coco, is_lvis, is_panoptic = (
-        metadata.evaluator_type in types for types in (("coco",), ("lvis",), PANOPTIC_TYPES)
-    )
-    needed, key = _KEYS[metadata.evaluator_type], "panoptic_json" if is_panoptic else "json_file"
-    path = metadata.get(key)
+    with named(f"Dataset '{dataset_name}'"):
+        if metadata.evaluator_type == "coco" and metadata.get("json_file") is None:
+            return _check_content(_convert_rows(dataset_name), _KEYS["coco"], "its rows")  # Detectron2 takes them too
+        try:
+            return _read_file_of(metadata)
+        except FileNotFoundError as error:
+            hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
+            raise FileNotFoundError(f"{error}{hint}") from None
 
-    try:
-        # Detectron2's evaluator of COCO's format takes rows too
-        if path is None and not is_coco:
-            raise ValueError(f"its metadata have no '{key}'")
-        if path is None:
-            return _check_content(_convert_rows(dataset_name), needed, "its rows")
 
-        content = read_annotation_file(path, needed, may_lack_annotations=is_coco, is_lvis=is_lvis)
-        check_categories(content, _category_names(metadata), path, may_be_reworded=True)
-        for image in content["images"]:  # named by the ends of their addresses in LVIS
-            name = "/".join(image["coco_url"].split("/")[-2:]) if is_lvis else image["file_name"]
-            path_within(metadata.get("image_root") or "/", name, path)
-        if is_panoptic:
-            folder = Path(PathManager.get_local_path(str(metadata.panoptic_root)))
-            names = [annotation["file_name"] for annotation in content["annotations"]]
-            check_files([path_within(folder, name, path) for name in names], "segment pictures")
-        return content
-    except FileNotFoundError as error:
-        hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
-        raise FileNotFoundError(f"Dataset '{dataset_name}': {error}{hint}") from None
-    except ValueError as error:
-        raise ValueError(f"Dataset '{dataset_name}': {error}") from None
+def _read_file_of(metadata: Metadata) -> dict:
+    """Read and check the annotation file of a dataset with these metadata."""
+    kind = metadata.evaluator_type
+    key = "panoptic_json" if kind in PANOPTIC_TYPES else "json_file"
+    if metadata.get(key) is None:
+        raise ValueError(f"its metadata have no '{key}'")
+    path, is_lvis = metadata.get(key), kind == "lvis"
+    content = read_annotation_file(path, _KEYS[kind], may_lack_annotations=kind == "coco", is_lvis=is_lvis)
+    check_categories(content, _category_names(metadata), path, may_be_reworded=True)
+
+    # Names must stay in their folders, and pictures of segments must be there
+    for image in content["images"]:  # named by the ends of their addresses in LVIS
+        name = "/".join(image["coco_url"].split("/")[-2:]) if is_lvis else image["file_name"]
+        path_within(metadata.get("image_root") or "/", name, path)
+    if kind in PANOPTIC_TYPES:
+        folder = Path(PathManager.get_local_path(str(metadata.panoptic_root)))
+        names = [annotation["file_name"] for annotation in content["annotations"]]
+        check_files([path_within(folder, name, path) for name in names], "segment pictures")
+    return content
 
 
 def read_annotation_file(
     path: str | Path, keys: Mapping[str, Sequence[str]], *, may_lack_annotations: bool = False, is_lvis: bool = False
 ) -> dict:
-    """Read and check an annotation file.
+    """Read and check an annotation file at any path that Detectron2's PathManager knows.
+
+    Annotations with an empty segmentation are left out; a warning counts them. Annotations are renumbered from 1: the
+    evaluators of COCO and LVIS take the ID 0 for "no match".
 
     Args:
-        path: the file; any that Detectron2's PathManager knows.
-        keys: what each entry of the lists "images", "categories" and "annotations" must have.
+        keys: the required keys of entries in the lists "images", "categories" and "annotations".
         may_lack_annotations: whether the list "annotations" may be missing.
         is_lvis: whether segmentations must be polygons, as Detectron2 reads LVIS.
-
-    Returns:
-        the content, without annotations whose segmentation is an empty list: a warning counts them. Annotations are
-        numbered anew from 1: the evaluators of COCO and LVIS take the ID 0 for "no match".
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -131,16 +129,12 @@ def read_annotation_file(
 def check_categories(
     content: Mapping[str, list[dict]], names: Mapping[int, str], source: str | Path, *, may_be_reworded: bool = False
 ) -> None:
-    """Check that the categories of an annotation file are numbered as expected.
+    """Check that the categories of an annotation file are numbered as expected; a ValueError names those that are not.
 
     Args:
-        content: of the file.
         names: expected name by category ID, with spaces for underscores; the file may have fewer.
         source: name of the file, for the error.
-        may_be_reworded: whether any name will do that is not the expected name of another ID.
-
-    Raises:
-        ValueError: an ID stands for another category, or is unknown; names both.
+        may_be_reworded: whether any name is accepted that is not the expected name of another ID.
     """
     problems = []
     for category in content["categories"]:
@@ -154,7 +148,7 @@ def check_categories(
 
 
 def _category_names(metadata: Metadata) -> dict[int, str]:
-    """Return the name by category ID that a dataset's metadata say; empty where they say none yet."""
+    """Return the name by category ID according to a dataset's metadata; empty if there is none yet."""
     names = {}
     for part in ("stuff", "thing"):  # Detectron2's stuff may have one class for all things
         classes = metadata.get(f"{part}_classes", ())
@@ -165,7 +159,7 @@ def _category_names(metadata: Metadata) -> dict[int, str]:
 
 
 def _convert_rows(dataset_name: str) -> dict:
-    """Convert a dataset's rows to COCO's format, as Detectron2's evaluator does, to what a file of it would hold."""
+    """Convert a dataset's rows to COCO's format, as Detectron2's evaluator does."""
     try:
         content = json.loads(json.dumps(convert_to_coco_dict(dataset_name)))
     except (KeyError, TypeError, ValueError, AssertionError) as error:
@@ -176,24 +170,25 @@ def _convert_rows(dataset_name: str) -> dict:
 # ------------------------------------------------------------------------------------------------- checking
 
 
-def _check_content(
-    content: object, keys: Mapping[str, Sequence[str]], source: str | Path, is_lvis: bool = False
-) -> dict:
-    """Check the lists of an annotation file; see read_annotation_file."""
+def _check_content(content: Any, keys: Mapping[str, Sequence[str]], source: str | Path, is_lvis: bool = False) -> dict:
     by_id = {}
     for name, needed in keys.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list) or (not entries and name != "annotations"):
-            raise ValueError(f"{source} has no list '{name}', or an empty one; expected entries with {_join(needed)}")
+            expected = f"expected entries with {', '.join(needed)}"
+            raise ValueError(f"{source} has no list '{name}', or an empty one; {expected}")
 
         # Check each entry, and that no ID comes twice, but in COCO's old minival, which Detectron2 knows
         problems = []
         for number, entry in enumerate(entries):
-            problem = _entry_problem(entry, needed)
-            if problem is None and name == "annotations":
-                problem = _annotation_problem(entry, by_id["images"], by_id["categories"], is_lvis)
-            if problem is not None:
-                problems.append(f"{_name_entry(name, number, entry)} {problem}")
+            try:
+                _check_entry(entry, needed)
+                if name == "annotations":
+                    _check_annotation(entry, by_id["images"], by_id["categories"], is_lvis)
+            except ValueError as error:
+                key = entry.get("id") if isinstance(entry, dict) else None
+                place = f"entry {number} of '{name}'" if key is None else f"{_SINGULAR[name]} {key}"
+                problems.append(f"{place} {error}")
         if "id" in needed and not problems and "minival" not in str(source):
             counts = Counter(entry["id"] for entry in entries)
             problems += [f"{_SINGULAR[name]} {key} comes {n} times" for key, n in counts.items() if n > 1]
@@ -202,15 +197,15 @@ def _check_content(
         by_id[name] = {entry.get("id"): entry for entry in entries}
 
     if "segmentation" in keys.get("annotations", ()):
-        content["annotations"] = _number_anew(content["annotations"], source)
+        content["annotations"] = _renumber(content["annotations"], source)
     return content
 
 
-def _number_anew(annotations: list[dict], source: str | Path) -> list[dict]:
+def _renumber(annotations: list[dict], source: str | Path) -> list[dict]:
     """Return the annotations that are not empty, with IDs from 1."""
-    kept = [annotation for annotation in annotations if not _is_empty(annotation["segmentation"])]
+    kept = [annotation for annotation in annotations if annotation["segmentation"] not in _EMPTY]
     if len(kept) < len(annotations):
-        example = next(annotation["id"] for annotation in annotations if _is_empty(annotation["segmentation"]))
+        example = next(annotation["id"] for annotation in annotations if annotation["segmentation"] in _EMPTY)
         counts = f"{len(annotations) - len(kept)} of {len(annotations)} annotations"
         message = (
             f"{source}: {counts} have an empty segmentation and are left out, boxes too, such as annotation {example}"
@@ -219,36 +214,14 @@ def _number_anew(annotations: list[dict], source: str | Path) -> list[dict]:
     return [{**annotation, "id": number} for number, annotation in enumerate(kept, start=1)]
 
 
-def _is_empty(segmentation: list | dict) -> bool:
-    return segmentation in ([], [[]])
-
-
 def _tell(problems: Sequence[str]) -> str:
     """Return the first problem, and, on lines below it, the others."""
     others = f"; and {len(problems) - 1} more:\n{list_problems(problems[1:])}" if problems[1:] else ""
     return problems[0] + others
 
 
-def _join(keys: Iterable[str]) -> str:
-    return ", ".join(keys)
-
-
-def _name_entry(name: str, number: int, entry: object) -> str:
-    """Return what to call an entry: by its ID, or by its place in the list."""
-    key = entry.get("id") if isinstance(entry, dict) else None
-    return f"entry {number} of '{name}'" if key is None else f"{_SINGULAR[name]} {key}"
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) or _is_number(value)
-
-
-def _is_length(value: object) -> bool:
-    return isinstance(value, int) and value > 0
 
 
 def _is_box(value: object) -> bool:
@@ -257,8 +230,14 @@ def _is_box(value: object) -> bool:
 
 # What a value must be, wherever an entry has it
 _VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(("id", "image_id", "category_id"), (_is_id, "a number or text")),
-    **dict.fromkeys(("height", "width"), (_is_length, "a whole number of pixels")),
+    **dict.fromkeys(
+        ("id", "image_id", "category_id"),
+        (lambda value: isinstance(value, str) or _is_number(value), "a number or text"),
+    ),
+    **dict.fromkeys(
+        ("height", "width"),
+        (lambda value: isinstance(value, int) and value > 0, "a whole number of pixels"),
+    ),
     **dict.fromkeys(("file_name", "name"), (lambda value: isinstance(value, str), "a text")),
     "coco_url": (lambda value: isinstance(value, str) and "/" in value, "an address that ends in FOLDER/FILE"),
     "bbox": (_is_box, "four numbers: x, y, width, height"),
@@ -273,71 +252,70 @@ _VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def _entry_problem(entry: object, needed: Sequence[str]) -> str | None:
-    """Return what an entry lacks, or which value of it cannot be used; None where all is well."""
+# The checks below raise a ValueError whose text goes on after the entry's name
+
+
+def _check_entry(entry: object, needed: Sequence[str]) -> None:
     if not isinstance(entry, dict):
-        return f"is no object; expected one with {_join(needed)}"
+        raise ValueError(f"is no object; expected one with {', '.join(needed)}")
     for key in needed:
         if entry.get(key) in (None, ""):
-            return f"has no '{key}'"
+            raise ValueError(f"has no '{key}'")
     for key, (is_valid, expected) in _VALUES.items():
         if key in entry and not is_valid(entry[key]):
-            return f"has the {key} {entry[key]!r:.60}; expected {expected}"
-    return None
+            raise ValueError(f"has the {key} {entry[key]!r:.60}; expected {expected}")
 
 
-def _annotation_problem(
-    annotation: dict, images: Mapping[object, dict], categories: Mapping[object, dict], is_lvis: bool
-) -> str | None:
-    """Return what is wrong with an annotation of these images and categories; None where all is well."""
+def _check_annotation(annotation: dict, images: Mapping, categories: Mapping, is_lvis: bool) -> None:
     image = images.get(annotation["image_id"])
     if image is None:
-        return f"is of image {annotation['image_id']}, which is not in the list 'images'"
+        raise ValueError(f"is of image {annotation['image_id']}, which is not in the list 'images'")
 
     # Panoptic segments lie in a picture; the file describes them
     if "segments_info" in annotation:
         for number, segment in enumerate(annotation["segments_info"]):
-            problem = _entry_problem(segment, _SEGMENT_KEYS) or _category_problem(segment, categories)
-            if problem is not None:
-                return f"({annotation['file_name']}): entry {number} of 'segments_info' {problem}"
-        return None
+            try:
+                _check_entry(segment, _SEGMENT_KEYS)
+                _check_category(segment, categories)
+            except ValueError as error:
+                place = f"({annotation['file_name']}): entry {number} of 'segments_info'"
+                raise ValueError(f"{place} {error}") from None
+        return
 
-    problem = _category_problem(annotation, categories)
-    if problem is None and "segmentation" in annotation:
-        problem = _segmentation_problem(annotation["segmentation"], image["height"], image["width"], is_lvis)
-    return problem
+    _check_category(annotation, categories)
+    if "segmentation" in annotation:
+        _check_segmentation(annotation["segmentation"], image["height"], image["width"], is_lvis)
 
 
-def _category_problem(annotation: dict, categories: Mapping[object, dict]) -> str | None:
+def _check_category(annotation: dict, categories: Mapping) -> None:
     if annotation["category_id"] not in categories:
-        return f"has the category_id {annotation['category_id']}, which is not in the list 'categories'"
-    return None
+        raise ValueError(f"has the category_id {annotation['category_id']}, which is not in the list 'categories'")
 
 
-def _segmentation_problem(segmentation: object, height: int, width: int, is_lvis: bool) -> str | None:
-    """Return what is wrong with a segmentation of an image of this size; None where all is well, or it is empty."""
+def _check_segmentation(segmentation: object, height: int, width: int, is_lvis: bool) -> None:
+    """Check a segmentation of an image of this size; it may be empty."""
     if isinstance(segmentation, dict) and not is_lvis:
-        return _rle_problem(segmentation, height, width)
-    if not isinstance(segmentation, list) or (is_lvis and _is_empty(segmentation)):
-        return f"has the segmentation {segmentation!r:.60}; expected a list of polygons" + " or RLE" * (not is_lvis)
+        return _check_rle(segmentation, height, width)
+    if not isinstance(segmentation, list) or (is_lvis and segmentation in _EMPTY):
+        expected = "a list of polygons" if is_lvis else "a list of polygons or RLE"
+        raise ValueError(f"has the segmentation {segmentation!r:.60}; expected {expected}")
 
-    for number, polygon in enumerate([] if _is_empty(segmentation) else segmentation):
+    for number, polygon in enumerate([] if segmentation in _EMPTY else segmentation):
         try:
             numbers = np.asarray(polygon)
         except ValueError:  # lists of several lengths
             numbers = np.zeros(0)
         name = f"has a segmentation whose polygon {number} "
         if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2:
-            return f"{name}is {polygon!r:.60}; expected x and y in turn of at least three points"
+            raise ValueError(f"{name}is {polygon!r:.60}; expected x and y in turn of at least three points")
         if numbers.dtype.kind not in "iuf" or not (np.abs(numbers) <= _FAR * (height + width)).all():
-            return f"{name}has coordinates far outside of the image, or that are no numbers"
-    return None
+            raise ValueError(f"{name}has coordinates far outside of the image, or that are no numbers")
 
 
-def _rle_problem(rle: dict, height: int, width: int) -> str | None:
-    """Return what is wrong with run-length encoding, compressed or not."""
+def _check_rle(rle: dict, height: int, width: int) -> None:
+    """Check run-length encoding, compressed or not."""
     if rle.get("size") != [height, width]:
-        return f"has RLE of the size {rle.get('size')}, but its image has {[height, width]} (height, width)"
+        raise ValueError(f"has RLE of the size {rle.get('size')}, but its image has {[height, width]} (height, width)")
 
     # The runs must cover the image: those that fit into one pixel less are too short
     counts = rle.get("counts")
@@ -346,7 +324,8 @@ def _rle_problem(rle: dict, height: int, width: int) -> str | None:
     else:
         is_whole = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
         is_whole = is_whole and sum(counts) == height * width
-    return None if is_whole else f"has RLE whose counts do not cover its {height} x {width} pixels"
+    if not is_whole:
+        raise ValueError(f"has RLE whose counts do not cover its {height} x {width} pixels")
 
 
 def _fits(counts: str, height: int, width: int) -> bool:
@@ -370,23 +349,20 @@ def group_by_image(content: Mapping[str, list[dict]]) -> list[tuple[dict, list[d
 
 
 def check_picture(image: Mapping[str, object], path: Path) -> None:
-    """Check that a picture, if it is there, has the height and width that its annotations say.
+    """Check that a picture, if it is there, has the height and width in its annotations.
 
     Raises:
-        BrokenSample: it cannot be read; names it.
-        SizeMismatchError: it has another size; names it.
+        BrokenSample, SizeMismatchError: it cannot be read, or has another size; names it.
     """
     if path.exists():
         check_image_size({**image, "file_name": str(path)}, as_array(path))
 
 
 def draw_instances(label: np.ndarray, instances: Iterable[dict], offset: int = 0) -> None:
-    """Draw checked annotations of one image onto its label map: crowds first, then large ones before small ones.
+    """Draw checked annotations of one image onto its label map [H, W]: crowds first, then large ones before small ones.
 
-    Args:
-        label: [H, W], where each instance writes its category ID.
-        instances: annotations with `segmentation`, `area`, `category_id`, and, where there are crowds, `iscrowd`.
-        offset: is added to category IDs.
+    Each instance writes its category ID plus `offset`. It has `segmentation`, `area`, and `iscrowd` where there are
+    crowds.
     """
     for instance in sorted(instances, key=lambda instance: (not instance.get("iscrowd"), -instance["area"])):
         segmentation = instance["segmentation"]

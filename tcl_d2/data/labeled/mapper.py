@@ -1,4 +1,4 @@
-"""SemSegDatasetMapper: an image and its label become what TCL learns masks from."""
+"""SemSegDatasetMapper: turns an image and its label into TCL's training input."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,17 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ..modeling.vocabulary import dataset_vocabulary
-from ..utils.images import BrokenSample, read_image
-from .labels import LabelMapper
+from ...modeling.vocabulary import dataset_vocabulary
+from ...utils.errors import expect, named
+from ...utils.images import BrokenSample, read_image
+from ..labels import LabelMapper
 
 _PADDED = 255  # both bytes of a label's pixel outside of the image: together more than any class
 
 
 def check_num_absent(number: int) -> None:
-    """Check a number of absent classes; ValueError names the config key.
-
-    Args:
-        number: INPUT.SEM_SEG.NUM_ABSENT.
-    """
-    if number < 0:
-        raise ValueError(f"INPUT.SEM_SEG.NUM_ABSENT is {number}; expected a number of classes, 0 or more.")
+    """Check INPUT.SEM_SEG.NUM_ABSENT, a number of absent classes."""
+    expect(number >= 0, "INPUT.SEM_SEG.NUM_ABSENT", number, "a number of classes, 0 or more")
 
 
 class SemSegDatasetMapper:
@@ -31,12 +27,12 @@ class SemSegDatasetMapper:
 
     @configurable
     def __init__(self, dataset_names: Sequence[str], *, augmentations: Sequence[T.Augmentation], num_absent: int = 8):
-        """Read what the datasets' metadata say.
+        """Read the datasets' metadata.
 
         Args:
             dataset_names: labeled datasets, whose rows have their name as `dataset_name`.
             augmentations: of image and label together; the results must be of one size.
-            num_absent: classes of the dataset that are drawn for each image from those that it does not have.
+            num_absent: classes of the dataset to draw for each image from those that it does not have.
 
         Raises:
             ValueError: a number out of its range, which names the config key, or metadata that do not fit together.
@@ -58,67 +54,62 @@ class SemSegDatasetMapper:
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """Make of a labeled image what the model trains on.
+        """Turn a labeled image into the model's training input.
 
         Args:
             dataset_dict: a row of a labeled dataset, with `file_name`, `sem_seg_file_name` and `dataset_name`.
 
         Returns:
-            the row with these beside what it had:
+            the row with these:
 
                 image: uint8 [3, H, W], RGB.
                 height, width: size of `image`.
                 sem_seg: class of each pixel, int64 [H, W], or the metadata's `ignore_label`.
-                classes: the classes to compare, int64 [C]: those that `sem_seg` has, then some that it has not. The
-                    background is none.
+                classes: those to compare, int64 [C]: those of `sem_seg`, then some others; never the background.
 
         Raises:
             OSError: the image or the label cannot be used; names it.
         """
         name = dataset_dict["dataset_name"]
-        image, label = self._read(dataset_dict, name)
+        with named(f"Dataset '{name}'"):
+            image, label = self._augment(*self._read(dataset_dict), dataset_dict["file_name"])
+        classes = self._choose_classes(label, name)
+        label[label >= self._label_mappers[name].num_classes] = MetadataCatalog.get(name).get("ignore_label", 255)
 
-        # Augment; PIL resizes labels of 8 bits alone, so each byte of 16 bits is a channel
+        height, width = label.shape
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        sample = {"image": pixels, "sem_seg": torch.from_numpy(label), "classes": torch.tensor(classes).long()}
+        return {**dataset_dict, "height": height, "width": width, **sample}
+
+    def _read(self, dataset_dict: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image uint8 [H, W, 3] and its label int32 [H, W], where the number of classes stands for ignored."""
+        file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
+        try:
+            image = np.array(read_image(file_name, file_name))
+            utils.check_image_size(dict(dataset_dict), image)
+            label = self._label_mappers[dataset_dict["dataset_name"]].read(label_name)
+        except (BrokenSample, ValueError) as error:  # of another size than the row says, or a label value of no class
+            raise OSError(error) from None
+
+        if label.shape != image.shape[:2]:
+            sizes = [" x ".join(map(str, array.shape[:2])) for array in (label, image)]
+            raise OSError(f"label {label_name} has {sizes[0]} pixels, but its image {file_name} {sizes[1]}")
+        return image, label
+
+    def _augment(self, image: np.ndarray, label: np.ndarray, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Augment an image and its label; the label becomes int64."""
+        # PIL resizes labels of 8 bits alone, so each byte of 16 bits is a channel
         label_bytes = label.astype("<u2").view(np.uint8).reshape(*label.shape, 2)
         aug_input = T.AugInput(image, sem_seg=label_bytes)
         try:
             self.augmentations(aug_input)
         except ValueError as error:  # such as a picture whose short side becomes 0 pixels
             size = f"{image.shape[1]} x {image.shape[0]} pixels"
-            raise OSError(
-                f"Dataset '{name}': {dataset_dict['file_name']} ({size}) cannot be augmented: {error}"
-            ) from None
-        label = np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
-
-        # Choose classes
-        classes = self._choose_classes(label, name)
-        label[label >= self._label_mappers[name].num_classes] = MetadataCatalog.get(name).get("ignore_label", 255)
-
-        height, width = label.shape
-        pixels = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        sample = {"image": pixels, "sem_seg": torch.from_numpy(label), "classes": torch.tensor(classes).long()}
-        return {**dataset_dict, "height": height, "width": width, **sample}
-
-    def _read(self, dataset_dict: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image uint8 [H, W, 3] and its label int32 [H, W], which has the number of classes where ignored."""
-        file_name, label_name = dataset_dict["file_name"], dataset_dict["sem_seg_file_name"]
-        try:
-            image = np.array(read_image(file_name, file_name))
-            utils.check_image_size(dict(dataset_dict), image)
-            label = self._label_mappers[name].read(label_name)
-        except (BrokenSample, ValueError) as error:  # of another size than the row says, or a label value of no class
-            raise OSError(f"Dataset '{name}': {error}") from None
-
-        if label.shape != image.shape[:2]:
-            sizes = [" x ".join(map(str, array.shape[:2])) for array in (label, image)]
-            raise OSError(
-                f"Dataset '{name}': label {label_name} has {sizes[0]} pixels, but its image {file_name} {sizes[1]}; "
-                "expected the same size."
-            )
-        return image, label
+            raise OSError(f"{file_name} ({size}) cannot be augmented: {error}") from None
+        return aug_input.image, np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
 
     def _choose_classes(self, label: np.ndarray, name: str) -> list[int]:
-        """Return the classes of a label, and draw absent ones, which share no word with them."""
+        """Return the classes of a label, and drawn absent ones, which share no word with them."""
         words_by_class = self._words[name]
         present = [k for k in np.unique(label).tolist() if k in words_by_class]
         words = {word for k in present for word in words_by_class[k]}

@@ -1,0 +1,24 @@
+"""Datasets to evaluate on: benchmarks with labels of pixels, and annotations of objects."""
+
+from .annotations import read_annotations
+from .mapper import BenchmarkMapper, model_input
+from .register import (
+    EVALUATOR_TYPE,
+    benchmark_classes,
+    benchmark_names,
+    class_legend,
+    register_benchmark,
+    register_benchmark_folder,
+)
+
+__all__ = [
+    "EVALUATOR_TYPE",
+    "BenchmarkMapper",
+    "benchmark_classes",
+    "benchmark_names",
+    "class_legend",
+    "model_input",
+    "read_annotations",
+    "register_benchmark",
+    "register_benchmark_folder",
+]
