@@ -25,8 +25,9 @@ def is_scalar(parameter: Tensor) -> bool:
 
 def _drop_dimension(module: nn.Module, state: dict[str, Tensor], prefix: str, *_) -> None:
     for name, parameter in module.named_parameters(recurse=False):
-        value = state.get(prefix + name)
-        if value is not None and is_scalar(parameter) and not hasattr(value, "device_mesh"):  # as a sharded one has
+        # With keep_vars, tracers look for the parameters themselves; one with a mesh is sharded
+        value = state.get(prefix + name, parameter)
+        if is_scalar(parameter) and value is not parameter and not hasattr(value, "device_mesh"):
             state[prefix + name] = value.reshape(())
 
 

@@ -83,6 +83,7 @@ def test_scalars_have_a_dimension_in_memory_alone(build):
     state = model.state_dict()
     assert scalars and all(p.shape == (1,) for p in scalars.values()) and all(p.ndim for p in model.parameters())
     assert all(state[name].shape == () for name in scalars)
+    assert all(model.state_dict(keep_vars=True)[name] is p for name, p in scalars.items())  # as torch.jit.trace asks
 
     for shape in ((), (1,)):
         model.load_state_dict({**state, **{name: torch.full(shape, 0.25) for name in scalars}})
