@@ -12,7 +12,7 @@ class ComponentSettings(NamedTuple):
 
     Attributes:
         min_area: smallest area of an object, in pixels.
-        connectivity: 8 where pixels that touch at a corner belong together, 4 where they need a common side.
+        connectivity: 8 if pixels that touch at a corner belong together, 4 if they need a common side.
         max_objects: most objects of an image; those with the best scores are kept.
     """
 
@@ -22,14 +22,11 @@ class ComponentSettings(NamedTuple):
 
     def check(self) -> None:
         """Raise a ValueError for a number out of its range; names the config key."""
+        group = "TEST.ZERO_SHOT.CONNECTED_COMPONENTS"
         if self.min_area < 1:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.CONNECTED_COMPONENTS.MIN_AREA is {self.min_area}; expected at least 1 pixel."
-            )
+            raise ValueError(f"{group}.MIN_AREA is {self.min_area}; expected at least 1 pixel.")
         if self.connectivity not in (4, 8):
-            raise ValueError(
-                f"TEST.ZERO_SHOT.CONNECTED_COMPONENTS.CONNECTIVITY is {self.connectivity}; expected 4 or 8 neighbors."
-            )
+            raise ValueError(f"{group}.CONNECTIVITY is {self.connectivity}; expected 4 or 8 neighbors.")
         if self.max_objects < 1:
             raise ValueError(f"TEST.DETECTIONS_PER_IMAGE is {self.max_objects}; expected at least 1 object.")
 
@@ -55,7 +52,7 @@ class Component(NamedTuple):
 def connected_components(
     labels: np.ndarray, scores: np.ndarray, classes: Collection[int], settings: ComponentSettings
 ) -> list[Component]:
-    """Find the connected components of each class's mask.
+    """Find the connected components of each class's mask, the best score first.
 
     Objects of one class that touch become one component, and an object that another one cuts in two becomes two.
 
@@ -63,10 +60,6 @@ def connected_components(
         labels: class of each pixel, integers [H, W].
         scores: score of that class at each pixel, floats [H, W].
         classes: indices of the classes whose components are objects.
-        settings: what counts as an object.
-
-    Returns:
-        the components, the best score first.
     """
     structure = ndimage.generate_binary_structure(2, settings.connectivity // 4)
     components = []

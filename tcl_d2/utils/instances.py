@@ -1,4 +1,4 @@
-"""Objects in Detectron2's format: made of connected components, drawn by its Visualizer, as COCO has results."""
+"""Objects in Detectron2's format: from connected components to Instances, drawings, and COCO results."""
 
 from collections.abc import Mapping, Sequence
 from threading import Lock
@@ -19,20 +19,11 @@ _DRAWING = Lock()  # matplotlib, on which the Visualizer draws, is not safe in t
 def make_instances(
     components: Sequence[Component], image_size: tuple[int, int], indices: Mapping[int, int]
 ) -> Instances:
-    """Make Detectron2's Instances of connected components.
+    """Make Detectron2's Instances of connected components, on the CPU.
 
     Args:
-        components: N components.
         image_size: height and width, in pixels.
-        indices: of each class whose components these are, among the things.
-
-    Returns:
-        instances on the CPU, with:
-
-        pred_boxes: edges of the pixels, fp32 [N, 4], x0, y0, x1, y1.
-        scores: fp32 [N].
-        pred_classes: indices among the things, int64 [N].
-        pred_masks: bool [N, H, W].
+        indices: index of each class among the things.
     """
     masks = np.zeros((len(components), *image_size), bool)
     boxes = np.zeros((len(components), 4), np.float32)
@@ -50,36 +41,13 @@ def make_instances(
 
 
 def coco_results(instances: Instances, image_id: int | str, names: Sequence[str]) -> list[dict]:
-    """Describe instances as COCO has results: a dict each, as JSON takes it.
-
-    Args:
-        instances: of an image, on the CPU.
-        image_id: the image's.
-        names: of the classes.
-
-    Returns:
-        dicts with `image_id`, `category_id` (the class's index), `bbox` (x, y, width, height in pixels), `score`,
-        `segmentation` (RLE), and `category`, the class's name.
-    """
+    """Return instances in COCO's format of results, each with its class's index, and its name as `category`."""
     results = instances_to_coco_json(instances, image_id)
     return [{**result, "category": names[result["category_id"]]} for result in results]
 
 
 def draw_boxes(image: np.ndarray, instances: Instances, names: Sequence[str], colors: Sequence[Color]) -> np.ndarray:
-    """Draw the boxes of instances with their words and scores, by Detectron2's Visualizer.
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        instances: of the image, on the CPU.
-        names: of the classes.
-        colors: RGB of each class.
-
-    Returns:
-        the picture, RGB uint8 [H', W', 3], enlarged where it is small.
-
-    Raises:
-        RuntimeError: OpenCV is not installed.
-    """
+    """Draw the boxes of instances over an RGB image, enlarged if it is small; RuntimeError without OpenCV."""
     check_opencv()
     from detectron2.utils.visualizer import ColorMode, Visualizer
 
@@ -94,7 +62,7 @@ def draw_boxes(image: np.ndarray, instances: Instances, names: Sequence[str], co
 
 
 def check_opencv() -> None:
-    """Check that Detectron2's Visualizer can be used; RuntimeError says what to install."""
+    """Check that Detectron2's Visualizer can be used."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
