@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
-from ..utils import visualizer
+from ..segmentation import drawing
 from ..utils.errors import one_message
 from .model_options import add_model_options, read_model
 from .page import Page
@@ -61,6 +61,6 @@ def example_scenes(folder: Path) -> list[list]:
     for index in (18, 21, 16, 15):  # of 80 scenes, some that the model segments well
         scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
         path = folder / f"scene_{index}.png"
-        Image.fromarray(visualizer.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
+        Image.fromarray(drawing.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
         rows.append([str(path), [names[value] for value in np.unique(scene.label)]])
     return rows

@@ -19,9 +19,8 @@ from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
 from ..modeling.refiner import Refiner, build_refiner, refiner_names
 from ..predictor import EncodedImage, TCLPredictor, words_to_rank
-from ..segmentation import Segmentation
-from ..utils import visualizer
-from ..utils.regions import grow_mask
+from ..segmentation import Segmentation, drawing
+from ..segmentation.regions import grow_mask
 from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.vocabulary import Words
 from ..utils.words import as_lists, split_background_words, split_words
@@ -206,7 +205,7 @@ class Page:
         """Draw the heat map of the word that was clicked."""
         segmentation, word = _check_result(result).segmentation, _clicked(event, "value")
         _require_one_of(segmentation.classes, "The word", word)
-        picture = visualizer.enlarge(segmentation.draw_heat_map(word))
+        picture = drawing.enlarge(segmentation.draw_heat_map(word))
         return gr.Image(picture, label=f"Score of '{word}': blue 0, red 1", visible=True)
 
     @_plain_errors()
@@ -236,7 +235,7 @@ class Page:
             _show_warnings(predictor, words)
         name = segmentation.classes[segmentation.labels[y, x]]
         place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
-        picture = visualizer.darken_around(segmentation.draw_classes(), visualizer.enlarge(grow_mask(region)))
+        picture = drawing.darken_around(segmentation.draw_classes(), drawing.enlarge(grow_mask(region)))
         return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
 
     # --------------------------------------------------------------------------------------------- models
@@ -346,7 +345,7 @@ def _clicked_pixel(event: gr.EventData, segmentation: Segmentation) -> tuple[int
     """Return the pixel (x, y) of the image for a click on its enlarged picture."""
     point = _clicked(event, "index")
     _require(isinstance(point, (list, tuple)) and len(point) == 2, COORDINATE.label, point, "x and y")
-    factor = visualizer.enlarging_factor(segmentation.image)
+    factor = drawing.enlarging_factor(segmentation.image)
     x, y = (int(COORDINATE.check(coordinate)) // factor for coordinate in point)
     return x, y
 
@@ -362,7 +361,7 @@ def _check_result(result: Result | None) -> Result:
 
 def draw_masks(segmentation: Segmentation) -> tuple[tuple[np.ndarray, list], dict[str, str]]:
     """Return the image with the mask of each class in it, as gr.AnnotatedImage takes them, and the classes' colors."""
-    image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
+    image, labels = drawing.enlarge(segmentation.image), drawing.enlarge(segmentation.labels)
     visible = [index for index in np.unique(labels) if index not in segmentation.plain_classes()]
     masks = [(labels == index, segmentation.classes[index]) for index in visible]
     colors = segmentation.colors()

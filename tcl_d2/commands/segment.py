@@ -33,8 +33,8 @@ from ..engine.evaluation_pass import evaluation_settings
 from ..engine.processes import is_first_process
 from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
+from ..segmentation.instances import check_opencv
 from ..utils.errors import one_message
-from ..utils.instances import check_opencv
 from ..utils.locks import locked_folder
 from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights

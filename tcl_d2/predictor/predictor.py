@@ -25,9 +25,9 @@ from ..data.benchmark_mapper import model_input
 from ..data.benchmarks import benchmark_classes
 from ..modeling import DenseCLIP, FrozenCLIP
 from ..segmentation import Segmentation
+from ..segmentation.regions import as_mask
 from ..utils.images import ImageLike, as_array
 from ..utils.numbers import check_count
-from ..utils.regions import as_mask
 from ..utils.resize import check_sizes
 from ..utils.threads import map_ahead
 from ..utils.vocabulary import BackgroundLike, ClassesLike, Words

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from .files import replacing
+from ..utils.files import replacing
 
 _OVERLAY_ALPHA = 0.6  # weight of the class colors over the image
 _HEAT_ALPHA = 0.6  # weight of the score colors over the image

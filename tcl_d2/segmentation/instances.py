@@ -9,8 +9,8 @@ from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 
-from .connected_components import Component
-from .visualizer import Color
+from .components import Component
+from .drawing import Color
 
 _MIN_SIDE = 480  # pixels; the boxes of a smaller picture are drawn on a larger one, with room for their words
 _DRAWING = Lock()  # matplotlib, on which the Visualizer draws, is not safe in threads

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from .numbers import is_whole
+from ..utils.numbers import is_whole
 
 
 def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:

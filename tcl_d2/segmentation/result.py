@@ -12,16 +12,16 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .utils import visualizer
-from .utils.files import open_path, replacing
-from .utils.visualizer import Color
-from .utils.words import NO_CLASS
+from ..utils.files import open_path, replacing
+from ..utils.words import NO_CLASS
+from . import drawing
+from .drawing import Color
 
 if TYPE_CHECKING:  # a deployed model's scores are made without torch
     from detectron2.structures import Instances
     from torch import Tensor
 
-    from .utils.connected_components import ComponentSettings
+    from .components import ComponentSettings
 
 _MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
 _SOFTWARE = "tcl_d2 segmentation"  # marks the pictures of results
@@ -93,8 +93,8 @@ class Segmentation:
         Raises:
             ValueError: the segmentation has labels alone, or a number is out of its range.
         """
-        from .utils.connected_components import ComponentSettings, connected_components
-        from .utils.instances import make_instances
+        from .components import ComponentSettings, connected_components
+        from .instances import make_instances
 
         components = (self.components or ComponentSettings())._replace(**settings)
         components.check()
@@ -124,7 +124,7 @@ class Segmentation:
         Raises:
             ValueError: the point lies outside the image, or is not of whole numbers.
         """
-        from .utils.regions import connected_mask, point_mask  # scipy, which a deployed model does without
+        from .regions import connected_mask, point_mask  # scipy, which a deployed model does without
 
         point = point_mask(x, y, self.labels.shape)
         label = int(self.labels[y, x])
@@ -139,7 +139,7 @@ class Segmentation:
 
     def colors(self) -> list[Color]:
         """Return an RGB color of each class, black for `plain_classes`."""
-        colors = visualizer.class_colors(len(self.classes) - self.negative, self.background)
+        colors = drawing.class_colors(len(self.classes) - self.negative, self.background)
         return [*colors, (0, 0, 0)] if self.negative else colors
 
     def plain_classes(self) -> list[int]:
@@ -153,15 +153,15 @@ class Segmentation:
             shares: whether the legend has only the classes that occur, each with its share of the image.
         """
         plain = self.plain_classes()
-        return visualizer.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
+        return drawing.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
 
     def draw_classes(self) -> np.ndarray:
         """Draw the picture of `draw_overlay` without its legend."""
-        return visualizer.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
+        return drawing.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
 
     def draw_heat_map(self, name: str) -> np.ndarray:
         """Draw the scores of a class over the image, from blue (0) to red (1), RGB uint8 [H, W, 3]."""
-        return visualizer.draw_heat_map(self.image, self.class_scores(name))
+        return drawing.draw_heat_map(self.image, self.class_scores(name))
 
     def draw_boxes(self, instances: "Instances | None" = None) -> np.ndarray:
         """Draw the image with boxes, words and scores of objects, by default those of `instances`, by Detectron2.
@@ -169,7 +169,7 @@ class Segmentation:
         Raises:
             RuntimeError, ValueError: OpenCV is not installed, or the segmentation has labels alone.
         """
-        from .utils.instances import draw_boxes
+        from .instances import draw_boxes
 
         instances = self.instances() if instances is None else instances
         return draw_boxes(self.image, instances, self.things(), self.colors()[int(self.background) :])
@@ -220,17 +220,17 @@ class Segmentation:
         """Yield the contents of the files of `result_paths`, but for the areas."""
         if overlay:
             yield Image.fromarray(self.draw_overlay())
-        yield visualizer.draw_palette(self.labels, self.colors())
+        yield drawing.draw_palette(self.labels, self.colors())
 
         if boxes:
-            from .utils.instances import coco_results
+            from .instances import coco_results
 
             instances = self.instances()
             yield Image.fromarray(self.draw_boxes(instances))
             yield json.dumps(coco_results(instances, name, self.things()), indent=1)
 
         for word in self.classes if heat_maps else ():
-            yield Image.fromarray(visualizer.enlarge(self.draw_heat_map(word)))
+            yield Image.fromarray(drawing.enlarge(self.draw_heat_map(word)))
 
 
 def shorten(text: str) -> str:

@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...segmentation.drawing import draw_text
 from ...utils.events import put_picture
-from ...utils.visualizer import draw_text
 from ..crop_segmentor import CropFeatures
 from ..dense_heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..grad_cache import forward_in_parts
