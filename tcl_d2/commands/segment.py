@@ -33,7 +33,7 @@ from ..engine.evaluation_pass import evaluation_settings
 from ..engine.processes import is_first_process
 from ..predictor import TCLPredictor
 from ..segmentation import Segmentation
-from ..segmentation.instances import check_opencv
+from ..segmentation.objects import check_opencv
 from ..utils.errors import one_message
 from ..utils.locks import locked_folder
 from ..utils.specificity import SPECIFICITIES, at_specificity
@@ -168,20 +168,8 @@ def segment_files(predictor: TCLPredictor, args: argparse.Namespace, sources: Se
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_files(parser)
-    _add_words(parser)
-    _add_results(parser)
 
-    # How a long list is worked off
-    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
-    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
-    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
-    add_model_options(parser)
-    return parser
-
-
-def _add_files(parser: argparse.ArgumentParser) -> None:
+    # Files
     source = parser.add_mutually_exclusive_group(required=True)
     inputs = {"metavar": "INPUT", "help": "images, globs or folders; - reads a list from the standard input"}
     source.add_argument("inputs", nargs="*", default=[], **inputs)
@@ -195,22 +183,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         help="folder for the results, in which no input may lie; results of an earlier run there are replaced",
     )
 
-
-def add_background_option(parser: argparse.ArgumentParser) -> None:
-    """Add --background, alone or with words."""
-    parser.add_argument(
-        "--background",
-        nargs="?",
-        const=True,
-        default=False,
-        type=read_background,
-        metavar="WORDS",
-        help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
-        "fits best. Give inputs before it, or with another option between",
-    )
-
-
-def _add_words(parser: argparse.ArgumentParser) -> None:
+    # Words
     parser.add_argument(
         "--classes",
         required=True,
@@ -225,8 +198,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     )
     add_background_option(parser)
 
-
-def _add_results(parser: argparse.ArgumentParser) -> None:
+    # Results
     parser.add_argument(
         "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
     )
@@ -237,6 +209,28 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
     )
     parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
+
+    # How a long list is processed
+    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+    add_model_options(parser)
+    return parser
+
+
+def add_background_option(parser: argparse.ArgumentParser) -> None:
+    """Add --background, alone or with words."""
+    parser.add_argument(
+        "--background",
+        nargs="?",
+        const=True,
+        default=False,
+        type=read_background,
+        metavar="WORDS",
+        help="pixels that no word fits are background; with words, such as 'sky, wall', also those that one of these "
+        "fits best. Give inputs before it, or with another option between",
+    )
 
 
 def main(args: argparse.Namespace) -> None:

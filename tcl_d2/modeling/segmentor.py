@@ -15,8 +15,8 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
-from ..segmentation.components import ComponentSettings
 from ..segmentation.drawing import class_colors
+from ..segmentation.objects import ComponentSettings
 from ..utils.vocabulary import Words
 from .clip import FrozenCLIP
 from .clip_loading import build_clip, build_tokenizer, check_clip

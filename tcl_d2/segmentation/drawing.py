@@ -174,16 +174,11 @@ def _outline(labels: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- saving
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Write an RGB picture uint8 [H, W, 3] as a PNG file."""
+def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
+    """Write a picture, or an array RGB uint8 [H, W, 3], as a PNG file."""
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     with replacing(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, "PNG")
-
-
-def save_palette_png(labels: np.ndarray, colors: Sequence[Color], path: Path) -> None:
-    """Write class indices [H, W] as a PNG file."""
-    with replacing(path) as unfinished:
-        draw_palette(labels, colors).save(unfinished, "PNG")
+        picture.save(unfinished, "PNG")
 
 
 def draw_palette(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a deployed model's scores are made without torch
     from detectron2.structures import Instances
     from torch import Tensor
 
-    from .components import ComponentSettings
+    from .objects import ComponentSettings
 
 _MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
 _SOFTWARE = "tcl_d2 segmentation"  # marks the pictures of results
@@ -93,8 +93,7 @@ class Segmentation:
         Raises:
             ValueError: the segmentation has labels alone, or a number is out of its range.
         """
-        from .components import ComponentSettings, connected_components
-        from .instances import make_instances
+        from .objects import ComponentSettings, connected_components, make_instances
 
         components = (self.components or ComponentSettings())._replace(**settings)
         components.check()
@@ -169,7 +168,7 @@ class Segmentation:
         Raises:
             RuntimeError, ValueError: OpenCV is not installed, or the segmentation has labels alone.
         """
-        from .instances import draw_boxes
+        from .objects import draw_boxes
 
         instances = self.instances() if instances is None else instances
         return draw_boxes(self.image, instances, self.things(), self.colors()[int(self.background) :])
@@ -223,7 +222,7 @@ class Segmentation:
         yield drawing.draw_palette(self.labels, self.colors())
 
         if boxes:
-            from .instances import coco_results
+            from .objects import coco_results
 
             instances = self.instances()
             yield Image.fromarray(self.draw_boxes(instances))

@@ -31,7 +31,9 @@ def test_legend_of_many_classes_is_broken_into_lines():
 def test_label_files_keep_the_indices_of_any_number_of_classes(tmp_path):
     for num_classes in (256, 1203):
         labels = np.array([[0, 255], [num_classes - 1, 7]])
-        drawing.save_palette_png(labels, drawing.distinct_colors(num_classes), tmp_path / "labels.png")
+        drawing.save_picture(
+            drawing.draw_palette(labels, drawing.distinct_colors(num_classes)), tmp_path / "labels.png"
+        )
         with Image.open(tmp_path / "labels.png") as image:
             assert np.array_equal(np.array(image), labels)
 
