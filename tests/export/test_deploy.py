@@ -288,9 +288,10 @@ def raise_memory_error(*_: object) -> None:
 
 @pytest.mark.fault("too little memory for an image's scores", "one error says how much, and to ask for labels alone")
 def test_too_little_memory_is_said(segmentor, monkeypatch):
+    image = picture(10, 10)
     monkeypatch.setattr(np, "empty", raise_memory_error)
     with pytest.raises(ValueError, match="memory .*GB.*labels_only"):
-        segmentor(picture(10, 10))
+        segmentor(image)
 
 
 @pytest.mark.fault("an image for which ONNX Runtime's memory runs out", "it alone is left out, with its size")
