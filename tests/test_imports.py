@@ -18,7 +18,6 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "checkpoint",
     "model_zoo",
     "evaluation",
-    "image_stream",
     "predictor",
     "export",
     "engine",

@@ -34,6 +34,7 @@ from tcl_d2.commands.page import (  # noqa: E402  (it needs gradio)
     TYPED_WORDS,
     Page,
     area_changes,
+    draw_masks,
     feature_bytes,
     rankable_benchmarks,
 )
@@ -62,9 +63,9 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
     Image.new("RGB", (4000, 4000), "green").save(tmp_path / "photo.jpg")
     words, kept = [f"thing {i}" for i in range(50)], 0
     for _ in range(2):
-        (image, masks), result, _, areas = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS)
-        segmentation = result.segmentation
-        assert image.shape == (1024, 1024, 3) and len(segmentation.classes) == 51 and "%" in areas
+        segmentation = page.segment(str(tmp_path / "photo.jpg"), words, **SETTINGS).segmentation
+        (image, masks), _ = draw_masks(segmentation)
+        assert image.shape == (1024, 1024, 3) and len(segmentation.classes) == 51
         assert all(mask.shape == image.shape[:2] for mask, _ in masks)
         kept += segmentation.image.nbytes + segmentation.labels.nbytes + segmentation.scores.nbytes
         for features, _ in page._images[next(reversed(page._images))].inputs["kept_crops"]:
@@ -74,7 +75,8 @@ def test_little_is_kept_for_a_visitor(page, tmp_path):
 
 def test_heat_maps_are_drawn_of_what_is_kept(page, tmp_path):
     Image.fromarray(draw_scene(seed=7, index=2, size=96, objects=(3, 4)).image).save(tmp_path / "scene.png")
-    _, result, colors, _ = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
+    result = page.segment(str(tmp_path / "scene.png"), ["brick, grass"], **SETTINGS)
+    _, colors = draw_masks(result.segmentation)
     assert result.segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
     heat_map = page.heat_map(result, gr.SelectData(None, {"index": 0, "value": "grass"}))
     assert np.ndim(heat_map.constructor_args["value"]) == 3
@@ -176,7 +178,7 @@ def test_words_that_the_model_does_not_know_are_said(page, tmp_path, monkeypatch
     shown = []
     monkeypatch.setattr(gr, "Warning", shown.append)
     Image.fromarray(draw_scene(seed=7, index=2, size=96).image).save(tmp_path / "scene.png")
-    _, result, *_ = page.segment(str(tmp_path / "scene.png"), ["brick", "not: wood"], **SETTINGS)
+    result = page.segment(str(tmp_path / "scene.png"), ["brick", "not: wood"], **SETTINGS)
     assert not shown
     page.segment(str(tmp_path / "scene.png"), ["cat | brick", "lava"], **SETTINGS)
     page.rank(result, "dog, lava", gr.SelectData(None, {"index": (5, 5), "value": None}))
@@ -219,7 +221,8 @@ def test_background_of_words(page, tmp_path):
     image = draw_scene(seed=7, index=5, size=96).image
     Image.fromarray(image).save(tmp_path / "scene.png")
     settings = {**SETTINGS, "background": False, "background_words": "soil, sand"}
-    _, (segmentation, *_), colors, _ = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings)
+    segmentation = page.segment(str(tmp_path / "scene.png"), ["wood | marble, lava"], **settings).segmentation
+    _, colors = draw_masks(segmentation)
     expected = page.predictor("tcl")(image, [["wood", "marble"], "lava"], ["soil", "sand"])
     assert segmentation.classes == ["background", "wood", "lava"] and set(colors) <= {"wood", "lava"}
     assert np.array_equal(segmentation.labels, expected.labels)
@@ -239,7 +242,7 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
 
     def visit(settings: dict) -> np.ndarray:
         words = ["wood, lava, brick, denim, grass"]
-        return page.segment(str(tmp_path / "scene.png"), words, **settings)[1].segmentation.scores.numpy()
+        return page.segment(str(tmp_path / "scene.png"), words, **settings).segmentation.scores.numpy()
 
     alone = [visit(settings) for settings in visits]
     with ThreadPoolExecutor(6) as pool:
@@ -283,8 +286,9 @@ def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [(4000, 3), (2, 3000)])
 def test_extreme_pictures_are_shown(page, tmp_path, size):
     Image.new("RGB", size, "green").save(tmp_path / "thin.png")
-    (image, _), (segmentation, *_), _, areas = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS)
-    assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2] and "%" in areas
+    segmentation = page.segment(str(tmp_path / "thin.png"), ["brick", "grass"], **SETTINGS).segmentation
+    (image, _), _ = draw_masks(segmentation)
+    assert max(image.shape) == 1024 and segmentation.labels.shape == segmentation.image.shape[:2]
 
 
 @pytest.fixture
@@ -300,15 +304,17 @@ def striped(page, tmp_path):
 
 def test_negative_words_and_specificity_change_the_areas(page, striped):
     """From the same features of the picture; of what negative words take, the areas alone tell."""
-    results = [result for _, result, _, _ in striped]
+    results = striped
     assert [result.segmentation.classes for result in results] == [
         ["marble", "yellow striped", "purple striped"],
         ["marble", "yellow striped", "purple striped"],
         ["marble", "striped"],
         ["marble", "striped", "not: grass"],
     ]
-    (_, masks), result, colors, text = striped[3]
-    assert {name for _, name in masks} == colors.keys() == {"marble", "striped"} and "not: grass 8" in text
+    result = striped[3]
+    (_, masks), colors = draw_masks(result.segmentation)
+    assert {name for _, name in masks} == colors.keys() == {"marble", "striped"}
+    assert 0.8 < result.segmentation.areas()["not: grass"] < 0.9
 
     rows = {word: change for word, *change in area_changes(results[2], results[3])}
     before, now = (results[index].segmentation.areas() for index in (2, 3))
@@ -324,7 +330,7 @@ def click(*index: object) -> gr.SelectData:
 
 def test_regions_are_ranked_where_they_are_clicked(page, striped):
     """By typed words, those of the result, or those of a benchmark; on what no word took, of the single point."""
-    result = striped[3][1]
+    result = striped[3]
     factor = result.segmentation.draw_classes().shape[0] // 384
     y, x = np.argwhere(result.segmentation.mask("marble"))[20]
     picture, label = page.rank(result, TYPED_WORDS, click(factor * x, factor * y))
@@ -339,7 +345,7 @@ def test_regions_are_ranked_where_they_are_clicked(page, striped):
 
 @pytest.mark.fault("web page: a click too early or outside, no words or an unknown benchmark", "the page says so")
 def test_clicks_that_cannot_be_answered_are_named(page, striped):
-    result = striped[3][1]
+    result = striped[3]
     for kept, words, point, reason in (
         (None, "lava", (0, 0), "Segment the picture first"),
         (result, "lava", (5000, 0), "outside the image of 384 x 384 pixels"),
@@ -377,7 +383,7 @@ def test_pictures_are_encoded_once_and_few_are_kept(page, tmp_path, monkeypatch)
 
     path = str(tmp_path / "0.png")
     for changes in ({}, {"threshold": 0.1}, {"kp": 0.8}, {"background": False}):
-        _, result, _, _ = page.segment(path, ["brick"], **{**SETTINGS, **changes})
+        result = page.segment(path, ["brick"], **{**SETTINGS, **changes})
         page.rank(result, "shapes_objects_val", click(0, 0))
     assert len(num_encoded) == 1
     for changes in ({"kp": 0}, {"refine": "none"}, {"method": "clip"}):
@@ -408,8 +414,8 @@ def test_features_are_kept_up_to_a_size(page, tmp_path, monkeypatch):
 def test_requests_that_fail_keep_no_more(page, tmp_path, monkeypatch):
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     monkeypatch.setattr("tcl_d2.commands.page.KEPT_IMAGES", 0)
-    with pytest.raises(gr.Error, match="leave the word out"):
-        page.segment(str(tmp_path / "small.png"), ["background"], **SETTINGS)
+    with pytest.raises(gr.Error, match="is asked for too"):
+        page.segment(str(tmp_path / "small.png"), ["brick, not: brick"], **SETTINGS)
     assert not page._images
 
 

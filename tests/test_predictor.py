@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2 import image_stream, load_config
+from tcl_d2 import load_config
 from tcl_d2.config import check_device
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
-from tcl_d2.predictor import TCLPredictor
+from tcl_d2.predictor import TCLPredictor, stream
 from tcl_d2.segmentation import Segmentation
 from tcl_d2.utils.specificity import at_specificity
-from tcl_d2.utils.vocabulary import read_vocabulary
+from tcl_d2.utils.vocabulary import Words
 from tests.conftest import ROOT
 
 
@@ -88,9 +88,9 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
 
 @pytest.mark.parametrize("classes", ["person | man, background music", [["person", "man"], "background music"]])
 def test_a_class_may_have_several_words(classes):
-    assert read_vocabulary(classes, True)[0] == [["person", "man"], "background music"]
+    assert Words.read(classes, True).classes == [["person", "man"], "background music"]
     with pytest.raises(ValueError, match="'background' is one of the class words"):
-        read_vocabulary("wall | background, cat", True)
+        Words.read("wall | background, cat", True)
 
 
 @pytest.mark.parametrize(
@@ -411,14 +411,14 @@ def test_a_stream_is_read_a_little_ahead_and_held_no_longer(predictor, monkeypat
 
     hook = predictor.model.register_forward_pre_hook(lambda _, inputs: batch_sizes.append(len(inputs[0])))
     try:
-        stream = predictor.stream(scenes(), "brick", labels_only=True, batch_size=3)
+        results = predictor.stream(scenes(), "brick", labels_only=True, batch_size=3)
         for _ in range(4):
-            next(stream)
-        stream = None
+            next(results)
+        results = None
         assert 6 <= len(taken) <= 6 + 5 and batch_sizes == [3, 3]
 
         batch_sizes.clear()
-        monkeypatch.setattr(image_stream, "_RESULT_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
+        monkeypatch.setattr(stream, "_RESULT_BYTES_AT_ONCE", 8 * 3 * 60 * 60)  # labels take 8 bytes a pixel
         images = [np.zeros((60, 60, 3), np.uint8)] * 4
         assert len(list(predictor.stream(images, "brick", labels_only=True))) == 4 and batch_sizes == [3, 1]
     finally:

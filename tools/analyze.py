@@ -30,10 +30,10 @@ from tcl_d2.modeling import TCL
 from tcl_d2.modeling.score_rules import AllScores, ScoreSettings
 from tcl_d2.modeling.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.segmentation.drawing import draw_overlay
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
-from tcl_d2.utils.visualizer import draw_overlay
 from tcl_d2.utils.words import as_lists, class_names, split_words
 
 matplotlib.use("Agg")

@@ -18,10 +18,10 @@ from tcl_d2.data.benchmarks import model_input
 from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.inference import pad_to_multiple
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.segmentation.drawing import draw_groups, enlarge, save_picture
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import check_output
 from tcl_d2.utils.images import as_array
-from tcl_d2.utils.visualizer import draw_groups, enlarge, save_picture
 
 
 def build_predictor(config: str, options: list[str]) -> TCLPredictor:

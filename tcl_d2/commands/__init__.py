@@ -35,11 +35,7 @@ DATASETS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the first words name, with the other words as its arguments.
-
-    Args:
-        argv: the words; None: those of the process.
-    """
+    """Run the command that the first words name, with the other words as its arguments."""
     # Find the command
     name, *words = _choose("tcl-d2", COMMANDS, sys.argv[1:] if argv is None else argv)
     prog = f"tcl-d2 {name}"
@@ -71,13 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _choose(prog: str, summaries: Mapping[str, str], words: Sequence[str]) -> list[str]:
-    """Check that the first of the words is a name that there is, and return the words.
-
-    Args:
-        prog: what stands before the words on the command line.
-        summaries: what each name stands for.
-        words: of the command line; a first --help or --version is answered, and ends the program.
-    """
+    """Check that the first word is a name in `summaries`, and return the words; answer --help and --version."""
     width = max(map(len, summaries))
     lines = [f"  {name:{width}}  {summary}" for name, summary in summaries.items()]
     parser = argparse.ArgumentParser(

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
-from ..utils import visualizer
+from ..segmentation import drawing
 from ..utils.errors import one_message
 from .model_options import add_model_options, read_model
 from .page import Page
@@ -31,15 +31,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Serve the page until it is stopped.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Serve the page until it is stopped."""
     with one_message():
         check_address(args.host, args.port)
         page = Page(read_model(args)())
-        page.predictor(args.method)  # a method that cannot be built is said at once
+        page.predictor(args.method)  # raises at once for one that cannot be built
     with TemporaryDirectory() as folder:
         blocks = build_page(page, example_scenes(Path(folder)), args.method)
         server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
@@ -48,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise a ValueError for a port that is taken or none, or a host that is not this machine's."""
+    """Check that the page can be served at an address; ValueError says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
@@ -60,18 +56,11 @@ def check_address(host: str, port: int) -> None:
 
 
 def example_scenes(folder: Path) -> list[list]:
-    """Draw scenes of the small world.
-
-    Args:
-        folder: for their files.
-
-    Returns:
-        the path of each, and the words for what is in it.
-    """
+    """Draw scenes of the small world; return the path of each, and the words for its contents."""
     rows, names = [], [*OBJECTS, *GROUNDS]
     for index in (18, 21, 16, 15):  # of 80 scenes, some that the model segments well
         scene = draw_scene(seed=7, index=index, size=96, objects=(4, 5))
         path = folder / f"scene_{index}.png"
-        Image.fromarray(visualizer.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
+        Image.fromarray(drawing.enlarge(scene.image, 384)).save(path)  # the model sees it at its own size again
         rows.append([str(path), [names[value] for value in np.unique(scene.label)]])
     return rows

@@ -1,7 +1,7 @@
 """Make the index of an image archive: CLIP's embedding of each image, from which ReCo retrieves.
 
-ARCHIVE is a folder of images, shards, or a registered dataset, whose captions are not read. Ctrl-C stops it, and the
-same command goes on from there.
+ARCHIVE is a folder of images, shards, or a registered dataset, whose captions are not read. After Ctrl-C, the same
+command goes on where it stopped.
 
     tcl-d2 index datasets/imagenet/train --config-file reco/reco.yaml --output output/imagenet_index
     tcl-d2 index shapes_train --config-file shapes/reco.yaml
@@ -38,11 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Make the index, or what is left of it.
-
-    Args:
-        args: of argument_parser.
-    """
+    """Make the index, or the rest of it."""
     with one_message():
         # Check all before the model is built
         for name in args.imports:

@@ -1,4 +1,4 @@
-"""The files that a command is given: names, globs, folders, and a list on the standard input."""
+"""The files that a command is given: names, globs, folders, or a list on the standard input."""
 
 import glob
 import os
@@ -10,22 +10,18 @@ from ..utils.files import leads_back
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
 from .result_folder import SETTINGS
 
-SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # those of datasets, and what else users have
+SUFFIXES = {*IMAGE_SUFFIXES, ".bmp", ".gif", ".tif", ".tiff"}  # users have more kinds than datasets
 
 
 def find_inputs(inputs: list[str], output: Path) -> dict[Path, str]:
-    """Find the files to segment, each once. Leftovers of other systems (._NAME) are skipped, unless they are named.
+    """Find the files to segment, each once; leftovers of other systems (._NAME) are skipped, unless they are named.
 
     Args:
-        inputs: files, globs, folders (all images below them, but for folders of results), or - for a list on the
-            standard input.
+        inputs: files, globs, folders (all images below them, but for results), or - for a list on the standard input.
         output: folder of the results, whose images are left out.
 
     Returns:
         for each file its path below the folder that is given, or below the common parent of all that are given.
-
-    Raises:
-        FileNotFoundError: a folder has no images, a glob matches nothing, or the list is empty.
     """
     # Read the list on the standard input
     lines = []
@@ -38,7 +34,7 @@ def find_inputs(inputs: list[str], output: Path) -> dict[Path, str]:
     # Expand globs and folders
     paths, folders, empty = [], [], []
     for line in lines:
-        # A file's name may have the letters of a glob. A file that is missing is said when its turn comes.
+        # A file's name may have the letters of a glob. A missing file is reported in its turn.
         is_plain = os.path.lexists(line) or not glob.has_magic(line)
         matches = [line] if is_plain else sorted(filterfalse(_is_skipped, glob.glob(line, recursive=True)))
         files = [path for match in matches for path in _images_below(Path(match), output)]

@@ -29,17 +29,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPredictor]:
-    """Import the user's code, and read the configuration where there is one; names that they register can be used then.
+    """Import the user's code, read the configuration, and return a function that builds its predictor.
+
+    After it, names that they register can be used; `with_method` makes the predictor of --method.
 
     Args:
-        args: has the values of `add_model_options`.
         options: KEY, VALUE pairs over those of --opts.
-
-    Returns:
-        a function that builds the predictor, see with_method for that of --method.
-
-    Raises:
-        ValueError: there is no such method, or the configuration cannot be used.
     """
     for name in args.imports:
         import_code(name)
@@ -53,15 +48,10 @@ def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPr
 
 
 def method_names() -> list[str]:
-    """List the methods: the model of the configuration, and the dense heads that its CLIP can have."""
+    """List the methods: the model of the configuration, and the dense heads for its CLIP."""
     return [TCL, *sorted(name for name, _ in DENSE_HEAD_REGISTRY)]
 
 
 def with_method(predictor: TCLPredictor, method: str) -> TCLPredictor:
-    """Return the predictor of a method, see TCLPredictor.with_dense_head for errors.
-
-    Args:
-        predictor: of the configuration.
-        method: one of method_names.
-    """
+    """Return the predictor of one of method_names, from that of the configuration."""
     return predictor if method == TCL else predictor.with_dense_head(method)

@@ -19,10 +19,10 @@ from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
 from ..modeling.refiners.base import Refiner, build_refiner, refiner_names
 from ..predictor import EncodedImage, TCLPredictor, words_to_rank
-from ..segmentation import Segmentation
-from ..utils import visualizer
-from ..utils.regions import grow_mask
+from ..segmentation import Segmentation, drawing
+from ..segmentation.regions import grow_mask
 from ..utils.specificity import SPECIFICITIES, at_specificity
+from ..utils.vocabulary import Words
 from ..utils.words import as_lists, split_background_words, split_words
 from .model_options import TCL, method_names, with_method
 
@@ -34,21 +34,20 @@ except ImportError:
 logger = logging.getLogger(__name__)
 MAX_PIXELS = 16_000_000
 MAX_WORDS = 50
-MAX_RANKED_WORDS = 200  # among which a region's are looked for
+MAX_RANKED_WORDS = 200  # in a vocabulary to rank
 LONGEST_SIDE = 1024  # pixels of the result that is shown
 KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are kept
 KEPT_IMAGES = 4  # whose features are kept, of all visitors together
 KEPT_BYTES = 160_000_000  # of these features, which a long picture has many of
 TYPED_WORDS = "the words above"  # to rank for a region
 
+# ------------------------------------------------------------------------------------------------- values
+
 
 class NumberField(NamedTuple):
     """A number that a visitor gives: by a slider, which has no others, or by a program, which may send anything.
 
     Attributes:
-        label: its name on the page.
-        lowest: least value.
-        highest: greatest value.
         step: of the slider; 1 for whole numbers alone.
     """
 
@@ -74,6 +73,7 @@ THRESHOLD = NumberField("Score of the background", 0, 1, step=0.01)
 KP = NumberField("Share of CLIP's own masks", 0, 1, step=0.05)
 SPECIFICITY = NumberField("From specific to general", 0, len(SPECIFICITIES) - 1, step=1)
 COORDINATE = NumberField("Place of the click", -(10**6), 10**6, step=0.1)  # in pixels
+REFINE = "Refine by the picture's edges"
 
 
 def _require(fits: bool, label: str, value: object, expected: str) -> None:
@@ -82,9 +82,13 @@ def _require(fits: bool, label: str, value: object, expected: str) -> None:
         raise gr.Error(f"{label}: {brief(value)} was given; expected {expected}.")
 
 
+def _require_one_of(names: list[str], label: str, value: object) -> None:
+    _require(value in names, label, value, f"one of {', '.join(names)}")
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Say errors of the input in their own words, and any other one in a sentence; the log then has the rest."""
+    """Show errors of the input as they are, and any other as one sentence, with the rest in the log."""
     try:
         yield
     except gr.Error:
@@ -94,8 +98,7 @@ def _plain_errors() -> Iterator[None]:
     except Exception:
         logger.exception("A request to the page failed")
         raise gr.Error(
-            "This did not work, for a reason that the log of the page's server has. Try another picture, words or "
-            "settings."
+            "This failed; the log of the page's server says why. Try another picture, words or settings."
         ) from None
 
 
@@ -116,19 +119,15 @@ class ModelSettings(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What is kept of a visitor's last result.
-
-    Attributes:
-        segmentation: at the size that is shown, its scores uint8.
-        path: of the picture.
-        words: what was looked for, a vocabulary.
-        settings: by which it was made.
-    """
+    """A visitor's last result, as it is kept: at the size that is shown, with scores uint8."""
 
     segmentation: Segmentation
     path: str
-    words: list[str | list[str]]
+    words: Words
     settings: ModelSettings
+
+
+# ------------------------------------------------------------------------------------------------- the page
 
 
 class Page:
@@ -140,11 +139,7 @@ class Page:
     """
 
     def __init__(self, predictor: TCLPredictor):
-        """Begin with the model of the configuration; those of other methods share its CLIP.
-
-        Args:
-            predictor: of the configuration.
-        """
+        """Begin with the model of the configuration; those of other methods share its CLIP."""
         self.refiners = [name for name in refiner_names() if _has_refiner(predictor.cfg, name)]
         labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
         names = method_names() if isinstance(predictor.model.clip, FrozenCLIP) else [TCL]  # the others need a CLIP
@@ -155,8 +150,7 @@ class Page:
 
     def predictor(self, method: str) -> TCLPredictor:
         """Return the predictor of a method, which is built once; see TCLPredictor.with_dense_head for errors."""
-        names = [name for _, name in self.methods]
-        _require(method in names, "Method", method, f"one of {', '.join(names)}")
+        _require_one_of([name for _, name in self.methods], "Method", method)
         with self._building:
             if method not in self._predictors:
                 self._predictors[method] = with_method(self._predictors[TCL], method)
@@ -170,7 +164,7 @@ class Page:
         return (
             THRESHOLD.slider(test.BACKGROUND_SCORE, elem_id="threshold"),
             KP.slider(test.KP_WEIGHT, visible=has_kp),
-            gr.Dropdown(self.refiners, value=test.REFINE, label="Refine by the picture's edges"),
+            gr.Dropdown(self.refiners, value=test.REFINE, label=REFINE),
         )
 
     @_plain_errors()
@@ -185,68 +179,33 @@ class Page:
         kp: float,
         refine: str,
         specificity: int = 1,
-    ) -> tuple[tuple[np.ndarray, list], Result, dict, str]:
-        """Look for the words in the picture.
+    ) -> Result:
+        """Look for words in a picture; gr.Error, which the page shows, for values that its fields cannot have.
 
         Args:
-            path: of the picture.
-            words: class words; each may be a text of several classes, see split_words, of negative words, or have a
-                parent, see at_specificity.
-            background: whether pixels that no word fits well are background.
-            background_words: words of the background, which there is then in any case; see split_background_words.
-            method: see ModelSettings.
-            threshold: see ModelSettings.
-            kp: see ModelSettings.
-            refine: see ModelSettings.
-            specificity: index into SPECIFICITIES.
-
-        Returns:
-            - the image and a mask of each class in it, as gr.AnnotatedImage takes them;
-            - the result, to be kept for heat maps and regions;
-            - the color of each class in it, "#rrggbb";
-            - the areas of the classes, as text.
-
-        Raises:
-            gr.Error: no picture, no words, too large, unreadable, or a value that its field cannot have; is shown on
-                the page.
+            words, background, background_words, specificity: see read_words.
+            method, threshold, kp, refine: see ModelSettings.
         """
         # Check the input
         if not path:
             raise gr.Error("Give a picture first.")
         settings = ModelSettings(method, THRESHOLD.check(threshold), KP.check(kp), refine)
-        _require(refine in self.refiners, "Refine by the picture's edges", refine, f"one of {', '.join(self.refiners)}")
-        _require(isinstance(background, bool), "The rest is background", background, "true or false")
-        words, background_words = read_words(words, background_words, int(SPECIFICITY.check(specificity)))
+        _require_one_of(self.refiners, REFINE, refine)
+        request = read_words(words, background, background_words, SPECIFICITY.check(specificity))
 
         # Segment with the visitor's settings
         with self._lend(path, settings) as (predictor, encoded):
-            segmentation = predictor(encoded, words, background_words or background)
-            _show_warnings(predictor, words, background_words or background)
+            segmentation = predictor(encoded, request)
+            _show_warnings(predictor, request)
         segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
-
-        # Make what the page shows
-        image, labels = visualizer.enlarge(segmentation.image), visualizer.enlarge(segmentation.labels)
-        visible = [index for index in np.unique(labels) if index not in segmentation.plain_classes()]
-        masks = [(labels == index, segmentation.classes[index]) for index in visible]
-        class_colors = segmentation.colors()
-        colors = {segmentation.classes[index]: "#{:02x}{:02x}{:02x}".format(*class_colors[index]) for index in visible}
-        areas = ", ".join(f"{name} {100 * area:.0f} %" for name, area in segmentation.areas().items() if area > 0)
-        return (image, masks), Result(segmentation, path, words, settings), colors, areas
+        return Result(segmentation, path, request, settings)
 
     @_plain_errors()
     def heat_map(self, result: Result | None, event: gr.EventData) -> gr.Image:
-        """Draw the heat map of the word that was clicked.
-
-        Args:
-            result: the visitor's last one.
-            event: has the word.
-
-        Raises:
-            gr.Error: there is no result, or it has no such word.
-        """
+        """Draw the heat map of the word that was clicked."""
         segmentation, word = _check_result(result).segmentation, _clicked(event, "value")
-        _require(word in segmentation.classes, "The word", word, f"one of {', '.join(segmentation.classes)}")
-        picture = visualizer.enlarge(segmentation.draw_heat_map(word))
+        _require_one_of(segmentation.classes, "The word", word)
+        picture = drawing.enlarge(segmentation.draw_heat_map(word))
         return gr.Image(picture, label=f"Score of '{word}': blue 0, red 1", visible=True)
 
     @_plain_errors()
@@ -254,47 +213,36 @@ class Page:
         """Rank words for the region that was clicked, see Segmentation.region and TCLPredictor.rank_words.
 
         Args:
-            result: the visitor's last one.
             words: to be ranked: TYPED_WORDS, the name of a benchmark, or words.
-            event: has the pixel of the picture of the regions.
 
         Returns:
-            the picture of the regions, dark but for this one; and the words that fit it best, with their scores.
-
-        Raises:
-            gr.Error: no result, no or too many words, an unknown benchmark, or a click outside the picture.
+            the picture of the regions, dark but for this one; and the words with their scores, the best first.
         """
         # Check the input
         segmentation = _check_result(result).segmentation
-        point = _clicked(event, "index")
-        _require(isinstance(point, (list, tuple)) and len(point) == 2, COORDINATE.label, point, "x and y")
-        factor = visualizer.enlarging_factor(segmentation.image)
-        x, y = (int(COORDINATE.check(coordinate)) // factor for coordinate in point)
+        x, y = _clicked_pixel(event, segmentation)
         region = segmentation.region(x, y)
         _require(isinstance(words or "", str), "Words to compare there", words, "a text, with commas between words")
-        classes = result.words if words == TYPED_WORDS else words_to_rank(words or "")
-        num_words = sum(map(len, as_lists(classes)))
-        if not 1 <= num_words <= MAX_RANKED_WORDS:
+        words = words_to_rank(result.words if words == TYPED_WORDS else words or "")
+        if not 1 <= words.count <= MAX_RANKED_WORDS:
             raise gr.Error(
-                f"Give 1 to {MAX_RANKED_WORDS} words to compare, or a benchmark of so many; not {num_words}."
+                f"Give 1 to {MAX_RANKED_WORDS} words to compare, or a benchmark of so many; not {words.count}."
             )
 
         # Rank them
         with self._lend(result.path, result.settings) as (predictor, encoded):
-            ranking = predictor.rank_words(encoded, region, classes)
-            _show_warnings(predictor, classes)
+            ranking = predictor.rank_words(encoded, region, words)
+            _show_warnings(predictor, words)
         name = segmentation.classes[segmentation.labels[y, x]]
         place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
-        picture = visualizer.darken_around(segmentation.draw_classes(), visualizer.enlarge(grow_mask(region)))
+        picture = drawing.darken_around(segmentation.draw_classes(), drawing.enlarge(grow_mask(region)))
         return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
+
+    # --------------------------------------------------------------------------------------------- models
 
     @contextmanager
     def _lend(self, path: str, settings: ModelSettings) -> Iterator[tuple[TCLPredictor, EncodedImage]]:
-        """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time.
-
-        Raises:
-            OSError, ValueError: the method cannot be built, or the picture is too large or unreadable.
-        """
+        """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time."""
         predictor = self.predictor(settings.method)
         with self._lock:
             model = predictor.model
@@ -308,7 +256,7 @@ class Page:
                 self._drop_images()
 
     def _encode(self, path: str, settings: ModelSettings) -> EncodedImage:
-        """Return the picture encoded by a method; of few pictures, the last ones, the features are kept."""
+        """Return the picture encoded by a method; the features of the last few are kept."""
         key = (path, settings.method, settings.refine, settings.kp > 0)  # what the features depend on
         if key not in self._images:
             try:
@@ -329,83 +277,9 @@ class Page:
 
 
 def feature_bytes(image: EncodedImage) -> int:
-    """Return the memory of the features of a picture in bytes; they are there once it was segmented.
-
-    Args:
-        image: as a predictor encodes it.
-    """
+    """Return the memory of the features of a picture in bytes; they are there once it was segmented."""
     values = [value for features, _ in image.inputs["kept_crops"] for value in features]
     return sum(value.nbytes for value in values if isinstance(value, Tensor))
-
-
-def _show_warnings(predictor: TCLPredictor, words: list, background: bool | list[str] = False) -> None:
-    for message in predictor.warnings(words, background):
-        gr.Warning(message)
-
-
-def read_words(
-    words: list[str] | None, background_words: str, specificity: int
-) -> tuple[list[str | list[str]], list[str]]:
-    """Return the vocabulary that a visitor asks for, and the words of the background; arguments as of `segment`.
-
-    Raises:
-        gr.Error: no words, too many, or such as are no texts.
-        ValueError: see split_words and at_specificity.
-    """
-    # They are texts
-    entries = [] if words is None else words
-    are_texts = isinstance(entries, (list, tuple)) and all(isinstance(entry, str) for entry in entries)
-    _require(are_texts, "Words", words, "a list of texts, such as ['red apple', 'table']")
-    _require(isinstance(background_words, str), "Words of the background", background_words, "a text")
-
-    # Each class once
-    vocabulary = split_words(",".join(entries))
-    vocabulary = list({tuple(words): entry for words, entry in zip(as_lists(vocabulary), vocabulary)}.values())
-    if not vocabulary:
-        raise gr.Error("Give at least one word to look for.")
-    vocabulary = at_specificity(vocabulary, SPECIFICITIES[specificity])
-
-    background = split_background_words(background_words)
-    num_words = sum(map(len, as_lists(vocabulary))) + len(background)
-    if num_words > MAX_WORDS:
-        raise gr.Error(f"At most {MAX_WORDS} words at once, not {num_words}.")
-    return vocabulary, background
-
-
-def _clicked(event: gr.EventData, name: str) -> object:
-    """Return what an event has of this name; None for an event without, as a program may send it."""
-    return event._data.get(name) if isinstance(event._data, dict) else None
-
-
-def _check_result(result: Result | None) -> Result:
-    if result is None:
-        raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
-    return result
-
-
-def area_changes(former: Result | None, result: Result) -> list[list[str]]:
-    """Return what has changed since the former result of the same picture.
-
-    Args:
-        former: the result before; None for none.
-        result: the result now.
-
-    Returns:
-        rows of a word, its area before and now, and the difference, as texts in percent; none for another picture.
-    """
-    if former is None or former.path != result.path:
-        return []
-
-    rows = []
-    for name, (before, now) in result.segmentation.area_changes(former.segmentation).items():
-        rows.append([name, f"{100 * before:.1f}", f"{100 * now:.1f}", f"{100 * (now - before):+.1f}"])
-    return rows
-
-
-def rankable_benchmarks() -> list[str]:
-    """List the benchmarks whose words can be ranked on the page."""
-    names = benchmark_names()
-    return [name for name in names if sum(map(len, as_lists(words_to_rank(name)))) <= MAX_RANKED_WORDS]
 
 
 def _build_refiner(cfg: CfgNode, name: str) -> Refiner | None:
@@ -421,3 +295,90 @@ def _has_refiner(cfg: CfgNode, name: str) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+# ------------------------------------------------------------------------------------------------- words and clicks
+
+
+def read_words(words: list[str] | None, background: bool, background_words: str, specificity: int) -> Words:
+    """Read the words that a visitor asks for.
+
+    Args:
+        words: each a text of one or several classes, see split_words, of negative words, or with a parent.
+        background: whether pixels that no word fits well are background.
+        background_words: "sky, wall": there is a background in any case then.
+        specificity: index into SPECIFICITIES.
+
+    Raises:
+        gr.Error, ValueError: no words, too many, or of another type, or see Words.read.
+    """
+    # Check their types
+    entries = [] if words is None else words
+    are_texts = isinstance(entries, (list, tuple)) and all(isinstance(entry, str) for entry in entries)
+    _require(are_texts, "Words", words, "a list of texts, such as ['red apple', 'table']")
+    _require(isinstance(background, bool), "The rest is background", background, "true or false")
+    _require(isinstance(background_words, str), "Words of the background", background_words, "a text")
+
+    # Each class once
+    classes = split_words(",".join(entries))
+    classes = list({tuple(words): entry for words, entry in zip(as_lists(classes), classes)}.values())
+    if not classes:
+        raise gr.Error("Give at least one word to look for.")
+    classes = at_specificity(classes, SPECIFICITIES[int(specificity)])
+    request = Words.read(classes, split_background_words(background_words) or background)
+    if request.count > MAX_WORDS:
+        raise gr.Error(f"At most {MAX_WORDS} words at once, not {request.count}.")
+    return request
+
+
+def _show_warnings(predictor: TCLPredictor, words: Words) -> None:
+    for message in predictor.warnings(words):
+        gr.Warning(message)
+
+
+def _clicked(event: gr.EventData, name: str) -> object:
+    """Return an event's value; None if it has none, as a program may send it."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def _clicked_pixel(event: gr.EventData, segmentation: Segmentation) -> tuple[int, int]:
+    """Return the pixel (x, y) of the image for a click on its enlarged picture."""
+    point = _clicked(event, "index")
+    _require(isinstance(point, (list, tuple)) and len(point) == 2, COORDINATE.label, point, "x and y")
+    factor = drawing.enlarging_factor(segmentation.image)
+    x, y = (int(COORDINATE.check(coordinate)) // factor for coordinate in point)
+    return x, y
+
+
+def _check_result(result: Result | None) -> Result:
+    if result is None:
+        raise gr.Error(f"Segment the picture first: results are kept for {KEPT_SECONDS // 60} minutes.")
+    return result
+
+
+# ------------------------------------------------------------------------------------------------- what is shown
+
+
+def draw_masks(segmentation: Segmentation) -> tuple[tuple[np.ndarray, list], dict[str, str]]:
+    """Return the image with the mask of each class in it, as gr.AnnotatedImage takes them, and the classes' colors."""
+    image, labels = drawing.enlarge(segmentation.image), drawing.enlarge(segmentation.labels)
+    visible = [index for index in np.unique(labels) if index not in segmentation.plain_classes()]
+    masks = [(labels == index, segmentation.classes[index]) for index in visible]
+    colors = segmentation.colors()
+    return (image, masks), {segmentation.classes[index]: "#" + bytes(colors[index]).hex() for index in visible}
+
+
+def area_changes(former: Result | None, result: Result) -> list[list[str]]:
+    """Return rows of a word, its area in a former result of the same picture, now, and the difference, in percent."""
+    if former is None or former.path != result.path:
+        return []
+
+    rows = []
+    for name, (before, now) in result.segmentation.area_changes(former.segmentation).items():
+        rows.append([name, f"{100 * before:.1f}", f"{100 * now:.1f}", f"{100 * (now - before):+.1f}"])
+    return rows
+
+
+def rankable_benchmarks() -> list[str]:
+    """List the benchmarks whose words can be ranked on the page."""
+    return [name for name in benchmark_names() if words_to_rank(name).count <= MAX_RANKED_WORDS]

@@ -1,4 +1,4 @@
-"""The layout of the web page: its fields, and what each of them sets off."""
+"""The layout of the web page: its fields, and the events that connect them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from gradio.components import Component
 from ..data.shapes import GROUNDS, OBJECTS
 from ..utils.specificity import SPECIFICITIES
 from .model_options import TCL
-from .page import KEPT_SECONDS, SPECIFICITY, TYPED_WORDS, Page, Result, area_changes, rankable_benchmarks
+from .page import KEPT_SECONDS, SPECIFICITY, TYPED_WORDS, Page, Result, area_changes, draw_masks, rankable_benchmarks
 
 SHOWN_RANKED_WORDS = 8
 TITLE = "TCL: name it, see it"
@@ -26,11 +26,8 @@ class Form(NamedTuple):
     """The fields in which a visitor asks.
 
     Attributes:
-        fields: in the order in which Page.segment takes their values.
-        method: the one of them with the method.
-        settings: those of them that depend on the method, see Page.settings.
-        specificity: the one of them with the specificity of words.
-        button: starts.
+        fields: all of them, in the order in which Page.segment takes their values.
+        settings: those that depend on the method, see Page.settings.
     """
 
     fields: list[Component]
@@ -41,18 +38,7 @@ class Form(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The fields in which the page answers.
-
-    Attributes:
-        last_result: what is kept of a visitor's last result.
-        masks: the picture with the masks of the words.
-        areas: their areas, as text.
-        changes: how these have changed.
-        regions: the picture in which regions are clicked.
-        ranked_words: words to rank for a region.
-        ranking: of these words.
-        heat_map: the scores of a word.
-    """
+    """The fields in which the page answers; in `regions`, the visitor clicks for a ranking of `ranked_words`."""
 
     last_result: gr.State
     masks: gr.AnnotatedImage
@@ -65,13 +51,7 @@ class Answer(NamedTuple):
 
 
 def build_page(page: Page, examples: list[list], method: str = TCL) -> gr.Blocks:
-    """Lay out the page.
-
-    Args:
-        page: what it does.
-        examples: each the path of a picture, and words.
-        method: the method that it begins with.
-    """
+    """Lay out the page, with examples of a picture's path and words, and the method that it begins with."""
     with gr.Blocks(title=TITLE, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
@@ -148,28 +128,28 @@ def _lay_out_answer() -> Answer:
 
 
 def _connect(page: Page, form: Form, answer: Answer) -> None:
-    """Say what is done where a field is changed or clicked."""
-
     def run(former: Result | None, file: dict | None, *settings: object) -> dict:
         path = file and file["path"]
         if path and not Path(path).resolve().is_relative_to(Path(form.fields[0].GRADIO_CACHE).resolve()):
             raise gr.Error("The picture is no file that was uploaded here.")  # but any file of this machine
-        shown, kept, colors, text = page.segment(path, *settings)
-        rows = area_changes(former, kept)
+        result = page.segment(path, *settings)
+        masks, colors = draw_masks(result.segmentation)
+        areas = [f"{name} {100 * area:.0f} %" for name, area in result.segmentation.areas().items() if area > 0]
+        changes = area_changes(former, result)
         return {
-            answer.last_result: kept,
-            answer.masks: gr.AnnotatedImage(shown, color_map=colors),
-            answer.areas: text,
-            answer.changes: gr.Dataframe(rows, visible=bool(rows)),
-            answer.regions: kept.segmentation.draw_classes(),
+            answer.last_result: result,
+            answer.masks: gr.AnnotatedImage(masks, color_map=colors),
+            answer.areas: ", ".join(areas),
+            answer.changes: gr.Dataframe(changes, visible=bool(changes)),
+            answer.regions: result.segmentation.draw_classes(),
             answer.ranking: gr.Label(None, visible=False),
             answer.heat_map: gr.Image(None, visible=False),
         }
 
     def run_again(former: Result | None, *inputs: object) -> dict:
-        return run(former, *inputs) if former else gr.skip()  # a result that is there is replaced
+        return run(former, *inputs) if former else gr.skip()
 
-    # Segment; without gradio's own look at the picture, whose error no visitor understands
+    # Segment; without gradio's own check of the picture, whose error no visitor understands
     inputs = [answer.last_result, *form.fields]
     outputs = [field for field in answer if field is not answer.ranked_words]
     form.button.click(run, inputs, outputs, preprocess=False)

@@ -1,4 +1,4 @@
-"""The folder of results: where those of each image go, which are done, and which files are not ours to replace."""
+"""The folder of results: where those of each image go, which are done, and which files must not be replaced."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..segmentation import is_result_picture, result_paths, shorten
 from ..utils.files import remove_unfinished, replacing, stat_file
@@ -19,7 +19,7 @@ _ENDINGS = re.compile(r"\.png|_labels\.png|_boxes\.(png|json)|_\d+_\w*\.png")  #
 
 
 class Source(NamedTuple):
-    """An image, the name of its results, which may have folders, and what their JSON says of where they come from."""
+    """An image, the name of its results, which may have folders, and the origin that their JSON records."""
 
     path: Path
     name: str
@@ -29,28 +29,34 @@ class Source(NamedTuple):
 class ResultFolder:
     """The results of a run's images.
 
-    The JSON of a result is written last. It names the image and its state, a digest of the settings, and the files
-    beside it: a result is done if all of that is as it says.
+    The JSON of a result is written last. It records the image and its state, a digest of the settings, and the files
+    beside it: a result is done if all of that is still true.
     """
 
-    def __init__(self, folder: Path, files: Mapping[Path, str], **options: Any):
+    def __init__(
+        self,
+        folder: Path,
+        files: Mapping[Path, str],
+        heat_maps: Sequence[str] = (),
+        boxes: bool = False,
+        overlay: bool = True,
+    ):
         """Name the results, and remove the unfinished files of a run that was killed.
 
         Args:
-            folder: of the results.
             files: the images, with their paths below the folder that was given, see find_inputs.
-            options: of `result_paths`: which files are written of each.
+            heat_maps, boxes, overlay: which files are written of each, see `result_paths`.
 
         Raises:
             ValueError: an image lies where results go, or a file that is no result lies in the place of one.
         """
         self.folder = folder
         self.sources = []
-        for path, name in result_names(files, options.get("heat_maps", ())).items():
+        for path, name in result_names(files, heat_maps).items():
             size, time = stat_file(path) or (None, None)
             image = {"path": os.path.abspath(path), "size": size, "mtime_ns": time}
             self.sources.append(Source(path, name, {"source": image}))
-        self._heat_maps = options.get("heat_maps", ())
+        self._heat_maps = heat_maps
 
         # No file of others is replaced
         places = {(folder / source.name).parent for source in self.sources}
@@ -58,23 +64,21 @@ class ResultFolder:
         for place in places:
             remove_unfinished(place)
         for source in self.sources:
-            for path in set(self._find_files(source)[1]).intersection(result_paths(folder, source.name, **options)):
+            written = result_paths(folder, source.name, heat_maps, boxes, overlay)
+            for path in set(self._find_files(source)[1]).intersection(written):
                 raise ValueError(
                     f"{path} is no result of an earlier run, and that of {source.path} would replace it: move it, or "
                     "give another folder"
                 )
 
     def begin(self, settings: Mapping[str, object], resume: bool = False) -> list[Source]:
-        """Write the settings of a run, remove what earlier runs left of its results, and return the images left to do.
+        """Write the settings of a run, remove earlier results that it replaces, and return the images left to do.
 
         Args:
             settings: what results depend on, by name; JSON.
-            resume: whether to keep the results that are done.
-
-        Raises:
-            ValueError: the results that are there were made with other settings; names them.
+            resume: whether to keep the results that are done; ValueError if they were made with other settings.
         """
-        # Go on with the same settings alone
+        # Resume with the same settings only
         path = self.folder / SETTINGS
         text = json.dumps(settings, indent=1, default=str)
         settings, recorded = json.loads(text), _read_json(path)
@@ -99,7 +103,7 @@ class ResultFolder:
         return left
 
     def finish(self) -> NoReturn:
-        """Say how many of the images have their results, and exit with 1 if not all have."""
+        """Print how many images have their results, and exit with 1 unless all have."""
         num_done = sum(map(self._is_done, self.sources))
         print(f"{num_done} of {len(self.sources)} images segmented, in {self.folder}")
         sys.exit(1 if num_done < len(self.sources) else 0)
@@ -112,9 +116,9 @@ class ResultFolder:
         return is_of_source and labels in files and all(_has_size(path, size) for path, size in files.items())
 
     def _find_files(self, source: Source) -> tuple[list[Path], list[Path]]:
-        """Return the files by the names of an image's results: what earlier runs wrote, and what they did not.
+        """Return the files by the names of an image's results: those of earlier runs, and those of others.
 
-        What is listed may be damaged, and a run that was killed has not listed what it wrote.
+        Listed files may be damaged, and a run that was killed has not listed its files.
         """
         paths = result_paths(self.folder, source.name, self._heat_maps, boxes=True)
         listed = _listed_files(paths[-1], _read_json(paths[-1]))
@@ -128,15 +132,10 @@ class ResultFolder:
 
 
 def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> dict[Path, str]:
-    """Name each image's results: its path without the suffix; with it where results would replace another image's.
-
-    Args:
-        files: the images, with their paths below the folder that was given.
-        heat_maps: class words that heat maps are drawn of.
-    """
+    """Name each image's results: by its path without the suffix, or with it if they would replace another image's."""
     names = {path: _result_name(relative) for path, relative in files.items()}
     for ending in ("suffix", "digest"):
-        # The places that are taken, as a disk compares them that takes no heed of case
+        # The places that are taken, on a disk that ignores case
         written = {path: result_paths("", name, heat_maps, boxes=True) for path, name in names.items()}
         counts = Counter(str(file).casefold() for paths in written.values() for file in paths)
         counts.update({str(folder).casefold() for name in names.values() for folder in Path(name).parents} | {SETTINGS})
@@ -166,7 +165,7 @@ def check_apart(inputs: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def _read_json(path: Path) -> dict:
-    """Return the content of a JSON file; empty unless it is a dict."""
+    """Return the content of a JSON file; an empty dict unless it is one."""
     try:
         content = json.loads(path.read_bytes()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
@@ -175,7 +174,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _listed_files(areas: Path, content: Mapping[str, object]) -> dict[Path, object]:
-    """Return the sizes of the files that a JSON lists beside it, without any that has no name of its own results."""
+    """Return the sizes of the files that a JSON lists beside it, but only of those named as its own results."""
     files, stem = content.get("files"), areas.stem
     if not isinstance(files, dict):
         return {}

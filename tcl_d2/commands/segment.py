@@ -33,22 +33,14 @@ from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor
 from ..runs.processes import is_first_process
 from ..segmentation import Segmentation
+from ..segmentation.objects import check_opencv
 from ..utils.errors import one_message
-from ..utils.instances import check_opencv
 from ..utils.locks import locked_folder
 from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
-from ..utils.vocabulary import read_vocabulary
-from ..utils.words import (
-    BACKGROUND,
-    as_vocabulary,
-    class_names,
-    result_names,
-    split_background_words,
-    split_negative,
-    split_words,
-)
+from ..utils.vocabulary import Words
+from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import PURPOSE, ResultFolder, Source, check_apart
@@ -56,47 +48,43 @@ from .video import segment_video
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
 
+# ------------------------------------------------------------------------------------------- words
+
 
 def read_background(text: str) -> list[str]:
-    """Read the words of --background.
-
-    Raises:
-        argparse.ArgumentTypeError: no words; or an input, which stood after --background.
-    """
+    """Read the words of --background; argparse.ArgumentTypeError for none, or for an input in their place."""
     words = split_background_words(text)
     is_input = "," not in text and (os.path.lexists(text) or glob.has_magic(text) or text == "-")
     if is_input or any("/" in word or Path(word).suffix.lower() in SUFFIXES for word in words):
         raise argparse.ArgumentTypeError(
-            f"'{text}' looks like an input, and stands where words of the background may stand: give inputs before "
-            "--background, or another option between. A word of that name needs a comma: 'photos,'"
+            f"'{text}' looks like an input, but follows --background as its words: give inputs before --background, or "
+            "another option between. A word of that name needs a comma: 'photos,'"
         )
     if not words:
         raise argparse.ArgumentTypeError("no words: give some, 'sky, wall', or --background alone")
     return words
 
 
-def read_classes(text: str, background: bool | list[str] = False) -> tuple[list[str | list[str]], bool | list[str]]:
-    """Read class words.
+def read_words(text: str, background: bool | list[str] = False, specificity: str = "synonyms") -> Words:
+    """Read the words of --classes, --background and --specificity.
 
     Args:
         text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark. A first
             line "background, sky, wall" of a file is the background, with its words if it has any.
-        background: of --background; its words stand over those of a file.
-
-    Returns:
-        the words, with negative ones as they are written (see split_negative), and whether there is a background
-        besides, or its words.
+        background: its words stand over those of a file.
 
     Raises:
         FileNotFoundError: a word looks like the name of a file, or of a benchmark, and there is none.
         ValueError: a dataset without class words, or a file that cannot be used.
     """
-    words, background_of_text = _read_classes(text)
-    return words, background if isinstance(background, list) else background_of_text or background
+    classes, background_of_text = _read_classes(text)
+    if not isinstance(background, list):
+        background = background_of_text or background
+    return Words.read(at_specificity(classes, specificity), background)
 
 
 def _read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
-    if os.path.isfile(text):  # unlike Path's is_file, it bears a text that is too long for a name
+    if os.path.isfile(text):  # unlike Path's is_file, it accepts a text that is too long for a name
         class_words = read_class_words(text)
         if class_words[0][0] != BACKGROUND:
             return as_vocabulary(class_words), False
@@ -123,72 +111,36 @@ def _read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
 
 
 def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
-    """Segment the files that are left of a run, or this process's share of them; the work of one process.
-
-    Args:
-        args: of `argument_parser`.
-        folder: the results of the run.
-    """
+    """Segment this process's share of the files that are left of a run."""
     with one_message():
-        build_predictor, words, background = read_request(args)
+        build_predictor, words = read_request(args)
         predictor = with_method(build_predictor(), args.method)
-        classes, negative = split_negative(words)
-        predictor.model.set_vocabulary(classes, background, negative=negative)  # says at once what does not work
+        predictor.model.set_vocabulary(words)  # raises at once for unusable words
 
         # Every n-th of the files that are left
         sources = None
         if comm.is_main_process():
-            sources = folder.begin(result_settings(predictor, args, words, background), args.resume)
+            sources = folder.begin(result_settings(predictor, args, words), args.resume)
             if len(sources) < len(folder.sources):
                 print(f"{len(folder.sources) - len(sources)} of {len(folder.sources)} images were done before")
         sources = comm.all_gather(sources)[0]
-        segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words, background)
+        segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words)
 
 
-def heat_map_words(words: list[str | list[str]], background: bool | list[str]) -> list[str]:
-    """Return the words that heat maps may be drawn of."""
-    classes, negative = split_negative(words)
-    return result_names(classes, bool(background), negative)
-
-
-def result_settings(
-    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
-) -> dict:
-    """Return what results depend on, by name: the model, the words, and what is written.
-
-    Args:
-        predictor: of the model.
-        args: of `argument_parser`.
-        words: a vocabulary.
-        background: whether there is one, or its words.
-    """
+def result_settings(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> dict:
+    """Return the settings that results depend on, by name: of the model, the words, and the files to write."""
     settings = evaluation_settings(predictor.cfg.clone())
     for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
         for name in names:  # results do not depend on these, but on the weights themselves
             settings[key].pop(name)
-    weights = digest_weights(predictor.model)
-    request = {"weights": weights, "classes": words, "background": background}
+    request = {"weights": digest_weights(predictor.model), **vars(words)}
     if args.boxes:
         request["--boxes"] = predictor.model.components._asdict()
     return {**settings, **request, "--heat-maps": args.heat_maps, "--no-overlay": args.no_overlay}
 
 
-def segment_files(
-    predictor: TCLPredictor,
-    args: argparse.Namespace,
-    sources: Sequence[Source],
-    words: list[str | list[str]],
-    background: bool | list[str],
-) -> None:
-    """Segment files in batches, while threads read the next ones and write the results of the last ones.
-
-    Args:
-        predictor: of the model.
-        args: of `argument_parser`.
-        sources: the files, with the names of their results.
-        words: a vocabulary.
-        background: whether there is one, or its words.
-    """
+def segment_files(predictor: TCLPredictor, args: argparse.Namespace, sources: Sequence[Source], words: Words) -> None:
+    """Segment files in batches, while threads read the next ones and write the results of the last ones."""
 
     def write(source_and_result: tuple[Source, Segmentation | Exception]) -> tuple[str, TextIO]:
         source, segmentation = source_and_result
@@ -203,7 +155,7 @@ def segment_files(
     # The bar is that of the first process
     paths = (source.path for source in sources)
     options = {"labels_only": not args.heat_maps, "label_scores": args.boxes, "return_exceptions": True}
-    segmentations = predictor.stream(paths, words, background, **options)
+    segmentations = predictor.stream(paths, words, **options)
     lines = map_ahead(write, zip(sources, segmentations), predictor.cfg.DATALOADER.NUM_WORKERS)
     bar = {"total": len(sources), "unit": "image", "smoothing": 0, "disable": not comm.is_main_process()}
     for line, file in tqdm(lines, **bar):
@@ -216,27 +168,14 @@ def segment_files(
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_files(parser)
-    _add_words(parser)
-    _add_results(parser)
 
-    # How a long list is worked off
-    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
-    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
-    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
-    add_model_options(parser)
-    return parser
-
-
-def _add_files(parser: argparse.ArgumentParser) -> None:
+    # Files
     source = parser.add_mutually_exclusive_group(required=True)
     inputs = {"metavar": "INPUT", "help": "images, globs or folders; - reads a list from the standard input"}
     source.add_argument("inputs", nargs="*", default=[], **inputs)
     source.add_argument("--input", nargs="+", **inputs)
     source.add_argument("--video-input", help="a video file")
     source.add_argument("--webcam", action="store_true", help="the first camera, in a window")
-
     parser.add_argument(
         "--output",
         type=Path,
@@ -244,9 +183,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         help="folder for the results, in which no input may lie; results of an earlier run there are replaced",
     )
 
-
-def _add_words(parser: argparse.ArgumentParser) -> None:
-    # Classes
+    # Words
     parser.add_argument(
         "--classes",
         required=True,
@@ -259,8 +196,31 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         default="synonyms",
         help="of 'dog | puppy < animal', dog alone, dog and puppy (default), or a class 'animal' of all three",
     )
+    add_background_option(parser)
 
-    # What is none of them
+    # Results
+    parser.add_argument(
+        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
+    )
+    parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
+    parser.add_argument(
+        "--boxes",
+        action="store_true",
+        help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
+
+    # How a long list is processed
+    parser.add_argument("--resume", action="store_true", help="leave out the images that are done, as settings were")
+    parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
+    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+    add_model_options(parser)
+    return parser
+
+
+def add_background_option(parser: argparse.ArgumentParser) -> None:
+    """Add --background, alone or with words."""
     parser.add_argument(
         "--background",
         nargs="?",
@@ -273,27 +233,8 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
-    )
-
-    # What is written
-    parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
-    parser.add_argument(
-        "--boxes",
-        action="store_true",
-        help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
-    )
-    parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
-
-
 def main(args: argparse.Namespace) -> None:
-    """Segment, and exit with 1 if a file could not be read.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Segment, and exit with 1 if a file could not be read."""
     # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
 
@@ -302,14 +243,11 @@ def main(args: argparse.Namespace) -> None:
         stack.enter_context(one_message())
         inputs = args.inputs or args.input
         files = find_inputs(inputs, args.output) if inputs else {}
-        check_processes(args)
-        if args.boxes:
-            check_boxes(args)
-        build_predictor, words, background = read_request(args)
+        check_options(args)
+        build_predictor, words = read_request(args)
         if files:
-            heat_maps = heat_map_words(words, background) if args.heat_maps else ()
-            written = {"heat_maps": heat_maps, "boxes": args.boxes, "overlay": not args.no_overlay}
-            folder = ResultFolder(args.output, files, **written)
+            heat_maps = words.names if args.heat_maps else ()
+            folder = ResultFolder(args.output, files, heat_maps, boxes=args.boxes, overlay=not args.no_overlay)
         elif args.video_input:
             check_apart([Path(args.video_input)], [args.output])
         if is_first_process() and not args.webcam:
@@ -319,33 +257,26 @@ def main(args: argparse.Namespace) -> None:
         if files:
             launch(partial(segment_share, folder=folder), args)
             folder.finish()
-        segment_video(with_method(build_predictor(), args.method), args, words, background)
+        segment_video(with_method(build_predictor(), args.method), args, words)
 
 
-def read_request(
-    args: argparse.Namespace,
-) -> tuple[Callable[[], TCLPredictor], list[str | list[str]], bool | list[str]]:
-    """Return a function that builds the model (see read_model), the class words, and whether there is a background."""
+def read_request(args: argparse.Namespace) -> tuple[Callable[[], TCLPredictor], Words]:
+    """Return a function that builds the model (see read_model), and the words."""
     options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
-    build_predictor = read_model(args, *options)
-    words, background = read_classes(args.classes, args.background)
-    words = at_specificity(words, args.specificity)
-    read_vocabulary(words, background)  # says what does not work, before the model is built
-    return build_predictor, words, background
+    build_predictor = read_model(args, *options)  # which registers the user's benchmarks
+    return build_predictor, read_words(args.classes, args.background, args.specificity)
 
 
-def check_boxes(args: argparse.Namespace) -> None:
-    """Raise a RuntimeError where boxes cannot be drawn, and a ValueError for those of a video."""
-    if args.webcam or args.video_input:
-        raise ValueError("--boxes are drawn on images, not on the frames of a video")
-    check_opencv()
-
-
-def check_processes(args: argparse.Namespace) -> None:
-    """Raise a ValueError for GPUs that are not there, and for several processes where there is one to do."""
+def check_options(args: argparse.Namespace) -> None:
+    """Check that the options go together, and that GPUs and packages are there."""
+    is_video = args.webcam or args.video_input
+    if args.boxes:
+        if is_video:
+            raise ValueError("--boxes are drawn on images, not on the frames of a video")
+        check_opencv()
     if min(args.num_gpus, args.num_processes) < 1:
         raise ValueError("--num-gpus and --num-processes are at least 1")
     if args.num_gpus > max(1, torch.cuda.device_count()):
         raise ValueError(f"--num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
-    if max(args.num_gpus, args.num_processes) > 1 and (args.webcam or args.video_input):
+    if max(args.num_gpus, args.num_processes) > 1 and is_video:
         raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")

@@ -29,14 +29,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def segment_files(segmentor: OnnxSegmentor, sources: Sequence[Source], output: Path, heat_maps: bool) -> None:
-    """Segment files one after another, and say what could not be read.
-
-    Args:
-        segmentor: the model.
-        sources: the files.
-        output: folder of the results.
-        heat_maps: whether to write a picture of each class's scores.
-    """
+    """Segment files one after another, and say which could not be read."""
     for number, source in enumerate(sources, 1):
         try:
             segmentation = segmentor(source.path, labels_only=not heat_maps)
@@ -49,18 +42,14 @@ def segment_files(segmentor: OnnxSegmentor, sources: Sequence[Source], output: P
 
 
 def main(args: argparse.Namespace) -> None:
-    """Segment, and exit with 1 if a file could not be read.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Segment, and exit with 1 if a file could not be read."""
     # File names need not be UTF-8
     sys.stdin.reconfigure(errors="surrogateescape")
 
     with one_message(OSError, ValueError, ImportError):
         files = find_inputs(args.inputs, args.output)
         segmentor = OnnxSegmentor(args.onnx, args.embeddings, num_threads=args.threads)
-        folder = ResultFolder(args.output, files, heat_maps=segmentor.vocabulary.names if args.heat_maps else ())
+        folder = ResultFolder(args.output, files, segmentor.vocabulary.names if args.heat_maps else ())
 
         with locked_folder(args.output, PURPOSE, "--output"):
             sources = folder.begin({"--onnx": str(args.onnx), "--heat-maps": args.heat_maps})

@@ -1,4 +1,4 @@
-"""Videos and a webcam's frames: segmented one after the other, written as a video or shown in a window."""
+"""Videos and a webcam's frames: segmented one by one, written as a video or shown in a window."""
 
 import argparse
 import os
@@ -12,19 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..predictor import TCLPredictor
+from ..utils.vocabulary import Words
 
 
-def segment_video(
-    predictor: TCLPredictor, args: argparse.Namespace, words: list[str | list[str]], background: bool | list[str]
-) -> None:
-    """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed.
-
-    Args:
-        predictor: of the model.
-        args: of the command `segment`.
-        words: a vocabulary.
-        background: whether there is one, or its words.
-    """
+def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> None:
+    """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
     try:
         import cv2
     except ImportError as error:
@@ -39,7 +31,7 @@ def segment_video(
 
     # Segment frame by frame
     images = tqdm(read_frames(capture), total=count, unit="frame")
-    segmentations = (predictor(image, words, background, labels_only=True) for image in images)
+    segmentations = (predictor(image, words, labels_only=True) for image in images)
     pictures = (segmentation.draw_overlay(shares=False)[..., ::-1] for segmentation in segmentations)
     if args.webcam:
         show(cv2, pictures)
@@ -66,14 +58,7 @@ def show(cv2: ModuleType, pictures: Iterator[np.ndarray]) -> None:
 
 
 def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, path: Path) -> None:
-    """Write a video as an mp4 file; Ctrl-C ends it there.
-
-    Args:
-        cv2: OpenCV.
-        pictures: BGR uint8 [H, W, 3], of one size.
-        rate: pictures a second.
-        path: of the file.
-    """
+    """Write BGR pictures uint8 [H, W, 3] of one size as an mp4 file, `rate` a second; Ctrl-C ends it there."""
     unfinished = path.with_name(f".{path.name}.tmp.mp4")  # OpenCV takes the format from the name's end
     writer = None
     try:

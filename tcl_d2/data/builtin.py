@@ -8,8 +8,8 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 
 from ..assets import FOLDER as ASSETS
+from ..segmentation.drawing import distinct_colors
 from ..utils.files import path_within
-from ..utils.visualizer import distinct_colors
 from ..utils.words import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
 from .class_words import read_class_words

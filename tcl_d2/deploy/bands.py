@@ -12,7 +12,7 @@ _BYTES_AT_ONCE = 64 * 2**20  # of the scores of a band
 
 
 class ScoreBands:
-    """Runs the windows of an image row by row, and averages what rows of the result need of them."""
+    """Runs the windows of an image row by row, and averages what each band of the result needs of them."""
 
     def __init__(
         self,
@@ -27,7 +27,6 @@ class ScoreBands:
         Args:
             image: as the model sees it, RGB uint8 [H, W, 3].
             size: height and width of the result.
-            card: of the model.
             predict: crops fp32 [n, 3, h, w] -> scores of words fp32 [n, W, h', w'], at any resolution.
             num_words: W.
         """
@@ -46,7 +45,7 @@ class ScoreBands:
         self._windows: dict[int, np.ndarray] = {}  # the scores of the windows of a row, by its top
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield rows of the result, from the top on, and their scores fp32 [W, rows, width]."""
+        """Yield rows of the result, from the top down, and their scores fp32 [W, rows, width]."""
         rows, columns = (make_side(*sides) for sides in zip(self.image.shape, self.size))
         longest = max(self.size[1], self.image.shape[1])
         step = max(1, _BYTES_AT_ONCE // (4 * self.num_words * longest))
@@ -62,7 +61,7 @@ class ScoreBands:
             yield band, part.apply(columns.apply(scores[..., columns.span], -1), -2)
 
     def _average(self, rows: slice) -> np.ndarray:
-        """Return scores [W, rows, W'] of rows of the image, averaged over the windows that see them."""
+        """Average scores [W, rows, W'] of rows of the image over the windows that see them."""
         tops = [top for top in self.tops if top < rows.stop and top + self.crop[0] > rows.start]
         self._windows = {top: scores for top, scores in self._windows.items() if top in tops}
         height, width = rows.stop - rows.start, self.image.shape[1]

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how images, windows, words and scores go with its graph."""
+"""Cards: what an exported file says of itself, so that images, windows, words and scores go with its graph."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..utils.files import BLANK, digest_file
-from ..utils.words import result_names
+from ..utils.vocabulary import Words
 from ..version import __version__
 
 FORMAT = 2  # to be raised where a reader of the old format would go wrong
@@ -17,49 +17,29 @@ KEY = "tcl_d2"  # of the card among a file's metadata
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class VocabularyCard:
-    """The classes of a segmentation, and the word of each text embedding.
+@dataclass(frozen=True, kw_only=True)
+class VocabularyCard(Words):
+    """Words, and where their text embeddings are.
 
     Attributes:
-        classes: the word, or the list of words, of each class, without the background.
-        background: whether a background comes before them; or its words.
         word_indices: index of the text embedding of each word of each class.
-        class_indices: index of that class; the background is 0, if there is one. The number of classes for words of no
-            class.
-        negative: negative words, which are of no class.
+        class_indices: index of that class, with the background as 0, if there is one; for negative words, the number
+            of classes.
     """
 
-    classes: list[str | list[str]]
-    background: bool | list[str]
     word_indices: list[int]
     class_indices: list[int]
-    negative: list[str] = field(default_factory=list)
-
-    @property
-    def has_background(self) -> bool:
-        return self.background is not False
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, with the background, without what is of no class."""
-        return len(self.classes) + int(self.has_background)
 
     @property
     def num_embeddings(self) -> int:
         return max(self.word_indices) + 1
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all that a pixel may be."""
-        return result_names(self.classes, self.has_background, self.negative)
 
     def check(self) -> None:
         """Raise a ValueError if the indices do not go together."""
         indices = self.class_indices
         if not indices or len(indices) != len(self.word_indices) or min(*indices, *self.word_indices) < 0:
             raise ValueError("its words do not go with its classes")
-        if not self.classes or max(indices) > self.num_classes:
+        if not self.classes or max(indices) > len(self.classes) + int(self.has_background):
             raise ValueError("its words are of classes that it does not have")
 
 
@@ -68,15 +48,12 @@ class ModelCard:
     """How an exported graph is used.
 
     Attributes:
-        method: what the model is, for people.
         output: "scores", or "labels".
         text_encoder: digest of the model that text embeddings come from.
-        embed_dim: size of text embeddings.
         min_size: short side of the images that the model sees, in pixels; 0: as they are.
         max_size: greatest length of the long side, in pixels.
         crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
         stride: step between windows, in pixels.
-        windows_at_once: windows of one run.
         patch_size: windows that are smaller are padded, in pixels.
         pad_to: windows are padded to multiples of so many pixels; 1: not at all.
         pixel_mean: color of the padding, RGB in 0..255.
@@ -108,7 +85,6 @@ class ModelCard:
     external_data: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise a ValueError if values are out of their ranges."""
         sizes = (self.max_size, self.windows_at_once, self.patch_size, self.pad_to)
         if min(sizes) < 1 or min(self.min_size, self.crop_size) < 0 or len(self.pixel_mean) != 3:
             raise ValueError("its sizes are out of their ranges")
@@ -124,37 +100,21 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class EmbeddingsCard:
-    """What a file of text embeddings says of itself.
-
-    Attributes:
-        text_encoder: see ModelCard.
-        vocabulary: whose embeddings they are.
-    """
+    """What a file of text embeddings says of itself."""
 
     text_encoder: str
     vocabulary: VocabularyCard
 
     def check(self) -> None:
-        """Raise a ValueError if the vocabulary does not go together."""
         self.vocabulary.check()
 
 
 def write_card(card: ModelCard | EmbeddingsCard) -> str:
-    """Return the text of a card."""
     return json.dumps({"format": FORMAT, "version": __version__, **asdict(card)})
 
 
 def read_card(card_type: type, text: str, path: object) -> ModelCard | EmbeddingsCard:
-    """Read the text of a card.
-
-    Args:
-        card_type: ModelCard or EmbeddingsCard.
-        text: as write_card makes it.
-        path: of the file, for errors.
-
-    Raises:
-        ValueError: it is of another format, or damaged; names the file, and says what to do.
-    """
+    """Read a card of a type from what write_card wrote; ValueError names the file and says what to do."""
     try:
         values = json.loads(text)
         file_format, version = values.pop("format"), values.pop("version")
@@ -181,18 +141,18 @@ def read_card(card_type: type, text: str, path: object) -> ModelCard | Embedding
 
 
 def check_files(path: str | Path, card: ModelCard) -> None:
-    """Check an ONNX file and its external data by the checksums of its card; warn where that has none.
+    """Check an ONNX file and its external data by the checksums of its card; warn if it has none.
 
     Raises:
-        OSError, ValueError: a file cannot be read, or is not the one that was exported; names it, and says what to do.
+        OSError, ValueError: a file cannot be read, or is not the one that was exported.
     """
     if card.sha256 == BLANK:
-        logger.warning("'%s' has no checksum, so that damage is not found: export it again", path)
+        logger.warning("'%s' has no checksums, so damage goes unnoticed: export it again", path)
         return
 
     for name, digest in {Path(path).name: card.sha256, **card.external_data}.items():
         if digest_file(file := Path(path).with_name(name), digest) != digest:
             raise ValueError(
-                f"'{file}' is not the file that was exported with '{path}': its SHA-256 differs. It is damaged, or "
-                "another model's: get it again. If you changed it, tcl_d2.export.add_checksums(path) updates its card"
+                f"'{file}' is not the file that was exported with '{path}': its SHA-256 differs. It is damaged or "
+                "of another model: get it again. If you changed it, tcl_d2.export.add_checksums(path) updates its card"
             )

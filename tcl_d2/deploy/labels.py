@@ -1,4 +1,4 @@
-"""From scores of words to classes: the rules of the models, on arrays."""
+"""From scores of words to classes: modeling.score_rules on arrays, without torch."""
 
 import math
 
@@ -8,21 +8,15 @@ from .card import ModelCard, VocabularyCard
 
 
 class ScoreRule:
-    """What a model makes of the scores of words."""
+    """Makes labels or class scores of the scores of words."""
 
     def __init__(self, card: ModelCard, vocabulary: VocabularyCard):
-        """Take the rule from the cards.
-
-        Args:
-            card: of the model.
-            vocabulary: of the segmentation.
-        """
         self.logit_scale = card.logit_scale
         self.area_threshold = card.area_threshold
         self.vocabulary = vocabulary
         self.words, self.classes = (np.array(x) for x in (vocabulary.word_indices, vocabulary.class_indices))
 
-        # With a softmax, a pixel whose best probability reaches the score is no background
+        # With a softmax, a pixel whose best probability equals the score is no background
         self.highest_background = np.float32(card.background_score)
         if self.logit_scale:
             self.highest_background = np.nextafter(self.highest_background, np.float32(-math.inf))
@@ -30,8 +24,7 @@ class ScoreRule:
     def best_class(self, scores: np.ndarray) -> np.ndarray:
         """Return the class of the best word of each pixel, or the background: scores [W, H, W'] -> int64 [H, W']."""
         scores = self._word_scores(scores)
-        winner = scores.argmax(0)
-        labels = self.classes[winner]
+        labels = self.classes[scores.argmax(0)]
         if self.vocabulary.has_background:
             labels[scores.max(0) <= self.highest_background] = 0
         return labels
@@ -55,7 +48,6 @@ class ScoreRule:
             np.maximum(scores[0], self.highest_background, out=scores[0])
 
     def _word_scores(self, scores: np.ndarray) -> np.ndarray:
-        """Return the scores of the words of the classes; with a softmax, their probabilities."""
         scores = scores[self.words]
         if self.logit_scale:
             scores *= np.float32(self.logit_scale)

@@ -19,16 +19,15 @@ class Side(NamedTuple):
     share: np.ndarray
 
     def part(self, start: int, stop: int) -> "Side":
-        """Return the side of the target values from `start` to before `stop`."""
+        """Select target values."""
         return Side(*(values[start:stop] for values in self))
 
     @property
     def span(self) -> slice:
-        """The source values that are needed."""
         return slice(int(self.first[0]), int(self.second[-1]) + 1)
 
     def apply(self, values: np.ndarray, axis: int) -> np.ndarray:
-        """Resize an axis, of which `values` has the span alone."""
+        """Resize an axis; of it, `values` has only the span."""
         start = self.first[0]
         first, second = values.take(self.first - start, axis), values.take(self.second - start, axis)
         share = self.share if axis == -1 else self.share[:, None]
@@ -36,7 +35,6 @@ class Side(NamedTuple):
 
 
 def make_side(source: int, target: int) -> Side:
-    """Return how a side of `source` values becomes one of `target` values."""
     scale = np.float32(source) / np.float32(target)
     position = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     position = position.clip(0)
@@ -45,6 +43,6 @@ def make_side(source: int, target: int) -> Side:
 
 
 def resize(values: np.ndarray, rows: Side, columns: Side) -> np.ndarray:
-    """Resize fp32 [..., h, w], of which rows and columns have the spans' part or more, to [..., H, W]."""
+    """Resize fp32 [..., h, w] to [..., H, W]."""
     values = values[..., rows.span, columns.span]
     return rows.apply(columns.apply(values, -1), -2)

@@ -9,7 +9,7 @@ import numpy as np
 from ..segmentation import Segmentation
 from ..utils.images import ImageLike, as_array
 from ..utils.resize import resize_bilinear, segmentation_size
-from ..utils.vocabulary import read_background, read_vocabulary
+from ..utils.vocabulary import BackgroundLike, ClassesLike, Words, read_background
 from ..utils.words import as_lists
 from .bands import ScoreBands
 from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, check_files, read_card
@@ -40,16 +40,14 @@ class OnnxSegmentor:
         """Load an exported model.
 
         Args:
-            path: of the ONNX file, whose output are scores.
+            path: of an ONNX file that gives scores.
             embeddings: file of text embeddings (.npz), where they are an input of the model.
             providers: ONNX Runtime's execution providers, in their order; None: all that are installed.
             num_threads: threads of one run; 0: as many as cores.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ImportError: ONNX Runtime is not installed.
-            ValueError: a file cannot be read, is damaged or of another version, or the two do not go together; says
-                what to do.
+            FileNotFoundError, ImportError, ValueError: a file is missing, damaged or of another version, the two do
+                not go together, or ONNX Runtime is not installed; says what to do.
         """
         self.path = path
         self.session = _open_session(path, providers, num_threads)
@@ -66,21 +64,11 @@ class OnnxSegmentor:
         elif embeddings is not None:
             raise ValueError(f"'{path}' was exported with its classes: leave {embeddings} out, or export without them")
 
-    @property
-    def words(self) -> list[str | list[str]]:
-        """The word, or the list of words, of each class, without the background."""
-        return self.vocabulary.classes
-
-    @property
-    def background(self) -> bool | list[str]:
-        """Whether there is a background besides; or its words."""
-        return self.vocabulary.background
-
     def __call__(
         self,
         image: ImageLike,
-        classes: Sequence[str | Sequence[str]] | None = None,
-        background: bool | Sequence[str] | None = None,
+        classes: ClassesLike | None = None,
+        background: BackgroundLike = None,
         *,
         labels_only: bool = False,
     ) -> Segmentation:
@@ -92,34 +80,30 @@ class OnnxSegmentor:
             background: likewise.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
 
-        Returns:
-            the segmentation, of the image's size.
-
         Raises:
-            ValueError: no image, other classes than those of the file, too little memory, or see predict.
+            ValueError: no image, other classes than those of the file, or too little memory.
         """
         self._check_classes(classes, background)
-        pixels = as_array(image)
+        words, pixels = self.vocabulary, as_array(image)
 
         # Resize the image for the model
         size = pixels.shape[:2]
         model_size = segmentation_size(*size, self.card.min_size, self.card.max_size)
         resized = pixels if model_size == size else resize_bilinear(pixels, *model_size)
 
-        bands = ScoreBands(resized, size, self.card, self.predict, self.vocabulary.num_embeddings)
+        bands = ScoreBands(resized, size, self.card, self.predict, words.num_embeddings)
         try:
             labels, scores = self._segment(bands, size, labels_only)
         except MemoryError:
-            raise ValueError(f"memory ran out for an image of {size[1]} x {size[0]} pixels: shrink it") from None
-        has_background, has_negative = self.vocabulary.has_background, bool(self.vocabulary.negative)
-        return Segmentation(pixels, self.vocabulary.names, labels, has_background, scores, has_negative)
+            gigabytes = 4 * len(words.names) * np.prod(size) / 1e9
+            raise ValueError(
+                f"memory ran out for an image of {size[1]} x {size[0]} pixels, whose scores take {gigabytes:.1f} GB: "
+                "ask for labels alone (labels_only=True), or shrink it"
+            ) from None
+        return Segmentation(pixels, words.names, labels, words.has_background, scores, bool(words.negative))
 
     def predict(self, crops: np.ndarray) -> np.ndarray:
-        """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w'].
-
-        Raises:
-            ValueError: ONNX Runtime cannot, as where its memory runs out; says why.
-        """
+        """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w']."""
         try:
             return self.session.run(["scores"], {"images": crops, **self._inputs})[0]
         except Exception as error:  # its types are its own, without a common base
@@ -130,39 +114,31 @@ class OnnxSegmentor:
     def _segment(
         self, bands: ScoreBands, size: tuple[int, int], labels_only: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the labels int64 [H, W], and the scores fp32 [K, H, W], unless labels alone are wanted."""
+        """Return labels int64 [H, W], and scores fp32 [K, H, W] or None."""
         rule = ScoreRule(self.card, self.vocabulary)
         if labels_only and not self.card.area_threshold:
             return np.concatenate([rule.best_class(scores) for _, scores in bands]), None
 
         # Hold the scores of all classes
-        shape = (len(self.vocabulary.names), *size)
-        try:
-            scores = np.empty(shape, np.float32)
-        except MemoryError:
-            raise ValueError(
-                f"no memory for the scores of {shape[0]} classes at {size[0]} x {size[1]} pixels, "
-                f"{4 * np.prod(shape) / 1e9:.1f} GB: ask for labels alone (labels_only=True), or shrink the image"
-            ) from None
+        scores = np.empty((len(self.vocabulary.names), *size), np.float32)
         for rows, word_scores in bands:
             scores[:, rows] = rule.class_scores(word_scores)
         rule.finish(scores)
         return scores.argmax(0), None if labels_only else scores
 
-    def _check_classes(self, classes: Sequence | None, background: bool | Sequence[str] | None) -> None:
-        """Check that classes are those of the file; ValueError names them."""
-        is_same = background is None or read_background(background) == read_background(self.background)
+    def _check_classes(self, classes: ClassesLike | None, background: BackgroundLike) -> None:
+        expected = self.vocabulary
+        is_same = background is None or read_background(background) == expected.background
         if classes is not None:
-            words, _, negative = read_vocabulary(classes)
-            is_same &= as_lists(words) == as_lists(self.words) and negative == self.vocabulary.negative
+            words = Words.read(classes)
+            is_same &= as_lists(words.classes) == as_lists(expected.classes) and words.negative == expected.negative
         if not is_same:
             raise ValueError(
-                f"'{self.path}' was exported for {', '.join(self.vocabulary.names)}: export it with other classes, or "
+                f"'{self.path}' was exported for {', '.join(expected.names)}: export it with other classes, or "
                 "without any, for text embeddings as an input"
             )
 
     def _read_embeddings(self, path: str | Path | None) -> tuple[np.ndarray, VocabularyCard]:
-        """Read a file of text embeddings fp32 [W, D]; errors as __init__'s."""
         if path is None:
             raise ValueError(
                 f"'{self.path}' was exported without classes: give a file of text embeddings beside it (--embeddings; "
@@ -186,7 +162,6 @@ class OnnxSegmentor:
 
 
 def _open_session(path: str | Path, providers: Sequence[str] | None, num_threads: int) -> "InferenceSession":
-    """Open an ONNX file; errors as OnnxSegmentor's."""
     try:
         import onnxruntime
     except ImportError:

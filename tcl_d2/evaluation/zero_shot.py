@@ -16,8 +16,8 @@ from torch import Tensor
 from ..data.dataset_files import rows_by_file_name
 from ..data.labels import LabelMapper
 from ..modeling.dataset_classes import dataset_class_names
+from ..segmentation.drawing import distinct_colors, draw_palette, save_picture
 from ..utils.files import path_within
-from ..utils.visualizer import distinct_colors, save_palette_png
 from .build import EVALUATOR_REGISTRY
 from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
 from .measures import Measure, build_measures
@@ -201,7 +201,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             self.update_statistics(prediction, label.to(prediction.device))
             if self._predictions is not None:
                 path = prediction_path(self._predictions, self._dataset_dicts[file_name])
-                save_palette_png(prediction.cpu().numpy(), self._colors, path)
+                save_picture(draw_palette(prediction.cpu().numpy(), self._colors), path)
             if self._progress is not None:
                 self._done.append(file_name)
                 if self._progress.is_due:

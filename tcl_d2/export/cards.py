@@ -1,6 +1,5 @@
 """What is written beside an exported graph, taken from a model and its configuration."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from detectron2.config import CfgNode
@@ -8,19 +7,13 @@ from torch import Tensor
 
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
-from ..modeling.vocabulary import ClassWords, WordSubset, join_vocabularies
+from ..modeling.vocabulary import WordSubset, join_vocabularies
 from ..utils.tensors import digest_weights
-from ..utils.vocabulary import read_vocabulary
+from ..utils.vocabulary import BackgroundLike, ClassesLike, Words
 
 
 class EmbeddedVocabulary(NamedTuple):
-    """A vocabulary as it is exported.
-
-    Attributes:
-        text: text features of all words [W, D].
-        subset: the words of each class.
-        card: what is written of it.
-    """
+    """A vocabulary as it is exported, with the text features of its words [W, D]."""
 
     text: Tensor
     subset: WordSubset
@@ -28,36 +21,20 @@ class EmbeddedVocabulary(NamedTuple):
 
 
 def embed_vocabulary(
-    model: ZeroShotSegmentor, classes: Sequence[ClassWords], background: bool | Sequence[str] = False
+    model: ZeroShotSegmentor, classes: ClassesLike, background: BackgroundLike = False
 ) -> EmbeddedVocabulary:
-    """Embed the words of classes as a model does; errors as ZeroShotSegmentor.set_vocabulary.
-
-    Args:
-        model: the model.
-        classes: see set_vocabulary; entries such as "not: shadow" are negative words.
-        background: see set_vocabulary.
-    """
-    classes, background, negative = read_vocabulary(classes, background)
-    words, (subset,) = join_vocabularies([model.make_vocabulary(classes, background, negative)])
-    text = model.embed_vocabulary(words, model.templates)
-    card = VocabularyCard(classes, background, subset.words.tolist(), subset.classes.tolist(), negative)
-    return EmbeddedVocabulary(text, subset, card)
+    """Embed the words of classes, given as to a predictor, as a model does."""
+    words = Words.read(classes, background)
+    texts, (subset,) = join_vocabularies([model.make_vocabulary(words)])
+    card = VocabularyCard(**vars(words), word_indices=subset.words.tolist(), class_indices=subset.classes.tolist())
+    return EmbeddedVocabulary(model.embed_vocabulary(texts, model.templates), subset, card)
 
 
 def make_card(
     model: ZeroShotSegmentor, cfg: CfgNode, output: str = "scores", vocabulary: VocabularyCard | None = None
 ) -> ModelCard:
-    """Make the card of a model.
-
-    Args:
-        model: the model.
-        cfg: its configuration.
-        output: of the graph, "scores" or "labels".
-        vocabulary: in the graph; None where text embeddings are an input.
-    """
+    """Make the card of a model whose graph gives "scores" or "labels", with a vocabulary if that is in the graph."""
     patch_size = model.clip.patch_size
-    pad_to = model.pad_to or patch_size  # None: to whole patches
-
     return ModelCard(
         # Model and words
         method=cfg.MODEL.META_ARCHITECTURE,
@@ -71,7 +48,7 @@ def make_card(
         stride=model.stride,
         windows_at_once=8,
         patch_size=patch_size,
-        pad_to=pad_to,
+        pad_to=model.pad_to or patch_size,
         pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
         # Scores
         background_score=model.background_score,

@@ -1,6 +1,7 @@
 """The modules that are exported: from crops of images to the scores of words, or to labels."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -27,49 +28,26 @@ def check_exportable(model: nn.Module) -> None:
 
 
 class CropScores(nn.Module):
-    """Scores of words, at the masks' own resolution, which what runs the graph enlarges and averages over windows."""
+    """Scores of words at the masks' own resolution; whoever runs the graph enlarges and averages them over windows."""
 
     def __init__(self, model: ZeroShotSegmentor, text: Tensor | None = None):
-        """Copy what is exported of a model, on the CPU.
-
-        Args:
-            model: stays as it is; ValueError for one that cannot be exported.
-            text: text features of all words [W, D]; None: they are an input.
-        """
+        """Copy the exported parts of a model to the CPU, with the text features of all words [W, D] unless an input."""
         super().__init__()
         check_exportable(model)
         self.model = _graph_parts(model)
         self.register_buffer("text", None if text is None else text.detach().cpu().clone(), persistent=text is not None)
 
     def forward(self, images: Tensor, text: Tensor | None = None) -> Tensor:
-        """Compute scores.
-
-        Args:
-            images: crops [B, 3, H, W], RGB in 0..255, padded as the model pads them.
-            text: text features of all words [W, D], where they are an input.
-
-        Returns:
-            scores of the words, fp32 [B, W, h, w].
-        """
+        """Compute scores fp32 [B, W, h, w] of words in crops [B, 3, H, W], RGB in 0..255, padded as the model pads."""
         text = self.text if text is None else text
         features = self.model.encode((images - self.model.pixel_mean) / self.model.pixel_std)
         return self.model.predict_masks(self.model.prepare(features, text), text, slice(None))
 
 
 class CropLabels(nn.Module):
-    """Labels of crops, for programs that do without windows: the class with the largest score, or the background."""
+    """Labels of crops, for programs that do without windows: RunningArgmax behind the scores of a fixed vocabulary."""
 
     def __init__(self, scores: CropScores, subset: WordSubset, settings: ScoreSettings):
-        """Put the rule of labels behind scores.
-
-        Args:
-            scores: of a fixed vocabulary.
-            subset: the vocabulary.
-            settings: how scores become labels.
-
-        Raises:
-            ValueError: the rule needs the scores of whole images.
-        """
         super().__init__()
         if settings.area_threshold:
             raise ValueError("TEST.ZERO_SHOT.AREA_THRESHOLD needs whole images: for labels of crops, set it 0")
@@ -80,21 +58,17 @@ class CropLabels(nn.Module):
         self.register_buffer("classes", subset.classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute labels int64 [B, H, W] of crops [B, 3, H, W], RGB in 0..255; see RunningArgmax."""
+        """Compute labels int64 [B, H, W] of crops [B, 3, H, W], RGB in 0..255."""
         scores = resize_scores(self.scores(images), images.shape[-2:])[:, self.words]
         best, winner = scores.max(1)
-        labels = self.classes[winner]
-        if not self.background:
-            return labels
-
-        if self.settings.logit_scale:
-            scale = self.settings.logit_scale
+        if scale := self.settings.logit_scale:
             best = (scale * best - torch.logsumexp(scale * scores, 1)).exp()
-        return labels.masked_fill(best <= self.settings.highest_background, 0)
+        lowest = self.settings.highest_background if self.background else -math.inf
+        return self.classes[winner].masked_fill(best <= lowest, 0)
 
 
 def _graph_parts(model: ZeroShotSegmentor) -> ZeroShotSegmentor:
-    """Copy a model without what no graph needs, and with a PAMR that can be exported."""
+    """Copy a model without the parts that no graph needs, and with a PAMR that can be exported."""
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     model.losses = nn.ModuleDict()
     image_tower = nn.Module()

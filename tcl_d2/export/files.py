@@ -15,12 +15,7 @@ _LARGEST = 2_000_000_000  # bytes of weights in an ONNX file, which can have 2 G
 
 
 def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
-    """Export a module for any number of crops, of any size from two patches on, and any number of words.
-
-    Args:
-        module: CropScores or CropLabels.
-        card: of the model.
-    """
+    """Export CropScores or CropLabels for any number of crops, of any size from two patches on, and of words."""
     # Sizes of the example stand for any: no two are the same
     side = 4 * max(card.pad_to, card.patch_size)
     inputs, shapes = [torch.zeros(2, 3, side, side + side // 2)], [_crop_shape(card)]
@@ -32,32 +27,23 @@ def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
 
 
 def _crop_shape(card: ModelCard) -> dict[int, Dim]:
-    """Return which sides of crops may change: in whole multiples, where crops are padded to these."""
     height, width = Dim("height", min=2), Dim("width", min=2)
     multiple = card.pad_to if card.pad_to > 1 else card.patch_size
     return {0: Dim("batch", min=1), 2: multiple * height, 3: multiple * width}
 
 
 def save_program(module: nn.Module, path: Path, card: ModelCard) -> None:
-    """Write a module as torch.export.load reads it (.pt2), with the card in its file KEY.
-
-    Args:
-        module: CropScores or CropLabels.
-        path: of the file.
-        card: of the model.
-    """
+    """Write CropScores or CropLabels as torch.export.load reads them (.pt2), with the card in the file KEY."""
     program = make_program(module, card)
     with replacing(path) as unfinished:
         torch.export.save(program, unfinished, extra_files={KEY: write_card(card)})
 
 
 def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False) -> None:
-    """Write a module as an ONNX file, with the card in its metadata; weights of more than 2 GB as PATH.data beside it.
+    """Write CropScores or CropLabels as an ONNX file, with the card in its metadata.
 
     Args:
-        module: CropScores or CropLabels.
-        path: of the file.
-        card: of the model.
+        path: weights of more than 2 GB go to PATH.data beside it.
         int8: whether to hold the weights of linear layers in 8 bits.
     """
     import onnx_ir  # which torch.onnx needs, too
@@ -83,11 +69,7 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
 
 
 def add_checksums(path: str | Path) -> None:
-    """Write the checksums of an exported ONNX file, and of its external data, into its card: after a change of it.
-
-    Raises:
-        ValueError: the file has no card.
-    """
+    """Update the checksums in an exported ONNX file's card after a change; ValueError if it has no card."""
     import onnx
 
     # Find the card, and the files beside
@@ -110,19 +92,13 @@ def add_checksums(path: str | Path) -> None:
 
 
 def _quantize(path: Path) -> None:
-    """Quantize the linear layers of an ONNX file, in place: their weights to 8 bits, activations as they come."""
+    """Quantize the linear layers of an ONNX file, in place: weights to 8 bits, activations on the fly."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
 
 
 def save_embeddings(path: Path, text: Tensor, card: EmbeddingsCard) -> None:
-    """Write text embeddings as an .npz file, with their card.
-
-    Args:
-        path: of the file.
-        text: text features [W, D].
-        card: of their vocabulary.
-    """
+    """Write text features [W, D] as an .npz file, with their card."""
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, text=text.float().cpu().numpy(), card=write_card(card))

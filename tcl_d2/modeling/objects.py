@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.connected_components import Component, ComponentSettings, connected_components
-from ..utils.instances import make_instances
+from ..segmentation.objects import Component, ComponentSettings, connected_components, make_instances
 from .dataset_classes import Category
 from .vocabulary import WordSubset
 

@@ -15,10 +15,9 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
-from ..utils.connected_components import ComponentSettings
-from ..utils.visualizer import class_colors
-from ..utils.vocabulary import read_vocabulary
-from ..utils.words import result_names
+from ..segmentation.drawing import class_colors
+from ..segmentation.objects import ComponentSettings
+from ..utils.vocabulary import Words
 from .crop_segmentor import CropSegmentor
 from .dataset_classes import has_classes
 from .encoders.base import DualEncoder
@@ -282,11 +281,10 @@ class ZeroShotSegmentor(CropSegmentor):
             negative: words whose pixels are of no class, see make_vocabulary.
 
         Raises:
-            ValueError: see read_vocabulary and make_vocabulary.
+            ValueError: see Words.read and make_vocabulary.
         """
-        classes, background, negative = read_vocabulary(classes, background, negative)
-        request = {"classes": classes, "background": background, "negative": negative}
-        self._set_classes(_Classes([partial(make_vocabulary, **request)], templates))
+        words = Words.read(classes, background, negative)
+        self._set_classes(_Classes([partial(make_vocabulary, **vars(words))], templates))
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
@@ -312,8 +310,8 @@ class ZeroShotSegmentor(CropSegmentor):
         self, classes: Sequence[ClassWords], background: bool | Sequence[str] = False, negative: Sequence[str] = ()
     ) -> Vocabulary:
         """Make a vocabulary; arguments and errors as set_vocabulary's."""
-        classes, background, negative = read_vocabulary(classes, background, negative)
-        vocabulary = make_vocabulary(classes, background, negative=negative, identify=self.identify)
+        words = Words.read(classes, background, negative)
+        vocabulary = make_vocabulary(**vars(words), identify=self.identify)
         self._warn(vocabulary.words, self.templates)
         return vocabulary
 
@@ -339,7 +337,7 @@ class ZeroShotSegmentor(CropSegmentor):
         name = self._join_words(classes)[1][0].dataset_name
         if name is not None:
             return MetadataCatalog.get(name)
-        return _make_metadata(**classes.make[0].keywords)
+        return _make_metadata(Words(**classes.make[0].keywords))
 
     def _set_classes(self, classes: _Classes) -> None:
         if classes.templates is not None:
@@ -503,16 +501,13 @@ def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[Cl
     return _Classes([partial(dataset_vocabulary, name, deepcopy(class_words.get(name))) for name in names])
 
 
-def _make_metadata(
-    classes: Sequence[ClassWords], background: bool | Sequence[str], negative: Sequence[str]
-) -> Metadata:
-    """Make the metadata of a vocabulary: all classes are things, and, in a map of labels, stuff."""
-    has_background = background is not False
-    names = result_names(classes, has_background, negative)
-    colors = class_colors(len(names), has_background)
-    things = slice(int(has_background), int(has_background) + len(classes))
+def _make_metadata(words: Words) -> Metadata:
+    """Make the metadata of words: all classes are things, and, in a map of labels, stuff."""
+    first = int(words.has_background)
+    colors = class_colors(len(words.names), words.has_background)
+    things = slice(first, first + len(words.classes))
     return Metadata().set(
-        stuff_classes=names, stuff_colors=colors, thing_classes=names[things], thing_colors=colors[things]
+        stuff_classes=words.names, stuff_colors=colors, thing_classes=words.names[things], thing_colors=colors[things]
     )
 
 

@@ -1,7 +1,4 @@
-"""From specific to general: a class by its word alone, with its synonyms, or as a part of its parent.
-
-What users write of a class may have the words of its parent, a more general class, behind "<": "dog | puppy < animal".
-"""
+"""Specificity: a class by its first word, with its synonyms, or merged into its parent ("dog | puppy < animal")."""
 
 from collections.abc import Sequence
 
@@ -13,24 +10,16 @@ SPECIFICITIES = ("word", "synonyms", "parents")  # from specific to general
 def at_specificity(
     classes: str | Sequence[str | Sequence[str]], specificity: str = "synonyms"
 ) -> list[str | Sequence[str]]:
-    """Return classes as specific or as general as is asked for.
+    """Return classes without parents; entries of negative words stay as they are.
 
     Args:
         classes: the word or the words of each class, and behind "<" those of its parent; or one text, see split_words.
-        specificity: one of SPECIFICITIES:
-
-            "word": the first word of each class alone.
-            "synonyms": all words of each class. A pixel has the score of the best of them, as for any class of several
-                words: a synonym that does not fit takes nothing from one that fits, as it would in a mean.
-            "parents": one class for each parent, of the parent's words and of all words of its classes; a class
-                without a parent has its synonyms.
-
-    Returns:
-        a vocabulary without parents; negative words stay as they are, see split_negative.
+        specificity: "word": the first word of each class. "synonyms": all its words, of which a pixel has the best
+            score. "parents": one class for each parent, with its words and those of its classes.
 
     Raises:
-        ValueError: classes of another type, see list_words; another specificity; a "<" that is not between the words of
-            a class and those of its parent, or a parent of negative words.
+        ValueError: classes of another type, another specificity, or a "<" that is not between the words of a class and
+            those of its parent.
     """
     if specificity not in SPECIFICITIES:
         raise ValueError(f"The specificity is '{specificity}'; expected one of {', '.join(SPECIFICITIES)}.")
@@ -50,7 +39,7 @@ def at_specificity(
 
 
 def _split_parents(entry: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a class into its words and those of its parent, if it has one; errors as at_specificity."""
+    """Return the words of a class, and those of its parent, if it has one."""
     words = list(entry) if isinstance(entry, (list, tuple)) else [entry]
     if not any(isinstance(word, str) and "<" in word for word in words):
         return words, []
@@ -63,14 +52,7 @@ def _split_parents(entry: str | Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _merge_families(families: Sequence[tuple[list[str], list[str]]]) -> list[list[str]]:
-    """Make one class of all that have a parent of the same name, and of the parent where it is a class itself.
-
-    Args:
-        families: the words of each class, and those of its parent.
-
-    Returns:
-        the words of each class, at the place of its first one, and named by its parent.
-    """
+    """Merge classes with the same parent, and the parent where it is a class itself, in the place of the first."""
     merged, by_parent = [], {parents[0]: [] for _, parents in families if parents}
     for words, parents in families:
         family = by_parent.get((parents or words or [None])[0])

@@ -1,45 +1,77 @@
-"""What users ask for, read and checked at one place: classes, the words of the background, and negative words.
-
-The predictor, a model's `set_vocabulary` and inputs, exports and exported models all read these arguments here. Empty
-words ("", [], ()) and None are no words given: there is no background by them, and nothing negative.
-"""
+"""Words: what a user looks for, read and checked once, and from there on passed as one value."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from .specificity import at_specificity
-from .words import BACKGROUND, as_lists, list_words, split_negative
+from .words import BACKGROUND, as_lists, class_names, list_words, split_negative
 
 
-def read_vocabulary(
-    classes: str | Sequence[str | Sequence[str]],
-    background: bool | str | Sequence[str] | None = False,
-    negative: str | Sequence[str] | None = (),
-) -> tuple[list[str | list[str]], bool | list[str], list[str]]:
-    """Read the classes, the background and the negative words of a request; see TCLPredictor.__call__.
+@dataclass(frozen=True)
+class Words:
+    """The words of a request, as every part of the package takes them.
 
-    Returns:
-        the word or the list of words of each class; whether there is a background, or its words; negative words. Read
-        again, they stay the same.
-
-    Raises:
-        ValueError: an argument of another type, which is named; "background" among the class words, with a background
-            besides; or see at_specificity, split_negative.
+    Attributes:
+        classes: the word, or the list of words, of each class, without the background.
+        background: whether there is a background, as the class before them; or its words.
+        negative: words whose pixels belong to no class.
     """
-    background = read_background(background)
-    vocabulary, written_negative = split_negative(at_specificity(classes))
-    if background is not False and any(BACKGROUND in words for words in as_lists(vocabulary)):
-        raise ValueError(
-            f"'{BACKGROUND}' is one of the class words, and the background comes before them as a class of that name: "
-            "leave the word out, or go without the background."
-        )
-    negative = [] if negative is None else list_words("negative", negative)
-    return vocabulary, background, [*negative, *written_negative]
+
+    classes: list[str | list[str]]
+    background: bool | list[str] = False
+    negative: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(
+        cls,
+        classes: "Words | str | Sequence[str | Sequence[str]]",
+        background: bool | str | Sequence[str] | None = False,
+        negative: str | Sequence[str] | None = (),
+    ) -> "Words":
+        """Read what a user wrote, see TCLPredictor.__call__; `Words` stay as they are.
+
+        Raises:
+            ValueError: an argument of another type, which is named; "background" is a class besides the background; or
+                see at_specificity, split_negative.
+        """
+        if isinstance(classes, Words):
+            return classes
+        background = read_background(background)
+        classes, written_negative = split_negative(at_specificity(classes))
+        if background is not False and any(BACKGROUND in words for words in as_lists(classes)):
+            raise ValueError(
+                f"'{BACKGROUND}' is one of the class words, and also the name of the background: leave the word out, "
+                "or go without the background."
+            )
+        negative = [] if negative is None else list_words("negative", negative)
+        return cls(classes, background, [*negative, *written_negative])
+
+    @property
+    def has_background(self) -> bool:
+        return self.background is not False
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all that a pixel may be, in the order of the labels; the last may be "not: shadow | tree"."""
+        first = [BACKGROUND] if self.has_background else []
+        last = [f"not: {' | '.join(self.negative)}"] if self.negative else []
+        return [*first, *class_names(self.classes), *last]
+
+    @property
+    def count(self) -> int:
+        """The number of words."""
+        background = self.background if isinstance(self.background, list) else []
+        return sum(map(len, as_lists(self.classes))) + len(background) + len(self.negative)
 
 
-def read_background(background: bool | str | Sequence[str] | None) -> bool | list[str]:
-    """Return whether there is a background, or its words; ValueError for another type."""
+ClassesLike = Words | str | Sequence[str | Sequence[str]]
+BackgroundLike = bool | str | Sequence[str] | None
+
+
+def read_background(background: BackgroundLike) -> bool | list[str]:
+    """Return whether there is a background, or its words; None and no words are no background."""
     if background is None or isinstance(background, (bool, np.bool_)):
         return bool(background)
     return list_words("background", background) or False

@@ -1,7 +1,7 @@
-"""Words of classes: each class has one or several.
+"""Words as users write them.
 
-In a vocabulary, a class is its word (str), or the list of its words. The first word is the class's name. What users
-write has negative words besides, see split_negative, and parent words, see utils.specificity.
+A class is a word (str) or a list of words, the first of which is its name. Users write negative words ("not: shadow",
+see split_negative) and parents ("dog < animal", see utils.specificity) among the classes.
 """
 
 import re
@@ -16,28 +16,21 @@ _NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative
 
 
 def split_words(text: str) -> list[str | list[str]]:
-    """Return the classes of a text such as "person | man | woman, grass".
-
-    Commas separate classes, and bars the words of a class.
-    """
+    """Return the classes of a text such as "person | man, grass": commas separate classes, bars a class's words."""
     classes = [strip_all(part.split("|")) for part in text.split(",")]
     return as_vocabulary(words for words in classes if words)
 
 
 def split_background_words(text: str) -> list[str]:
-    """Return the words of a background, such as "sky, wall | tree": commas and bars separate them alike."""
+    """Return the words of a text such as "sky, wall | tree": commas and bars separate them alike."""
     return strip_all(re.split("[,|]", text))
 
 
 def list_words(name: str, words: str | Iterable) -> list:
-    """Return words that were given as a text, see split_background_words, or as any sequence, in a list.
-
-    Args:
-        name: of the argument, for the error.
-        words: the words.
+    """Return a text (see split_background_words) or any sequence of words as a list.
 
     Raises:
-        ValueError: neither, such as a dict or a set, which has no order.
+        ValueError: neither, such as a dict or a set, which has no order; says `name`, that of the argument.
     """
     if isinstance(words, str):
         return split_background_words(words)
@@ -50,10 +43,7 @@ def list_words(name: str, words: str | Iterable) -> list:
 
 
 def split_negative(vocabulary: Iterable[str | Sequence[str]]) -> tuple[list[str | Sequence[str]], list[str]]:
-    """Take the negative words out of what a user wrote: those of entries such as "not: shadow | dark spot".
-
-    Returns:
-        the other entries as they are, and the negative words.
+    """Return the entries that name classes, and the words of those like "not: shadow | dark spot".
 
     Raises:
         ValueError: an entry "not:" without words.
@@ -73,80 +63,49 @@ def split_negative(vocabulary: Iterable[str | Sequence[str]]) -> tuple[list[str 
 
 
 def is_negative(entry: str | Sequence[str]) -> bool:
-    """Return whether an entry of a vocabulary is of negative words, see split_negative."""
     if isinstance(entry, (list, tuple)) and entry:
         entry = entry[0]
     return isinstance(entry, str) and _NEGATIVE.match(entry) is not None
 
 
-def negative_name(negative: Sequence[str]) -> str:
-    """Return the name of what negative words take, as a user writes them: "not: shadow | tree"."""
-    return f"not: {' | '.join(negative)}"
-
-
 def as_vocabulary(class_words: Iterable[Sequence[str]]) -> list[str | list[str]]:
-    """Return classes as a vocabulary has them: a class of one word is that word, any other one a list."""
+    """Unpack the lists that have a single word."""
     return [words[0] if len(words) == 1 else list(words) for words in class_words]
 
 
 def as_lists(vocabulary: Iterable[str | Sequence[str]]) -> list[list[str]]:
-    """Return the list of the words of each class of a vocabulary."""
     return [[words] if isinstance(words, str) else list(words) for words in vocabulary]
 
 
 def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
-    """Return the names of a vocabulary's classes: the first word of each."""
     return [words[0] for words in as_lists(vocabulary)]
 
 
-def result_names(
-    vocabulary: Iterable[str | Sequence[str]],
-    background: bool = False,
-    negative: Sequence[str] = (),
-) -> list[str]:
-    """Return the names of what a pixel of a segmentation may be, in the order of the labels.
-
-    Args:
-        vocabulary: the word or the words of each class.
-        background: whether there is one, which comes first.
-        negative: negative words, which come last.
-    """
-    first, last = [BACKGROUND] if background else [], [negative_name(negative)] if negative else []
-    return [*first, *class_names(vocabulary), *last]
-
-
 def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
-    """Return names of classes of which several may have the same first word: "bag", "bag (handbag)"."""
+    """Return the first word of each class, with the second where the first is not unique: "bag (handbag)"."""
     count = Counter(words[0] for words in class_words)
     return [f"{words[0]} ({words[1]})" if count[words[0]] > 1 and len(words) > 1 else words[0] for words in class_words]
 
 
 def strip_all(words: Iterable[str]) -> list[str]:
-    """Return words without spaces around them, decoded, and without blank ones; raises as check_word."""
+    """Strip, decode and check words; drop blank ones."""
     stripped = (word.strip() for word in words)
     return [check_word(decode_argument(word)) for word in stripped if word]
 
 
 def decode_argument(text: str) -> str:
-    """Decode the bytes of a command line, which Python has as surrogates where the locale is not UTF-8, as LANG=C.
-
-    Those that are not UTF-8 stay surrogates.
-    """
+    """Decode UTF-8 that Python reads as surrogates from a command line where the locale is another, such as LANG=C."""
     with suppress(UnicodeEncodeError):  # other surrogates, which no command line has
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return text
 
 
 def check_word(word: str) -> str:
-    """Return a word that can be drawn, written, and read by a model in little time.
-
-    Raises:
-        ValueError: it is not UTF-8, or longer than MAX_WORD_LENGTH.
-    """
+    """Return a word; ValueError if it is not UTF-8 or longer than MAX_WORD_LENGTH."""
     if len(word) > MAX_WORD_LENGTH:
         raise ValueError(
-            f"The word '{word[:30]}...' has {len(word):,} characters; at most {MAX_WORD_LENGTH} are taken. Models cut "
-            "what exceeds their context (CLIP's is 77 tokens): shorten it, or separate words with commas."
+            f"The word '{word[:30]}...' has {len(word):,} characters; at most {MAX_WORD_LENGTH} are read, and "
+            "CLIP's context of 77 tokens holds fewer: shorten it, or separate words with commas."
         )
     if any("\ud800" <= letter <= "\udfff" for letter in word):
         raise ValueError(f"The word {word[:30]!r} is not UTF-8: write it, or save its file, as UTF-8.")

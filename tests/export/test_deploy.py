@@ -277,14 +277,9 @@ def test_files_without_checksums_are_taken_with_a_warning(tcl_onnx, segmentor, t
 
 
 def test_vocabularies_that_do_not_go_together_are_refused():
-    for vocabulary in (
-        VocabularyCard(["a"], False, [0], [2]),
-        VocabularyCard(["a"], False, [0, 1], [0]),
-        VocabularyCard([], False, [], []),
-        VocabularyCard(["a"], False, [-1], [0]),
-    ):
+    for classes, words, indices in ((["a"], [0], [2]), (["a"], [0, 1], [0]), ([], [], []), (["a"], [-1], [0])):
         with pytest.raises(ValueError):
-            vocabulary.check()
+            VocabularyCard(classes, word_indices=words, class_indices=indices).check()
 
 
 def raise_memory_error(*_: object) -> None:
@@ -293,9 +288,10 @@ def raise_memory_error(*_: object) -> None:
 
 @pytest.mark.fault("too little memory for an image's scores", "one error says how much, and to ask for labels alone")
 def test_too_little_memory_is_said(segmentor, monkeypatch):
+    image = picture(10, 10)
     monkeypatch.setattr(np, "empty", raise_memory_error)
-    with pytest.raises(ValueError, match="no memory for the scores of .* labels alone"):
-        segmentor._segment((), (10, 10), labels_only=False)
+    with pytest.raises(ValueError, match="memory .*GB.*labels_only"):
+        segmentor(image)
 
 
 @pytest.mark.fault("an image for which ONNX Runtime's memory runs out", "it alone is left out, with its size")

@@ -3,7 +3,8 @@
 import pytest
 
 from tcl_d2.utils.specificity import at_specificity
-from tcl_d2.utils.words import negative_name, result_names, split_negative
+from tcl_d2.utils.vocabulary import Words
+from tcl_d2.utils.words import split_negative
 
 TEXT = "dog | puppy < animal | beast, car, cat < animal, not: shadow | dark spot"
 NEGATIVE = ["not: shadow", "dark spot"]
@@ -57,8 +58,6 @@ def test_another_specificity_is_refused():
 def test_negative_words_are_taken_out():
     classes = ["car", "not: shadow", ["NOT : wall", "fence"], ["tree", "not: a class's second word"], 7, []]
     assert split_negative(classes) == (["car", classes[3], 7, []], ["shadow", "wall", "fence"])
-    assert negative_name(["shadow", "wall"]) == "not: shadow | wall"
-    assert split_negative([negative_name(["shadow", "wall"])]) == ([], ["shadow | wall"])
 
 
 @pytest.mark.fault("'not:' without a word", "an error shows how negative words are written")
@@ -77,4 +76,4 @@ def test_not_without_a_word_is_refused(entry):
     ],
 )
 def test_names_are_in_the_order_of_the_labels(background, negative, names):
-    assert result_names([["dog", "puppy"], "cat"], background, negative) == names
+    assert Words([["dog", "puppy"], "cat"], background, negative).names == names

@@ -110,11 +110,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure, and print the table.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Measure, and print the table."""
     torch.set_num_threads(args.threads)
     with one_message(), TemporaryDirectory() as folder:
         build = read_model(args, "MODEL.DEVICE", "cpu")

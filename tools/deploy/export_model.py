@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tcl_d2.commands.model_options import add_model_options, read_model, with_method
-from tcl_d2.commands.segment import read_background, read_classes
+from tcl_d2.commands.segment import add_background_option, read_words
 from tcl_d2.deploy.card import EmbeddingsCard
 from tcl_d2.export import (
     CropLabels,
@@ -41,8 +41,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help=f"the file to write; its name ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--classes", help="as of tcl-d2 segment; none: text embeddings are an input of the model")
-    background = {"nargs": "?", "const": True, "default": False, "type": read_background, "metavar": "WORDS"}
-    parser.add_argument("--background", **background, help="as of tcl-d2 segment")
+    add_background_option(parser)
     parser.add_argument("--labels", action="store_true", help="the graph gives labels of crops, in place of scores")
     parser.add_argument("--int8", action="store_true", help="hold the weights of linear layers in 8 bits (.onnx)")
     add_model_options(parser)
@@ -65,20 +64,14 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
-    """Write the model, or text embeddings.
-
-    Args:
-        predictor: of the model.
-        args: of `argument_parser`.
-    """
+    """Write the model, or text embeddings."""
     model = predictor.model
     check_exportable(model)
 
     # Embed the classes
     vocabulary = None
     if args.classes:
-        classes, background = read_classes(args.classes, args.background)
-        vocabulary = embed_vocabulary(model, classes, background)
+        vocabulary = embed_vocabulary(model, read_words(args.classes, args.background))
     if args.output.suffix == ".npz":
         save_embeddings(args.output, vocabulary.text, EmbeddingsCard(digest_text_encoder(model), vocabulary.card))
         return
@@ -98,11 +91,7 @@ def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Export, and say the size of the file.
-
-    Args:
-        args: of `argument_parser`.
-    """
+    """Export, and print the size of the file."""
     with one_message():
         check_arguments(args)
         check_output(args.output)

@@ -8,8 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...modeling.dataset_classes import has_classes
 from ...modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
+from ...segmentation.drawing import distinct_colors
 from ...utils.errors import named
-from ...utils.visualizer import distinct_colors
 from ...utils.words import BACKGROUND, as_lists, class_names
 from ..class_words import Source, check_class_words, check_fits_classes, read_class_words
 from ..dataset_files import check_files, datasets_root, find_images, read_ids

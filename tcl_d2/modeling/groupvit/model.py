@@ -14,8 +14,8 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...segmentation.drawing import draw_groups, draw_text, enlarge
 from ...utils.events import put_picture
-from ...utils.visualizer import draw_groups, draw_text, enlarge
 from ..functional import gather, info_nce, normalize
 from ..inference import resize_scores
 from ..segmentor import ZeroShotSegmentor

@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...segmentation.drawing import draw_text
 from ...utils.events import put_picture
-from ...utils.visualizer import draw_text
 from ..crop_segmentor import CropFeatures
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..functional import gather, normalize

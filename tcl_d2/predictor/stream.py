@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .modeling import ZeroShotSegmentor
-from .segmentation import Segmentation
-from .utils.images import ImageLike
-from .utils.words import result_names
+from ..modeling import ZeroShotSegmentor
+from ..segmentation import Segmentation
+from ..utils.images import ImageLike
+from ..utils.vocabulary import Words
 
 _RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
 
@@ -22,7 +22,7 @@ class Reading(NamedTuple):
     Attributes:
         image: what it was read from.
         pixels: at the result's size, RGB uint8 [H, W, 3].
-        inputs: what the model takes of it, see model_input.
+        inputs: the model's, see model_input.
     """
 
     image: ImageLike
@@ -31,47 +31,31 @@ class Reading(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a model is asked for, with each image; see ZeroShotSegmentor.forward.
+    """What a model is asked for with each image, see ZeroShotSegmentor.forward."""
 
-    Attributes:
-        vocabulary: the word or the words of each class, without the background.
-        background: whether there is one, or its words.
-        negative: negative words.
-        labels_only: whether labels are wanted in place of scores.
-        label_scores: whether labels come with the score of each pixel's class.
-    """
-
-    vocabulary: list[str | list[str]]
-    background: bool | Sequence[str]
-    negative: list[str]
+    words: Words
     labels_only: bool
     label_scores: bool
 
     @property
-    def has_background(self) -> bool:
-        return self.background is not False
+    def inputs(self) -> dict:
+        """The entries of a model's input."""
+        return {"vocabulary": self.words, "labels_only": self.labels_only, "label_scores": self.label_scores}
 
     @property
     def bytes_per_pixel(self) -> int:
         """The memory of a result."""
         if self.labels_only:
             return 8 + 4 * self.label_scores
-        return 4 * (1 + len(self.vocabulary))
+        return 4 * (1 + len(self.words.classes))
 
 
 def segment_stream(
-    model: ZeroShotSegmentor,
-    readings: Iterable[Reading | Exception],
-    request: Request,
-    batch_size: int,
+    model: ZeroShotSegmentor, readings: Iterable[Reading | Exception], request: Request, batch_size: int
 ) -> Iterator[Segmentation | Exception]:
-    """Yield the segmentations of images, and in the place of one that cannot be read or segmented its error.
+    """Yield the segmentations of images; in place of one that cannot be read or segmented, its error.
 
-    Args:
-        model: the model.
-        readings: the images; may be endless.
-        request: what the model is asked for.
-        batch_size: greatest number of images in a batch, as large images make smaller ones.
+    A batch has `batch_size` images, or fewer if they are large.
     """
     max_pixels = _RESULT_BYTES_AT_ONCE // request.bytes_per_pixel
     for batch in _batch_readings(readings, batch_size, max_pixels):
@@ -81,7 +65,6 @@ def segment_stream(
 def _batch_readings(
     readings: Iterable[Reading | Exception], batch_size: int, max_pixels: int
 ) -> Iterator[list[Reading | Exception]]:
-    """Group images in their order: so many, or fewer where their results have `max_pixels` together."""
     batch, num_pixels = [], 0
     for reading in readings:
         batch.append(reading)
@@ -123,32 +106,27 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _segment(
     model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | Exception]
 ) -> Iterator[Segmentation | Exception]:
-    """Segment the images of a batch, and yield the results, with errors in their places."""
-    inputs = [reading.inputs | request._asdict() for reading in batch if isinstance(reading, Reading)]
+    inputs = [reading.inputs | request.inputs for reading in batch if isinstance(reading, Reading)]
     with torch.no_grad():
         outputs = iter(model(inputs))
-
-    names = result_names(request.vocabulary, request.has_background, request.negative)
     for reading in batch:
-        if isinstance(reading, Reading):
-            yield _make_segmentation(reading, request, names, next(outputs), model)
-        else:
-            yield reading
+        is_read = isinstance(reading, Reading)
+        yield _make_segmentation(reading, request, next(outputs), model) if is_read else reading
 
 
 def _make_segmentation(
-    reading: Reading, request: Request, names: list[str], output: dict[str, Tensor], model: ZeroShotSegmentor
+    reading: Reading, request: Request, output: dict[str, Tensor], model: ZeroShotSegmentor
 ) -> Segmentation:
-    """Make the segmentation of an image, on the CPU, of a model's output."""
+    """Make the segmentation of an image, on the CPU, from a model's output."""
     scores = None if request.labels_only else output["sem_seg"].float().cpu()
     labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
     return Segmentation(
         reading.pixels,
-        names,
+        request.words.names,
         labels.numpy(),
-        request.has_background,
+        request.words.has_background,
         scores,
-        negative=bool(request.negative),
+        negative=bool(request.words.negative),
         label_scores=output["sem_seg_scores"].cpu().numpy() if request.label_scores else None,
         components=model.components,
     )

@@ -3,35 +3,37 @@
 import numpy as np
 from PIL import Image
 
-from tcl_d2.utils import visualizer
+from tcl_d2.segmentation import drawing
 
 
 def test_distinct_colors_are_pascal_vocs():
-    assert visualizer.distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
-    assert len(set(visualizer.distinct_colors(200))) == 200
+    assert drawing.distinct_colors(4) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
+    assert len(set(drawing.distinct_colors(200))) == 200
 
 
 def test_class_colors_are_distinct_and_black_is_the_background():
     for num_classes in (1, 10, 11, 12, 200):
         for background in (False, True):
-            colors = visualizer.class_colors(num_classes, background)
+            colors = drawing.class_colors(num_classes, background)
             assert len(set(colors)) == num_classes and ((0, 0, 0) in colors) == background
-    assert visualizer.class_colors(3, background=True)[0] == (0, 0, 0)
+    assert drawing.class_colors(3, background=True)[0] == (0, 0, 0)
 
 
 def test_legend_bears_line_breaks():
-    assert visualizer.draw_legend([("two\nlines", (0, 0, 0))], 300).shape == (30, 300, 3)
+    assert drawing.draw_legend([("two\nlines", (0, 0, 0))], 300).shape == (30, 300, 3)
 
 
 def test_legend_of_many_classes_is_broken_into_lines():
-    strip = visualizer.draw_legend([(f"class number {index}", (0, 0, 0)) for index in range(40)], 300)
+    strip = drawing.draw_legend([(f"class number {index}", (0, 0, 0)) for index in range(40)], 300)
     assert strip.shape[1] == 300 and strip.shape[0] > 20 * 24
 
 
 def test_label_files_keep_the_indices_of_any_number_of_classes(tmp_path):
     for num_classes in (256, 1203):
         labels = np.array([[0, 255], [num_classes - 1, 7]])
-        visualizer.save_palette_png(labels, visualizer.distinct_colors(num_classes), tmp_path / "labels.png")
+        drawing.save_picture(
+            drawing.draw_palette(labels, drawing.distinct_colors(num_classes)), tmp_path / "labels.png"
+        )
         with Image.open(tmp_path / "labels.png") as image:
             assert np.array_equal(np.array(image), labels)
 
@@ -42,7 +44,7 @@ def test_groups_have_their_mean_color_and_outlines():
     image[:, :100], image[:, 400:] = (10, 20, 30), (30, 40, 50)
     groups = np.full((4, 480), 2)
     groups[:, :100] = groups[:, 400:] = 4
-    picture = visualizer.draw_groups(image, groups)
+    picture = drawing.draw_groups(image, groups)
     assert picture.shape == image.shape and (picture[:, 99] == 255).all() and (picture[:, 399] == 255).all()
     expected = (np.array([10, 20, 30]) * 100 + np.array([30, 40, 50]) * 80) // 180
     assert (picture[:, :99] == expected).all() and (picture[:, 400:] == expected).all()

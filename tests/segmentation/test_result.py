@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tcl_d2.segmentation import Segmentation, shorten
-from tcl_d2.utils.connected_components import ComponentSettings
+from tcl_d2.segmentation.objects import ComponentSettings
 from tcl_d2.utils.words import NO_CLASS
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tcl_d2.utils.regions import as_mask, connected_mask, grow_mask, point_mask
+from tcl_d2.segmentation.regions import as_mask, connected_mask, grow_mask, point_mask
 
 MASK = np.array([[1, 1, 0, 1], [0, 1, 0, 1], [0, 0, 1, 0]], bool)
 

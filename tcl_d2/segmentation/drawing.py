@@ -5,28 +5,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from .files import replacing
+from ..utils.files import replacing
 
 _OVERLAY_ALPHA = 0.6  # weight of the class colors over the image
 _HEAT_ALPHA = 0.6  # weight of the score colors over the image
 _FONT_SIZE = 15  # height of the legend's letters, in pixels
 _MIN_LEGEND_WIDTH = 240  # pixels; a picture that is narrower gets a white margin
 Color = tuple[int, int, int]
-_LIGHT_COLORS: list[Color] = [  # matplotlib's tab10
-    (31, 119, 180),
-    (255, 127, 14),
-    (44, 160, 44),
-    (214, 39, 40),
-    (148, 103, 189),
-    (140, 86, 75),
-    (227, 119, 194),
-    (127, 127, 127),
-    (188, 189, 34),
-    (23, 190, 207),
-]
-_HEAT_COLORS = Path(__file__).parent.parent / "assets/turbo.png"  # a picture of 256 x 1 pixels, Google's color map
+_TAB10 = "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #7f7f7f #bcbd22 #17becf"  # matplotlib's
+_TURBO = Path(__file__).parent.parent / "assets/turbo.png"  # a picture of 256 x 1 pixels, Google's color map
 
 
 # ------------------------------------------------------------------------------------------------- colors
@@ -44,18 +33,13 @@ def distinct_colors(count: int) -> list[Color]:
 
 
 def class_colors(num_classes: int, background: bool = False) -> list[Color]:
-    """Return an RGB color of each class: light ones where there are few classes, and black for a background.
-
-    Args:
-        num_classes: number of classes, with the background.
-        background: whether the first class is the background.
-    """
-    num_foreground = num_classes - 1 if background else num_classes
-    colors = _LIGHT_COLORS
-    if num_foreground > len(colors):
-        colors = distinct_colors(num_foreground + 1)[1:]  # without black
-    colors = colors[:num_foreground]
-    return [(0, 0, 0), *colors] if background else colors
+    """Return an RGB color of each class: light ones for few classes, and black for a background, the first class."""
+    black = [(0, 0, 0)] * int(background)
+    count = num_classes - len(black)
+    colors = [ImageColor.getrgb(color) for color in _TAB10.split()]
+    if count > len(colors):
+        colors = distinct_colors(count + 1)[1:]  # without black
+    return [*black, *colors[:count]]
 
 
 # ------------------------------------------------------------------------------------------------- drawing
@@ -68,7 +52,7 @@ def enlarge(picture: np.ndarray, side: int = 480) -> np.ndarray:
 
 
 def enlarging_factor(picture: np.ndarray, side: int = 480) -> int:
-    """Return the factor by which `enlarge` repeats the pixels of [H, W, ...]."""
+    """Return the factor of `enlarge`."""
     return -(-side // max(picture.shape[:2]))
 
 
@@ -85,28 +69,22 @@ def draw_overlay(
     plain: Collection[int] = (),
     shares: bool = True,
 ) -> np.ndarray:
-    """Draw an image with its classes in color, their outlines, and a legend below.
+    """Draw an image with its classes in color, their outlines, and a legend below; return an RGB picture.
 
     Args:
         image: RGB uint8 [H, W, 3].
         labels: class index of each pixel, integers [H, W].
-        classes: K class words.
-        colors: RGB of each class.
         plain: indices of classes that are left as the image is.
         shares: whether the legend has only the classes that occur, each with its share of the image. The frames of a
             video need all classes, so that the pictures are of one size.
-
-    Returns:
-        the picture, RGB uint8 [H', W', 3].
     """
-    picture = draw_classes(image, labels, colors, plain)
-
     # Draw the legend
     entries = list(zip(classes, colors))
     if shares:
         counts = np.bincount(labels.ravel(), minlength=len(classes))
         order = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
         entries = [(f"{classes[k]} {100 * counts[k] / labels.size:.0f} %", colors[k]) for k in order]
+    picture = draw_classes(image, labels, colors, plain)
     legend = draw_legend(entries, max(picture.shape[1], _MIN_LEGEND_WIDTH))
 
     # Put the legend below the picture
@@ -118,7 +96,7 @@ def draw_overlay(
 def draw_classes(
     image: np.ndarray, labels: np.ndarray, colors: Sequence[Color], plain: Collection[int] = ()
 ) -> np.ndarray:
-    """Draw the picture of draw_overlay without its legend: enlarged, RGB uint8 [H', W', 3]; arguments as there."""
+    """Draw the picture of draw_overlay without its legend."""
     is_plain = np.isin(labels, list(plain))[..., None]
     picture = np.where(is_plain, image, blend(image, np.array(colors, np.uint8)[labels], _OVERLAY_ALPHA))
     return draw_outlines(picture, labels)
@@ -137,10 +115,7 @@ def draw_outlines(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Enlarge an image [H, W, 3], and draw groups of its pixels: indices [H, W], each in its mean color, with outlines.
-
-    A group that lies in several places has one color there.
-    """
+    """Enlarge an image [H, W, 3], and draw groups of its pixels (indices [H, W]) in their mean colors, outlined."""
     flat, pixels = groups.ravel(), image.reshape(-1, 3)
     counts = np.bincount(flat)
     sums = np.stack([np.bincount(flat, channel) for channel in pixels.T], axis=1)
@@ -149,18 +124,10 @@ def draw_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def draw_heat_map(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Draw scores over the darkened image, from blue (0) to red (1).
-
-    Args:
-        image: RGB uint8 [H, W, 3].
-        scores: score of each pixel [H, W], floats in 0..1 or uint8 in 0..255.
-
-    Returns:
-        the picture, RGB uint8 [H, W, 3].
-    """
+    """Draw scores [H, W], floats in 0..1 or uint8 in 0..255, over an image [H, W, 3], from blue (0) to red (1)."""
     if scores.dtype != np.uint8:
         scores = (256 * scores).clip(0, 255).astype(np.uint8)
-    with Image.open(_HEAT_COLORS) as colors:
+    with Image.open(_TURBO) as colors:
         colored = np.asarray(colors)[0][scores]
     return blend(image, colored, _HEAT_ALPHA)
 
@@ -189,14 +156,7 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
 
 
 def draw_text(text: str, height: int, width: int, size: int = 12) -> np.ndarray:
-    """Draw a text, broken into lines, in the upper left of a white picture, RGB uint8 [H, W, 3].
-
-    Args:
-        text: the text.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        size: of the letters, in pixels.
-    """
+    """Draw a text, broken into lines, in the upper left of a white picture [height, width, 3]; `size` in pixels."""
     picture = Image.new("RGB", (width, height), "white")
     lines = textwrap.fill(text, max(1, int(width / (0.55 * size))))
     ImageDraw.Draw(picture).text((4, 2), lines, fill="black", font=ImageFont.load_default(size))
@@ -214,24 +174,17 @@ def _outline(labels: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------- saving
 
 
-def save_picture(picture: np.ndarray, path: Path) -> None:
-    """Write an RGB picture uint8 [H, W, 3] as a PNG file."""
+def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
+    """Write a picture, or an array RGB uint8 [H, W, 3], as a PNG file."""
+    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     with replacing(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, "PNG")
-
-
-def save_palette_png(labels: np.ndarray, colors: Sequence[Color], path: Path) -> None:
-    """Write class indices [H, W] as a PNG file, see draw_palette."""
-    with replacing(path) as unfinished:
-        draw_palette(labels, colors).save(unfinished, "PNG")
+        picture.save(unfinished, "PNG")
 
 
 def draw_palette(labels: np.ndarray, colors: Sequence[Color]) -> Image.Image:
     """Return class indices [H, W] as a picture with the classes' colors, or, beyond 255 classes, as 16-bit gray.
 
-    Args:
-        labels: class indices; as many as there are classes where a pixel is of none.
-        colors: RGB of each class.
+    The index of pixels of no class is the number of classes.
     """
     if len(colors) > 255:
         return Image.fromarray(labels.astype(np.uint16))

@@ -1,20 +1,15 @@
-"""Regions of an image: masks of the pixels that a user means."""
+"""Regions of an image that users point at, as masks."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from .numbers import is_whole
+from ..utils.numbers import is_whole
 
 
 def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the mask of one pixel, bool [H, W].
-
-    Args:
-        x: column of the pixel.
-        y: row of the pixel.
-        size: height and width of the image.
+    """Return the mask of one pixel, bool [H, W], for an image of a size (height, width).
 
     Raises:
         ValueError: the point lies outside the image, or is not of whole numbers.
@@ -30,28 +25,21 @@ def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def connected_mask(mask: np.ndarray, x: int, y: int) -> np.ndarray:
-    """Return the part of a mask that is connected with one of its pixels, side by side, bool [H, W].
-
-    Args:
-        mask: bool [H, W].
-        x: column of the pixel.
-        y: row of the pixel.
-    """
+    """Return the part of a mask bool [H, W] that is connected, side by side, with one of its pixels."""
     parts, _ = ndimage.label(mask)
     return parts == parts[y, x]
 
 
 def grow_mask(mask: np.ndarray) -> np.ndarray:
-    """Return a mask with the pixels around it, bool [H, W]: so many that a single pixel can be seen in a picture."""
+    """Grow a mask bool [H, W] until a single pixel can be seen in a picture."""
     return ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
 
 
 def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Return a region as a mask bool [H, W].
+    """Return a region of an image of a size (height, width) as a mask bool [H, W].
 
     Args:
-        region: mask [H, W] of pixels; or a point (x, y), column and row of one.
-        size: height and width of the image.
+        region: mask [H, W]; or a point (x, y), column and row of a pixel.
 
     Raises:
         ValueError: a mask of another size or type, or without pixels, or a point outside the image or of floats.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tcl_d2.utils.connected_components import ComponentSettings, connected_components
+from tcl_d2.segmentation.objects import ComponentSettings, connected_components
 
 EVERYTHING = ComponentSettings(min_area=1)
 

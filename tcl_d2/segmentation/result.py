@@ -12,19 +12,19 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .utils import visualizer
-from .utils.files import open_path, replacing
-from .utils.visualizer import Color
-from .utils.words import NO_CLASS
+from ..utils.files import open_path, replacing
+from ..utils.words import NO_CLASS
+from . import drawing
+from .drawing import Color
 
 if TYPE_CHECKING:  # a deployed model's scores are made without torch
     from detectron2.structures import Instances
     from torch import Tensor
 
-    from .utils.connected_components import ComponentSettings
+    from .objects import ComponentSettings
 
 _MAX_NAME_BYTES = 100  # of an image's name, and of a word, in a file name; a file name may have 255
-_SOFTWARE = "tcl_d2 segmentation"  # by which the pictures of results are known
+_SOFTWARE = "tcl_d2 segmentation"  # marks the pictures of results
 _MARK = PngInfo()
 _MARK.add_text("Software", _SOFTWARE)
 
@@ -38,10 +38,10 @@ class Segmentation:
         classes: K class words; the background comes first, if there is one.
         labels: class of each pixel, index into `classes`, int64 [H, W].
         background: whether the first class is the background.
-        scores: score of each class at each pixel, [K, H, W], on the CPU; fp32 in 0..1 or uint8 in 0..255; None where
-            labels alone were asked for.
-        negative: whether the last class is what negative words took: pixels of no class, see TCLPredictor.
-        label_scores: score of each pixel's class, fp32 [H, W]; None where it was not asked for.
+        scores: score of each class at each pixel, [K, H, W], on the CPU; fp32 in 0..1 or uint8 in 0..255; None if only
+            labels were asked for.
+        negative: whether the last class holds the pixels of negative words, which belong to no class.
+        label_scores: score of each pixel's class, fp32 [H, W]; None if it was not asked for.
         components: what counts as an object; None for the defaults.
     """
 
@@ -57,7 +57,7 @@ class Segmentation:
     # ------------------------------------------------------------------------------------------------- values
 
     def areas(self) -> dict[str, float]:
-        """Return the share of the image that each class takes, in 0..1."""
+        """Return the share of the image of each class, in 0..1."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         return {name: float(count) / self.labels.size for name, count in zip(self.classes, counts)}
 
@@ -78,26 +78,22 @@ class Segmentation:
         return np.asarray(self.scores[self.index(name)])
 
     def things(self) -> list[str]:
-        """Return the classes that objects may be of: all but the background, and what is of no class."""
+        """Return the classes that objects may have: all but the background and pixels of no class."""
         plain = self.plain_classes()
         return [name for index, name in enumerate(self.classes) if index not in plain and name != NO_CLASS]
 
     def instances(self, **settings: int) -> "Instances":
-        """Find objects: the connected components of each class's mask.
+        """Find objects, the connected components of each class's mask, as Detectron2's Instances, the best score first.
+
+        Their classes are indices of `things()`, and their scores the mean scores of their pixels, in 0..1.
 
         Args:
-            settings: `min_area`, `connectivity` or `max_objects` in place of those of `components`, see
-                ComponentSettings.
-
-        Returns:
-            instances in Detectron2's format, the best score first, see make_instances; their classes are indices of
-            `things()`, and their scores the mean scores of their pixels, in 0..1.
+            settings: `min_area`, `connectivity` or `max_objects` in place of those of `components`.
 
         Raises:
             ValueError: the segmentation has labels alone, or a number is out of its range.
         """
-        from .utils.connected_components import ComponentSettings, connected_components
-        from .utils.instances import make_instances
+        from .objects import ComponentSettings, connected_components, make_instances
 
         components = (self.components or ComponentSettings())._replace(**settings)
         components.check()
@@ -106,7 +102,6 @@ class Segmentation:
         return make_instances(objects, self.labels.shape, indices)
 
     def _label_scores(self) -> np.ndarray:
-        """Return the score of each pixel's class, floats [H, W] in 0..1."""
         if self.label_scores is not None:
             return self.label_scores
         if self.scores is None:
@@ -118,30 +113,17 @@ class Segmentation:
         return scores / np.float32(255) if scores.dtype == np.uint8 else scores
 
     def area_changes(self, former: "Segmentation") -> dict[str, tuple[float, float]]:
-        """Return the share of the image of each class in a former segmentation and in this one, in 0..1.
-
-        Classes that are in one of them alone have 0 in the other; those of the former one come first.
-
-        Args:
-            former: of the same image, by other words or settings.
-        """
+        """Return the share of each class in a former segmentation of this image, and in this one, in 0..1."""
         before, now = former.areas(), self.areas()
         return {name: (before.get(name, 0.0), now.get(name, 0.0)) for name in {**before, **now}}
 
     def region(self, x: int, y: int) -> np.ndarray:
-        """Return the region of a class that a pixel lies in, bool [H, W].
-
-        It is the connected part (pixels side by side) of the class's mask; on the background, and where negative words
-        won, the single pixel.
-
-        Args:
-            x: column of the pixel.
-            y: row of the pixel.
+        """Return the connected part of its class's mask that a pixel lies in, bool [H, W]; of no class, the pixel.
 
         Raises:
             ValueError: the point lies outside the image, or is not of whole numbers.
         """
-        from .utils.regions import connected_mask, point_mask  # scipy, which a deployed model does without
+        from .regions import connected_mask, point_mask  # scipy, which a deployed model does without
 
         point = point_mask(x, y, self.labels.shape)
         label = int(self.labels[y, x])
@@ -155,57 +137,38 @@ class Segmentation:
     # ------------------------------------------------------------------------------------------------- pictures
 
     def colors(self) -> list[Color]:
-        """Return an RGB color of each class, black for the background and for what negative words took."""
-        if self.negative:
-            return [*visualizer.class_colors(len(self.classes) - 1, self.background), (0, 0, 0)]
-        return visualizer.class_colors(len(self.classes), self.background)
+        """Return an RGB color of each class, black for `plain_classes`."""
+        colors = drawing.class_colors(len(self.classes) - self.negative, self.background)
+        return [*colors, (0, 0, 0)] if self.negative else colors
 
     def plain_classes(self) -> list[int]:
-        """Return the indices of what is no class, and is left as it is in pictures."""
-        indices = [0] if self.background else []
-        if self.negative:
-            indices.append(len(self.classes) - 1)
-        return indices
+        """Return the indices of the background and of negative words, whose pixels pictures leave as they are."""
+        return [0] * self.background + [len(self.classes) - 1] * self.negative
 
     def draw_overlay(self, shares: bool = True) -> np.ndarray:
-        """Draw the image with its classes in color and a legend; `plain_classes` are left as they are.
+        """Draw the image with its classes in color and a legend, RGB uint8 [H', W', 3].
 
         Args:
             shares: whether the legend has only the classes that occur, each with its share of the image.
-
-        Returns:
-            the picture, RGB uint8 [H', W', 3].
         """
         plain = self.plain_classes()
-        return visualizer.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
+        return drawing.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
 
     def draw_classes(self) -> np.ndarray:
-        """Draw the picture of `draw_overlay` without its legend, RGB uint8 [H', W', 3]."""
-        return visualizer.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
+        """Draw the picture of `draw_overlay` without its legend."""
+        return drawing.draw_classes(self.image, self.labels, self.colors(), self.plain_classes())
 
     def draw_heat_map(self, name: str) -> np.ndarray:
-        """Draw the scores of a class over the darkened image, from blue (0) to red (1), RGB uint8 [H, W, 3].
-
-        Raises:
-            KeyError: the word is no class.
-            ValueError: the segmentation has no scores.
-        """
-        return visualizer.draw_heat_map(self.image, self.class_scores(name))
+        """Draw the scores of a class over the image, from blue (0) to red (1), RGB uint8 [H, W, 3]."""
+        return drawing.draw_heat_map(self.image, self.class_scores(name))
 
     def draw_boxes(self, instances: "Instances | None" = None) -> np.ndarray:
-        """Draw the image with the boxes of objects, with words and scores, by Detectron2's Visualizer.
-
-        Args:
-            instances: the objects; None for those of `instances`.
-
-        Returns:
-            the picture, RGB uint8 [H', W', 3].
+        """Draw the image with boxes, words and scores of objects, by default those of `instances`, by Detectron2.
 
         Raises:
-            RuntimeError: OpenCV is not installed.
-            ValueError: the segmentation has labels alone.
+            RuntimeError, ValueError: OpenCV is not installed, or the segmentation has labels alone.
         """
-        from .utils.instances import draw_boxes
+        from .objects import draw_boxes
 
         instances = self.instances() if instances is None else instances
         return draw_boxes(self.image, instances, self.things(), self.colors()[int(self.background) :])
@@ -223,24 +186,21 @@ class Segmentation:
     ) -> list[Path]:
         """Write NAME.png (overlay), NAME_labels.png (palette), boxes, heat maps, and, last, NAME.json (areas).
 
+        All files are written, or none. Return their paths, in the order of `result_paths`.
+
         Args:
-            folder: is made where it is missing.
-            name: how the names of the files begin; may have folders.
+            name: may have folders.
             heat_maps: whether to write NAME_K_CLASS.png for each class.
             overlay: whether to write the overlay, which takes longer than all else.
-            boxes: whether to write NAME_boxes.png, and the objects as COCO has results, NAME_boxes.json.
-            state: further entries of NAME.json, beside the areas and the names and sizes of the other files.
-
-        Returns:
-            the paths of the files, in the order of `result_paths`.
+            boxes: whether to write NAME_boxes.png, and NAME_boxes.json, in COCO's format of results.
+            state: further entries of NAME.json.
 
         Raises:
-            RuntimeError: boxes without OpenCV; no file is written.
-            ValueError: heat maps or boxes of a segmentation without scores; no file is written.
+            RuntimeError, ValueError: boxes without OpenCV; heat maps or boxes of a segmentation without scores.
         """
         paths = result_paths(folder, name, self.classes if heat_maps else (), boxes, overlay)
         with ExitStack() as stack:
-            # All are whole before the first comes to its place; the areas come last
+            # All are complete before the first comes to its place; the areas come last
             files = [stack.enter_context(replacing(path)) for path in reversed(paths)][::-1]
             for file, content in zip(files, self._contents(name, heat_maps, boxes, overlay)):
                 if isinstance(content, str):
@@ -256,42 +216,31 @@ class Segmentation:
         return paths
 
     def _contents(self, name: str, heat_maps: bool, boxes: bool, overlay: bool) -> Iterator[Image.Image | str]:
-        """Yield what the files of `result_paths` hold, but for the areas."""
+        """Yield the contents of the files of `result_paths`, but for the areas."""
         if overlay:
             yield Image.fromarray(self.draw_overlay())
-        yield visualizer.draw_palette(self.labels, self.colors())
+        yield drawing.draw_palette(self.labels, self.colors())
 
         if boxes:
-            from .utils.instances import coco_results
+            from .objects import coco_results
 
             instances = self.instances()
             yield Image.fromarray(self.draw_boxes(instances))
             yield json.dumps(coco_results(instances, name, self.things()), indent=1)
 
         for word in self.classes if heat_maps else ():
-            yield Image.fromarray(visualizer.enlarge(self.draw_heat_map(word)))
+            yield Image.fromarray(drawing.enlarge(self.draw_heat_map(word)))
 
 
 def shorten(text: str) -> str:
-    """Cut an image's name or a word, so that it has room in a file name."""
+    """Cut an image's name or a word to fit in a file name."""
     return text.encode("utf-8", "replace")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def result_paths(
     folder: str | Path, name: str, heat_maps: Sequence[str] = (), boxes: bool = False, overlay: bool = True
 ) -> list[Path]:
-    """Return the paths of an image's results.
-
-    Args:
-        folder: the folder of the results.
-        name: how the names of the files begin.
-        heat_maps: class words that heat maps are drawn of.
-        boxes: whether boxes are drawn.
-        overlay: whether the overlay is drawn.
-
-    Returns:
-        the paths of the overlay, the labels, the picture and the results of boxes, each heat map, and the areas.
-    """
+    """Return the paths of an image's overlay, labels, boxes (picture and results), heat maps of words, and areas."""
     endings = [".png"] * overlay + ["_labels.png"] + ["_boxes.png", "_boxes.json"] * boxes
     for index, word in enumerate(heat_maps):
         letters = "".join(letter if letter.isalnum() else "_" for letter in word)
@@ -300,7 +249,7 @@ def result_paths(
 
 
 def is_result_picture(path: Path) -> bool:
-    """Return whether a file is a picture that `Segmentation.save` wrote."""
+    """Return whether `Segmentation.save` wrote a file."""
     try:
         with open_path(str(path)) as file, Image.open(file) as picture:
             return picture.info.get("Software") == _SOFTWARE

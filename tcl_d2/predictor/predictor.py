@@ -1,10 +1,10 @@
-"""From pictures and words to masks in a few lines."""
+"""TCLPredictor: a model that is built once, from pictures and words to masks."""
 
 import copy
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,20 +18,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
-from .checkpoint.hub import is_hub_name, load_folder_config
-from .config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
-from .data.benchmarks import benchmark_classes, model_input
-from .image_stream import Reading, Request, segment_stream
-from .modeling import DenseCLIP, FrozenCLIP
-from .segmentation import Segmentation
-from .utils.images import ImageLike, as_array
-from .utils.numbers import check_count
-from .utils.regions import as_mask
-from .utils.resize import check_sizes
-from .utils.specificity import at_specificity
-from .utils.threads import map_ahead
-from .utils.vocabulary import read_vocabulary
+from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
+from ..checkpoint.hub import is_hub_name, load_folder_config
+from ..config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
+from ..data.benchmarks import benchmark_classes, model_input
+from ..modeling import DenseCLIP, FrozenCLIP
+from ..segmentation import Segmentation
+from ..segmentation.regions import as_mask
+from ..utils.images import ImageLike, as_array
+from ..utils.numbers import check_count
+from ..utils.resize import check_sizes
+from ..utils.threads import map_ahead
+from ..utils.vocabulary import BackgroundLike, ClassesLike, Words
+from .stream import Reading, Request, segment_stream
 
 logger = logging.getLogger(__name__)
 PRETRAINED = {"official": "eval/official.yaml", "shapes": "shapes/trained.yaml"}
@@ -42,13 +41,13 @@ _RANKING_SIDE = 256  # longest side at which words are ranked, in pixels: that o
 class EncodedImage:
     """An image for many requests of one predictor, made by its `encode`: its features are computed once.
 
-    They are there from the first request on, as long as this is held: some 40 MB for each window of 448 pixels of a
-    TCL on ViT-B/16. They hold for the predictor's settings at that time.
+    They are computed at the first request, under the predictor's settings at that time, and held as long as this is:
+    some 40 MB for each window of 448 pixels of a TCL on ViT-B/16.
 
     Attributes:
         pixels: RGB uint8 [H, W, 3], of the results' size.
-        inputs: what the model takes of the image, with the features.
-        model: that of the predictor.
+        inputs: the model's, with the features.
+        model: the predictor's.
     """
 
     pixels: np.ndarray
@@ -57,8 +56,8 @@ class EncodedImage:
 
     def __getstate__(self) -> dict:
         raise TypeError(
-            "An encoded image belongs to its predictor, and is not pickled or copied: send the picture, and encode it "
-            "where it arrives."
+            "An encoded image belongs to its predictor and cannot be pickled or copied: send the picture, and encode "
+            "it where it arrives."
         )
 
 
@@ -71,7 +70,7 @@ class TCLPredictor:
     """
 
     def __init__(self, config: CfgNode | str | Path, *options: object):
-        """Build the model with the weights of MODEL.WEIGHTS on MODEL.DEVICE, or on the CPU where there is no GPU.
+        """Build the model with the weights of MODEL.WEIGHTS on MODEL.DEVICE, or on the CPU if there is no GPU.
 
         Args:
             config: a configuration, or the path of its file; configs/shapes/trained.yaml is a model that comes with
@@ -125,16 +124,15 @@ class TCLPredictor:
             options: KEY, VALUE pairs over the values of the configuration.
 
         Raises:
-            FileNotFoundError, KeyError, OSError, ValueError: there is no such model, it cannot be downloaded, or see
-                __init__.
+            FileNotFoundError, KeyError, OSError, ValueError: there is no such model, it cannot be downloaded, or as
+                for TCLPredictor(config).
         """
         return cls(_pretrained_config(str(name)), *options)
 
     def with_dense_head(self, name: str) -> "TCLPredictor":
-        """Return a predictor by a method without training: this one's CLIP, with another last block.
+        """Return a predictor by a method without training: this one's CLIP, shared, with another last block.
 
-        Both share the CLIP, which is in memory once. The options that this predictor was built with stand over the
-        method's settings.
+        The options that this predictor was built with stand over the method's settings.
 
         Args:
             name: clip, maskclip, sclip, clearclip, naclip, proxyclip, or a name of your own in DENSE_HEAD_REGISTRY.
@@ -144,7 +142,7 @@ class TCLPredictor:
                 of its vision model; or this model, such as a GroupViT, has no CLIP.
         """
         if not isinstance(self.model.clip, FrozenCLIP):
-            raise ValueError(f"the method '{name}' needs a CLIP, which a {type(self.model).__name__} has not")
+            raise ValueError(f"the method '{name}' needs a CLIP; {type(self.model).__name__} has none")
         predictor = copy.copy(self)
         predictor.cfg = dense_head_config(self.cfg, name, self.options)
         predictor.model = DenseCLIP(predictor.cfg, clip=self.model.clip).to(self.model.device).eval()
@@ -153,50 +151,40 @@ class TCLPredictor:
     def __call__(
         self,
         image: ImageLike | EncodedImage | Sequence[ImageLike],
-        classes: str | Sequence[str | Sequence[str]],
-        background: bool | str | Sequence[str] = False,
+        classes: ClassesLike,
+        background: BackgroundLike = False,
         *,
         negative: str | Sequence[str] = (),
         labels_only: bool = False,
         label_scores: bool = False,
         longest_side: int | None = None,
     ) -> Segmentation | list[Segmentation]:
-        """Segment an image, or each of a list of images.
+        """Segment an image, or each of a list of images; ValueError names an image or words that cannot be used.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array; or a list of them, see `stream`; or what
-                `encode` gives of one, for many requests.
-            classes: class words, without the background: a word or a list of words for each class, named by its first
-                word; or one text, see split_words. Entries such as "not: shadow" are negative words.
+            image: path, PIL image, or array, see utils.images.as_array; a list of them; or one that is encoded.
+            classes: a word or a list of words for each class, named by its first word; or one text, see split_words.
+                Entries such as "not: shadow" are negative words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
-                of the background too, "sky, wall" or a list. None and empty words are no background.
-            negative: words that take pixels away, "shadow, tree" or a list: pixels that they fit best belong to no
-                class. They are the last class of the result, "not: shadow", which its pictures leave as it is.
+                of the background too, "sky, wall" or a list.
+            negative: words that take pixels away, "shadow, tree" or a list: pixels that they fit best belong to the
+                last class of the result, "not: shadow", which its pictures leave as it is.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.
-            label_scores: whether to give the score of each pixel's class, of which Segmentation.instances makes objects
-                without all scores.
-            longest_side: limit of the result's sides, in pixels; None: the result is as large as the image. The model
-                sees the image at its working size in any case.
-
-        Returns:
-            the segmentation; for a list, a list.
-
-        Raises:
-            ValueError: no image, an array of another shape or type, or unusable words; names it.
+            label_scores: whether to give, with labels only, the score of each pixel's class, for objects.
+            longest_side: limit of the result's sides, in pixels; None: it is as large as the image. The model sees the
+                image at its working size in any case.
         """
         is_list = isinstance(image, (list, tuple))
-        images = image if is_list else [image]
         options = {"negative": negative, "labels_only": labels_only, "label_scores": label_scores}
-        options["longest_side"] = longest_side
-        num_workers = None if is_list else 0
-        segmentations = list(self.stream(images, classes, background, **options, num_workers=num_workers))
+        options |= {"longest_side": longest_side, "num_workers": None if is_list else 0}
+        segmentations = list(self.stream(image if is_list else [image], classes, background, **options))
         return segmentations if is_list else segmentations[0]
 
     def stream(
         self,
         images: Iterable[ImageLike],
-        classes: str | Sequence[str | Sequence[str]],
-        background: bool | str | Sequence[str] = False,
+        classes: ClassesLike,
+        background: BackgroundLike = False,
         *,
         negative: str | Sequence[str] = (),
         labels_only: bool = False,
@@ -206,47 +194,28 @@ class TCLPredictor:
         num_workers: int | None = None,
         return_exceptions: bool = False,
     ) -> Iterator[Segmentation | OSError | ValueError]:
-        """Segment images of any sizes in batches, while the next ones are read in threads; yield results in order.
+        """Segment any number of images in batches, while threads read the next ones; yield results in order.
 
-        Few images are held at once, so that there may be any number of them. Labels are those of one image at a time;
-        scores differ in the last bit, for a matrix product of several images may be summed up in another order.
+        Labels are those of one image at a time; scores differ in the last bit. Other arguments are as for a call.
 
         Args:
-            images: paths, PIL images or arrays; may be a generator.
-            classes: see __call__.
-            background: see __call__.
-            negative: see __call__.
-            labels_only: see __call__.
-            label_scores: see __call__.
-            longest_side: see __call__.
-            batch_size: greatest number of images in a batch, as large images make smaller ones; None for
-                TEST.ZERO_SHOT.IMS_PER_BATCH.
-            num_workers: number of threads that read images; None for DATALOADER.NUM_WORKERS; 0 for the calling one.
-            return_exceptions: whether to yield the error of an image that cannot be read, or that memory is too small
-                for, rather than to raise it.
-
-        Returns:
-            an iterator over the segmentations.
-
-        Raises:
-            ValueError: a single image, unusable words, or a number out of its range, at once; an image that cannot be
-                read, in turn.
+            images: may be a generator; few are held at once.
+            batch_size: most images in a batch, with fewer large ones; None for TEST.ZERO_SHOT.IMS_PER_BATCH.
+            num_workers: number of threads that read; None for DATALOADER.NUM_WORKERS; 0 for the calling one.
+            return_exceptions: whether to yield, in place of raising it, the error of an image that cannot be read or
+                exceeds the memory.
         """
         # Check the request
-        if isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim < 4:
-            raise ValueError(
-                "'images' is a single image; expected several: give [image], or call the predictor itself."
-            )
-        batch_size = self.cfg.TEST.ZERO_SHOT.IMS_PER_BATCH if batch_size is None else batch_size
-        num_workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
-        check_count("batch_size", batch_size, 1)
-        check_count("num_workers", num_workers, 0)
-        if longest_side is not None:
-            check_count("longest_side", longest_side, 1)
-        vocabulary, background, negative = self._read_words(classes, background, negative)
-        request = Request(vocabulary, background, negative, labels_only, label_scores and labels_only)
+        _check_several(images)
+        test, loader = self.cfg.TEST.ZERO_SHOT, self.cfg.DATALOADER
+        batch_size = check_count("batch_size", test.IMS_PER_BATCH if batch_size is None else batch_size, 1)
+        num_workers = check_count("num_workers", loader.NUM_WORKERS if num_workers is None else num_workers, 0)
+        _check_side(longest_side)
+        words = Words.read(classes, background, negative)
+        self.model.make_vocabulary(words)  # raises for unusable words
 
         # Read, batch and segment, as results are taken
+        request = Request(words, labels_only, label_scores and labels_only)
         readings = map_ahead(partial(self._read_or_error, longest_side=longest_side), images, num_workers)
         results = segment_stream(self.model, readings, request, batch_size)
         return results if return_exceptions else map(_raise_error, results)
@@ -254,17 +223,8 @@ class TCLPredictor:
     # ------------------------------------------------------------------------------------------------- interactive
 
     def encode(self, image: ImageLike, longest_side: int | None = None) -> EncodedImage:
-        """Read an image for many requests, which then take a part of the time: its features are computed once.
-
-        Args:
-            image: see __call__.
-            longest_side: see __call__; results may have smaller sides still.
-
-        Raises:
-            ValueError: the image cannot be read, or longest_side is out of its range.
-        """
-        if longest_side is not None:
-            check_count("longest_side", longest_side, 1)
+        """Read an image for many requests, which then take a part of the time: its features are computed once."""
+        _check_side(longest_side)
         reading = self._read(image, longest_side)
         return EncodedImage(reading.pixels, {**reading.inputs, "kept_crops": []}, self.model)
 
@@ -272,31 +232,26 @@ class TCLPredictor:
         self,
         image: ImageLike | EncodedImage,
         region: np.ndarray | tuple[int, int],
-        words: str | Sequence[str | Sequence[str]],
+        words: ClassesLike,
     ) -> dict[str, float]:
-        """Rank words by how well they fit a region of an image.
+        """Rank words by how well they fit a region of an image; return the score of each, the best first.
 
         A word's score is the mean over the region of its scores in a segmentation into all these words, without a
-        background. With TCL these are masks in 0..1, made of the cosines of pixels and word; with dense CLIPs that have
-        a softmax, probabilities among these words. A class of several words has the best of them at each pixel.
+        background. With TCL these are masks in 0..1; with dense CLIPs that have a softmax, probabilities among these
+        words. A class of several words has the best of them at each pixel.
 
         Args:
-            image: see __call__.
             region: mask bool [H, W] of the image's size (of an encoded image's `pixels`), see Segmentation.region; or
                 a point (x, y) in pixels.
-            words: as __call__ takes classes; or the name of a registered benchmark, for the words of its classes.
-
-        Returns:
-            the score of each word, the best first.
+            words: classes, as for a call; or the name of a registered benchmark, for the words of its classes.
 
         Raises:
-            ValueError: a mask of another size or without pixels, a point outside the image, unusable words, or a
-                benchmark that there is not.
+            ValueError: a mask of another size or without pixels, a point outside the image, or unusable words.
         """
-        classes = words_to_rank(words)
+        words = words_to_rank(words)
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
         mask = torch.from_numpy(as_mask(region, encoded.pixels.shape[:2])).float()
-        segmentation = self(encoded, classes, longest_side=_RANKING_SIDE)
+        segmentation = self(encoded, words, longest_side=_RANKING_SIDE)
 
         # Average over the share that each pixel of the smaller scores has of the region
         scores = torch.as_tensor(segmentation.scores)
@@ -306,35 +261,17 @@ class TCLPredictor:
         return dict(ranking)
 
     def warnings(
-        self,
-        classes: str | Sequence[str | Sequence[str]],
-        background: bool | str | Sequence[str] = False,
-        negative: str | Sequence[str] = (),
+        self, classes: ClassesLike, background: BackgroundLike = False, negative: str | Sequence[str] = ()
     ) -> list[str]:
-        """Return what a user should know of words: which are cut, or unknown to the model. The log has it too.
-
-        Arguments and errors as those of __call__.
-        """
+        """Return what a user should know of words, as the log has it: which are cut, or unknown to the model."""
         vocabulary = self.model.make_vocabulary(classes, background, negative)
         return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
 
     # ------------------------------------------------------------------------------------------------- reading
 
-    def _read_words(
-        self,
-        classes: str | Sequence[str | Sequence[str]],
-        background: bool | str | Sequence[str],
-        negative: str | Sequence[str],
-    ) -> tuple[list[str | list[str]], bool | list[str], list[str]]:
-        """Return the vocabulary, the background and the negative words that a user means; errors as __call__'s."""
-        words = read_vocabulary(classes, background, negative)
-        self.model.make_vocabulary(*words)  # says what does not work
-        return words
-
     def _read_or_error(
         self, image: ImageLike | EncodedImage, longest_side: int | None
     ) -> Reading | OSError | ValueError:
-        """Return an image that was read, or the error with which that failed."""
         try:
             return self._read(image, longest_side)
         except (OSError, ValueError) as error:
@@ -351,9 +288,22 @@ class TCLPredictor:
             inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
 
         if longest_side is not None:
-            pixels = _shrink(pixels, longest_side)
+            picture = Image.fromarray(pixels)
+            picture.thumbnail((longest_side, longest_side))
+            pixels = np.asarray(picture)
         inputs["height"], inputs["width"] = pixels.shape[:2]
         return Reading(image, pixels, inputs)
+
+
+def _check_several(images: object) -> None:
+    """Raise a ValueError for a single image, whose letters or rows are no images."""
+    if isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim < 4:
+        raise ValueError("'images' is a single image; expected several: give [image], or call the predictor itself.")
+
+
+def _check_side(longest_side: int | None) -> None:
+    if longest_side is not None:
+        check_count("longest_side", longest_side, 1)
 
 
 def _raise_error(result: Segmentation | Exception) -> Segmentation:
@@ -363,7 +313,6 @@ def _raise_error(result: Segmentation | Exception) -> Segmentation:
 
 
 def _pretrained_config(name: str) -> CfgNode:
-    """Return the configuration of a trained model; `name` as from_pretrained takes it."""
     if name in PRETRAINED:
         return load_config(PRETRAINED[name])
     if name.endswith((".yaml", ".yml")):
@@ -376,27 +325,16 @@ def _pretrained_config(name: str) -> CfgNode:
     )
 
 
-def words_to_rank(words: str | Sequence[str | Sequence[str]]) -> list[str | list[str]]:
-    """Return words as a vocabulary; of what is the name of a benchmark, or is written like one, those of its classes.
-
-    Args:
-        words: see at_specificity; or the name of a registered benchmark.
+def words_to_rank(words: ClassesLike) -> Words:
+    """Read words without a background; the name of a registered benchmark stands for those of its classes.
 
     Raises:
-        ValueError: there is no such benchmark; or see at_specificity.
+        ValueError: there is no such benchmark, or the words are unusable.
     """
     if isinstance(words, str) and (words in DatasetCatalog.list() or _is_like_benchmark(words)):
-        classes, _ = benchmark_classes(words)
-        return classes
-    return at_specificity(words)
+        return Words(benchmark_classes(words)[0])
+    return replace(Words.read(words), background=False)
 
 
 def _is_like_benchmark(words: str) -> bool:
     return "_" in words[1:-1] and re.fullmatch(r"\w+", words) is not None  # in linear time
-
-
-def _shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
-    """Shrink [H, W, 3] until no side is longer than `longest_side`; leave a smaller image as it is."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((longest_side, longest_side))
-    return np.asarray(picture)
