@@ -9,6 +9,7 @@ same command goes on from there.
 
 import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from ..runs.signals import STOP_SIGNALS
 from ..utils.errors import named, one_message
 from ..utils.locks import locked_folder
 from .train import check
+
+_PROGRESS = re.compile(r"(d2\.evaluation|tcl_d2)[\w.]*\]")  # loggers' names in lines of a log
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -91,9 +94,15 @@ def evaluate(name: str, path: str, cfg: CfgNode, options: Sequence[str]) -> None
     values = ["DATASETS.TEST", cfg.DATASETS.TEST, "OUTPUT_DIR", cfg.OUTPUT_DIR, "TEST.EXPECTED_RESULTS", []]
     command = [sys.executable, "-m", "tcl_d2", "evaluate", "--config-file", path, "--resume"]
     command += map(str, [*options, *values])
-    process = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches this process alone, which passes it on
+    # In a session of its own, so that Ctrl-C reaches this process alone, which passes it on
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, errors="replace", bufsize=1, start_new_session=True
+    )
     handlers = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in STOP_SIGNALS}
     try:
+        for line in process.stdout:
+            if _PROGRESS.search(line):  # the rest, Detectron2's environment and configuration, is in log.txt
+                print(line, end="", flush=True)
         status = process.wait()
     finally:
         for number, handler in handlers.items():

@@ -55,13 +55,12 @@ _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
 
 @dataclass(eq=False)
 class _Classes:
-    """What to look for, as it was asked for: the words follow from it and the protocol.
+    """The requested classes, from which words follow under the protocol's templates.
 
     Attributes:
         make: functions of `identify`, each of which makes a vocabulary.
-        templates: prompt templates; None for those of the protocol.
-        joined: the words and their classes, see join_vocabularies, once they were made.
-        made_for: the templates that they were made for.
+        templates: None for those of the protocol.
+        joined: the words and their classes, see join_vocabularies; `made_for` these templates.
     """
 
     make: Sequence[partial[Vocabulary]]
@@ -101,16 +100,13 @@ class ZeroShotSegmentor(CropSegmentor):
         """Build the segmentor from its parts.
 
         Args:
-            clip: the frozen CLIP, or another model of images and texts, as `build_encoder` gives it.
             tokenizer: N texts -> int64 [N, context].
-            pixel_mean: mean of RGB in 0..255.
-            pixel_std: standard deviation of RGB in 0..255.
+            pixel_mean: of RGB in 0..255, as pixel_std.
             precision: dtype of autocast in inference; torch.float32 for none.
             text_cache: folder that keeps text features; None for none.
             mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
-            mask_scale: see mask_shift.
-            dataset_name: registered dataset whose classes are looked for until others are set, in images that do not
-                say of which dataset they are; None for none. Of several, the first, in images of no dataset.
+            dataset_name: registered dataset whose classes are the default, for images that do not name theirs; the
+                first of several.
             protocol: the arguments of set_protocol.
 
         Raises:
@@ -185,18 +181,16 @@ class ZeroShotSegmentor(CropSegmentor):
         normalize_prompts: bool = False,
         components: ComponentSettings | None = None,
     ) -> None:
-        """Set how images and words are brought to the model, and how scores become labels.
+        """Set the inference protocol: windows, prompts, and the rule from scores to labels.
 
         Args:
-            templates: prompt templates, each with one `{}`, used where a vocabulary comes without.
+            templates: prompt templates, each with one `{}`, for vocabularies that bring none.
             crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
             stride: step between windows, in pixels.
-            background_score: constant score of the background, in 0..1, where there is one.
-            refiner: what brings scores to the image's edges; None for nothing.
-            logit_scale: see ScoreSettings.
-            area_threshold: see ScoreSettings.
-            normalize_prompts: see TextEmbedder.
-            components: what counts as an object, where objects are asked for; None for the defaults.
+            background_score: constant score of the background, in 0..1; logit_scale and area_threshold as in
+                ScoreSettings.
+            normalize_prompts: as in TextEmbedder.
+            components: what counts as an object; None for the defaults.
 
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
@@ -289,10 +283,9 @@ class ZeroShotSegmentor(CropSegmentor):
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
 
-        Of several datasets, to segment their common images once: masks are made for each of their words once.
+        With several datasets, shared images are segmented once and each distinct word is scored once.
 
         Args:
-            names: names in the catalog.
             class_words: the words of a dataset's classes, by its name, in place of its metadata's; see
                 dataset_classes.
         """
