@@ -31,38 +31,25 @@ def score_words(
     request: Mapping[str, object],
     is_memory_short: bool,
 ) -> list[list[dict]]:
-    """Segment images into the classes of datasets that share the scores of their words.
+    """Segment images into the classes of datasets, whose words share their scores.
 
     Args:
-        model: a ZeroShotSegmentor.
         images: windows of one size.
-        encode: encodes all windows, batch by batch.
         text: text features of all words [W, D].
-        subsets: the words of each dataset.
         request: an image's input, which says what is asked for.
-        is_memory_short: whether memory ran out before.
 
     Returns:
         for each image, the output of each dataset.
     """
-
-    def prepare() -> Iterator[tuple]:
-        return ((model.prepare(features, text), place) for features, place in encode())
-
-    def predict(predict_masks: Callable[..., Tensor]) -> Iterator[CropPrediction]:
-        for features, place in crops():
-            scores = predict_masks(features)
-            scores = scores.cpu() if is_memory_short else scores
-            yield CropPrediction(scores, features.images.shape[-2:], place)
-
-    # Features, the background, and what is done with scores
+    # Features, and what is done with scores
     has_map = model.has_background_map and any(subset.background for subset in subsets)
-    is_reused = has_map or len(text) > WORDS_AT_ONCE
-    crops = hold(prepare) if is_reused and not is_memory_short else prepare
+    crops = partial(_prepare, model, encode, text)
+    if (has_map or len(text) > WORDS_AT_ONCE) and not is_memory_short:
+        crops = hold(crops)
     refiners = [_bind_refiner(model, "image", image, is_memory_short) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
-        maps = _average(images, predict(model.predict_background))
+        maps = _average(images, _predict(model.predict_background, crops(), is_memory_short))
         backgrounds = [refine(scores)[0] for refine, scores in zip(refiners, maps)]
     rules = [
         _build_rules(model, image, background, subsets, request, is_memory_short)
@@ -71,15 +58,27 @@ def score_words(
 
     # Words by chunks, in each of them windows by batches
     for words in _split(len(text), WORDS_AT_ONCE):
-        predictions = list(predict(partial(model.predict_masks, text=text, words=words)))
+        predict_masks = partial(model.predict_masks, text=text, words=words)
+        predictions = list(_predict(predict_masks, crops(), is_memory_short))
         for part in _split_by_bytes(words.stop - words.start, images):
-            averages = _average(images, predictions, part)
-            for refine, image_rules, scores in zip(refiners, rules, averages):
+            for refine, image_rules, scores in zip(refiners, rules, _average(images, predictions, part)):
                 scores = refine(scores)
                 for rule in image_rules:
                     rule.update(scores)
-
     return [[rule.output() for rule in image_rules] for image_rules in rules]
+
+
+def _prepare(model: CropSegmentor, encode: Encode, text: Tensor) -> Iterator[tuple]:
+    return ((model.prepare(features, text), place) for features, place in encode())
+
+
+def _predict(
+    predict_masks: Callable[..., Tensor], crops: Iterable[tuple], is_memory_short: bool
+) -> Iterator[CropPrediction]:
+    """Yield the scores of each batch of windows, on the CPU where memory is short."""
+    for features, place in crops:
+        scores = predict_masks(features)
+        yield CropPrediction(scores.cpu() if is_memory_short else scores, features.images.shape[-2:], place)
 
 
 def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
