@@ -41,9 +41,9 @@ QUICK = (
     "modeling/test_losses.py",
     "modeling/test_score_rules.py",
     "modeling/test_text.py",
+    "segmentation/test_result.py",
     "test_config.py",
     "test_imports.py",
-    "test_segmentation.py",
 )
 
 

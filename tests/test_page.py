@@ -80,7 +80,7 @@ def test_heat_maps_are_drawn_of_what_is_kept(page, tmp_path):
     assert result.segmentation.scores.dtype.itemsize == 1 and set(colors) <= {"brick", "grass"}
     heat_map = page.heat_map(result, gr.SelectData(None, {"index": 0, "value": "grass"}))
     assert np.ndim(heat_map.constructor_args["value"]) == 3
-    with pytest.raises(gr.Error, match="Segment the picture first"):
+    with pytest.raises(gr.Error, match="picture first"):
         page.heat_map(None, gr.SelectData(None, {"index": 0, "value": "grass"}))
 
 
@@ -159,7 +159,7 @@ def test_other_errors_are_said_in_a_sentence(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", [None, ""])
 def test_no_picture_is_said(page, path):
     """An empty path too, which would be found between all letters of a message."""
-    with pytest.raises(gr.Error, match="Give a picture first"):
+    with pytest.raises(gr.Error, match="picture first"):
         page.segment(path, ["brick"], **SETTINGS)
 
 
@@ -226,7 +226,7 @@ def test_background_of_words(page, tmp_path):
     expected = page.predictor("tcl")(image, [["wood", "marble"], "lava"], ["soil", "sand"])
     assert segmentation.classes == ["background", "wood", "lava"] and set(colors) <= {"wood", "lava"}
     assert np.array_equal(segmentation.labels, expected.labels)
-    with pytest.raises(gr.Error, match="At most 50 words at once, not 51"):
+    with pytest.raises(gr.Error, match="50 words.* 51"):
         many = {**settings, "background_words": ",".join(f"thing {number}" for number in range(49))}
         page.segment(str(tmp_path / "scene.png"), ["wood, lava"], **many)
 
@@ -278,7 +278,7 @@ def test_a_method_that_cannot_be_built_is_said(page, tmp_path, monkeypatch):
         lambda: page.settings("proxyclip"),
         lambda: page.segment(str(tmp_path / "scene.png"), ["brick"], **{**SETTINGS, "method": "proxyclip"}),
     ):
-        with pytest.raises(gr.Error, match="MODEL.DENSE_CLIP.PROXY: the weights of"):
+        with pytest.raises(gr.Error, match="MODEL.DENSE_CLIP.PROXY"):
             ask()
 
 
@@ -414,7 +414,7 @@ def test_features_are_kept_up_to_a_size(page, tmp_path, monkeypatch):
 def test_requests_that_fail_keep_no_more(page, tmp_path, monkeypatch):
     Image.new("L", (9, 9)).save(tmp_path / "small.png")
     monkeypatch.setattr("tcl_d2.commands.page.KEPT_IMAGES", 0)
-    with pytest.raises(gr.Error, match="is asked for too"):
+    with pytest.raises(gr.Error, match="brick.*negative"):
         page.segment(str(tmp_path / "small.png"), ["brick, not: brick"], **SETTINGS)
     assert not page._images
 

@@ -81,7 +81,7 @@ def test_one_text_is_words_separated_by_commas(predictor):
 @pytest.mark.fault("'background' among the class words, with a background besides", "an error says to leave it out")
 def test_background_is_no_class_word_where_there_is_one(predictor):
     image, words = np.zeros((9, 9, 3), np.uint8), ["background", "grass"]
-    with pytest.raises(ValueError, match="'background' is one of the class words.*leave the word out"):
+    with pytest.raises(ValueError, match="'background'"):
         predictor(image, words, background=True)
     assert predictor(image, words).classes == words
 
@@ -89,7 +89,7 @@ def test_background_is_no_class_word_where_there_is_one(predictor):
 @pytest.mark.parametrize("classes", ["person | man, background music", [["person", "man"], "background music"]])
 def test_a_class_may_have_several_words(classes):
     assert Words.read(classes, True).classes == [["person", "man"], "background music"]
-    with pytest.raises(ValueError, match="'background' is one of the class words"):
+    with pytest.raises(ValueError, match="'background'"):
         Words.read("wall | background, cat", True)
 
 
@@ -137,9 +137,9 @@ def test_negative_words_take_pixels_away(predictor, background):
 
 @pytest.mark.fault("a word that is asked for and negative, given to a predictor", "an error names it")
 def test_a_word_both_asked_for_and_negative_is_refused(predictor):
-    with pytest.raises(ValueError, match="'lava' is a negative word, and is asked for too"):
+    with pytest.raises(ValueError, match="'lava' .*negative"):
         predictor.stream([], "brick | lava, not: lava")
-    with pytest.raises(ValueError, match="at least one class word"):
+    with pytest.raises(ValueError, match="class word"):
         predictor.stream([], "not: lava")
 
 
@@ -168,7 +168,7 @@ def test_an_encoded_image_gives_the_same_at_once(predictor, monkeypatch, method)
 @pytest.mark.fault("an image that another predictor has encoded", "an error says so")
 def test_an_image_of_another_predictor_is_refused(predictor):
     encoded = predictor.with_dense_head("clip").encode(np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(ValueError, match="was encoded by another predictor"):
+    with pytest.raises(ValueError, match="another predictor"):
         predictor(encoded, "brick")
 
 
@@ -247,7 +247,7 @@ def test_options_stand_over_a_dense_heads_settings():
 
 
 def test_an_unknown_dense_head_is_named(predictor):
-    with pytest.raises(ValueError, match="'nclip', but there is no such dense head.*naclip"):
+    with pytest.raises(ValueError, match="'nclip'.*naclip"):
         predictor.with_dense_head("nclip")
 
 
@@ -255,7 +255,7 @@ def test_an_unknown_dense_head_is_named(predictor):
 def test_missing_weights_of_the_vision_model_are_named(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match="weights of 'vit_base_patch8_224.dino' are neither .*PROXY.PRETRAINED"):
+    with pytest.raises(OSError, match="vit_base_patch8_224.dino.*PROXY.PRETRAINED"):
         predictor.with_dense_head("proxyclip")
 
 
@@ -284,7 +284,7 @@ def test_sizes_out_of_range_are_refused_when_the_predictor_is_built(key, value):
 
 @pytest.mark.fault("a predictor of Detectron2's default configuration", "one error that names the models there are")
 def test_configuration_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="MODEL.META_ARCHITECTURE is 'GeneralizedRCNN'.*TCL"):
+    with pytest.raises(ValueError, match="META_ARCHITECTURE.*GeneralizedRCNN.*TCL"):
         TCLPredictor(load_config())
 
 
@@ -325,7 +325,7 @@ def test_extreme_pictures_are_segmented_and_drawn(predictor, tmp_path, height, w
 @pytest.mark.fault("a device that torch does not know, or has not here", "refused by name; a GPU's work is the CPU's")
 @pytest.mark.parametrize("device", ["gpu", "meta", "hpu", "vulkan", "cuda:x"])
 def test_a_device_that_torch_does_not_know_is_refused(device):
-    with pytest.raises(ValueError, match=f"MODEL.DEVICE is '{device}', which torch does not know"):
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE.*{device}"):
         TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device)
 
 
@@ -336,7 +336,7 @@ def test_other_accelerators_are_checked_as_cuda_is(device, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     assert TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device).model.device.type == "cpu"
     assert f"MODEL.DEVICE is {device}, but torch finds no GPU" in caplog.text
-    with pytest.raises(ValueError, match=f"MODEL.DEVICE is {device}, but torch finds no GPU"):
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE.*{device}"):
         check_device(device)
 
 
@@ -352,7 +352,7 @@ def default_dtype(request):
 def test_a_model_of_another_dtype_is_not_built(default_dtype):
     default_dtype()
     for config in ("trained", "maskclip", "groupvit"):
-        with pytest.raises(ValueError, match=f"weights of {torch.get_default_dtype()}; expected torch.float32"):
+        with pytest.raises(ValueError, match=f"{torch.get_default_dtype()}.*torch.float32"):
             TCLPredictor(ROOT / f"configs/shapes/{config}.yaml")
 
 
@@ -373,9 +373,9 @@ def test_converted_weights_are_refused(predictor, part, convert):
     predictor = copy.copy(predictor)
     predictor.model = copy.deepcopy(predictor.model)
     getattr(predictor.model if part == "model" else predictor.model.grounder, convert)()
-    with pytest.raises(ValueError, match="expected torch.float32.*TEST.ZERO_SHOT.PRECISION"):
+    with pytest.raises(ValueError, match="torch.float32.*TEST.ZERO_SHOT.PRECISION"):
         predictor(np.zeros((9, 9, 3), np.uint8), "brick")
-    with pytest.raises(ValueError, match="expected torch.float32.*SOLVER.AMP.ENABLED"):
+    with pytest.raises(ValueError, match="torch.float32.*SOLVER.AMP.ENABLED"):
         predictor.model.train()([{"image": torch.zeros(3, 48, 48), "caption": "brick"}] * 2)
 
 
@@ -442,7 +442,7 @@ def test_an_image_that_memory_is_too_small_for_is_named(predictor, monkeypatch, 
     results = list(predictor.stream(images, "brick", return_exceptions=True))
     assert [results[0].labels.shape, results[2].labels.shape] == [(20, 20), (20, 40)]
     assert "memory ran out for an image of 30 x 20 pixels" in str(results[1])
-    with pytest.raises(ValueError, match="memory ran out"):
+    with pytest.raises(ValueError, match="memory"):
         predictor(images, "brick")
     error.args = ("a bug",)
     if type(error) is RuntimeError:
@@ -453,7 +453,7 @@ def test_an_image_that_memory_is_too_small_for_is_named(predictor, monkeypatch, 
 @pytest.mark.parametrize("image", ["a.png", Path("a.png"), Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8)])
 def test_a_stream_of_a_single_image_is_refused(predictor, image):
     """Its letters or rows are no images."""
-    with pytest.raises(ValueError, match="is a single image"):
+    with pytest.raises(ValueError, match="single image"):
         predictor.stream(image, "brick")
 
 
@@ -513,7 +513,7 @@ def test_words_of_another_type_are_refused_by_name(predictor, ask, name, value):
 
 @ASK
 def test_the_background_is_no_class_word_for_a_model_either(predictor, ask):
-    with pytest.raises(ValueError, match="'background' is one of the class words"):
+    with pytest.raises(ValueError, match="'background'"):
         ask(predictor, ["background", "grass"], ["sky"])
 
 
@@ -540,7 +540,7 @@ def test_a_point_is_two_whole_numbers(predictor, x, y):
         with pytest.raises(ValueError, match="point .*whole numbers"):
             ask()
     for mask in (np.full((9, 9), 0.2), np.full((9, 9), np.nan), np.full((9, 9), "a")):
-        with pytest.raises(ValueError, match=f"mask of {mask.dtype}"):
+        with pytest.raises(ValueError, match=str(mask.dtype)):
             predictor.rank_words(image, mask, "brick")
 
 
@@ -548,7 +548,7 @@ def test_a_point_is_two_whole_numbers(predictor, x, y):
 def test_an_encoded_image_is_not_pickled(predictor):
     """It would take the whole model with it, and be refused where it arrives."""
     encoded = predictor.encode(np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(TypeError, match="encoded image.*send the picture"):
+    with pytest.raises(TypeError, match="encoded image"):
         pickle.dumps(encoded)
 
 

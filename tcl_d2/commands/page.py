@@ -1,4 +1,4 @@
-"""What the web page does for its visitors, with models that all of them share."""
+"""The requests that the web page answers, with models that all visitors share."""
 
 import logging
 import sys
@@ -108,7 +108,7 @@ class ModelSettings(NamedTuple):
     Attributes:
         method: one of method_names.
         threshold: score of the background.
-        kp: share of CLIP's own masks, where the method has them.
+        kp: share of CLIP's own masks, if the method has them.
         refine: one of Page.refiners.
     """
 
@@ -131,7 +131,7 @@ class Result(NamedTuple):
 
 
 class Page:
-    """What the page does, with models that all its visitors share (their requests wait for each other).
+    """Answers requests, with models that all visitors share; their requests wait for each other.
 
     Attributes:
         methods: (label, name) of each method, see method_names.
@@ -356,7 +356,7 @@ def _check_result(result: Result | None) -> Result:
     return result
 
 
-# ------------------------------------------------------------------------------------------------- what is shown
+# ------------------------------------------------------------------------------------------------- drawing
 
 
 def draw_masks(segmentation: Segmentation) -> tuple[tuple[np.ndarray, list], dict[str, str]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from ..segmentation import is_result_picture, result_paths, shorten
 from ..utils.files import remove_unfinished, replacing, stat_file
 
-PURPOSE = "segmentation"  # of what locks the folder
+PURPOSE = "segmentation"  # names the folder's lock
 SETTINGS = "result_settings.json"  # of the last run; a folder that has it is a folder of results
 _ENDINGS = re.compile(r"\.png|_labels\.png|_boxes\.(png|json)|_\d+_\w*\.png")  # of the files beside NAME.json
 
@@ -75,7 +75,7 @@ class ResultFolder:
         """Write the settings of a run, remove earlier results that it replaces, and return the images left to do.
 
         Args:
-            settings: what results depend on, by name; JSON.
+            settings: all that results depend on, by name; JSON.
             resume: whether to keep the results that are done; ValueError if they were made with other settings.
         """
         # Resume with the same settings only

@@ -21,7 +21,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", help="images, globs or folders; - reads a list from the standard input")
     parser.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="an exported model, with its settings")
-    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text embeddings, where they are its input")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE", help="text embeddings, for a model without classes")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder for the results")
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; default: as many as cores")

@@ -12,7 +12,7 @@ _BYTES_AT_ONCE = 64 * 2**20  # of the scores of a band
 
 
 class ScoreBands:
-    """Runs the windows of an image row by row, and averages what each band of the result needs of them."""
+    """Runs the windows of an image row by row, and averages those that each band of the result needs."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Cards: what an exported file says of itself, so that images, windows, words and scores go with its graph."""
+"""Cards: an exported file's description of the images, windows, words and scores that go with its graph."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from ..utils.files import BLANK, digest_file
 from ..utils.vocabulary import Words
 from ..version import __version__
 
-FORMAT = 2  # to be raised where a reader of the old format would go wrong
+FORMAT = 2  # raise it when readers of the old format would go wrong
 _WITHOUT_CHECKSUMS = 1  # an older format, which is read too
 KEY = "tcl_d2"  # of the card among a file's metadata
 
@@ -57,10 +57,10 @@ class ModelCard:
         patch_size: windows that are smaller are padded, in pixels.
         pad_to: windows are padded to multiples of so many pixels; 1: not at all.
         pixel_mean: color of the padding, RGB in 0..255.
-        background_score: a pixel whose best score is not above this is background, where there is one.
+        background_score: a pixel whose best score is not above this is background, if there is one.
         logit_scale: scale of a softmax over words; 0 for none.
-        area_threshold: classes that win not more than this share of the pixels lose them; 0 for none.
-        vocabulary: whose text embeddings are in the graph; None where they are an input.
+        area_threshold: classes that win at most this share of the pixels lose them; 0 for none.
+        vocabulary: the classes in the graph; None if text embeddings are an input.
         sha256: of the ONNX file, computed with BLANK in its place; BLANK until the file is written.
         external_data: SHA-256 of each file beside it that has weights of it, by name.
     """
@@ -100,7 +100,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class EmbeddingsCard:
-    """What a file of text embeddings says of itself."""
+    """The description of a file of text embeddings."""
 
     text_encoder: str
     vocabulary: VocabularyCard

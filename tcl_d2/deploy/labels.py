@@ -38,7 +38,7 @@ class ScoreRule:
         return results
 
     def finish(self, scores: np.ndarray) -> None:
-        """Apply what needs a whole image to class scores [K, H, W], in place: small classes, and the background."""
+        """Apply the rules for whole images to class scores [K, H, W], in place: small classes, and the background."""
         if self.area_threshold:
             first = int(self.vocabulary.has_background)
             areas = np.bincount(scores.argmax(0).ravel(), minlength=len(scores))[first:]

@@ -41,7 +41,7 @@ class OnnxSegmentor:
 
         Args:
             path: of an ONNX file that gives scores.
-            embeddings: file of text embeddings (.npz), where they are an input of the model.
+            embeddings: file of text embeddings (.npz), if they are an input of the model.
             providers: ONNX Runtime's execution providers, in their order; None: all that are installed.
             num_threads: threads of one run; 0: as many as cores.
 

@@ -1,4 +1,4 @@
-"""Exporting models: their graphs as ONNX or by torch.export, and what tcl_d2.deploy needs to know of them."""
+"""Exporting models: their graphs as ONNX or by torch.export, with the cards that tcl_d2.deploy reads."""
 
 from .cards import EmbeddedVocabulary, digest_text_encoder, embed_vocabulary, make_card
 from .crops import CropLabels, CropScores, check_exportable

@@ -1,4 +1,4 @@
-"""What is written beside an exported graph, taken from a model and its configuration."""
+"""Cards of exported graphs, made from a model and its configuration."""
 
 from typing import NamedTuple
 

@@ -14,10 +14,10 @@ from .pamr import ExportablePAMR
 
 
 def check_exportable(model: nn.Module) -> None:
-    """Check that a model can be exported; ValueError says what is in the way."""
+    """Check that a model can be exported; ValueError says why not."""
     if not isinstance(model, (TCL, DenseCLIP)):
         raise ValueError(
-            f"a {type(model).__name__} cannot be exported: what it makes of a vocabulary is more than text embeddings. "
+            f"a {type(model).__name__} cannot be exported: its vocabulary needs more than text embeddings. "
             "TCL and the dense CLIPs can be"
         )
     if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):

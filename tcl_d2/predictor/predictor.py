@@ -73,13 +73,11 @@ class TCLPredictor:
         """Build the model with the weights of MODEL.WEIGHTS on MODEL.DEVICE, or on the CPU if there is no GPU.
 
         Args:
-            config: a configuration, or the path of its file; configs/shapes/trained.yaml is a model that comes with
-                the project.
+            config: a configuration, or the path of its file, such as configs/shapes/trained.yaml.
             options: KEY, VALUE pairs over the values of the configuration.
 
         Raises:
-            FileNotFoundError, KeyError, ValueError: a file is missing, a key is unknown, a value does not fit, or the
-                weights cannot be read.
+            FileNotFoundError, KeyError, ValueError: a file is missing or unreadable, a key unknown, or a value wrong.
         """
         # Read the configuration
         self.options = options
@@ -115,17 +113,12 @@ class TCLPredictor:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":
-        """Build the predictor of a trained model.
+        """Build the predictor of a trained model; raises also an OSError if it cannot be downloaded.
 
         Args:
             name: "official" (the checkpoint of TCL's authors, downloaded once), "shapes" (the small world's, which
                 comes with the project), OWNER/NAME of a model on the Hugging Face hub, a folder as
                 tcl-d2 convert --hub writes it, or a configuration.
-            options: KEY, VALUE pairs over the values of the configuration.
-
-        Raises:
-            FileNotFoundError, KeyError, OSError, ValueError: there is no such model, it cannot be downloaded, or as
-                for TCLPredictor(config).
         """
         return cls(_pretrained_config(str(name)), *options)
 
@@ -138,8 +131,7 @@ class TCLPredictor:
             name: clip, maskclip, sclip, clearclip, naclip, proxyclip, or a name of your own in DENSE_HEAD_REGISTRY.
 
         Raises:
-            OSError, ValueError: there is no such method, or it cannot be built, such as ProxyCLIP without the weights
-                of its vision model; or this model, such as a GroupViT, has no CLIP.
+            OSError, ValueError: there is no such method, this model has no CLIP, or weights are missing.
         """
         if not isinstance(self.model.clip, FrozenCLIP):
             raise ValueError(f"the method '{name}' needs a CLIP; {type(self.model).__name__} has none")
@@ -223,7 +215,7 @@ class TCLPredictor:
     # ------------------------------------------------------------------------------------------------- interactive
 
     def encode(self, image: ImageLike, longest_side: int | None = None) -> EncodedImage:
-        """Read an image for many requests, which then take a part of the time: its features are computed once."""
+        """Read an image for many requests, which share its features and so take a part of the time."""
         _check_side(longest_side)
         reading = self._read(image, longest_side)
         return EncodedImage(reading.pixels, {**reading.inputs, "kept_crops": []}, self.model)
@@ -263,7 +255,7 @@ class TCLPredictor:
     def warnings(
         self, classes: ClassesLike, background: BackgroundLike = False, negative: str | Sequence[str] = ()
     ) -> list[str]:
-        """Return what a user should know of words, as the log has it: which are cut, or unknown to the model."""
+        """Return warnings about words that are cut, or unknown to the model; they are logged too."""
         vocabulary = self.model.make_vocabulary(classes, background, negative)
         return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
 

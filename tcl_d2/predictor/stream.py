@@ -20,7 +20,7 @@ class Reading(NamedTuple):
     """An image that was read.
 
     Attributes:
-        image: what it was read from.
+        image: as it was given.
         pixels: at the result's size, RGB uint8 [H, W, 3].
         inputs: the model's, see model_input.
     """
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a model is asked for with each image, see ZeroShotSegmentor.forward."""
+    """Words and outputs that each image is asked for, see ZeroShotSegmentor.forward."""
 
     words: Words
     labels_only: bool
@@ -82,7 +82,7 @@ def _segment_in_memory(
 ) -> list[Segmentation | Exception]:
     """Segment a batch; where memory runs out, image by image, with an error for one that is too large."""
     try:
-        return list(_segment(model, request, batch))
+        return _segment(model, request, batch)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -105,13 +105,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _segment(
     model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | Exception]
-) -> Iterator[Segmentation | Exception]:
+) -> list[Segmentation | Exception]:
     inputs = [reading.inputs | request.inputs for reading in batch if isinstance(reading, Reading)]
     with torch.no_grad():
         outputs = iter(model(inputs))
-    for reading in batch:
-        is_read = isinstance(reading, Reading)
-        yield _make_segmentation(reading, request, next(outputs), model) if is_read else reading
+    return [
+        _make_segmentation(reading, request, next(outputs), model) if isinstance(reading, Reading) else reading
+        for reading in batch
+    ]
 
 
 def _make_segmentation(

@@ -18,7 +18,7 @@ _DRAWING = Lock()  # matplotlib, on which the Visualizer draws, is not safe in t
 
 
 class ComponentSettings(NamedTuple):
-    """What counts as an object.
+    """The size and connectivity of objects, and how many there are at most.
 
     Attributes:
         min_area: smallest area of an object, in pixels.

@@ -1,4 +1,4 @@
-"""What the predictor returns: an image's labels and scores, with their pictures and files."""
+"""A segmentation: the predictor's result, an image's labels and scores, with their pictures and files."""
 
 import json
 import os
@@ -57,7 +57,7 @@ class Segmentation:
     # ------------------------------------------------------------------------------------------------- values
 
     def areas(self) -> dict[str, float]:
-        """Return the share of the image of each class, in 0..1."""
+        """Return each class's share of the image, in 0..1."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
         return {name: float(count) / self.labels.size for name, count in zip(self.classes, counts)}
 
@@ -89,9 +89,6 @@ class Segmentation:
 
         Args:
             settings: `min_area`, `connectivity` or `max_objects` in place of those of `components`.
-
-        Raises:
-            ValueError: the segmentation has labels alone, or a number is out of its range.
         """
         from .objects import ComponentSettings, connected_components, make_instances
 
@@ -113,16 +110,12 @@ class Segmentation:
         return scores / np.float32(255) if scores.dtype == np.uint8 else scores
 
     def area_changes(self, former: "Segmentation") -> dict[str, tuple[float, float]]:
-        """Return the share of each class in a former segmentation of this image, and in this one, in 0..1."""
+        """Return each class's share of the image in a former segmentation and in this one, in 0..1."""
         before, now = former.areas(), self.areas()
         return {name: (before.get(name, 0.0), now.get(name, 0.0)) for name in {**before, **now}}
 
     def region(self, x: int, y: int) -> np.ndarray:
-        """Return the connected part of its class's mask that a pixel lies in, bool [H, W]; of no class, the pixel.
-
-        Raises:
-            ValueError: the point lies outside the image, or is not of whole numbers.
-        """
+        """Return the connected region of a pixel's class, bool [H, W]; only the pixel in `plain_classes`."""
         from .regions import connected_mask, point_mask  # scipy, which a deployed model does without
 
         point = point_mask(x, y, self.labels.shape)
@@ -146,11 +139,7 @@ class Segmentation:
         return [0] * self.background + [len(self.classes) - 1] * self.negative
 
     def draw_overlay(self, shares: bool = True) -> np.ndarray:
-        """Draw the image with its classes in color and a legend, RGB uint8 [H', W', 3].
-
-        Args:
-            shares: whether the legend has only the classes that occur, each with its share of the image.
-        """
+        """Draw the image with its classes in color and a legend of all, or of those that occur with their shares."""
         plain = self.plain_classes()
         return drawing.draw_overlay(self.image, self.labels, self.classes, self.colors(), plain, shares)
 
@@ -163,11 +152,7 @@ class Segmentation:
         return drawing.draw_heat_map(self.image, self.class_scores(name))
 
     def draw_boxes(self, instances: "Instances | None" = None) -> np.ndarray:
-        """Draw the image with boxes, words and scores of objects, by default those of `instances`, by Detectron2.
-
-        Raises:
-            RuntimeError, ValueError: OpenCV is not installed, or the segmentation has labels alone.
-        """
+        """Draw the image with boxes, words and scores of objects, by default those of `instances`."""
         from .objects import draw_boxes
 
         instances = self.instances() if instances is None else instances

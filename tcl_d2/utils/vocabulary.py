@@ -1,4 +1,4 @@
-"""Words: what a user looks for, read and checked once, and from there on passed as one value."""
+"""Words: the classes, background and negative words of a request, read and checked once, passed as one value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Words:
         background: bool | str | Sequence[str] | None = False,
         negative: str | Sequence[str] | None = (),
     ) -> "Words":
-        """Read what a user wrote, see TCLPredictor.__call__; `Words` stay as they are.
+        """Read the words of a user, see TCLPredictor.__call__; `Words` stay as they are.
 
         Raises:
             ValueError: an argument of another type, which is named; "background" is a class besides the background; or

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 BACKGROUND = "background"  # the name of that class
-NO_CLASS = "(no class)"  # what is predicted to be none of the classes
+NO_CLASS = "(no class)"  # the name of pixels that belong to none
 MAX_WORD_LENGTH = 500  # characters; the 77 tokens of CLIP's context are some 400 of English
 _NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative words begins
 
@@ -94,7 +94,7 @@ def strip_all(words: Iterable[str]) -> list[str]:
 
 
 def decode_argument(text: str) -> str:
-    """Decode UTF-8 that Python reads as surrogates from a command line where the locale is another, such as LANG=C."""
+    """Decode UTF-8 that Python read as surrogates from a command line under another locale, such as LANG=C."""
     with suppress(UnicodeEncodeError):  # other surrogates, which no command line has
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return text

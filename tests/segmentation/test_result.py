@@ -30,7 +30,7 @@ def test_masks_and_areas_are_of_the_labels(segmentation):
     assert segmentation.areas() == {"background": 8 / 24, "cat": 12 / 24, "a dog": 4 / 24}
     assert segmentation.mask("cat")[:2].all() and segmentation.mask("cat").sum() == 12
     assert segmentation.mask("a dog")[2:, :2].all()
-    with pytest.raises(KeyError, match="'bird' is no class .*cat, a dog"):
+    with pytest.raises(KeyError, match="'bird' .*cat, a dog"):
         segmentation.mask("bird")
 
 
@@ -59,7 +59,7 @@ def test_regions_are_connected_pixels_of_a_class(segmentation):
     assert segmentation.region(2, 1).sum() == 12 and segmentation.region(2, 1)[:2].all()
     assert np.argwhere(segmentation.region(5, 3)).tolist() == [[3, 5]]
     assert np.argwhere(segmentation.region(4, 3)).tolist() == [[3, 4]]  # of the background, the pixel alone
-    with pytest.raises(ValueError, match=r"point \(6, 0\) lies outside the image of 6 x 4 pixels"):
+    with pytest.raises(ValueError, match=r"\(6, 0\) .*6 x 4"):
         segmentation.region(6, 0)
 
 
@@ -109,7 +109,7 @@ def test_heat_maps_need_scores_and_no_box_is_written_without(segmentation, tmp_p
 
 def test_heat_maps_need_scores_and_no_file_is_written_without(segmentation, tmp_path):
     segmentation.scores = None
-    with pytest.raises(ValueError, match="labels alone.*labels_only=False"):
+    with pytest.raises(ValueError, match="labels_only=False"):
         segmentation.save(tmp_path, "x", heat_maps=True)
     assert not list(tmp_path.iterdir())
 
@@ -157,7 +157,7 @@ def test_what_is_of_no_class_is_no_object(segmentation):
 @pytest.mark.fault("objects of a segmentation with labels alone", "an error says what to ask for; no file is written")
 def test_objects_need_scores(segmentation, tmp_path):
     segmentation.scores = None
-    with pytest.raises(ValueError, match="labels alone.*label_scores=True"):
+    with pytest.raises(ValueError, match="label_scores=True"):
         segmentation.save(tmp_path, "x", boxes=True)
     assert not list(tmp_path.iterdir())
 
@@ -192,6 +192,6 @@ def test_no_object_is_an_empty_list(segmentation, tmp_path):
 @pytest.mark.fault("boxes without OpenCV", "an error says what to install; no file is written")
 def test_boxes_need_opencv(segmentation, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(RuntimeError, match="OpenCV.*pip install opencv-python-headless"):
+    with pytest.raises(RuntimeError, match="OpenCV.*opencv-python-headless"):
         segmentation.save(tmp_path, "x", boxes=True)
     assert not list(tmp_path.iterdir())

@@ -40,18 +40,18 @@ def test_words_without_parents_are_left_alone():
 @pytest.mark.fault("a parent without a class, or without words, or of a parent", "an error shows how it is written")
 @pytest.mark.parametrize("text", ["< animal", "dog <", "dog < animal < thing", "dog | < | "])
 def test_half_a_family_is_refused(text):
-    with pytest.raises(ValueError, match="is not a class and its parent: write them as 'dog . puppy < animal'"):
+    with pytest.raises(ValueError, match="'dog . puppy < animal'"):
         at_specificity(text)
 
 
 @pytest.mark.fault("negative words with a parent", "an error names them")
 def test_negative_words_have_no_parent():
-    with pytest.raises(ValueError, match="'not: shadow < thing' are negative words, which have no parent"):
+    with pytest.raises(ValueError, match="'not: shadow < thing'"):
         at_specificity("dog, not: shadow < thing")
 
 
 def test_another_specificity_is_refused():
-    with pytest.raises(ValueError, match="specificity is 'vague'; expected one of word, synonyms, parents"):
+    with pytest.raises(ValueError, match="'vague'.*word, synonyms, parents"):
         at_specificity("dog", "vague")
 
 
@@ -63,7 +63,7 @@ def test_negative_words_are_taken_out():
 @pytest.mark.fault("'not:' without a word", "an error shows how negative words are written")
 @pytest.mark.parametrize("entry", ["not:", "not:  ", ["not: ", " "]])
 def test_not_without_a_word_is_refused(entry):
-    with pytest.raises(ValueError, match="names no negative word: write it as 'not: shadow'"):
+    with pytest.raises(ValueError, match="'not: shadow'"):
         split_negative(["car", entry])
 
 

@@ -79,7 +79,7 @@ def measure(runtimes: dict[str, tuple[Runtime, int]], cfg, dataset_name: str, nu
     seconds = {name: [] for name in runtimes}
     equal = {name: [] for name in runtimes}
 
-    for runtime, _ in runtimes.values():  # what is compiled or allocated once is not measured
+    for runtime, _ in runtimes.values():  # compile and allocate before the clock starts
         runtime(rows[0]["file_name"])
     for row in rows:
         reference = None
