@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -93,41 +94,38 @@ def make_vocabulary(
         ValueError: no classes, a class without words, a word that is no text or blank, or that stands for two classes,
             or a negative word that is asked for too.
     """
-    if isinstance(classes, str) or not classes:
-        raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
-
-    # The words of each class
-    words_by_class = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
-    empty = [i for i, words in enumerate(words_by_class) if not words]
-    if empty:
-        raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
-    if shared_words:
-        for words in words_by_class:
-            check_words(words)
-    else:
-        check_words([word for words in words_by_class for word in words])
-
-    # The background before them
     background = read_background(background)
     has_background = background is not False
+    words_by_class = _list_words(classes, shared_words)
     if has_background:
-        background_words = () if background is True else tuple(background)
-        if background_words:
-            check_words(background_words)
-        words_by_class.insert(0, background_words)
-
-    # Words that are one text for the model
+        words_by_class.insert(0, () if background is True else check_words(background))
     pairs = [(word, i) for i, words in enumerate(words_by_class) for word in words]
     negative = check_words(negative) if negative else ()
+
+    # Words that are one text for the model
     all_words = list(dict.fromkeys([*(word for word, _ in pairs), *negative]))
     texts = dict(zip(all_words, identify(all_words)))
     if not shared_words:
         _check_texts(words_by_class[int(has_background) :], texts)
-
-    # Negative words after them
     _check_negative(negative, [word for word, _ in pairs], texts)
+
     pairs += [(word, len(words_by_class)) for word in negative]
     return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
+
+
+def _list_words(classes: Sequence[ClassWords], shared_words: bool) -> list[tuple[str, ...]]:
+    """Return the words of each class, checked."""
+    if isinstance(classes, str) or not classes:
+        raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
+    words_by_class = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
+    empty = [i for i, words in enumerate(words_by_class) if not words]
+    if empty:
+        raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
+
+    distinct = words_by_class if shared_words else [list(chain.from_iterable(words_by_class))]
+    for words in distinct:
+        check_words(words)
+    return words_by_class
 
 
 def _check_texts(words_by_class: Sequence[Sequence[str]], texts: Mapping[str, Hashable]) -> None:
