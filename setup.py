@@ -70,7 +70,7 @@ setup(
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
         "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "export": ["onnx", "onnx-ir", "onnxscript", "onnxruntime"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
         "dev": [
@@ -84,6 +84,7 @@ setup(
             "transformers>=4.57",
             "wandb",
             "onnx",
+            "onnx-ir",
             "onnxscript",
             "onnxruntime",
         ],

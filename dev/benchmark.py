@@ -371,7 +371,7 @@ def one_pass(repeat: int) -> list[dict]:
         together, apart = evaluate(*names), evaluate_each()
         difference = max(abs(together[name] - apart[name]) for name in names)
         calls = partial(evaluate, *names), evaluate_each
-        return [compare("two benchmarks of the same images", "s", *calls, 3, difference)]
+        return [compare("two benchmarks of the same images", "s", *calls, min(repeat, 3), difference)]
 
 
 def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray], repeat: int) -> dict:

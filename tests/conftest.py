@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers beside each other share the cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a script's background job; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 FAULT_TABLE = """# Faults, and what comes of them
 Made by `python -m pytest tests -m fault --fault-table=docs/faults.md`: each row is a test that did this and
 saw the outcome. The long runs are `python dev/soak.py` and `python dev/soak_folder.py`: see below.

@@ -24,8 +24,8 @@ CODED_NAMES = [("läva", "utf-8"), ("böse", "latin-1")]
 FEW += ["TEST.ZERO_SHOT.IMS_PER_BATCH", "1"]
 
 
-def compare(output, *arguments: str, options: list[str] = FEW) -> None:
-    command = ["--configs", *CONFIGS, "--datasets", "shapes_val", "shapes_stuff_val", "--output", str(output)]
+def compare(output, *arguments: str, options: list[str] = FEW, configs: list[str] = CONFIGS) -> None:
+    command = ["--configs", *configs, "--datasets", "shapes_val", "shapes_stuff_val", "--output", str(output)]
     main(argument_parser().parse_args([*command, *arguments, "--opts", *options]))
 
 
@@ -56,7 +56,7 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
     assert (tmp_path / "comparison.md").read_text() in capsys.readouterr().out
 
     # Again: no image goes through a model, so none is measured
-    compare(tmp_path, options=options)
+    compare(tmp_path, options=options, configs=CONFIGS[:1])
     assert results(tmp_path) == first
     for name, cost in costs(tmp_path).items():
         assert cost["seconds"] == first_costs[name]["seconds"] and cost["images"] == 3
@@ -75,16 +75,16 @@ def test_stopped_comparison_goes_on(in_world, tmp_path):
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(SystemExit) as stopped:
-        compare(tmp_path / "stopped", options=options)
+        compare(tmp_path / "stopped", options=options, configs=CONFIGS[1:])
     thread.join()
     assert stopped.value.code == 128 + signal.SIGINT
     before = costs(tmp_path / "stopped")["trained"]["images"]
-    assert results(tmp_path / "stopped").keys() == {"maskclip"}
+    assert not results(tmp_path / "stopped")
     assert before < 11 and not (tmp_path / "stopped/comparison.md").exists()
 
     # Taken up
-    compare(tmp_path / "stopped", options=options)
-    compare(tmp_path / "whole", options=options)
+    for folder in ("stopped", "whole"):
+        compare(tmp_path / folder, options=options, configs=CONFIGS[1:])
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")
     assert before < costs(tmp_path / "stopped")["trained"]["images"] <= 11
 
