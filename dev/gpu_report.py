@@ -43,10 +43,10 @@ class Outcomes:
             self.rows.append((f"{name} {quantity}".strip(), report.outcome, difference, bound))
 
 
-def check(*options: str) -> tuple[list[tuple], bool]:
+def check(*options: str, tests: Path = ROOT / "tests") -> tuple[list[tuple], bool]:
     """Run the tests of devices; return a row for each figure, and whether all passed."""
     outcomes = Outcomes()
-    code = pytest.main(["-q", "-m", "gpu", *options, str(ROOT / "tests")], plugins=[outcomes])
+    code = pytest.main(["-q", "-m", "gpu", *options, str(tests)], plugins=[outcomes])
     return outcomes.rows, code == pytest.ExitCode.OK
 
 

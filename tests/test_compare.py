@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +27,31 @@ CODED_NAMES = [("läva", "utf-8"), ("böse", "latin-1")]
 FEW += ["TEST.ZERO_SHOT.IMS_PER_BATCH", "1"]
 
 
+class Forked:
+    """In place of a subprocess.Popen of Python: a process that needs no seconds of imports."""
+
+    def __init__(self, command: list[str], **_: object):
+        self._running = running.started(Path(os.environ["DETECTRON2_DATASETS"]), *command[1:])
+        self._script = self._running.__enter__()
+
+    @property
+    def stdout(self) -> list[str]:
+        return self._script.wait().stdout.splitlines(keepends=True)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._script.pid, number)
+
+    def wait(self) -> int:
+        status = self._script.poll()
+        self._running.__exit__(None, None, None)
+        return status
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    monkeypatch.setattr("tcl_d2.commands.compare.subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
+
+
 def compare(output, *arguments: str, options: list[str] = FEW, configs: list[str] = CONFIGS) -> None:
     command = ["--configs", *configs, "--datasets", "shapes_val", "shapes_stuff_val", "--output", str(output)]
     main(argument_parser().parse_args([*command, *arguments, "--opts", *options]))
@@ -39,7 +67,7 @@ def results(output) -> dict[str, list]:
     return {path.parent.name: json.loads(path.read_text())["datasets"] for path in output.glob("*/results.json")}
 
 
-def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_path, capsys):
+def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_path, capsys, forked):
     options = [*FEW, "TEST.ZERO_SHOT.MEASURES", "['SoftIoU']"]
     compare(tmp_path, options=options)
     first, first_costs = results(tmp_path), costs(tmp_path)
@@ -63,7 +91,7 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
 
 
 @pytest.mark.fault("a comparison is stopped by Ctrl-C", "the same command goes on, and ends with the same figures")
-def test_stopped_comparison_goes_on(in_world, tmp_path):
+def test_stopped_comparison_goes_on(in_world, tmp_path, forked):
     options = [*FEW[2:], "TEST.ZERO_SHOT.MAX_IMAGES", "12"]
 
     def stop() -> None:
