@@ -19,7 +19,7 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(RUN) -m ruff check .

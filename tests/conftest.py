@@ -62,8 +62,10 @@ def pytest_configure(config) -> None:
 
 
 def pytest_collection_modifyitems(items) -> None:
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: item.path.parent not in (tests, tests / "export"))  # slow files first
     for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix() in QUICK:
+        if item.path.relative_to(tests).as_posix() in QUICK:
             item.add_marker("quick")
         for mark in item.iter_markers("fault"):
             item.user_properties.append(("fault", mark.args))
