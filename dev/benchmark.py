@@ -46,6 +46,7 @@ from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
+from tcl_d2.utils.vocabulary import Words
 
 ROOT = Path(__file__).resolve().parent.parent
 _UNITS = {"s": 1.0, "ms": 1e3}
@@ -388,7 +389,7 @@ def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray]
 
         def segment_in_batches() -> None:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                segment_files(predictor, args, sources, OBJECTS, True)
+                segment_files(predictor, args, sources, Words.read(OBJECTS, True))
 
         def segment_in_turn() -> None:
             for source in sources:
