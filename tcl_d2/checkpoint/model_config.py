@@ -79,6 +79,7 @@ def model_config(values: Mapping[str, Any], folder: Path) -> CfgNode:
                 f"{', '.join(key.rstrip('.') for key in _KEYS)}, but for those of folders and of other files. Leave "
                 "them out, and set them yourself: as options (KEY VALUE), or in a config file of yours"
             )
+
         cfg.merge_from_other_cfg(CfgNode(part))
         check_names(cfg, defaults, folder)
         return cfg

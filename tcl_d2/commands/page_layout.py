@@ -132,6 +132,7 @@ def _connect(page: Page, form: Form, answer: Answer) -> None:
         path = file and file["path"]
         if path and not Path(path).resolve().is_relative_to(Path(form.fields[0].GRADIO_CACHE).resolve()):
             raise gr.Error("The picture is no file that was uploaded here.")  # but any file of this machine
+
         result = page.segment(path, *settings)
         masks, colors = draw_masks(result.segmentation)
         areas = [f"{name} {100 * area:.0f} %" for name, area in result.segmentation.areas().items() if area > 0]

@@ -69,6 +69,7 @@ class Preparation:
         """Prepare the data, unless --check is given, check them, and exit with 1 if any are wrong."""
         root = datasets_root()
         args.source = args.source or [root / name for name in self.downloads if (root / name).exists()]
+
         try:
             check_shared_memory(SHARED_MEMORY)
             if not args.check:

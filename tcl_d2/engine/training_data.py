@@ -70,6 +70,7 @@ def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:
             raise ValueError(
                 f"MODEL.TCL.LOSS_HEADS has {names[0]}, which needs {data}, but DATASETS.TRAIN names no {kind} dataset."
             )
+
         if has_data and not names:
             examples = f" (as {SemSegBCELoss.__name__} and {SemSegDiceLoss.__name__} do)" if data == "labels" else ""
             raise ValueError(

@@ -137,6 +137,7 @@ def _check_architecture(key: str, name: str) -> None:
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
             "as vit_base_patch8_224.dino."
         )
+
     with torch.device("meta"):
         model = timm.create_model(name)
     has_patches = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
