@@ -46,7 +46,7 @@ from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
-from tcl_d2.utils.vocabulary import Words
+from tcl_d2.words.words import Words
 
 ROOT = Path(__file__).resolve().parent.parent
 _UNITS = {"s": 1.0, "ms": 1e3}

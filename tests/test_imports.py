@@ -10,6 +10,7 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "utils",
     "runs",
     "assets",
+    "words",
     "segmentation",
     "deploy",
     "modeling",

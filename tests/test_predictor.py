@@ -17,8 +17,8 @@ from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
 from tcl_d2.predictor import TCLPredictor, stream
 from tcl_d2.segmentation import Segmentation
-from tcl_d2.utils.specificity import at_specificity
-from tcl_d2.utils.vocabulary import Words
+from tcl_d2.words.specificity import at_specificity
+from tcl_d2.words.words import Words
 from tests.conftest import ROOT
 
 

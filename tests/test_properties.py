@@ -15,11 +15,12 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.step import training_precision
 from tcl_d2.engine.trainer import check_schedule
 from tcl_d2.modeling import MaskCLIP
-from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
-from tcl_d2.modeling.text import TextEmbedder, check_templates
-from tcl_d2.modeling.vocabulary import check_words
+from tcl_d2.modeling.encoders.text import TextEmbedder
+from tcl_d2.modeling.segmentor.windows import Windows, batch_windows, pad_to_multiple
 from tcl_d2.utils.resize import segmentation_size
 from tcl_d2.utils.windows import window_starts
+from tcl_d2.words.templates import check_templates
+from tcl_d2.words.vocabulary import check_words
 from tests import golden
 
 settings.register_profile("fast", deadline=None, max_examples=60, derandomize=True)

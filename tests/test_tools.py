@@ -19,7 +19,7 @@ from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import unfinished_path
-from tcl_d2.utils.words import split_words
+from tcl_d2.words.parsing import split_words
 from tests.conftest import ROOT
 from tests.running import check_error, run
 

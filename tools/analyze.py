@@ -27,14 +27,14 @@ from tcl_d2.evaluation.confusion import check_class_indices, compute_metrics, co
 from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
-from tcl_d2.modeling.score_rules import AllScores, ScoreSettings
-from tcl_d2.modeling.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
+from tcl_d2.modeling.segmentor.score_rules import AllScores, ScoreSettings
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation.drawing import draw_overlay
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
-from tcl_d2.utils.words import as_lists, class_names, split_words
+from tcl_d2.words.parsing import as_lists, class_names, split_words
+from tcl_d2.words.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)

@@ -23,9 +23,9 @@ from tabulate import tabulate
 from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
-from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
+from tcl_d2.words.vocabulary import dataset_classes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)

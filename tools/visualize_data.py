@@ -17,11 +17,11 @@ from tcl_d2.data import build_image_text_train_loader, check_datasets, check_hav
 from tcl_d2.data.benchmarks import class_legend
 from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper
-from tcl_d2.modeling.dataset_classes import INSTANCE_TYPES
 from tcl_d2.segmentation.drawing import draw_overlay, draw_text, enlarge, save_picture
 from tcl_d2.segmentation.objects import check_opencv
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.images import as_array
+from tcl_d2.words.datasets import INSTANCE_TYPES
 
 CONFIG = "tcl.yaml"
 

@@ -16,7 +16,7 @@ import torch
 
 from tcl_d2.data.benchmarks import model_input
 from tcl_d2.modeling import GroupViT
-from tcl_d2.modeling.inference import pad_to_multiple
+from tcl_d2.modeling.segmentor.windows import pad_to_multiple
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation.drawing import draw_groups, enlarge, save_picture
 from tcl_d2.utils.errors import one_message

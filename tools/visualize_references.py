@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tcl_d2.modeling import ReCo
-from tcl_d2.modeling.vocabulary import check_words
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation.drawing import draw_text, enlarge, save_picture
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import check_output
+from tcl_d2.words.vocabulary import check_words
 
 CONFIG = "shapes/reco.yaml"
 SIDE = 96  # of an image in the picture at least, in pixels

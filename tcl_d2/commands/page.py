@@ -21,9 +21,9 @@ from ..modeling.refiners.base import Refiner, build_refiner, refiner_names
 from ..predictor import EncodedImage, TCLPredictor, words_to_rank
 from ..segmentation import Segmentation, drawing
 from ..segmentation.regions import grow_mask
-from ..utils.specificity import SPECIFICITIES, at_specificity
-from ..utils.vocabulary import Words
-from ..utils.words import as_lists, split_background_words, split_words
+from ..words.parsing import as_lists, split_background_words, split_words
+from ..words.specificity import SPECIFICITIES, at_specificity
+from ..words.words import Words
 from .model_options import TCL, method_names, with_method
 
 try:

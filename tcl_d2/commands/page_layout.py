@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ..data.shapes import GROUNDS, OBJECTS
-from ..utils.specificity import SPECIFICITIES
+from ..words.specificity import SPECIFICITIES
 from .model_options import TCL
 from .page import KEPT_SECONDS, SPECIFICITY, TYPED_WORDS, Page, Result, area_changes, draw_masks, rankable_benchmarks
 

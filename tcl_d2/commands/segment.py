@@ -27,7 +27,6 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.benchmarks import benchmark_classes
-from ..data.class_words import read_class_words
 from ..engine import launch
 from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor
@@ -36,11 +35,12 @@ from ..segmentation import Segmentation
 from ..segmentation.objects import check_opencv
 from ..utils.errors import one_message
 from ..utils.locks import locked_folder
-from ..utils.specificity import SPECIFICITIES, at_specificity
 from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
-from ..utils.vocabulary import Words
-from ..utils.words import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
+from ..words.files import read_class_words
+from ..words.parsing import BACKGROUND, as_vocabulary, class_names, split_background_words, split_words
+from ..words.specificity import SPECIFICITIES, at_specificity
+from ..words.words import Words
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import PURPOSE, ResultFolder, Source, check_apart

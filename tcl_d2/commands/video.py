@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..predictor import TCLPredictor
-from ..utils.vocabulary import Words
+from ..words.words import Words
 
 
 def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> None:

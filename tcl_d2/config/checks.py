@@ -7,7 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from ..modeling import ZeroShotSegmentor
 from ..modeling.dense_clip.heads import check_dense_head
 from ..modeling.refiners.base import build_refiner
-from ..modeling.segmentor import check_images
+from ..modeling.segmentor.base import check_images
 from .keys import missing_keys
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..modeling.dataset_classes import has_classes, is_of_objects
+from ..words.datasets import has_classes, is_of_objects
 from . import builtin  # noqa: F401 (registers its datasets)
 from .benchmarks import (
     EVALUATOR_TYPE,

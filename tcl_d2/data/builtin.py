@@ -10,9 +10,9 @@ from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from ..assets import FOLDER as ASSETS
 from ..segmentation.drawing import distinct_colors
 from ..utils.files import path_within
-from ..utils.words import BACKGROUND, unique_names
+from ..words.files import read_class_words
+from ..words.parsing import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
-from .class_words import read_class_words
 from .dataset_files import DatasetsHandler, datasets_root
 from .labels import parse_range, parse_rule
 from .pairs.register import register_coco_captions, register_webdataset

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..utils.files import BLANK, digest_file
-from ..utils.vocabulary import Words
 from ..version import __version__
+from ..words.words import Words
 
 FORMAT = 2  # raise it when readers of the old format would go wrong
 _WITHOUT_CHECKSUMS = 1  # an older format, which is read too

@@ -9,8 +9,8 @@ import numpy as np
 from ..segmentation import Segmentation
 from ..utils.images import ImageLike, as_array
 from ..utils.resize import resize_bilinear, segmentation_size
-from ..utils.vocabulary import BackgroundLike, ClassesLike, Words, read_background
-from ..utils.words import as_lists
+from ..words.parsing import as_lists
+from ..words.words import BackgroundLike, ClassesLike, Words, read_background
 from .bands import ScoreBands
 from .card import KEY, EmbeddingsCard, ModelCard, VocabularyCard, check_files, read_card
 from .labels import ScoreRule

@@ -10,8 +10,8 @@ from ..data.labeled import split_batch
 from ..evaluation.dataset_settings import build_identify
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
-from ..modeling.vocabulary import dataset_vocabulary
 from ..utils.errors import named
+from ..words.vocabulary import dataset_vocabulary
 
 
 def check_training_data(cfg: CfgNode) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ..utils.files import replacing
-from ..utils.words import decode_argument
+from ..words.parsing import decode_argument
 from .published import PublishedRow
 from .report import dataset_titles, list_gaps, mean, published_miou, write_csv
 

@@ -23,7 +23,7 @@ from ..data.benchmarks import model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder
-from ..modeling.inference import Windows
+from ..modeling.segmentor.windows import Windows
 
 _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.words import NO_CLASS
+from ..words.parsing import NO_CLASS
 
 PROTOCOL_METRICS = ("mIoU", "fwIoU", "mACC", "pACC")  # over all classes, see compute_metrics
 

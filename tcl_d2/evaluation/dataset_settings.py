@@ -8,13 +8,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import check_ranges, dataset_config
-from ..data.class_words import RELEASES, read_dataset_words, released_words
-from ..modeling.dataset_classes import PANOPTIC_TYPES, has_classes, is_of_objects
-from ..modeling.templates import get_templates
-from ..modeling.text import WordReader
-from ..modeling.vocabulary import Identify, dataset_classes, dataset_vocabulary
+from ..modeling.encoders.text import WordReader
 from ..utils.errors import named
-from ..utils.words import class_names
+from ..words.datasets import PANOPTIC_TYPES, has_classes, is_of_objects
+from ..words.files import RELEASES, read_dataset_words, released_words
+from ..words.parsing import class_names
+from ..words.templates import get_templates
+from ..words.vocabulary import Identify, dataset_classes, dataset_vocabulary
 from .measures import build_measures, check_measures
 from .objects import check_panoptic
 

@@ -20,11 +20,11 @@ from torch import nn
 from ..config import dataset_config
 from ..data.dataset_files import subsample
 from ..modeling import ZeroShotSegmentor
-from ..modeling.objects import OUTPUTS
-from ..modeling.vocabulary import dataset_vocabulary, join_vocabularies
+from ..modeling.segmentor.objects import OUTPUTS
 from ..runs.signals import SignalCatcher
 from ..utils.tensors import digest_weights
 from ..version import __version__
+from ..words.vocabulary import dataset_vocabulary, join_vocabularies
 from .dataset_settings import words_from_config
 from .objects import needed_outputs
 from .progress import EvaluationProgress, SkippedImages, fingerprint, stat_files

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..modeling.vocabulary import WordSubset
 from ..utils.files import open_path
+from ..words.vocabulary import WordSubset
 
 
 def class_similarity(subset: WordSubset, embeddings: Tensor) -> np.ndarray:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..data.dataset_files import rows_by_file_name
 from ..data.labels import LabelMapper
-from ..modeling.dataset_classes import dataset_class_names
 from ..segmentation.drawing import distinct_colors, draw_palette, save_picture
 from ..utils.files import path_within
+from ..words.datasets import dataset_class_names
 from .build import EVALUATOR_REGISTRY
 from .confusion import check_class_indices, compute_metrics, confusion_matrix, overall_metrics
 from .measures import Measure, build_measures

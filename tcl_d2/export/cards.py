@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
-from ..modeling.vocabulary import WordSubset, join_vocabularies
 from ..utils.tensors import digest_weights
-from ..utils.vocabulary import BackgroundLike, ClassesLike, Words
+from ..words.vocabulary import WordSubset, join_vocabularies
+from ..words.words import BackgroundLike, ClassesLike, Words
 
 
 class EmbeddedVocabulary(NamedTuple):

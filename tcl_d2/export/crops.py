@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
-from ..modeling.inference import resize_scores
-from ..modeling.score_rules import ScoreSettings
-from ..modeling.vocabulary import WordSubset
+from ..modeling.segmentor.score_rules import ScoreSettings
+from ..modeling.segmentor.windows import resize_scores
+from ..words.vocabulary import WordSubset
 from .pamr import ExportablePAMR
 
 

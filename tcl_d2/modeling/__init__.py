@@ -2,13 +2,12 @@
 
 import sys
 
-from .crop_segmentor import CropFeatures
 from .dense_clip import DENSE_HEAD_REGISTRY, DenseCLIP, DenseHead, MaskCLIP, build_dense_head
 from .encoders import DualEncoder, FrozenCLIP, FrozenDualEncoder, build_clip, build_tokenizer
 from .groupvit import GroupViT
 from .reco import ReCo
 from .refiners import PAMR, REFINER_REGISTRY, DenseCRF, Refiner, build_refiner
-from .segmentor import ZeroShotSegmentor
+from .segmentor import CropFeatures, ZeroShotSegmentor
 from .tcl import TCL, TCL_LOSS_REGISTRY, Grounder, Grounding, Sim2Mask, build_losses, losses, mask_statistics
 
 # Paths that are documented besides the names below, as in `from tcl_d2.modeling.losses import LossHead`

@@ -29,7 +29,7 @@ from ..utils.images import ImageLike, as_array
 from ..utils.numbers import check_count
 from ..utils.resize import check_sizes
 from ..utils.threads import map_ahead
-from ..utils.vocabulary import BackgroundLike, ClassesLike, Words
+from ..words.words import BackgroundLike, ClassesLike, Words
 from .stream import Reading, Request, segment_stream
 
 logger = logging.getLogger(__name__)

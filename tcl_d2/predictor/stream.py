@@ -11,7 +11,7 @@ from torch import Tensor
 from ..modeling import ZeroShotSegmentor
 from ..segmentation import Segmentation
 from ..utils.images import ImageLike
-from ..utils.vocabulary import Words
+from ..words.words import Words
 
 _RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
 

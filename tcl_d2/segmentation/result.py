@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..utils.files import open_path, replacing
-from ..utils.words import NO_CLASS
+from ..words.parsing import NO_CLASS
 from . import drawing
 from .drawing import Color
 

@@ -11,7 +11,7 @@ from tcl_d2.engine.training_data import check_training_data
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings, words_from_config
 from tcl_d2.evaluation.evaluation_pass import group_by_images
 from tcl_d2.evaluation.progress import EvaluationProgress
-from tcl_d2.modeling.vocabulary import dataset_classes, make_vocabulary
+from tcl_d2.words.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
 

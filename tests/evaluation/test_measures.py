@@ -22,7 +22,7 @@ from tcl_d2.evaluation.dataset_settings import check_dataset_settings
 from tcl_d2.evaluation.measures import BoundaryIoU, ClassBoundaryIoU, SoftIoU, soft_metrics
 from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.evaluation.similarity import class_similarity, read_similarity
-from tcl_d2.modeling.vocabulary import join_vocabularies, make_vocabulary
+from tcl_d2.words.vocabulary import join_vocabularies, make_vocabulary
 from tests import running
 
 DATA, K = "shapes_objects_val", 23  # a benchmark with ignored pixels, and its classes

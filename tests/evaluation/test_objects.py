@@ -26,8 +26,8 @@ from tcl_d2.evaluation import build_evaluator, needed_outputs
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings
 from tcl_d2.evaluation.evaluation_pass import group_by_images
 from tcl_d2.evaluation.zero_shot import overall_metrics
-from tcl_d2.modeling.dataset_classes import Category, dataset_categories, dataset_class_names
-from tcl_d2.modeling.vocabulary import dataset_vocabulary
+from tcl_d2.words.datasets import Category, dataset_categories, dataset_class_names
+from tcl_d2.words.vocabulary import dataset_vocabulary
 from tests.running import check_error, run
 
 QUICK = ["TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.0]

@@ -29,7 +29,7 @@ from tcl_d2.export import (
     save_embeddings,
     save_onnx,
 )
-from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings, build_score_rule
 from tests.conftest import ROOT
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 from tests.running import check_error, holder, run

@@ -24,7 +24,7 @@ from tcl_d2.export import (
 from tcl_d2.modeling import PAMR
 from tcl_d2.modeling.encoders.positions import PositionRule
 from tcl_d2.modeling.encoders.resize_matrices import cubic_matrix, linear_matrix
-from tcl_d2.modeling.score_rules import ScoreSettings
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 
 SIZES = ((1, 16, 16), (3, 24, 24), (1, 8, 40), (2, 56, 16), (1, 8, 8))  # crops, height and width

@@ -11,7 +11,7 @@ import torch
 
 from tcl_d2.modeling import DenseCLIP, FrozenCLIP
 from tcl_d2.modeling.dense_clip import DenseHead
-from tcl_d2.modeling.vocabulary import WordSubset
+from tcl_d2.words.vocabulary import WordSubset
 
 PATH = Path(__file__).parent / "dense_clip.pt"
 IMAGES = ("square", "wide", "same_count")  # wide: resized position embeddings; same_count: 4 x 9 patches for 6 x 6

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tcl_d2.modeling import FrozenCLIP, build_clip, build_tokenizer
 from tcl_d2.modeling.encoders.clip import run_block
 from tcl_d2.modeling.encoders.positions import KeptPositions, PositionRule
-from tcl_d2.modeling.text import TextEmbedder
+from tcl_d2.modeling.encoders.text import TextEmbedder
 from tcl_d2.utils.tensors import LastValue, digest_weights
 from tests import golden
 

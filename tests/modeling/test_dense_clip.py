@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from tcl_d2.modeling import PAMR
 from tcl_d2.modeling.dense_clip import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, ProxyCLIPHead, SCLIPHead
 from tcl_d2.modeling.dense_clip.refinement import denoise_prompts, smooth_keys
+from tcl_d2.modeling.encoders.text import TextEmbedder
 from tcl_d2.modeling.functional import normalize
-from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
-from tcl_d2.modeling.text import TextEmbedder
+from tcl_d2.modeling.segmentor.windows import Windows, batch_windows, pad_to_multiple
 from tests.golden import dense_clip as golden
 
 HEADS = {

@@ -22,17 +22,18 @@ from tcl_d2.commands.train import check
 from tcl_d2.config import dataset_config
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation.dataset_settings import words_from_config
-from tcl_d2.modeling import GroupViT, Refiner, words_to_labels
+from tcl_d2.modeling import GroupViT, Refiner
+from tcl_d2.modeling.encoders.text import TextEmbedder
 from tcl_d2.modeling.groupvit import (
     build_groupvit,
     build_untrained_groupvit,
     check_groupvit,
 )
 from tcl_d2.modeling.groupvit.official import from_official
-from tcl_d2.modeling.inference import resize_scores
-from tcl_d2.modeling.text import TextEmbedder
-from tcl_d2.modeling.vocabulary import WordSubset
+from tcl_d2.modeling.segmentor import words_to_labels
+from tcl_d2.modeling.segmentor.windows import resize_scores
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.words.vocabulary import WordSubset
 from tests.conftest import ROOT
 from tests.golden import groupvit as golden
 

@@ -6,8 +6,8 @@ from itertools import chain
 import pytest
 import torch
 
-from tcl_d2.modeling import segmentor, words_to_labels
-from tcl_d2.modeling.inference import Windows, batch_windows, pad_to_multiple
+from tcl_d2.modeling.segmentor import base, words_to_labels
+from tcl_d2.modeling.segmentor.windows import Windows, batch_windows, pad_to_multiple
 from tcl_d2.utils.windows import window_starts
 from tests import golden
 
@@ -105,7 +105,7 @@ def test_bfloat16_agrees_on_the_labels():
 @pytest.mark.parametrize("precision, device", [("float16", "cpu"), ("half", "cuda")])
 def test_precision_that_does_not_work_is_refused(precision, device):
     with pytest.raises(ValueError, match="TEST.ZERO_SHOT.PRECISION must be"):
-        segmentor._autocast_dtype(precision, device)
+        base._autocast_dtype(precision, device)
 
 
 @pytest.mark.parametrize("num_words", [2, 70])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tcl_d2.modeling.dataset_classes import Category
-from tcl_d2.modeling.objects import add_objects, make_panoptic_seg
-from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
-from tcl_d2.modeling.vocabulary import WordSubset, join_vocabularies, make_vocabulary
+from tcl_d2.modeling.segmentor.objects import add_objects, make_panoptic_seg
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings, build_score_rule
 from tcl_d2.segmentation.objects import ComponentSettings, connected_components
+from tcl_d2.words.datasets import Category
+from tcl_d2.words.vocabulary import WordSubset, join_vocabularies, make_vocabulary
 from tests import golden
 
 EVERYTHING = ComponentSettings(min_area=1)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tcl_d2 import load_config
-from tcl_d2.modeling import PAMR, REFINER_REGISTRY, Refiner, build_refiner, words_to_labels
+from tcl_d2.modeling import PAMR, REFINER_REGISTRY, Refiner, build_refiner
+from tcl_d2.modeling.segmentor import words_to_labels
 from tests import golden
 from tests.conftest import ROOT
 

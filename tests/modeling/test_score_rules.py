@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from tcl_d2.modeling import words_to_labels
-from tcl_d2.modeling.score_rules import (
+from tcl_d2.modeling.segmentor import words_to_labels
+from tcl_d2.modeling.segmentor.score_rules import (
     AllScores,
     ArgmaxOfAllScores,
     RunningArgmax,
     ScoreSettings,
     build_score_rule,
 )
-from tcl_d2.modeling.vocabulary import WordSubset, join_vocabularies, make_vocabulary
+from tcl_d2.words.vocabulary import WordSubset, join_vocabularies, make_vocabulary
 from tests import golden
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tcl_d2.data.benchmarks import benchmark_names
-from tcl_d2.data.class_words import RELEASES, released_words
 from tcl_d2.data.shapes import GROUNDS, OBJECTS
 from tcl_d2.export import embed_vocabulary
 from tcl_d2.modeling import build_tokenizer
+from tcl_d2.modeling.encoders.text import TextEmbedder, WordReader
 from tcl_d2.modeling.reco.cache import ReferenceCache
-from tcl_d2.modeling.templates import get_templates
-from tcl_d2.modeling.text import TextEmbedder, WordReader
-from tcl_d2.modeling.vocabulary import dataset_vocabulary
+from tcl_d2.words.files import RELEASES, released_words
+from tcl_d2.words.templates import get_templates
+from tcl_d2.words.vocabulary import dataset_vocabulary
 from tests import golden
 from tests.modeling.conftest import build_small
 
@@ -237,7 +237,7 @@ def test_lists_that_differ_by_a_word_cost_that_word(model, monkeypatch):
     torch.testing.assert_close(features, whole, rtol=0, atol=1e-6)
     assert not torch.allclose(embedder(["lava"], ["{}"]), whole[2:])
 
-    monkeypatch.setattr("tcl_d2.modeling.text._WORDS_REMEMBERED", 1)
+    monkeypatch.setattr("tcl_d2.modeling.encoders.text._WORDS_REMEMBERED", 1)
     torch.testing.assert_close(embedder(["sand", "lava"], ["a {}", "{}s"])[1], whole[2], rtol=0, atol=1e-6)
     num_texts.clear()
     embedder(["sand", "lava"], ["a {}", "{}s"])

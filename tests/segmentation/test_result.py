@@ -12,7 +12,7 @@ from PIL import Image
 
 from tcl_d2.segmentation import Segmentation, shorten
 from tcl_d2.segmentation.objects import ComponentSettings
-from tcl_d2.utils.words import NO_CLASS
+from tcl_d2.words.parsing import NO_CLASS
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from tcl_d2.commands.model_options import add_model_options, read_model, with_me
 from tcl_d2.deploy import OnnxSegmentor
 from tcl_d2.evaluation import build_evaluator
 from tcl_d2.export import CropScores, embed_vocabulary, make_card, make_program, save_onnx
-from tcl_d2.modeling.vocabulary import dataset_classes
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation import Segmentation
 from tcl_d2.utils.errors import one_message
+from tcl_d2.words.vocabulary import dataset_classes
 
 Runtime = Callable[[str], Segmentation]  # from an image's path
 

@@ -28,7 +28,7 @@ from tcl_d2.export import (
     save_onnx,
     save_program,
 )
-from tcl_d2.modeling.score_rules import ScoreSettings
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import check_output

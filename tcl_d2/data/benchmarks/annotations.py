@@ -19,11 +19,11 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.data.detection_utils import check_image_size
 from detectron2.utils.logger import log_first_n
 
-from ...modeling.dataset_classes import PANOPTIC_TYPES
 from ...utils.downloads import PathManager
 from ...utils.errors import list_problems, named
 from ...utils.files import path_within
 from ...utils.images import as_array
+from ...words.datasets import PANOPTIC_TYPES
 from ..dataset_files import check_files
 
 # What Detectron2's evaluator reads of each entry, by the type of dataset and the list

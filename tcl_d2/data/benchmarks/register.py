@@ -6,12 +6,12 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...modeling.dataset_classes import has_classes
-from ...modeling.vocabulary import ClassWords, dataset_classes, leave_to_first
 from ...segmentation.drawing import distinct_colors
 from ...utils.errors import named
-from ...utils.words import BACKGROUND, as_lists, class_names
-from ..class_words import Source, check_class_words, check_fits_classes, read_class_words
+from ...words.datasets import has_classes
+from ...words.files import Source, check_class_words, check_fits_classes, read_class_words
+from ...words.parsing import BACKGROUND, as_lists, class_names
+from ...words.vocabulary import ClassWords, dataset_classes, leave_to_first
 from ..dataset_files import check_files, datasets_root, find_images, read_ids
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY

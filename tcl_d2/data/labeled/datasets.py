@@ -12,8 +12,8 @@ from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSample
 from detectron2.utils.logger import log_first_n
 from torch.utils.data import IterableDataset, Sampler
 
-from ...modeling.vocabulary import dataset_vocabulary
 from ...utils.errors import expect, named
+from ...words.vocabulary import dataset_vocabulary
 from ..labels import LabelMapper
 from ..pairs.register import TRAIN_ONLY_TYPE
 from .mapper import SemSegDatasetMapper

@@ -9,9 +9,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ...modeling.vocabulary import dataset_vocabulary
 from ...utils.errors import expect, named
 from ...utils.images import BrokenSample, read_image
+from ...words.vocabulary import dataset_vocabulary
 from ..labels import LabelMapper
 
 _PADDED = 255  # both bytes of a label's pixel outside of the image: together more than any class

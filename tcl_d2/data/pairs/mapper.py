@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from ...modeling.templates import get_templates
 from ...utils.errors import expect, named
 from ...utils.images import BrokenSample, read_image
-from ..class_words import read_class_words
+from ...words.files import read_class_words
+from ...words.templates import get_templates
 from .nouns import NounPrompter
 
 

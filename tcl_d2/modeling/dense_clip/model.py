@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..encoders.clip import FrozenCLIP, project_keys
 from ..functional import normalize
-from ..segmentor import ZeroShotSegmentor
+from ..segmentor.base import ZeroShotSegmentor
 from .heads import DenseHead, MaskCLIPHead, build_dense_head
 from .refinement import denoise_prompts, smooth_keys
 

@@ -25,7 +25,7 @@ from ...utils.files import open_path
 from ...utils.images import BrokenSample, read_image
 from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
 from ..functional import normalize
-from ..segmentor import ZeroShotSegmentor
+from ..segmentor.base import ZeroShotSegmentor
 
 _ROWS_AT_ONCE = 16384  # of an index that are compared with texts at once
 _PARTS = "[0-9]*-of-[0-9]*.safetensors"

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
-from ..inference import resize_scores
+from ..segmentor.windows import resize_scores
 from .base import REFINER_REGISTRY, Refiner
 
 # Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.

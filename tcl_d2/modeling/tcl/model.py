@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from ...segmentation.drawing import draw_text
 from ...utils.events import put_picture
-from ..crop_segmentor import CropFeatures
+from ...words.vocabulary import dataset_vocabulary, join_vocabularies
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..encoders.text import batch_tokens
 from ..functional import gather, normalize
-from ..segmentor import ZeroShotSegmentor
-from ..text import batch_tokens
-from ..vocabulary import dataset_vocabulary, join_vocabularies
+from ..segmentor.base import ZeroShotSegmentor
+from ..segmentor.crops import CropFeatures
 from .grad_cache import forward_in_parts
 from .grounder import Grounder, Sim2Mask
 from .label_statistics import MaskTarget, make_mask_target, sem_seg_statistics

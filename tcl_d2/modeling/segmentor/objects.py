@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..segmentation.objects import Component, ComponentSettings, connected_components, make_instances
-from .dataset_classes import Category
-from .vocabulary import WordSubset
+from ...segmentation.objects import Component, ComponentSettings, connected_components, make_instances
+from ...words.datasets import Category
+from ...words.vocabulary import WordSubset
 
 OUTPUTS = ("instances", "panoptic_seg")
 

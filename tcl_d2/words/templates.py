@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from .text import check_templates
-
 _OPENAI_IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
 TEMPLATES = {
     # The nine of the TCL paper's published results
@@ -51,3 +49,13 @@ def get_templates(templates: str | Sequence[str]) -> list[str]:
             f"the word, nor the name of a set of them: {', '.join(TEMPLATES)}."
         )
     return list(check_templates([template for entry in entries for template in TEMPLATES.get(entry, [entry])]))
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Return the templates as a tuple; ValueError unless there is one and each has exactly one place, `{}`."""
+    if isinstance(templates, str) or not templates:
+        raise ValueError(f"Prompt templates are a list of at least one text, not {templates!r}.")
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong:
+        raise ValueError(f"A prompt template has the place '{{}}' exactly once; not so: {wrong[0]!r}.")
+    return tuple(templates)

@@ -6,12 +6,12 @@ from itertools import chain, islice
 
 from torch import Tensor
 
-from .crop_segmentor import CropPrediction, CropSegmentor
-from .inference import Windows, resize_scores
+from ...words.vocabulary import WordSubset
+from ..refiners.base import keep_scores
+from .crops import CropPrediction, CropSegmentor
 from .objects import OUTPUTS
-from .refiners.base import keep_scores
 from .score_rules import ScoreRule, ScoreSettings, build_score_rule
-from .vocabulary import WordSubset
+from .windows import Windows, resize_scores
 
 # What bounds memory for any number of words, windows and pixels: so many windows are encoded at once (ImageBatches), so
 # many words are scored at once in all of them, and of these so many bytes of scores are averaged at the result's size.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tcl_d2.utils.specificity import at_specificity
-from tcl_d2.utils.vocabulary import Words
-from tcl_d2.utils.words import split_negative
+from tcl_d2.words.parsing import split_negative
+from tcl_d2.words.specificity import at_specificity
+from tcl_d2.words.words import Words
 
 TEXT = "dog | puppy < animal | beast, car, cat < animal, not: shadow | dark spot"
 NEGATIVE = ["not: shadow", "dark spot"]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .encoders.base import DualEncoder
-from .functional import normalize
-from .inference import pad_to_multiple, resize_scores
-from .refiners.base import Refiner, keep_scores
+from ..encoders.base import DualEncoder
+from ..functional import normalize
+from ..refiners.base import Refiner, keep_scores
+from .windows import pad_to_multiple, resize_scores
 
 
 class CropFeatures(NamedTuple):

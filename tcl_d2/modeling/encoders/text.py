@@ -9,23 +9,14 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import Tensor
 
-from ..utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
-from .encoders.base import DualEncoder
-from .functional import normalize
-from .vocabulary import check_words
+from ...utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
+from ...words.templates import check_templates
+from ...words.vocabulary import check_words
+from ..functional import normalize
+from .base import DualEncoder
 
 _PROMPTS_AT_ONCE = 256  # bounds memory for vocabularies of thousands of words
 _WORDS_REMEMBERED = 10_000  # 20 MB of features of 512 numbers
-
-
-def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """Return the templates as a tuple; ValueError unless there is one and each has exactly one place, `{}`."""
-    if isinstance(templates, str) or not templates:
-        raise ValueError(f"Prompt templates are a list of at least one text, not {templates!r}.")
-    wrong = [template for template in templates if template.count("{}") != 1]
-    if wrong:
-        raise ValueError(f"A prompt template has the place '{{}}' exactly once; not so: {wrong[0]!r}.")
-    return tuple(templates)
 
 
 def batch_tokens(batched_inputs: list[dict], tokenizer: Callable[[list[str]], Tensor], device: torch.device) -> Tensor:

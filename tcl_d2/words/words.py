@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .parsing import BACKGROUND, as_lists, class_names, list_words, split_negative
 from .specificity import at_specificity
-from .words import BACKGROUND, as_lists, class_names, list_words, split_negative
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tcl_d2.modeling.vocabulary import make_vocabulary
-from tcl_d2.utils.words import MAX_WORD_LENGTH, split_background_words, split_words
+from tcl_d2.words.parsing import MAX_WORD_LENGTH, split_background_words, split_words
+from tcl_d2.words.vocabulary import make_vocabulary
 
 
 def in_bytes(text: str, encoding: str = "utf-8") -> str:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..utils.vocabulary import read_background
-from ..utils.words import BACKGROUND
+from .parsing import BACKGROUND
+from .words import read_background
 
 # Types of Detectron2's datasets by their evaluator_type: with instances of things, and with things and stuff
 INSTANCE_TYPES = ("coco", "lvis")

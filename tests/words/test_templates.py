@@ -3,7 +3,7 @@
 import pytest
 
 from tcl_d2 import load_config
-from tcl_d2.modeling.templates import get_templates
+from tcl_d2.words.templates import get_templates
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,11 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
-from ..segmentation.drawing import class_colors
-from ..segmentation.objects import ComponentSettings
-from ..utils.vocabulary import Words
-from .crop_segmentor import CropSegmentor
-from .dataset_classes import has_classes
-from .encoders.base import DualEncoder
-from .encoders.clip import FrozenCLIP
-from .encoders.clip_loading import build_clip, build_tokenizer, check_clip
-from .image_batches import ImageBatches, WindowGrid
-from .inference import Windows, batch_windows
-from .objects import OUTPUTS, add_objects
-from .refiners.base import Refiner, build_refiner
-from .templates import get_templates
-from .text import TextEmbedder, check_templates
-from .vocabulary import (
+from ...segmentation.drawing import class_colors
+from ...segmentation.objects import ComponentSettings
+from ...words.datasets import has_classes
+from ...words.templates import check_templates, get_templates
+from ...words.vocabulary import (
     ClassWords,
     Identify,
     Vocabulary,
@@ -38,6 +28,16 @@ from .vocabulary import (
     join_vocabularies,
     make_vocabulary,
 )
+from ...words.words import Words
+from ..encoders.base import DualEncoder
+from ..encoders.clip import FrozenCLIP
+from ..encoders.clip_loading import build_clip, build_tokenizer, check_clip
+from ..encoders.text import TextEmbedder
+from ..refiners.base import Refiner, build_refiner
+from .batches import ImageBatches, WindowGrid
+from .crops import CropSegmentor
+from .objects import OUTPUTS, add_objects
+from .windows import Windows, batch_windows
 from .words_to_labels import hold, score_words
 
 _USE_OUR_CONFIG = "use tcl_d2.load_config, or let your config file begin with _BASE_: tcl.yaml"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tcl_d2.modeling.score_rules import ScoreSettings, build_score_rule
-from tcl_d2.modeling.vocabulary import (
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings, build_score_rule
+from tcl_d2.words.vocabulary import (
     Vocabulary,
     dataset_classes,
     dataset_vocabulary,

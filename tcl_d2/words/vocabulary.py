@@ -9,9 +9,9 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from ..utils.vocabulary import read_background
-from ..utils.words import as_lists, as_vocabulary, check_word, is_negative, list_words
-from .dataset_classes import Category, dataset_background, dataset_categories, dataset_class_names
+from .datasets import Category, dataset_background, dataset_categories, dataset_class_names
+from .parsing import as_lists, as_vocabulary, check_word, is_negative, list_words
+from .words import read_background
 
 ClassWords = str | Sequence[str]  # the word of a class, or its words
 Identify = Callable[[Sequence[str]], Sequence[Hashable]]  # gives equal keys for words that are one text for the model

@@ -4,8 +4,8 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from tcl_d2.assets import FOLDER as ASSETS
-from tcl_d2.data.class_words import read_class_words, read_dataset_words, released_words
-from tcl_d2.utils.words import as_vocabulary, class_names, split_words, unique_names
+from tcl_d2.words.files import read_class_words, read_dataset_words, released_words
+from tcl_d2.words.parsing import as_vocabulary, class_names, split_words, unique_names
 from tests.data.test_benchmarks import EIGHT
 
 VOC, VOC20, OBJECT = "zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_coco_object_val"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .words import as_vocabulary, is_negative, list_words, split_words, strip_all
+from .parsing import as_vocabulary, is_negative, list_words, split_words, strip_all
 
 SPECIFICITIES = ("word", "synonyms", "parents")  # from specific to general
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vocabulary import WordSubset
+from ...words.vocabulary import WordSubset
 
 
 class ScoreSettings(NamedTuple):

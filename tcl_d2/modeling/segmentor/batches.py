@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from .inference import window_slices
 from .objects import OUTPUTS
+from .windows import window_slices
 
 logger = logging.getLogger(__name__)
 # Bounds of the windows that are encoded at once, of one image or several

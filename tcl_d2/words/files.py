@@ -9,9 +9,9 @@ from typing import NamedTuple
 from detectron2.data import MetadataCatalog
 
 from ..assets import FOLDER as ASSETS
-from ..modeling.dataset_classes import dataset_background, dataset_class_names, is_of_objects
 from ..utils.downloads import PathManager
-from ..utils.words import strip_all
+from .datasets import dataset_background, dataset_class_names, is_of_objects
+from .parsing import strip_all
 
 _FOLDER = ASSETS / "words"
 _INDEX = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))

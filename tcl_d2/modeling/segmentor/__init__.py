@@ -1,0 +1,6 @@
+"""From words and windows to labels: the base of all methods."""
+
+from .base import ZeroShotSegmentor
+from .crops import CropFeatures
+
+__all__ = ["CropFeatures", "ZeroShotSegmentor"]
