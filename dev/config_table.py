@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the table of the plugin's config keys, made from the comments in tcl_d2/config/keys.py.
+"""Print the table of the plugin's config keys, made from tcl_d2/config/keys.py and ranges.py.
 
 python dev/config_table.py > docs/config.md
 """
@@ -12,13 +12,14 @@ from pathlib import Path
 from tcl_d2 import load_config
 from tcl_d2.assets import get_config_file
 from tcl_d2.config import keys as config_keys
+from tcl_d2.config.ranges import RANGES
 
 HEAD = """# Config keys
 
 The keys that the plugin adds to Detectron2's, and those whose default it changes. Made by `python dev/config_table.py`.
 
-| key | default | meaning |
-|---|---|---|"""
+| key | default | range | meaning |
+|---|---|---|---|"""
 
 
 def documented_keys() -> list[tuple[str, str]]:
@@ -46,7 +47,9 @@ def default_of(key: str) -> object:
 
 def table() -> str:
     """Return the table, in Markdown."""
-    rows = [f"| `{key}` | `{default_of(key)}` | {comment} |" for key, comment in documented_keys()]
+    rows = [
+        f"| `{key}` | `{default_of(key)}` | {RANGES.get(key, '')} | {comment} |" for key, comment in documented_keys()
+    ]
     return "\n".join([HEAD, *rows]) + "\n"
 
 

@@ -12,8 +12,9 @@ from detectron2.modeling import build_model
 
 import tcl_d2
 from tcl_d2 import load_config
-from tcl_d2.config import check_meta_architecture, dataset_config, merge_options
+from tcl_d2.config import dataset_config, merge_options
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY
+from tcl_d2.modeling.checks import check_meta_architecture
 from tcl_d2.utils.downloads import PathManager
 from tests import golden
 from tests.conftest import ROOT

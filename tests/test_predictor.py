@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from tcl_d2 import load_config
-from tcl_d2.config import check_device
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.modeling import DenseCLIP
+from tcl_d2.modeling.checks import check_device
 from tcl_d2.predictor import TCLPredictor, stream
 from tcl_d2.segmentation import Segmentation
 from tcl_d2.words.specificity import at_specificity

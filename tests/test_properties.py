@@ -178,5 +178,5 @@ def test_windows_out_of_range_are_refused(crop_size, stride):
         model = build()
         assert Windows(torch.zeros(3, 40, 30), model.crop_size, model.stride).slices
     else:
-        with pytest.raises(ValueError, match="TEST.ZERO_SHOT.(STRIDE|CROP_SIZE) must be"):
+        with pytest.raises(ValueError, match="TEST.ZERO_SHOT.(STRIDE|CROP_SIZE) is"):
             build()

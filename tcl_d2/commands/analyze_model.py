@@ -20,10 +20,11 @@ import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from ..config import check_device, check_meta_architecture, load_config
+from ..config import load_config
 from ..evaluation.complexity import build_without_weights, count_operations, count_parameters, image_input
 from ..evaluation.cost import CostMeter
 from ..modeling import ZeroShotSegmentor
+from ..modeling.checks import check_device, check_meta_architecture
 from ..utils.errors import one_message
 
 TASKS = ("parameter", "flop", "activation", "structure", "speed", "memory")

@@ -15,8 +15,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
-from ..config import check_device, check_meta_architecture, load_config
+from ..config import load_config
 from ..data.archive import index_archive, list_archive
+from ..modeling.checks import check_device, check_meta_architecture
 from ..modeling.reco.index import ImageEmbedder
 from ..utils.errors import one_message
 from ..utils.imports import add_import_argument, import_code

@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
-from ..config import check_device, check_meta_architecture, find_config_file, load_config
+from ..config import find_config_file, load_config
 from ..data import check_datasets
 from ..data.loader import check_workers
 from ..engine import Trainer, output_folder
@@ -29,6 +29,7 @@ from ..evaluation import check_expected_results, verify_results
 from ..evaluation.cost import keep_cost
 from ..evaluation.dataset_settings import check_dataset_settings
 from ..evaluation.evaluation_pass import evaluation_settings
+from ..modeling.checks import check_device, check_meta_architecture
 from ..utils.errors import one_message
 from ..utils.imports import import_code
 

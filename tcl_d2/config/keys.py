@@ -1,10 +1,9 @@
-"""Every key that the plugin adds to Detectron2's, with its default (the paper's recipe), its source and its range.
+"""Every key that the plugin adds to Detectron2's, with its default (the paper's recipe) and its source.
 
 A comment stands just above each key, and can be read alone: docs/config.md is made from these comments.
 """
 
 from collections.abc import Mapping
-from operator import attrgetter
 
 from detectron2.config import CfgNode as CN
 
@@ -280,35 +279,6 @@ _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SXY = 67.0
 _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SRGB = 3.0
 # Weight of DenseCRF's bilateral kernel.
 _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_COMPAT = 4.0
-
-# The least value of numbers, also of Detectron2's own; classes check theirs, which may be built without a config
-_LEAST = {
-    "INPUT.MIN_SIZE_TEST": 0,
-    "INPUT.MAX_SIZE_TEST": 1,
-    "INPUT.MAX_SIZE_TRAIN": 1,
-    "INPUT.SEM_SEG.NUM_ABSENT": 0,
-    "SOLVER.MAX_ITER": 1,
-    "SOLVER.WARMUP_ITERS": 0,
-    "SOLVER.WARMUP_FACTOR": 0,
-    "SOLVER.CHECKPOINT_PERIOD": 0,
-    "SOLVER.BASE_LR": 0,
-    "SOLVER.WEIGHT_DECAY": 0,
-    "SOLVER.EPS": 0,
-    "SOLVER.MAX_SKIPPED": 0,
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0,  # below 0, gradients would change their sign
-    "TEST.EVAL_PERIOD": 0,
-    "TEST.ZERO_SHOT.IMS_PER_BATCH": 1,
-    "TEST.ZERO_SHOT.MAX_IMAGES": 0,
-    "VIS_PERIOD": 0,
-}
-
-
-def check_ranges(cfg: CN, *sections: str) -> None:
-    """Raise a ValueError for the first number that is out of its range, of some sections ("INPUT.") or all."""
-    for key, least in _LEAST.items():
-        value = attrgetter(key)(cfg)
-        if key.startswith(sections or "") and not value >= least:
-            raise ValueError(f"{key} is {value}; expected {least} or more")
 
 
 def add_tcl_config(cfg: CN) -> None:

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import IterableDataset
 
+from ..config.ranges import check_values
 from ..utils.errors import expect
 from ..utils.files import check_shared_memory
 from .labeled import LabeledDatasets, is_labeled, split_batch
@@ -170,8 +171,7 @@ def _check_numbers(total_batch_size: int, num_workers: int, buffer: int) -> int:
     expected = f"a positive multiple of the number of processes, {processes} (--num-gpus)"
     is_right = total_batch_size > 0 and total_batch_size % processes == 0
     expect(is_right, "SOLVER.IMS_PER_BATCH", total_batch_size, expected)
-    expect(num_workers >= 0, "DATALOADER.NUM_WORKERS", num_workers, "0 (none) or more")
-    expect(buffer >= 1, "DATALOADER.SHUFFLE_BUFFER", buffer, "at least 1 (no shuffling within a shard)")
+    check_values("DATALOADER", NUM_WORKERS=num_workers, SHUFFLE_BUFFER=buffer)
     return total_batch_size // processes
 
 

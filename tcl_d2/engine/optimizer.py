@@ -72,9 +72,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: the model has nothing to train, or a number or SOLVER.CLIP_GRADIENTS.CLIP_TYPE does not fit.
     """
     check_ranges(cfg)
-    betas = cfg.SOLVER.BETAS
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"SOLVER.BETAS is {list(betas)}; expected two numbers, from 0 to less than 1")
     groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
@@ -84,6 +81,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         groups,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,
         lr=cfg.SOLVER.BASE_LR,
-        betas=tuple(betas),
+        betas=tuple(cfg.SOLVER.BETAS),
         eps=cfg.SOLVER.EPS,
     )

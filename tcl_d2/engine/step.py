@@ -10,6 +10,7 @@ from detectron2.engine import AMPTrainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..config.ranges import check_values
 from ..runs.processes import all_reduce_max
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,7 @@ def training_precision(cfg: CfgNode) -> torch.dtype | None:
         return None
 
     dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    if cfg.SOLVER.AMP.DTYPE not in dtypes:
-        raise ValueError(f"SOLVER.AMP.DTYPE must be one of {', '.join(dtypes)}, not '{cfg.SOLVER.AMP.DTYPE}'.")
+    check_values("SOLVER.AMP", DTYPE=cfg.SOLVER.AMP.DTYPE)
     if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.DTYPE float16 needs a GPU; on a CPU take bfloat16, or SOLVER.AMP.ENABLED False.")
     return dtypes[cfg.SOLVER.AMP.DTYPE]

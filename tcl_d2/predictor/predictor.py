@@ -20,14 +20,14 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
 from ..checkpoint.hub import is_hub_name, load_folder_config
-from ..config import check_device, check_meta_architecture, dense_head_config, load_config, merge_options, num_devices
+from ..config import check_ranges, dense_head_config, load_config, merge_options
 from ..data.benchmarks import benchmark_classes, model_input
 from ..modeling import DenseCLIP, FrozenCLIP
+from ..modeling.checks import check_device, check_meta_architecture, num_devices
 from ..segmentation import Segmentation
 from ..segmentation.regions import as_mask
 from ..utils.images import ImageLike, as_array
 from ..utils.numbers import check_count
-from ..utils.resize import check_sizes
 from ..utils.threads import map_ahead
 from ..words.words import BackgroundLike, ClassesLike, Words
 from .stream import Reading, Request, segment_stream
@@ -90,7 +90,7 @@ class TCLPredictor:
 
         # Check it
         check_meta_architecture(self.cfg)
-        check_sizes(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        check_ranges(self.cfg, "INPUT.")
         if not num_devices(self.cfg.MODEL.DEVICE):
             logger.warning("MODEL.DEVICE is %s, but torch finds no GPU here: on the CPU", self.cfg.MODEL.DEVICE)
             self.cfg.MODEL.DEVICE = "cpu"

@@ -11,6 +11,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 
+from ..config.ranges import check_values
 from .drawing import Color
 
 _MIN_SIDE = 480  # pixels; the boxes of a smaller picture are drawn on a larger one, with room for their words
@@ -32,13 +33,9 @@ class ComponentSettings(NamedTuple):
 
     def check(self) -> None:
         """Raise a ValueError for a number out of its range; names the config key."""
-        group = "TEST.ZERO_SHOT.CONNECTED_COMPONENTS"
-        if self.min_area < 1:
-            raise ValueError(f"{group}.MIN_AREA is {self.min_area}; expected at least 1 pixel.")
-        if self.connectivity not in (4, 8):
-            raise ValueError(f"{group}.CONNECTIVITY is {self.connectivity}; expected 4 or 8 neighbors.")
-        if self.max_objects < 1:
-            raise ValueError(f"TEST.DETECTIONS_PER_IMAGE is {self.max_objects}; expected at least 1 object.")
+        section = "TEST.ZERO_SHOT.CONNECTED_COMPONENTS"
+        check_values(section, MIN_AREA=self.min_area, CONNECTIVITY=self.connectivity)
+        check_values("TEST", DETECTIONS_PER_IMAGE=self.max_objects)
 
 
 class Component(NamedTuple):

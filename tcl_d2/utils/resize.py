@@ -2,14 +2,6 @@
 
 import numpy as np
 
-from .errors import expect
-
-
-def check_sizes(short: int, long: int) -> None:
-    """Raise a ValueError that names the config key if images cannot be resized so; see segmentation_size."""
-    expect(short >= 0, "INPUT.MIN_SIZE_TEST", short, "a number of pixels, or 0 for no resizing")
-    expect(long >= 1, "INPUT.MAX_SIZE_TEST", long, "at least 1 pixel")
-
 
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
     """Return the size (height, width) at which an image is segmented, rounded half up, at least one pixel a side.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tcl_d2 import load_config
-from tcl_d2.config import check_meta_architecture
+from tcl_d2.modeling.checks import check_meta_architecture
 from tcl_d2.modeling.refiners import DenseCRF, dense_crf
 from tests import golden
 from tests.conftest import ROOT

@@ -72,8 +72,8 @@ def test_unknown_scores_are_named(cfg, scores):
     "head, key, value, message",
     [
         ("proxyclip", "KEY_SMOOTHING", 1.0, "ProxyCLIPHead has a grid of its own"),
-        ("sclip", "KEY_SMOOTHING", -1.0, "a threshold, or 0 for none, not -1.0"),
-        ("sclip", "PROMPT_DENOISING", -0.5, "a threshold, or 0 for none, not -0.5"),
+        ("sclip", "KEY_SMOOTHING", -1.0, "KEY_SMOOTHING is -1.0; expected"),
+        ("sclip", "PROMPT_DENOISING", -0.5, "PROMPT_DENOISING is -0.5; expected"),
     ],
 )
 def test_unfit_refinements_are_named(cfg, head, key, value, message):

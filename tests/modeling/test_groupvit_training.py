@@ -252,7 +252,7 @@ def test_pictures_of_groups():
         ({"num_heads": 5}, "WIDTH is 32; expected a multiple of NUM_HEADS, which is 5"),
         ({"text_width": 70}, "TEXT_WIDTH is 70; expected a multiple of 64"),
         ({"groups": ()}, r"GROUPS is \[\]; expected the number of groups"),
-        ({"depths": (1, 1)}, r"DEPTHS is \[1, 1\]; expected the number of blocks of 3 stages"),
+        ({"depths": (1, 1)}, r"DEPTHS is \[1, 1\]; expected the blocks of 3 stages"),
     ],
 )
 def test_unfit_sizes_are_named(options, message):

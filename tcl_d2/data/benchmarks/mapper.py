@@ -5,8 +5,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 
+from ...config.ranges import check_values
 from ...utils.images import BrokenSample, read_image
-from ...utils.resize import check_sizes, resize_bilinear, segmentation_size
+from ...utils.resize import resize_bilinear, segmentation_size
 
 
 def model_input(image: np.ndarray, short: int, long: int) -> dict:
@@ -35,7 +36,7 @@ class BenchmarkMapper:
             long: greatest length of the long side, in pixels.
             skip_broken: return the `error` of an image that cannot be used, rather than raise it.
         """
-        check_sizes(short, long)
+        check_values("INPUT", MIN_SIZE_TEST=short, MAX_SIZE_TEST=long)
         self.short = short
         self.long = long
         self.skip_broken = skip_broken

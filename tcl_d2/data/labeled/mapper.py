@@ -9,17 +9,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ...utils.errors import expect, named
+from ...config.ranges import check_values
+from ...utils.errors import named
 from ...utils.images import BrokenSample, read_image
 from ...words.vocabulary import dataset_vocabulary
 from ..labels import LabelMapper
 
 _PADDED = 255  # both bytes of a label's pixel outside of the image: together more than any class
-
-
-def check_num_absent(number: int) -> None:
-    """Check INPUT.SEM_SEG.NUM_ABSENT, a number of absent classes."""
-    expect(number >= 0, "INPUT.SEM_SEG.NUM_ABSENT", number, "a number of classes, 0 or more")
 
 
 class SemSegDatasetMapper:
@@ -37,7 +33,7 @@ class SemSegDatasetMapper:
         Raises:
             ValueError: a number out of its range, which names the config key, or metadata that do not fit together.
         """
-        check_num_absent(num_absent)
+        check_values("INPUT.SEM_SEG", NUM_ABSENT=num_absent)
         self.augmentations = T.AugmentationList(augmentations)
         self.num_absent = num_absent
         self._label_mappers = {name: LabelMapper.of(name) for name in dataset_names}

@@ -1,6 +1,5 @@
 """ImageTextDatasetMapper: turns a pair of image and caption into TCL's training input."""
 
-import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from ...config.ranges import check_values
 from ...utils.errors import expect, named
 from ...utils.images import BrokenSample, read_image
 from ...words.files import read_class_words
@@ -29,17 +29,6 @@ def read_caption(text: str | bytes, name: str) -> str:
     if not text.strip():
         raise BrokenSample("empty caption", name)
     return text
-
-
-def _check_augmentation(size: int, bounds: dict[str, Sequence[float]], probabilities: dict[str, float]) -> None:
-    """Check the numbers of the augmentation, by their keys below INPUT.IMAGE_TEXT."""
-    expect(size >= 1, "INPUT.IMAGE_TEXT.SIZE", size, "at least 1 pixel")
-    for key, (*pair,) in bounds.items():
-        are_numbers = len(pair) == 2 and all(isinstance(bound, (int, float)) for bound in pair)
-        is_right = are_numbers and 0 < pair[0] <= pair[1] < math.inf
-        expect(is_right, f"INPUT.IMAGE_TEXT.{key}", pair, "two positive numbers, the smaller first")
-    for key, probability in probabilities.items():
-        expect(0 <= probability <= 1, f"INPUT.IMAGE_TEXT.{key}", probability, "a probability, 0 to 1")
 
 
 class ImageTextDatasetMapper:
@@ -78,7 +67,9 @@ class ImageTextDatasetMapper:
             ValueError: a number is out of its range, or the policy unknown; names the config key.
         """
         bounds = {"CROP_SCALE": crop_scale, "CROP_RATIO": crop_ratio}
-        _check_augmentation(size, bounds, {"FLIP_PROB": flip_prob, "ERASING_PROB": erasing_prob})
+        check_values("INPUT.IMAGE_TEXT", SIZE=size, FLIP_PROB=flip_prob, ERASING_PROB=erasing_prob, **bounds)
+        for name, (least, greatest) in bounds.items():
+            expect(least <= greatest, f"INPUT.IMAGE_TEXT.{name}", [least, greatest], "the smaller first")
         self.tokenizer, self.prompt_nouns, self.is_train = tokenizer, prompt_nouns, is_train
 
         # Transforms are in 0..1 and normalize; their results are brought back to 0..255
@@ -168,7 +159,7 @@ def _read_image(sample: dict, name: str) -> Image.Image:
 def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
     """Build the prompter of MODEL.GROUPVIT.MULTI_LABEL, or None if it asks for none."""
     key = "MODEL.GROUPVIT.MULTI_LABEL"
-    expect(multi_label.NUM_NOUNS >= 0, f"{key}.NUM_NOUNS", multi_label.NUM_NOUNS, "0 or more")
+    check_values(key, NUM_NOUNS=multi_label.NUM_NOUNS)
     if multi_label.NUM_NOUNS == 0:
         return None
     expected = "a file of the words that count as nouns, one a line, such as tcl_d2://words/ade20k.txt"

@@ -6,6 +6,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, finish_block, project_heads, run_block, value_path
 from ..encoders.linear import run_layers
 from ..encoders.positions import PositionRule
@@ -132,8 +133,7 @@ class NACLIPHead(DenseHead):
     def __init__(self, sigma: float = 5.0):
         """Set the size of the neighborhood, in patches."""
         super().__init__()
-        if sigma <= 0:
-            raise ValueError(f"MODEL.DENSE_CLIP.SIGMA must be more than 0 patches, not {sigma}.")
+        check_values("MODEL.DENSE_CLIP", SIGMA=sigma)
         self.sigma = sigma
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:

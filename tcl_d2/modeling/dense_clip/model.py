@@ -8,13 +8,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, project_keys
 from ..functional import normalize
 from ..segmentor.base import ZeroShotSegmentor
 from .heads import DenseHead, MaskCLIPHead, build_dense_head
 from .refinement import denoise_prompts, smooth_keys
-
-SCORES = ("mask", "cosine")
 
 
 class DenseFeatures(NamedTuple):
@@ -51,12 +50,8 @@ class DenseCLIP(ZeroShotSegmentor):
             zero_shot: the arguments of ZeroShotSegmentor.
         """
         super().__init__(**zero_shot)
-        if scores not in SCORES:
-            raise ValueError(f"MODEL.DENSE_CLIP.SCORES is '{scores}'; expected one of {', '.join(SCORES)}.")
-        for key, value in (("PROMPT_DENOISING", prompt_denoising), ("KEY_SMOOTHING", key_smoothing)):
-            if value < 0:
-                raise ValueError(f"MODEL.DENSE_CLIP.{key} is a threshold, or 0 for none, not {value}.")
-
+        thresholds = {"PROMPT_DENOISING": prompt_denoising, "KEY_SMOOTHING": key_smoothing}
+        check_values("MODEL.DENSE_CLIP", SCORES=scores, **thresholds)
         self.head = head or MaskCLIPHead()
         if key_smoothing > 0 and not self.head.keeps_grid:
             raise ValueError(

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, project_values
 from ..encoders.vision import VisionEncoder, build_vision_model
 from ..functional import tokens_to_map
@@ -37,8 +38,7 @@ class ProxyCLIPHead(DenseHead):
             gamma: scale of the similarities.
         """
         super().__init__()
-        if gamma <= 0:
-            raise ValueError(f"MODEL.DENSE_CLIP.PROXY.GAMMA must be more than 0, not {gamma}.")
+        check_values("MODEL.DENSE_CLIP.PROXY", GAMMA=gamma)
         self.vision = vision
         self.beta = beta
         self.gamma = gamma

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from ...config.ranges import check_values
+from ...utils.errors import expect
 from .loading import import_transformers
 
 _HEAD_WIDTH = 64  # of the text encoder, as CLIP's
@@ -30,8 +32,27 @@ def build_untrained_groupvit(
 
     All but the last two are keys of MODEL.GROUPVIT. A ValueError names the key of a size that makes no model.
     """
-    _check_sizes(image_size, patch_size, width, num_heads, text_width)
-    _check_stages(depths, groups)
+    check_values(
+        "MODEL.GROUPVIT",
+        IMAGE_SIZE=image_size,
+        PATCH_SIZE=patch_size,
+        WIDTH=width,
+        DEPTHS=depths,
+        GROUPS=groups,
+        NUM_HEADS=num_heads,
+        TEXT_WIDTH=text_width,
+    )
+    expect(
+        image_size % patch_size == 0,
+        "MODEL.GROUPVIT.IMAGE_SIZE",
+        image_size,
+        f"a multiple of PATCH_SIZE, which is {patch_size}",
+    )
+    expect(width % num_heads == 0, "MODEL.GROUPVIT.WIDTH", width, f"a multiple of NUM_HEADS, which is {num_heads}")
+    expect(text_width % _HEAD_WIDTH == 0, "MODEL.GROUPVIT.TEXT_WIDTH", text_width, f"a multiple of {_HEAD_WIDTH}")
+    expected = f"the blocks of {len(groups) + 1} stages, one more than GROUPS {list(groups)}"
+    expect(len(depths) == len(groups) + 1, "MODEL.GROUPVIT.DEPTHS", list(depths), expected)
+
     transformers = import_transformers()
     config = transformers.GroupViTConfig(
         vision_config=_vision_config(image_size, patch_size, width, depths, groups, num_heads),
@@ -71,27 +92,6 @@ def _text_config(width: int, depth: int, vocab_size: int, context_length: int) -
         "bos_token_id": None,
         "eos_token_id": 2,  # for transformers, the token with the largest number, which ends a text
     }
-
-
-def _check_sizes(image_size: int, patch_size: int, width: int, num_heads: int, text_width: int) -> None:
-    if patch_size < 1 or image_size < patch_size or image_size % patch_size:
-        raise ValueError(
-            f"MODEL.GROUPVIT.IMAGE_SIZE is {image_size}; expected a multiple of PATCH_SIZE, which is {patch_size}."
-        )
-    if num_heads < 1 or width % num_heads:
-        raise ValueError(f"MODEL.GROUPVIT.WIDTH is {width}; expected a multiple of NUM_HEADS, which is {num_heads}.")
-    if text_width < 1 or text_width % _HEAD_WIDTH:
-        raise ValueError(f"MODEL.GROUPVIT.TEXT_WIDTH is {text_width}; expected a multiple of {_HEAD_WIDTH}.")
-
-
-def _check_stages(depths: Sequence[int], groups: Sequence[int]) -> None:
-    if not groups or min(groups) < 1:
-        raise ValueError(f"MODEL.GROUPVIT.GROUPS is {list(groups)}; expected the number of groups of each stage.")
-    if len(depths) != len(groups) + 1 or min(depths) < 1:
-        raise ValueError(
-            f"MODEL.GROUPVIT.DEPTHS is {list(depths)}; expected the number of blocks of {len(groups) + 1} stages, one "
-            f"more than GROUPS {list(groups)}."
-        )
 
 
 def _draw_tokens(vision: nn.Module) -> None:

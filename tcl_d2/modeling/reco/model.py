@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from tqdm import tqdm
 
+from ...config.ranges import check_values
+from ...utils.errors import expect
 from ...utils.tensors import LastValue, digest_weights, weights_version
 from ...words.vocabulary import check_words, make_vocabulary
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
@@ -139,15 +141,10 @@ class ReCo(ZeroShotSegmentor):
 
     def _check_numbers(self, num_images: int, image_size: int) -> None:
         most = len(self.clip.blocks) - 1
-        if not 1 <= self.clip_blocks <= most:
-            raise ValueError(f"MODEL.RECO.ENCODER.BLOCKS must be in 1..{most}, not {self.clip_blocks}.")
-        if num_images < 1:
-            raise ValueError(f"MODEL.RECO.NUM_IMAGES must be at least 1, not {num_images}.")
-        if image_size < 1 or image_size % self.pad_to:
-            raise ValueError(
-                f"MODEL.RECO.IMAGE_SIZE must be a multiple of {self.pad_to}, whole patches of all models, not "
-                f"{image_size}."
-            )
+        expect(1 <= self.clip_blocks <= most, "MODEL.RECO.ENCODER.BLOCKS", self.clip_blocks, f"1 to {most}")
+        check_values("MODEL.RECO", NUM_IMAGES=num_images, IMAGE_SIZE=image_size)
+        expected = f"a multiple of {self.pad_to}: whole patches of all models"
+        expect(image_size % self.pad_to == 0, "MODEL.RECO.IMAGE_SIZE", image_size, expected)
 
     @property
     def pad_to(self) -> int:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
+from ...config.ranges import check_values
 from ..segmentor.windows import resize_scores
 from .base import REFINER_REGISTRY, Refiner
 
@@ -47,23 +48,12 @@ class DenseCRF(Refiner):
         self.iterations = iterations
         self.gaussian = {"sxy": gaussian_sxy, "compat": gaussian_compat}
         self.bilateral = {"sxy": bilateral_sxy, "srgb": bilateral_srgb, "compat": bilateral_compat}
-        self._check_numbers()
+        for kernel in ("gaussian", "bilateral"):
+            numbers = {f"{kernel}_{name}".upper(): value for name, value in getattr(self, kernel).items()}
+            check_values("TEST.ZERO_SHOT.DENSECRF", ITERS=iterations, **numbers)
         _import_pydensecrf()
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
-
-    def _check_numbers(self) -> None:
-        checks = [("ITERS", self.iterations, self.iterations >= 1)]
-        for kernel, settings in (("GAUSSIAN", self.gaussian), ("BILATERAL", self.bilateral)):
-            for name, value in settings.items():
-                is_in_range = value >= 0 if name == "compat" else value > 0
-                checks.append((f"{kernel}_{name.upper()}", value, is_in_range))
-        for key, value, is_in_range in checks:
-            if not is_in_range:
-                raise ValueError(
-                    f"TEST.ZERO_SHOT.DENSECRF.{key} is {value}; expected at least 1 iteration, more than 0 for SXY and "
-                    "SRGB, and at least 0 for COMPAT."
-                )
 
     def forward(self, images: Tensor, scores: Tensor) -> Tensor:
         """Infer the probabilities of all classes from their scores: [B, K, H, W] -> fp32 [B, K, H, W].

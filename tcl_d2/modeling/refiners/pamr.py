@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
 from .base import REFINER_REGISTRY, Refiner
 
 
@@ -30,9 +31,7 @@ class PAMR(Refiner):
                 of each window.
         """
         super().__init__()
-        if not dilations or min(dilations) < 1 or iterations < 1:
-            raise ValueError(f"PAMR needs dilations and iterations of at least 1, not {dilations} and {iterations}.")
-
+        check_values("TEST.ZERO_SHOT.PAMR", ITERS=iterations, DILATIONS=dilations)
         self.iterations = iterations
         self.dilations = tuple(dilations)
         self.stage = "image" if whole_image else "crop"

@@ -15,8 +15,10 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
+from ...config.ranges import check_values
 from ...segmentation.drawing import class_colors
 from ...segmentation.objects import ComponentSettings
+from ...utils.errors import expect
 from ...words.datasets import has_classes
 from ...words.templates import check_templates, get_templates
 from ...words.vocabulary import (
@@ -195,10 +197,14 @@ class ZeroShotSegmentor(CropSegmentor):
         Raises:
             ValueError: a number out of its range, or unusable templates; names the config key.
         """
-        _check_windows(crop_size, stride)
-        _check_scores(background_score, logit_scale, area_threshold)
-        components = components or ComponentSettings()
-        components.check()
+        check_values(
+            "TEST.ZERO_SHOT",
+            CROP_SIZE=crop_size,
+            BACKGROUND_SCORE=background_score,
+            LOGIT_SCALE=logit_scale,
+            AREA_THRESHOLD=area_threshold,
+        )
+        _check_stride(crop_size, stride)
 
         # Words
         self.templates = check_templates(templates)
@@ -211,17 +217,14 @@ class ZeroShotSegmentor(CropSegmentor):
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
         self.refiner = refiner
-        self.components = components
+        self.components = components or ComponentSettings()
+        self.components.check()
 
     @classmethod
     def protocol_from_config(cls, cfg: CfgNode) -> dict:
         """Return the arguments of `set_protocol` that a configuration gives; ValueError as there."""
         test = cfg.TEST.ZERO_SHOT
-        _check_windows(test.CROP_SIZE, test.STRIDE)
-        _check_scores(test.BACKGROUND_SCORE, test.LOGIT_SCALE, test.AREA_THRESHOLD)
-        components = component_settings(cfg)
-        components.check()
-
+        _check_stride(test.CROP_SIZE, test.STRIDE)
         return {
             "templates": get_templates(test.TEMPLATES),
             "crop_size": test.CROP_SIZE,
@@ -231,7 +234,7 @@ class ZeroShotSegmentor(CropSegmentor):
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
-            "components": components,
+            "components": component_settings(cfg),
         }
 
     @property
@@ -528,19 +531,9 @@ def component_settings(cfg: CfgNode) -> ComponentSettings:
     return ComponentSettings(test.MIN_AREA, test.CONNECTIVITY, cfg.TEST.DETECTIONS_PER_IMAGE)
 
 
-def _check_windows(crop_size: int, stride: int) -> None:
-    if crop_size < 0:
-        raise ValueError(f"TEST.ZERO_SHOT.CROP_SIZE must be at least 1 pixel, or 0 for no windows, not {crop_size}.")
-    if crop_size and not 1 <= stride <= crop_size:
-        raise ValueError(f"TEST.ZERO_SHOT.STRIDE must be in 1..{crop_size} (CROP_SIZE), not {stride}.")
-
-
-def _check_scores(background_score: float, logit_scale: float, area_threshold: float) -> None:
-    for key, value in (("BACKGROUND_SCORE", background_score), ("AREA_THRESHOLD", area_threshold)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"TEST.ZERO_SHOT.{key} must be in 0..1, not {value}.")
-    if logit_scale < 0:
-        raise ValueError(f"TEST.ZERO_SHOT.LOGIT_SCALE must be at least 0, not {logit_scale}.")
+def _check_stride(crop_size: int, stride: int) -> None:
+    is_right = not crop_size or 1 <= stride <= crop_size
+    expect(is_right, "TEST.ZERO_SHOT.STRIDE", stride, f"1 to {crop_size} (CROP_SIZE)")
 
 
 def _autocast_dtype(name: str, device: str) -> torch.dtype:

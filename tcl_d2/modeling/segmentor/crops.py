@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...config.ranges import check_values
 from ..encoders.base import DualEncoder
 from ..functional import normalize
 from ..refiners.base import Refiner, keep_scores
@@ -72,7 +73,8 @@ class CropSegmentor(nn.Module):
     ):
         """Build it from its parts; for the arguments and errors see ZeroShotSegmentor."""
         super().__init__()
-        _check_numbers(pixel_mean, pixel_std, mask_scale)
+        check_values("MODEL", PIXEL_MEAN=pixel_mean, PIXEL_STD=pixel_std)
+        check_values("MODEL.CLIP", MASK_SCALE=mask_scale)
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.clip = clip
@@ -208,13 +210,3 @@ class CropSegmentor(nn.Module):
     def to_masks(self, similarity: Tensor) -> Tensor:
         """Make masks in 0..1 of similarities of CLIP's own."""
         return torch.sigmoid((similarity - self.mask_shift) * self.mask_scale)
-
-
-def _check_numbers(pixel_mean: Sequence[float], pixel_std: Sequence[float], mask_scale: float) -> None:
-    for key, values in (("MEAN", pixel_mean), ("STD", pixel_std)):
-        if len(values) != 3:
-            raise ValueError(f"MODEL.PIXEL_{key} has {len(values)} numbers; expected 3, of R, G and B.")
-    if min(pixel_std) <= 0:
-        raise ValueError(f"MODEL.PIXEL_STD must be more than 0, not {list(pixel_std)}.")
-    if mask_scale <= 0:
-        raise ValueError(f"MODEL.CLIP.MASK_SCALE must be more than 0, not {mask_scale}.")

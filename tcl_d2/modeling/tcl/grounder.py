@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
+from ...utils.errors import expect
 from ..encoders.clip import FrozenCLIP, run_block, value_path
 from ..encoders.linear import linear
 from ..functional import normalize, tokens_to_map
@@ -112,8 +114,7 @@ class Sim2Mask(nn.Module):
             tau: temperature of the hard masks, more than 0; ValueError for others.
         """
         super().__init__()
-        if tau <= 0:
-            raise ValueError(f"MODEL.TCL.GUMBEL_TAU must be more than 0, not {tau}.")
+        check_values("MODEL.TCL", GUMBEL_TAU=tau)
         self.w = nn.Parameter(torch.tensor(float(scale)))
         self.b = nn.Parameter(torch.tensor(float(bias)))
         hold_scalars(self)
@@ -177,8 +178,9 @@ class Grounder(nn.Module):
             decoder_blocks: number of doublings of the resolution.
         """
         super().__init__()
-        if not 0 <= freeze < len(clip.blocks):
-            raise ValueError(f"MODEL.TCL.FREEZE must be in 0..{len(clip.blocks) - 1} for this CLIP, not {freeze}.")
+        check_values("MODEL.TCL", DECODER_BLOCKS=decoder_blocks)
+        last = len(clip.blocks) - 1
+        expect(0 <= freeze <= last, "MODEL.TCL.FREEZE", freeze, f"0 to {last} for this CLIP")
 
         channels = clip.visual.conv1.out_channels
         self.blocks = copy.deepcopy(clip.blocks[freeze:])

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from ...utils.errors import expect
 from ..functional import gather, info_nce, normalize
 from ..scalars import hold_scalars
 
@@ -95,8 +96,7 @@ class LossHead(nn.Module):
         if unknown:
             known = ", ".join(STATISTICS)
             raise ValueError(f"{type(self).__name__} needs '{unknown[0]}', which no Grounding has. Known: {known}.")
-        if weight < 0:
-            raise ValueError(f"MODEL.TCL.LOSS_WEIGHT.{self.weight_key} must be at least 0, not {weight}.")
+        expect(weight >= 0, f"MODEL.TCL.LOSS_WEIGHT.{self.weight_key}", weight, "at least 0")
         self.weight = weight
 
     @classmethod

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.ranges import check_values
 from ...segmentation.drawing import draw_text
 from ...utils.events import put_picture
 from ...words.vocabulary import dataset_vocabulary, join_vocabularies
@@ -68,7 +69,8 @@ class TCL(ZeroShotSegmentor):
             vis_period: iterations between pictures of masks; 0 for none.
         """
         super().__init__(**zero_shot)
-        _check_numbers(kp_weight, micro_batch_size, decoder_blocks)
+        check_values("TEST.ZERO_SHOT", KP_WEIGHT=kp_weight)
+        check_values("SOLVER", IMS_PER_MICRO_BATCH=micro_batch_size)
 
         # Modules
         self.freeze = freeze
@@ -318,15 +320,6 @@ class TCL(ZeroShotSegmentor):
             row = row.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
             rows.append(np.concatenate([row, draw_text(captions[i], len(row), 260)], axis=1))
         return np.concatenate(rows).transpose(2, 0, 1)
-
-
-def _check_numbers(kp_weight: float, micro_batch_size: int, decoder_blocks: int) -> None:
-    if not 0 <= kp_weight <= 1:
-        raise ValueError(f"TEST.ZERO_SHOT.KP_WEIGHT is a share in 0..1, not {kp_weight}.")
-    if micro_batch_size < 0:
-        raise ValueError(f"SOLVER.IMS_PER_MICRO_BATCH must be at least 0, which is for all, not {micro_batch_size}.")
-    if decoder_blocks < 0:
-        raise ValueError(f"MODEL.TCL.DECODER_BLOCKS must be at least 0, not {decoder_blocks}.")
 
 
 def _is_label(input_per_image: dict) -> bool:

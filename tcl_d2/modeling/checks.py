@@ -4,11 +4,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..modeling import ZeroShotSegmentor
-from ..modeling.dense_clip.heads import check_dense_head
-from ..modeling.refiners.base import build_refiner
-from ..modeling.segmentor.base import check_images
-from .keys import missing_keys
+from ..config import missing_keys
+from .dense_clip.heads import check_dense_head
+from .refiners.base import build_refiner
+from .segmentor import ZeroShotSegmentor
+from .segmentor.base import check_images
 
 
 def check_meta_architecture(cfg: CfgNode) -> None:
