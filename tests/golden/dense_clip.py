@@ -3,6 +3,7 @@
 They are of SCLIP b56bd30, NACLIP 0cac3a6, ClearCLIP ad68a40, ProxyCLIP e7b767f and MaskCLIP 245d31f.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,4 +64,5 @@ def set_words(model: DenseCLIP, classes: torch.Tensor, background: bool) -> None
     """Give a model the golden text features, with the class of each word."""
     text = load()["text"]
     model.set_text_embeddings(text)
-    model._subsets = [WordSubset(torch.arange(len(text)), classes.long(), int(classes.max()) + 1, background)]
+    subset = WordSubset(torch.arange(len(text)), classes.long(), int(classes.max()) + 1, background)
+    model._requested = replace(model._requested, subsets=[subset])

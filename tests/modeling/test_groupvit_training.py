@@ -248,10 +248,10 @@ def test_pictures_of_groups():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"image_size": 30}, "IMAGE_SIZE is 30; expected a multiple of PATCH_SIZE, which is 8"),
-        ({"num_heads": 5}, "WIDTH is 32; expected a multiple of NUM_HEADS, which is 5"),
+        ({"image_size": 30}, "IMAGE_SIZE is 30; expected a multiple of 8"),
+        ({"num_heads": 5}, "WIDTH is 32; expected a multiple of 5"),
         ({"text_width": 70}, "TEXT_WIDTH is 70; expected a multiple of 64"),
-        ({"groups": ()}, r"GROUPS is \[\]; expected the number of groups"),
+        ({"groups": ()}, r"GROUPS is \[\]; expected at least 1"),
         ({"depths": (1, 1)}, r"DEPTHS is \[1, 1\]; expected the blocks of 3 stages"),
     ],
 )

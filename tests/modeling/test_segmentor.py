@@ -73,6 +73,12 @@ def test_model_can_be_pickled_saved_and_spawned(model, tmp_path):
     process.join()
 
 
+def test_size_of_a_pickled_model_grows_with_its_words_alone(model):
+    size = len(pickle.dumps(model))
+    model.embed_vocabulary([f"word {number}" for number in range(300)], ["{}"])
+    assert len(pickle.dumps(model)) < size + 300 * 5_000
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
 @pytest.mark.fault("tracing a whole model for export", "refused: its windows would be those of one image size")
 def test_tracing_is_refused(model):

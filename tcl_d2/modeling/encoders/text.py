@@ -160,8 +160,8 @@ class TextEmbedder(WordReader):
             if len(self._features) > _WORDS_REMEMBERED:
                 self._features.clear()
                 new_words = words
-            features = self._embed(new_words, templates)
-            self._features.update({(word, context): feature for word, feature in zip(new_words, features)})
+            features = self._embed(new_words, templates)  # rows are cloned: pickled, each would bring all others
+            self._features.update({(word, context): feature.clone() for word, feature in zip(new_words, features)})
         return torch.stack([self._features[word, context] for word in words])
 
     def _embed(self, words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:

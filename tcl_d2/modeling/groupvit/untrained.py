@@ -32,27 +32,8 @@ def build_untrained_groupvit(
 
     All but the last two are keys of MODEL.GROUPVIT. A ValueError names the key of a size that makes no model.
     """
-    check_values(
-        "MODEL.GROUPVIT",
-        IMAGE_SIZE=image_size,
-        PATCH_SIZE=patch_size,
-        WIDTH=width,
-        DEPTHS=depths,
-        GROUPS=groups,
-        NUM_HEADS=num_heads,
-        TEXT_WIDTH=text_width,
-    )
-    expect(
-        image_size % patch_size == 0,
-        "MODEL.GROUPVIT.IMAGE_SIZE",
-        image_size,
-        f"a multiple of PATCH_SIZE, which is {patch_size}",
-    )
-    expect(width % num_heads == 0, "MODEL.GROUPVIT.WIDTH", width, f"a multiple of NUM_HEADS, which is {num_heads}")
-    expect(text_width % _HEAD_WIDTH == 0, "MODEL.GROUPVIT.TEXT_WIDTH", text_width, f"a multiple of {_HEAD_WIDTH}")
-    expected = f"the blocks of {len(groups) + 1} stages, one more than GROUPS {list(groups)}"
-    expect(len(depths) == len(groups) + 1, "MODEL.GROUPVIT.DEPTHS", list(depths), expected)
-
+    _check_sizes(image_size, patch_size, width, num_heads, text_width)
+    _check_stages(depths, groups)
     transformers = import_transformers()
     config = transformers.GroupViTConfig(
         vision_config=_vision_config(image_size, patch_size, width, depths, groups, num_heads),
@@ -63,6 +44,23 @@ def build_untrained_groupvit(
     model = transformers.GroupViTModel(config)
     _draw_tokens(model.vision_model)
     return model
+
+
+def _check_sizes(image_size: int, patch_size: int, width: int, num_heads: int, text_width: int) -> None:
+    section = "MODEL.GROUPVIT"
+    check_values(section, IMAGE_SIZE=image_size, PATCH_SIZE=patch_size, WIDTH=width, NUM_HEADS=num_heads)
+    for name, value, divisor in (
+        ("IMAGE_SIZE", image_size, patch_size),
+        ("WIDTH", width, num_heads),
+        ("TEXT_WIDTH", text_width, _HEAD_WIDTH),
+    ):
+        expect(value >= 1 and value % divisor == 0, f"{section}.{name}", value, f"a multiple of {divisor}")
+
+
+def _check_stages(depths: Sequence[int], groups: Sequence[int]) -> None:
+    check_values("MODEL.GROUPVIT", DEPTHS=depths, GROUPS=groups)
+    expected = f"the blocks of {len(groups) + 1} stages, one more than GROUPS {list(groups)}"
+    expect(len(depths) == len(groups) + 1, "MODEL.GROUPVIT.DEPTHS", list(depths), expected)
 
 
 def _vision_config(

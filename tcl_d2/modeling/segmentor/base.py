@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from ...words.datasets import has_classes
 from ...words.templates import check_templates, get_templates
 from ...words.vocabulary import (
     ClassWords,
-    Identify,
     Vocabulary,
     WordSubset,
     dataset_vocabulary,
@@ -55,20 +53,21 @@ _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
 )
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Classes:
-    """The requested classes, from which words follow under the protocol's templates.
+    """The classes to look for.
 
     Attributes:
-        make: functions of `identify`, each of which makes a vocabulary.
+        words: the words of all datasets; or text features [W, D] in their place.
+        subsets: those of each dataset.
         templates: None for those of the protocol.
-        joined: the words and their classes, see join_vocabularies; `made_for` these templates.
+        asked: a user's words; None where classes are a dataset's, or text features.
     """
 
-    make: Sequence[partial[Vocabulary]]
+    words: Sequence[str] | Tensor
+    subsets: list[WordSubset]
     templates: tuple[str, ...] | None = None
-    joined: tuple[list[str], list[WordSubset]] | None = None
-    made_for: tuple | None = None
+    asked: Words | None = None
 
 
 class ZeroShotSegmentor(CropSegmentor):
@@ -99,20 +98,16 @@ class ZeroShotSegmentor(CropSegmentor):
         dataset_name: str | Sequence[str] | None = None,
         **protocol,
     ):
-        """Build the segmentor from its parts.
+        """Build the segmentor from its parts; a ValueError names the config key that does not fit.
 
         Args:
             tokenizer: N texts -> int64 [N, context].
             pixel_mean: of RGB in 0..255, as pixel_std.
             precision: dtype of autocast in inference; torch.float32 for none.
-            text_cache: folder that keeps text features; None for none.
+            text_cache: folder that keeps text features, if any.
             mask_shift: masks from CLIP's dense similarities s are sigmoid((s - mask_shift) * mask_scale).
-            dataset_name: registered dataset whose classes are the default, for images that do not name theirs; the
-                first of several.
+            dataset_name: registered dataset whose classes are the default, for images that do not name theirs.
             protocol: the arguments of set_protocol.
-
-        Raises:
-            ValueError: a number out of its range, or unusable templates; names the config key.
         """
         super().__init__(
             clip=clip, pixel_mean=pixel_mean, pixel_std=pixel_std, mask_shift=mask_shift, mask_scale=mask_scale
@@ -122,10 +117,8 @@ class ZeroShotSegmentor(CropSegmentor):
         self.tokenizer = tokenizer
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
         self.dataset_names = (dataset_name,) if isinstance(dataset_name, str) else tuple(dataset_name or ())
-        self._requested: _Classes | None = None  # by set_vocabulary or set_dataset
-        self._default: tuple[str, _Classes] | None = None  # of a dataset, where none were set
-        self._text: Tensor | None = None  # given in place of words
-        self._subsets: list[WordSubset] = []
+        self._requested: _Classes | None = None  # by set_vocabulary, set_dataset or set_text_embeddings
+        self._defaults: dict[str, _Classes] = {}  # of datasets, where none were set
 
         # Scores
         self.set_protocol(**protocol)
@@ -185,25 +178,17 @@ class ZeroShotSegmentor(CropSegmentor):
     ) -> None:
         """Set the inference protocol: windows, prompts, and the rule from scores to labels.
 
+        A ValueError names the config key that does not fit.
+
         Args:
             templates: prompt templates, each with one `{}`, for vocabularies that bring none.
-            crop_size: side of the sliding windows, in pixels; 0: the whole image is the window.
-            stride: step between windows, in pixels.
-            background_score: constant score of the background, in 0..1; logit_scale and area_threshold as in
-                ScoreSettings.
-            normalize_prompts: as in TextEmbedder.
+            crop_size: side of the sliding windows, in pixels; 0: the whole image is the window. `stride` is the step.
+            background_score: constant score of the background, in 0..1.
+            logit_scale: as in ScoreSettings, and so is area_threshold; normalize_prompts as in TextEmbedder.
             components: what counts as an object; None for the defaults.
-
-        Raises:
-            ValueError: a number out of its range, or unusable templates; names the config key.
         """
-        check_values(
-            "TEST.ZERO_SHOT",
-            CROP_SIZE=crop_size,
-            BACKGROUND_SCORE=background_score,
-            LOGIT_SCALE=logit_scale,
-            AREA_THRESHOLD=area_threshold,
-        )
+        check_values("TEST.ZERO_SHOT", CROP_SIZE=crop_size, BACKGROUND_SCORE=background_score)
+        check_values("TEST.ZERO_SHOT", LOGIT_SCALE=logit_scale, AREA_THRESHOLD=area_threshold)
         _check_stride(crop_size, stride)
 
         # Words
@@ -211,8 +196,7 @@ class ZeroShotSegmentor(CropSegmentor):
         self.embed_vocabulary.normalize_prompts = normalize_prompts
 
         # Windows and scores
-        self.crop_size = crop_size
-        self.stride = stride
+        self.crop_size, self.stride = crop_size, stride
         self.background_score = background_score
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
@@ -246,13 +230,16 @@ class ZeroShotSegmentor(CropSegmentor):
     @contextmanager
     def keep_settings(self) -> Iterator[None]:
         """Restore the protocol and the classes as they were, after others were set."""
-        protocol = self.protocol
-        classes = self._requested, self._text, self._subsets
+        protocol, classes = self.protocol, self._requested
         try:
             yield
         finally:
             self.set_protocol(**protocol)
-            self._requested, self._text, self._subsets = classes
+            self._requested = classes
+
+    @property
+    def is_memory_short(self) -> bool:
+        return self._batches.is_memory_short
 
     @property
     def _grid(self) -> WindowGrid:
@@ -281,7 +268,9 @@ class ZeroShotSegmentor(CropSegmentor):
             ValueError: see Words.read and make_vocabulary.
         """
         words = Words.read(classes, background, negative)
-        self._set_classes(_Classes([partial(make_vocabulary, **vars(words))], templates))
+        templates = None if templates is None else check_templates(templates)
+        vocabulary = self.make_vocabulary(words, templates=templates)
+        self._requested = _Classes(*join_vocabularies([vocabulary]), templates, words)
 
     def set_dataset(self, *names: str, class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> None:
         """Set the classes of a registered dataset, see dataset_class_names, of which the first may be the background.
@@ -292,24 +281,33 @@ class ZeroShotSegmentor(CropSegmentor):
             class_words: the words of a dataset's classes, by its name, in place of its metadata's; see
                 dataset_classes.
         """
-        self._set_classes(_dataset_classes(names, class_words))
+        self._requested = self._dataset_classes(names, class_words or {})
 
     def set_text_embeddings(self, embeddings: Tensor, background: bool = False) -> None:
         """Set the classes by their text features [K, D], of any lengths; ValueError for another shape."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.clip.embed_dim:
             raise ValueError(f"Text embeddings must be [K, {self.clip.embed_dim}], not {list(embeddings.shape)}.")
-        self._requested, self._text = None, embeddings.detach()
         words = torch.arange(len(embeddings))
-        self._subsets = [WordSubset(words, words + int(background), len(words) + int(background), background)]
+        subset = WordSubset(words, words + int(background), len(words) + int(background), background)
+        self._requested = _Classes(embeddings.detach(), [subset])
 
     def make_vocabulary(
-        self, classes: Sequence[ClassWords], background: bool | Sequence[str] = False, negative: Sequence[str] = ()
+        self,
+        classes: Sequence[ClassWords],
+        background: bool | Sequence[str] = False,
+        negative: Sequence[str] = (),
+        templates: Sequence[str] | None = None,
     ) -> Vocabulary:
         """Make a vocabulary; arguments and errors as set_vocabulary's."""
+        templates = templates or self.templates
         words = Words.read(classes, background, negative)
-        vocabulary = make_vocabulary(**vars(words), identify=self.identify)
-        self._warn(vocabulary.words, self.templates)
+        vocabulary = make_vocabulary(**vars(words), identify=partial(self.identify, templates=templates))
+        self._warn(vocabulary.words, templates)
         return vocabulary
+
+    def identify(self, words: Sequence[str], templates: Sequence[str] | None = None) -> list[bytes]:
+        """Return a key for each word, the same for words that are one text under the templates, or the model's."""
+        return self.embed_vocabulary.identify(words, templates or self.templates)
 
     def _warn(self, words: Sequence[str], templates: Sequence[str]) -> None:
         """Log what a user should know of words, each message once."""
@@ -317,55 +315,38 @@ class ZeroShotSegmentor(CropSegmentor):
             log_first_n(logging.WARNING, message, name=__name__, key="message")
 
     @property
-    def identify(self) -> Identify:
-        """What says which words are one text for the tokenizer, see vocabulary.make_vocabulary."""
-        return partial(self.embed_vocabulary.identify, templates=self.templates)
-
-    @property
     def metadata(self) -> Metadata:
         """The names and colors of the classes that are looked for, as Detectron2's Visualizer takes them.
 
         Of several datasets, those of the first. RuntimeError where the names of the classes are not known.
         """
-        if self._text is not None:
-            raise RuntimeError("The classes were set by text embeddings, which have no names.")
         classes = self._requested or self._default_classes({})
-        name = self._join_words(classes)[1][0].dataset_name
-        if name is not None:
-            return MetadataCatalog.get(name)
-        return _make_metadata(Words(**classes.make[0].keywords))
+        if classes.asked is not None:
+            return _make_metadata(classes.asked)
+        name = classes.subsets[0].dataset_name
+        if name is None:
+            raise RuntimeError("The classes were set by text embeddings, which have no names.")
+        return MetadataCatalog.get(name)
 
-    def _set_classes(self, classes: _Classes) -> None:
-        if classes.templates is not None:
-            classes.templates = check_templates(classes.templates)
-        self._join_words(classes)  # says what does not work
-        self._requested, self._text = classes, None
-
-    def _join_words(self, classes: _Classes) -> tuple[list[str], list[WordSubset]]:
-        """Return the words of classes under the protocol as it is now, see join_vocabularies."""
-        templates = classes.templates or self.templates
-        if classes.made_for != templates:
-            identify = partial(self.embed_vocabulary.identify, templates=templates)
-            classes.joined = join_vocabularies([make(identify=identify) for make in classes.make])
-            classes.made_for = templates
-            self._warn(classes.joined[0], templates)
-        return classes.joined
+    def _dataset_classes(self, names: Sequence[str], class_words: Mapping[str, Sequence[ClassWords]]) -> _Classes:
+        """Return the classes of datasets; arguments as set_dataset's."""
+        vocabularies = [dataset_vocabulary(name, class_words.get(name), self.identify) for name in names]
+        words, subsets = join_vocabularies(vocabularies)
+        self._warn(words, self.templates)
+        return _Classes(words, subsets)
 
     def _classes(self, input_per_image: dict) -> tuple[Tensor, list[WordSubset]]:
         """Return the text features of all words [W, D], and the words of each dataset."""
         if input_per_image.get("vocabulary") is not None:
             background, negative = input_per_image.get("background", False), input_per_image.get("negative", ())
             vocabulary = self.make_vocabulary(input_per_image["vocabulary"], background, negative)
-            words, subsets = join_vocabularies([vocabulary])
-            return self.embed_vocabulary(words, self.templates), subsets
+            classes = _Classes(*join_vocabularies([vocabulary]))
+        else:
+            classes = self._requested or self._default_classes(input_per_image)
 
-        if self._text is not None:
-            self._text = self._text.to(self.device)  # the model may have moved since
-            return self._text, self._subsets
-
-        classes = self._requested or self._default_classes(input_per_image)
-        words, subsets = self._join_words(classes)
-        return self.embed_vocabulary(words, classes.templates or self.templates), subsets
+        if isinstance(classes.words, Tensor):
+            return classes.words.to(self.device), classes.subsets
+        return self.embed_vocabulary(classes.words, classes.templates or self.templates), classes.subsets
 
     def _default_classes(self, input_per_image: dict) -> _Classes:
         """Return the classes of the dataset of an image, or else of the one that the model was built with.
@@ -376,9 +357,9 @@ class ZeroShotSegmentor(CropSegmentor):
         name = input_per_image.get("dataset_name")
         if name is None or not has_classes(name):
             name = self._default_dataset("file_name" in input_per_image)
-        if self._default is None or self._default[0] != name:
-            self._default = (name, _dataset_classes([name]))
-        return self._default[1]
+        if name not in self._defaults:
+            self._defaults[name] = self._dataset_classes([name], {})
+        return self._defaults[name]
 
     def _default_dataset(self, is_of_a_dataset: bool) -> str:
         names = self.dataset_names
@@ -411,11 +392,11 @@ class ZeroShotSegmentor(CropSegmentor):
                 dataset_name: registered dataset whose classes are looked for where none were set.
                 background: whether a background comes before the vocabulary (bool), or its words (list[str]).
                 negative: words besides the vocabulary whose pixels are of no class (list[str]).
-                labels_only: whether to give labels in place of scores, without holding all scores (bool).
+                labels_only: whether to give labels, without holding all scores (bool).
                 label_scores: whether labels come with the score of the class at each pixel (bool).
                 instances: whether to give objects too: the connected components of each class (bool).
                 panoptic_seg: whether to give a panoptic segmentation too: things by connected components, stuff by
-                    class, as the dataset's metadata say; without a dataset, all classes are things (bool).
+                    class; without a dataset, all classes are things (bool).
                 kept_crops: a list in which what does not depend on words is kept, where the image is segmented alone:
                     empty at first, and given again with further words, as long as the model stays as it is.
 
@@ -427,8 +408,7 @@ class ZeroShotSegmentor(CropSegmentor):
             sem_seg_labels: in its place where `labels_only`: the class with the largest score, int64 [height, width].
             sem_seg_scores: beside them where `label_scores`: its score, fp32 [height, width]; the background's is not
                 told.
-            instances: Instances on the CPU, see make_instances.
-            panoptic_seg: a pair (segments, their descriptions) on the CPU, see make_panoptic_seg.
+            instances, panoptic_seg: see make_instances and make_panoptic_seg, on the CPU.
             dataset_name: whose classes these are, where they are a dataset's (str).
             by_dataset: in their place where several datasets were set: a list of such dicts.
         """
@@ -449,24 +429,23 @@ class ZeroShotSegmentor(CropSegmentor):
 
         # Crops are encoded once, if what that gives fits into memory
         batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]), self.device)
-        is_memory_short = self._batches.is_memory_short
 
         def encode() -> Iterator[tuple]:
             return map(self.encode_crops, batch_windows(windows, batch_size))
 
         groups = self._word_groups(text, subsets)
         kept_crops = batched_inputs[0].get("kept_crops")
-        if kept_crops is not None and len(batched_inputs) == 1 and not is_memory_short:
+        if kept_crops is not None and len(batched_inputs) == 1 and not self.is_memory_short:
             if not kept_crops:
                 kept_crops.extend(list(encode()))  # all or, where memory runs out, none
             encode = partial(iter, kept_crops)
-        elif len(groups) > 1 and not is_memory_short:
+        elif len(groups) > 1 and not self.is_memory_short:
             encode = hold(encode)
 
         # Segment into the classes of each dataset
         outputs = [[] for _ in windows]
         for group_text, group in groups:
-            results = score_words(self, windows, encode, group_text, group, batched_inputs[0], is_memory_short)
+            results = score_words(self, windows, encode, group_text, group, batched_inputs[0])
             for image_outputs, image_results in zip(outputs, results):
                 image_outputs += image_results
 
@@ -489,12 +468,6 @@ class ZeroShotSegmentor(CropSegmentor):
         if not self.scores_depend_on_vocabulary:
             return [(text, subsets)]
         return [(text[subset.words], [subset._replace(words=torch.arange(len(subset.words)))]) for subset in subsets]
-
-
-def _dataset_classes(names: Sequence[str], class_words: Mapping[str, Sequence[ClassWords]] | None = None) -> _Classes:
-    """Return the classes of datasets; arguments as set_dataset's."""
-    class_words = class_words or {}
-    return _Classes([partial(dataset_vocabulary, name, deepcopy(class_words.get(name))) for name in names])
 
 
 def _make_metadata(words: Words) -> Metadata:
@@ -532,7 +505,7 @@ def component_settings(cfg: CfgNode) -> ComponentSettings:
 
 
 def _check_stride(crop_size: int, stride: int) -> None:
-    is_right = not crop_size or 1 <= stride <= crop_size
+    is_right = crop_size <= 0 or 1 <= stride <= crop_size
     expect(is_right, "TEST.ZERO_SHOT.STRIDE", stride, f"1 to {crop_size} (CROP_SIZE)")
 
 

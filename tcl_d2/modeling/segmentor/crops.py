@@ -57,9 +57,11 @@ class CropSegmentor(nn.Module):
         has_background_map: whether `predict_background` takes the place of the background's constant score.
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
         refiner: what brings scores to the image's edges; None for nothing.
+        is_memory_short: whether memory ran out for single windows, so that little may be held.
     """
 
     has_background_map = False
+    is_memory_short = False
     pad_to: int | None = None
 
     def __init__(

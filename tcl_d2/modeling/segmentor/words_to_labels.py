@@ -29,7 +29,6 @@ def score_words(
     text: Tensor,
     subsets: Sequence[WordSubset],
     request: Mapping[str, object],
-    is_memory_short: bool,
 ) -> list[list[dict]]:
     """Segment images into the classes of datasets, whose words share their scores.
 
@@ -44,22 +43,18 @@ def score_words(
     # Features, and what is done with scores
     has_map = model.has_background_map and any(subset.background for subset in subsets)
     crops = partial(_prepare, model, encode, text)
-    if (has_map or len(text) > WORDS_AT_ONCE) and not is_memory_short:
+    if (has_map or len(text) > WORDS_AT_ONCE) and not model.is_memory_short:
         crops = hold(crops)
-    refiners = [_bind_refiner(model, "image", image, is_memory_short) for image in images]
+    refiners = [_bind_refiner(model, "image", image) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
-        maps = _average(images, _predict(model.predict_background, crops(), is_memory_short))
+        maps = _average(images, _predict(model, model.predict_background, crops()))
         backgrounds = [refine(scores)[0] for refine, scores in zip(refiners, maps)]
-    rules = [
-        _build_rules(model, image, background, subsets, request, is_memory_short)
-        for image, background in zip(images, backgrounds)
-    ]
+    rules = [_build_rules(model, *pair, subsets, request) for pair in zip(images, backgrounds)]
 
     # Words by chunks, in each of them windows by batches
     for words in _split(len(text), WORDS_AT_ONCE):
-        predict_masks = partial(model.predict_masks, text=text, words=words)
-        predictions = list(_predict(predict_masks, crops(), is_memory_short))
+        predictions = list(_predict(model, partial(model.predict_masks, text=text, words=words), crops()))
         for part in _split_by_bytes(words.stop - words.start, images):
             for refine, image_rules, scores in zip(refiners, rules, _average(images, predictions, part)):
                 scores = refine(scores)
@@ -72,13 +67,11 @@ def _prepare(model: CropSegmentor, encode: Encode, text: Tensor) -> Iterator[tup
     return ((model.prepare(features, text), place) for features, place in encode())
 
 
-def _predict(
-    predict_masks: Callable[..., Tensor], crops: Iterable[tuple], is_memory_short: bool
-) -> Iterator[CropPrediction]:
+def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterable[tuple]) -> Iterator[CropPrediction]:
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
-        scores = predict_masks(features)
-        yield CropPrediction(scores.cpu() if is_memory_short else scores, features.images.shape[-2:], place)
+        scores = predict(features)
+        yield CropPrediction(scores.cpu() if model.is_memory_short else scores, features.images.shape[-2:], place)
 
 
 def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
@@ -87,13 +80,11 @@ def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
     return lambda: results
 
 
-def _bind_refiner(
-    model: CropSegmentor, stage: str, image: Windows, is_memory_short: bool
-) -> Callable[[Tensor], Tensor]:
+def _bind_refiner(model: CropSegmentor, stage: str, image: Windows) -> Callable[[Tensor], Tensor]:
     """Return what refines scores [K, height, width] of an image at a stage, see Refiner."""
     if not model.refines(stage):
         return keep_scores
-    pixels = image.image.cpu() if is_memory_short else image.image
+    pixels = image.image.cpu() if model.is_memory_short else image.image
     refine = model.bind_refiner(stage, resize_scores(pixels[None], image.result_size))
     return lambda scores: refine(scores[None])[0]
 
@@ -104,13 +95,12 @@ def _build_rules(
     background: float | Tensor,
     subsets: Sequence[WordSubset],
     request: Mapping[str, object],
-    is_memory_short: bool,
 ) -> list[ScoreRule]:
     """Build the rule of each dataset for an image."""
     keep_best = request.get("label_scores", False) or any(request.get(name) for name in OUTPUTS)
     settings = ScoreSettings(background, model.logit_scale, model.area_threshold, keep_best=keep_best)
     if model.refines("classes"):
-        settings = settings._replace(refine=_bind_refiner(model, "classes", image, is_memory_short))
+        settings = settings._replace(refine=_bind_refiner(model, "classes", image))
     return [build_score_rule(subset, settings, request.get("labels_only", False)) for subset in subsets]
 
 

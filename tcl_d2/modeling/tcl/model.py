@@ -66,7 +66,6 @@ class TCL(ZeroShotSegmentor):
             kp_weight: share in 0..1 of CLIP's own masks, by `kp_head` or MaskCLIP's rule, at inference.
             micro_batch_size: images whose activations are held at once in training; 0 for all.
             checkpoint_masked: whether CLIP's pass over the masked image is recomputed for the gradient.
-            vis_period: iterations between pictures of masks; 0 for none.
         """
         super().__init__(**zero_shot)
         check_values("TEST.ZERO_SHOT", KP_WEIGHT=kp_weight)
