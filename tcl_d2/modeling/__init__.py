@@ -7,7 +7,7 @@ from .encoders import DualEncoder, FrozenCLIP, FrozenDualEncoder, build_clip, bu
 from .groupvit import GroupViT
 from .reco import ReCo
 from .refiners import PAMR, REFINER_REGISTRY, DenseCRF, Refiner, build_refiner
-from .segmentor import CropFeatures, ZeroShotSegmentor
+from .segmentor import CropFeatures, CropMap, ZeroShotSegmentor
 from .tcl import TCL, TCL_LOSS_REGISTRY, Grounder, Grounding, Sim2Mask, build_losses, losses, mask_statistics
 
 # Paths that are documented besides the names below, as in `from tcl_d2.modeling.losses import LossHead`
@@ -20,6 +20,7 @@ __all__ = [
     "DenseCRF",
     "DenseHead",
     "CropFeatures",
+    "CropMap",
     "DualEncoder",
     "FrozenCLIP",
     "FrozenDualEncoder",

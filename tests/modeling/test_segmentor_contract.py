@@ -33,15 +33,18 @@ class SegmentorContract:
             yield
 
     @pytest.fixture(scope="class")
-    def model(self) -> ZeroShotSegmentor:
-        return self.build()
+    @classmethod
+    def model(cls) -> ZeroShotSegmentor:
+        return cls.build()
 
-    def build(self) -> ZeroShotSegmentor:
+    @classmethod
+    def build(cls) -> ZeroShotSegmentor:
         torch.manual_seed(0)
-        return build_model(load_config(self.config, [*OPTIONS, *self.options])).eval()
+        return build_model(load_config(cls.config, [*OPTIONS, *cls.options])).eval()
 
     @pytest.fixture(scope="class")
-    def inputs(self) -> list[dict]:
+    @classmethod
+    def inputs(cls) -> list[dict]:
         """Images of several windows, of one, and of less, with results of other sizes."""
         sizes = {(61, 90): (50, 75), (48, 48): (48, 48), (20, 30): (80, 120)}
         return [
@@ -95,6 +98,21 @@ class SegmentorContract:
         for output in model(inputs):
             assert output["sem_seg"].dtype == torch.float32 and output["sem_seg"].isfinite().all()
 
+    @torch.enable_grad()
+    def test_pixel_features_are_in_the_space_of_texts(self, model):
+        """For images of any size, with gradients to them, whatever they are padded by."""
+        images = torch.stack([draw(61, 90), draw(61, 90).flip(2)]).float().requires_grad_()
+        features = model.pixel_features(images)
+        assert features.values.dtype == torch.float32 and features.values.shape[:2] == (2, model.clip.embed_dim)
+        torch.testing.assert_close(features.values.norm(dim=1), torch.ones_like(features.values[:, 0]))
+        assert features.enlarge().shape[2:] == (61, 90) and min(features.stride) > 1
+        assert model.text_features(["brick", "dark wood"]).shape == (2, model.clip.embed_dim)
+
+        (gradient,) = torch.autograd.grad(
+            features.values[0].square().sum(0).sub(1).sum() + features.values[0].sum(), images
+        )
+        assert gradient[0].any() and not gradient[1].any()
+
     def test_weights_carry_all_that_is_learned(self, model, inputs):
         other = self.build()
         for parameter in other.parameters():
@@ -126,7 +144,8 @@ class TestReCo(SegmentorContract):
     config = "shapes/reco.yaml"
     options = ("MODEL.RECO.INDEX", "")
 
-    def build(self) -> ReCo:
+    @classmethod
+    def build(cls) -> ReCo:
         def prepare(features: ReCoFeatures, text: torch.Tensor) -> ReCoFeatures:
             map_text = torch.randn(
                 text.shape[1], features.embedding.shape[1], generator=torch.Generator().manual_seed(0)
@@ -142,5 +161,6 @@ class TestGroupViT(SegmentorContract):
     config = "shapes/groupvit.yaml"
 
     @pytest.fixture(scope="class", autouse=True)
-    def _need_transformers(self) -> None:
+    @classmethod
+    def _need_transformers(cls) -> None:
         pytest.importorskip("transformers")

@@ -20,7 +20,7 @@ class DenseFeatures(NamedTuple):
     """What is computed once for a batch of crops."""
 
     images: Tensor  # normalized crops [B, 3, H, W]
-    features: Tensor  # of each patch, normalized, [B, D, h, w]
+    clip_features: Tensor  # of each patch, normalized, [B, D, h, w]
     refine: Callable[[Tensor], Tensor]  # scores [B, K, h, w] by the crops' edges
     keys: Tensor | None = None  # of each patch, for key smoothing, [B, h*w, C]
     cosines: Tensor | None = None  # of all words, denoised or smoothed, [B, W, h, w]
@@ -91,7 +91,7 @@ class DenseCLIP(ZeroShotSegmentor):
         if not self.scores_depend_on_vocabulary:
             return features
 
-        cosines = self.clip_similarity(features.features, text)
+        cosines = self.clip_similarity(features.clip_features, text)
         if self.prompt_denoising > 0:
             cosines = denoise_prompts(cosines, self.prompt_denoising)
         if self.key_smoothing > 0:
@@ -100,7 +100,7 @@ class DenseCLIP(ZeroShotSegmentor):
 
     def predict_masks(self, features: DenseFeatures, text: Tensor, words: slice) -> Tensor:
         if features.cosines is None:
-            scores = self.clip_similarity(features.features, text[words])
+            scores = self.clip_similarity(features.clip_features, text[words])
         else:
             scores = features.cosines[:, words]
 

@@ -204,6 +204,12 @@ class GroupViT(ZeroShotSegmentor):
         stages = self.clip.follow_patches(images, assignments)
         return [resize_scores(maps, images.shape[-2:]).argmax(1) for maps in stages]
 
+    def dense_features(self, features: GroupFeatures) -> Tensor:
+        """Return the feature of the group of each patch's center, [B, D, h, w]."""
+        step = self.clip.patch_size
+        group_of_patch = features.group_of_pixel[:, step // 2 :: step, step // 2 :: step]
+        return _look_up(features.group_features.transpose(1, 2), group_of_patch)
+
     def prepare(self, features: GroupFeatures, text: Tensor) -> GroupFeatures:
         if len(text) == 1:
             message = "GroupViT compares words with each other: with a single one, each pixel is of that word"

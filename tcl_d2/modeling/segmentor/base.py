@@ -305,6 +305,10 @@ class ZeroShotSegmentor(CropSegmentor):
         self._warn(vocabulary.words, templates)
         return vocabulary
 
+    def text_features(self, words: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """Embed words, each by its prompts: fp32 [W, D] of length 1, on the model's device, without gradient."""
+        return self.embed_vocabulary(words, templates or self.templates)
+
     def identify(self, words: Sequence[str], templates: Sequence[str] | None = None) -> list[bytes]:
         """Return a key for each word, the same for words that are one text under the templates, or the model's."""
         return self.embed_vocabulary.identify(words, templates or self.templates)

@@ -29,22 +29,27 @@ class CropFeatures(NamedTuple):
     refine: Callable[[Tensor], Tensor] = keep_scores
 
 
-class CropPrediction(NamedTuple):
-    """The scores of words in a batch of crops, as predicted.
+class CropMap(NamedTuple):
+    """Scores or features of crops, as predicted.
 
     Attributes:
-        scores: [B, k, h, w], of any resolution.
+        values: [B, k, h, w], of any resolution.
         size: height and width of the padded crops, in pixels.
         place: the slices (rows, columns) at which the crops lie in the padded ones.
     """
 
-    scores: Tensor
+    values: Tensor
     size: tuple[int, int]
     place: tuple[slice, slice]
 
-    def enlarge(self, words: slice = slice(None)) -> Tensor:
-        """Enlarge the scores of some of the words to the padded crops, and cut the padding off: [B, k', H, W]."""
-        return resize_scores(self.scores[:, words], self.size)[(..., *self.place)]
+    @property
+    def stride(self) -> tuple[float, float]:
+        """Pixels between neighbors in a column and in a row of `values`."""
+        return self.size[0] / self.values.shape[-2], self.size[1] / self.values.shape[-1]
+
+    def enlarge(self, channels: slice = slice(None)) -> Tensor:
+        """Enlarge some of the channels to the padded crops, bilinear, and cut the padding off: [B, k', H, W]."""
+        return resize_scores(self.values[:, channels], self.size)[(..., *self.place)]
 
 
 class CropSegmentor(nn.Module):
@@ -136,6 +141,27 @@ class CropSegmentor(nn.Module):
         """
         raise NotImplementedError
 
+    def dense_features(self, features: CropFeatures) -> Tensor:
+        """Return the features [B, D, h, w] of crops, from `encode`, that are compared with those of texts."""
+        return features.clip_features
+
+    # ------------------------------------------------------------------------------------ features
+
+    def pixel_features(self, images: Tensor | Sequence[Tensor]) -> CropMap:
+        """Compute features in the space of texts: their products with `text_features` are cosines.
+
+        Gradients flow to the images and to what is trained. An image is seen as a whole, without windows: one much
+        larger than those that the model was trained on gets worse features.
+
+        Args:
+            images: [B, 3, H, W] or B of [3, H, W], RGB, 0..255.
+
+        Returns:
+            features fp32 [B, D, h, w] of length 1, of the padded images.
+        """
+        features, place = self.encode_crops(self.normalize_images(list(images)))
+        return CropMap(normalize(self.dense_features(features), 1), tuple(features.images.shape[-2:]), place)
+
     # ------------------------------------------------------------------------------------ refinement
 
     def refines(self, stage: str) -> bool:
@@ -196,7 +222,7 @@ class CropSegmentor(nn.Module):
             text: text features of all words [W, D].
         """
         scores = self.predict_masks(self.prepare(features, text), text, slice(None))
-        return CropPrediction(scores, features.images.shape[-2:], place).enlarge()
+        return CropMap(scores, features.images.shape[-2:], place).enlarge()
 
     # ------------------------------------------------------------------------------------ CLIP's own features
 

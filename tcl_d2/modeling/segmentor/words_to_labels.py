@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...words.vocabulary import WordSubset
 from ..refiners.base import keep_scores
-from .crops import CropPrediction, CropSegmentor
+from .crops import CropMap, CropSegmentor
 from .objects import OUTPUTS
 from .score_rules import ScoreRule, ScoreSettings, build_score_rule
 from .windows import Windows, resize_scores
@@ -67,11 +67,11 @@ def _prepare(model: CropSegmentor, encode: Encode, text: Tensor) -> Iterator[tup
     return ((model.prepare(features, text), place) for features, place in encode())
 
 
-def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterable[tuple]) -> Iterator[CropPrediction]:
+def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterable[tuple]) -> Iterator[CropMap]:
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
         scores = predict(features)
-        yield CropPrediction(scores.cpu() if model.is_memory_short else scores, features.images.shape[-2:], place)
+        yield CropMap(scores.cpu() if model.is_memory_short else scores, features.images.shape[-2:], place)
 
 
 def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
@@ -104,9 +104,7 @@ def _build_rules(
     return [build_score_rule(subset, settings, request.get("labels_only", False)) for subset in subsets]
 
 
-def _average(
-    images: Iterable[Windows], predictions: Iterable[CropPrediction], words: slice = slice(None)
-) -> Iterator[Tensor]:
+def _average(images: Iterable[Windows], predictions: Iterable[CropMap], words: slice = slice(None)) -> Iterator[Tensor]:
     """Yield the scores fp32 [k, height, width] of some words in each image, averaged over its windows."""
     scores = chain.from_iterable(prediction.enlarge(words) for prediction in predictions)
     for image in images:

@@ -274,8 +274,14 @@ class TCL(ZeroShotSegmentor):
         return statistics
 
     def pixel_embedding(self, images: Tensor) -> Tensor:
-        """Compute pixel embeddings fp32 [B, D, h, w] of normalized images [B, 3, H, W] of whole patches."""
-        with torch.no_grad():
+        """Compute pixel embeddings fp32 [B, D, h, w] of normalized images [B, 3, H, W] of whole patches.
+
+        `pixel_features` takes images of any size. ValueError for parts of patches.
+        """
+        size, patch_size = list(images.shape[-2:]), self.clip.patch_size
+        if any(side % patch_size for side in size):
+            raise ValueError(f"Images are {size}; expected multiples of the patches' side, {patch_size} pixels.")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             tokens = self.clip.forward_blocks(images, self.freeze)
         return self.grounder(tokens, self.clip.grid(images)).float()
 
@@ -288,6 +294,9 @@ class TCL(ZeroShotSegmentor):
 
         clip_features = self.kp_head.continue_features(self.clip, tokens, self.freeze, images)
         return features._replace(clip_features=normalize(clip_features, 1))
+
+    def dense_features(self, features: CropFeatures) -> Tensor:
+        return features.embedding
 
     def predict_masks(self, features: CropFeatures, text: Tensor, words: slice) -> Tensor:
         text = text[words]
