@@ -5,13 +5,10 @@ python dev/config_table.py > docs/config.md
 """
 
 import argparse
-import inspect
-import re
-from pathlib import Path
+from operator import attrgetter
 
 from tcl_d2 import load_config
-from tcl_d2.assets import get_config_file
-from tcl_d2.config import keys as config_keys
+from tcl_d2.config.meanings import documented_keys
 from tcl_d2.config.ranges import RANGES
 
 HEAD = """# Config keys
@@ -22,33 +19,12 @@ The keys that the plugin adds to Detectron2's, and those whose default it change
 |---|---|---|---|"""
 
 
-def documented_keys() -> list[tuple[str, str]]:
-    """List the keys of defaults.yaml and of TCL's own, each with the comment just above it."""
-    keys, comment, section = [], [], ""
-    lines = Path(get_config_file("defaults.yaml")).read_text().splitlines()[1:]
-    for line in [*lines, *inspect.getsource(config_keys).splitlines()]:
-        if line.strip().startswith("#"):
-            comment.append(line.strip().lstrip("# "))
-        elif match := re.match(r"([A-Z]+):$", line):
-            section = match[1]
-        elif match := re.match(r"  ([A-Z_]+): |_C\.([A-Z0-9_.]+) = (?!CN\(\))", line):
-            keys.append((f"{section}.{match[1]}" if match[1] else match[2], " ".join(comment)))
-            comment = []
-    return keys
-
-
-def default_of(key: str) -> object:
-    """Return the default of a key."""
-    value = load_config()
-    for part in key.split("."):
-        value = value[part]
-    return value
-
-
 def table() -> str:
     """Return the table, in Markdown."""
+    cfg = load_config()
     rows = [
-        f"| `{key}` | `{default_of(key)}` | {RANGES.get(key, '')} | {comment} |" for key, comment in documented_keys()
+        f"| `{key}` | `{attrgetter(key)(cfg)}` | {RANGES.get(key, '')} | {meaning} |"
+        for key, meaning in documented_keys()
     ]
     return "\n".join([HEAD, *rows]) + "\n"
 

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 import tcl_d2
 from tcl_d2 import load_config
 from tcl_d2.config import dataset_config, merge_options
+from tcl_d2.config.meanings import documented_keys
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY
 from tcl_d2.modeling.checks import check_meta_architecture
 from tcl_d2.utils.downloads import PathManager
@@ -296,7 +297,7 @@ def leaves(node, prefix=""):
 def test_every_key_is_documented():
     """docs/config.md is what dev/config_table.py prints, with a comment for every key that differs or is new."""
     assert (ROOT / "docs/config.md").read_text() == config_table.table()
-    documented = dict(config_table.documented_keys())
+    documented = dict(documented_keys())
     assert all(documented.values())
 
     theirs = dict(leaves(get_cfg()))
@@ -310,15 +311,13 @@ def test_every_key_is_read():
     names = set(re.findall(r"[.\"]([A-Z][A-Z0-9_]+)\b", "\n".join(sources)))
 
     theirs = dict(leaves(get_cfg()))
-    assert not [
-        key for key, _ in config_table.documented_keys() if key not in theirs and key.split(".")[-1] not in names
-    ]
+    assert not [key for key, _ in documented_keys() if key not in theirs and key.split(".")[-1] not in names]
 
 
 def test_comments_of_keys_stand_alone():
     """They become rows of a table, which nobody reads from the top."""
     leaning = ("And", "Its", "Likewise", "Same", "The same", "Also", "This", "That")
-    for key, comment in config_table.documented_keys():
+    for key, comment in documented_keys():
         assert comment.endswith(".") and not comment.startswith(tuple(f"{word} " for word in leaning)), key
         assert "likewise" not in comment, key
 

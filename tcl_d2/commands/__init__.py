@@ -19,6 +19,7 @@ COMMANDS = {
     "analyze-model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
     "prepare": "bring a dataset into place",
+    "keys": "list config keys, those of your own code too, with their ranges and meanings",
     "index": "make the index of an image archive, for ReCo",
 }
 DATASETS = {

@@ -1,10 +1,12 @@
 """Configuration: every key with its default and range, and loading."""
 
-from .keys import add_tcl_config, missing_keys, tcl_keys
+from .keys import add_key, add_tcl_config, missing_keys, tcl_keys
 from .loading import dataset_config, dense_head_config, find_config_file, load_config, merge_options
-from .ranges import check_ranges, check_values
+from .ranges import Range, check_ranges, check_values
 
 __all__ = [
+    "Range",
+    "add_key",
     "add_tcl_config",
     "check_ranges",
     "check_values",

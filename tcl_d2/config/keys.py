@@ -6,6 +6,11 @@ A comment stands just above each key, and can be read alone: docs/config.md is m
 from collections.abc import Mapping
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from .ranges import RANGES, Range
+
+ADDED: dict[str, str] = {}  # the meanings of keys that were added by add_key
 
 _C = CN({name: CN() for name in ("MODEL", "DATASETS", "INPUT", "DATALOADER", "SOLVER", "TEST")})
 _C.SOLVER.AMP = CN()
@@ -295,6 +300,35 @@ def add_tcl_config(cfg: CN) -> None:
     if not cfg.key_is_renamed(old):
         cfg.register_renamed_key(old, new, "True is now pamr, and False is none")
         cfg.register_deprecated_key("TEST.ZERO_SHOT.FILLER_WORDS")  # negative words do better
+
+
+def add_key(name: str, default: object, meaning: str, range: Range | None = None) -> None:
+    """Add a key of your own, such as a loss's weight, to every configuration that is made from now on.
+
+    Args:
+        name: such as "MODEL.DENSE_CLIP.TAU".
+        default: a value of a type that Detectron2's CfgNode takes.
+        meaning: for `tcl-d2 train --help-config`, in a sentence.
+        range: of a number.
+
+    Raises:
+        ValueError: there is such a key already, with another default; or a section of the name is a key.
+    """
+    cfg = get_cfg()
+    add_tcl_config(cfg)
+    *sections, last = name.split(".")
+    added = _C
+    for number, section in enumerate(sections, 1):
+        cfg, added = cfg.get(section, CN()), added.setdefault(section, CN())
+        if not isinstance(cfg, CN):
+            raise ValueError(f"Key {name} cannot be added: {'.'.join(sections[:number])} is a value.")
+    if cfg.get(last, default) != default:
+        raise ValueError(f"Key {name} is there already: its default is {cfg[last]!r}, not {default!r}.")
+
+    added[last] = default
+    ADDED[name] = meaning
+    if range is not None:
+        RANGES[name] = range
 
 
 def tcl_keys() -> CN:

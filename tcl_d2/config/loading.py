@@ -1,7 +1,8 @@
 """Configurations from files, options, and the settings of single datasets."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import IO
@@ -26,7 +27,9 @@ _KEYS_OF_ALL_DATASETS = tuple(
 
 
 def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
-    """Return the defaults, under the values of a file, under KEY, VALUE pairs; import the code that IMPORTS names.
+    """Return the defaults, under the values of a file, under KEY, VALUE pairs.
+
+    The code that IMPORTS names is imported first: it may add keys (see add_key).
 
     The plugin's values for Detectron2's own keys, such as the order of the channels, are among the defaults.
 
@@ -39,24 +42,26 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         FileNotFoundError: there is no such file.
         KeyError, ValueError: keys or values are unknown or do not fit, or the code cannot be imported.
     """
+    values = {} if path is None else _read_yaml(path)
+    if values.get("IMPORTS") and not _is_local(path):
+        raise ValueError(
+            f"Config file '{path}' was downloaded, and asks to run code, IMPORTS {values['IMPORTS']}: read that "
+            "code, then give a copy of the file"
+        )
+
+    # Import the user's code
+    imports = CN({"IMPORTS": []})
+    _merge(imports, {key: value for key, value in values.items() if key == "IMPORTS"})
+    merge_options(imports, [part for pair in zip(options[::2], options[1::2]) if pair[0] == "IMPORTS" for part in pair])
+    for name in imports.IMPORTS:
+        import_code(str(name))
+
+    # Merge the file and the options into the defaults
     cfg = get_cfg()
     add_tcl_config(cfg)
     _merge(cfg, _read_yaml(get_config_file("defaults.yaml")))
-
-    # Merge the file and the options
-    if path is not None:
-        values = _read_yaml(path)
-        if values.get("IMPORTS") and not _is_local(path):
-            raise ValueError(
-                f"Config file '{path}' was downloaded, and asks to run code, IMPORTS {values['IMPORTS']}: read that "
-                "code, then give a copy of the file"
-            )
-        _merge(cfg, values)
+    _merge(cfg, values)
     merge_options(cfg, options)
-
-    # Import the user's code
-    for name in cfg.IMPORTS:
-        import_code(str(name))
     return cfg
 
 
@@ -171,7 +176,23 @@ class _ConfigFile(CN):
 
 
 def _merge(cfg: CN, values: dict) -> None:
-    cfg.merge_from_other_cfg(CN(_fit_types(values, cfg)))
+    try:
+        cfg.merge_from_other_cfg(CN(_fit_types(values, cfg)))
+    except KeyError as error:
+        raise KeyError(f"{error.args[0]}{_hint(str(error.args[0]), cfg)}") from None
+
+
+def _hint(problem: str, cfg: CN) -> str:
+    """Return what to do about a key that does not exist, the last word of yacs's message."""
+    nearest = get_close_matches(problem.rpartition(" ")[2], _names(cfg), n=1)
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    return "; a key of your own code is added by tcl_d2.config.add_key, in a file that --import or IMPORTS names"
+
+
+def _names(cfg: CN, prefix: str = "") -> Iterator[str]:
+    for name, value in cfg.items():
+        yield from _names(value, f"{prefix}{name}.") if isinstance(value, CN) else [f"{prefix}{name}"]
 
 
 def _fit_types(values: dict, defaults: dict) -> dict:

@@ -166,7 +166,7 @@ def test_the_windows_of_a_large_image_are_streamed(model, monkeypatch, words_at_
     def encode_and_watch(images: torch.Tensor):
         num_alive.append(sum(reference() is not None for reference in features))
         encoded = encode(images)
-        features.append(weakref.ref(encoded.features))
+        features.append(weakref.ref(encoded.clip_features))
         return encoded
 
     monkeypatch.setattr(model, "encode", encode_and_watch)

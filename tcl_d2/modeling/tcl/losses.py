@@ -101,6 +101,11 @@ class LossHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        key = f"MODEL.TCL.LOSS_WEIGHT.{cls.weight_key}"
+        if cls.weight_key not in cfg.MODEL.TCL.LOSS_WEIGHT:
+            raise ValueError(
+                f"{cls.__name__} needs the key {key}: add it by tcl_d2.config.add_key where it is registered."
+            )
         return {"weight": cfg.MODEL.TCL.LOSS_WEIGHT[cls.weight_key]}
 
     def forward(self, grounding: Grounding) -> Tensor:
