@@ -278,6 +278,8 @@ class TCLPredictor:
         else:
             pixels = as_array(image)
             inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+            if isinstance(image, (str, Path)):
+                inputs["file_name"] = str(image)
 
         if longest_side is not None:
             picture = Image.fromarray(pixels)

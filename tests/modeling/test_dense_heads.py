@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from tcl_d2 import load_config
 from tcl_d2.config import merge_options
-from tcl_d2.modeling import DENSE_HEAD_REGISTRY, DenseCLIP, MaskCLIP, build_dense_head
-from tcl_d2.modeling.dense_clip import ClearCLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY, TCL, DenseCLIP, MaskCLIP, build_dense_head
+from tcl_d2.modeling.dense_clip import ClearCLIPHead, CLIPHead, MaskCLIPHead, NACLIPHead, SCLIPHead
+from tcl_d2.modeling.encoders.clip import run_block
 from tcl_d2.modeling.encoders.positions import PositionRule
 from tests import golden
 from tests.conftest import ROOT
@@ -169,3 +170,30 @@ def test_figures_see_plausible_mistakes(mistake, method, name):
     features = compute_features(mistake(), dense_golden.image(name))
     cosines = torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), dense_golden.load()["text"])
     assert (cosines - dense_golden.load()[method][name]["logits"]).abs().max() > 5e-3
+
+
+class TwoBlocks(CLIPHead):
+    """CLIP's own, of which it computes the last two blocks itself."""
+
+    num_blocks = 2
+
+    def forward(self, clip, tokens, images):
+        return super().forward(clip, run_block(clip.blocks[-2], tokens), images)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+@torch.no_grad()
+def test_a_head_may_compute_several_blocks(cfg, smoothing, monkeypatch):
+    monkeypatch.setitem(DENSE_HEAD_REGISTRY._obj_map, "two_blocks", lambda cfg: TwoBlocks())
+    image = {"image": torch.randint(256, (3, 60, 75)), "vocabulary": ["brick", "wood"]}
+
+    # As the last block alone: of a dense CLIP, and of TCL's knowledge preservation, which shares more blocks
+    cfg.merge_from_list(["MODEL.DENSE_CLIP.KEY_SMOOTHING", smoothing])
+    tcl = load_config("shapes/trained.yaml", ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    for build, config, key in ((DenseCLIP, cfg, "MODEL.DENSE_CLIP.HEAD"), (TCL, tcl, "MODEL.TCL.KP_HEAD")):
+        scores = []
+        for name in ("clip", "two_blocks"):
+            torch.manual_seed(0)
+            config.merge_from_list([key, name])
+            scores.append(build(config).eval()([image])[0]["sem_seg"])
+        torch.testing.assert_close(*scores)

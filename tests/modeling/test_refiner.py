@@ -23,6 +23,18 @@ class Recorder(Refiner):
         return 2 * scores
 
 
+class ByFile(Refiner):
+    """Notes the files of the images that it is given."""
+
+    def __init__(self, stage: str):
+        super().__init__()
+        self.stage, self.files = stage, []
+
+    def bind(self, images, input_per_image=None):
+        self.files.append(None if input_per_image is None else input_per_image.get("file_name"))
+        return torch.clone
+
+
 def shapes_config(*options):
     return load_config(ROOT / "configs/shapes/tcl.yaml", options)
 
@@ -85,3 +97,15 @@ def test_affinities_are_built_once_for_all_words(whole_image, monkeypatch):
     monkeypatch.setattr(words_to_labels, "WORDS_AT_ONCE", 2)
     torch.testing.assert_close(model([input_per_image])[0]["sem_seg"], expected, rtol=0, atol=1e-6)
     assert len(counts) == 2 * num_built
+
+
+@pytest.mark.parametrize(
+    "stage, files", [("crop", [None]), ("image", ["a.png", "b.png"]), ("classes", ["a.png", "b.png"])]
+)
+@torch.no_grad()
+def test_a_refiner_of_whole_images_knows_their_files(stage, files):
+    model = golden.build_model()
+    model.set_text_embeddings(torch.randn(3, 32))
+    model.set_protocol(**{**model.protocol, "refiner": ByFile(stage)})
+    model([{"image": torch.zeros(3, 16, 16), "file_name": name} for name in ("a.png", "b.png")])
+    assert model.refiner.files == files

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...config.ranges import check_values
-from ..encoders.clip import FrozenCLIP, finish_block, project_heads, run_block, value_path
+from ..encoders.clip import FrozenCLIP, finish_block, project_heads, value_path
 from ..encoders.linear import run_layers
 from ..encoders.positions import PositionRule
 
@@ -19,11 +19,12 @@ configuration that returns a DenseHead.
 
 
 class DenseHead(nn.Module):
-    """A rule for CLIP's last block. Nothing in it is trained.
+    """A rule for CLIP's last block, or its last ones. Nothing in it is trained.
 
-    A subclass gives `attend`. All blocks but the last are CLIP's own.
+    A subclass gives `attend`, or `forward`. All other blocks are CLIP's own.
 
     Attributes:
+        num_blocks: how many blocks the rule is for; `forward` is given the tokens before them.
         position: how the position embeddings are resized: by default, the rule of SCLIP's release and its successors.
         keeps_grid: whether features are of CLIP's own patches, as key smoothing needs them.
         keeps_block: whether residual and MLP are computed; otherwise the attention's output is the block's.
@@ -31,6 +32,7 @@ class DenseHead(nn.Module):
             that a rest at the right and at the bottom is not seen.
     """
 
+    num_blocks = 1
     position = PositionRule(offset=0.1, keeps_equal_count=True)
     keeps_grid = True
     keeps_block = False
@@ -47,7 +49,7 @@ class DenseHead(nn.Module):
         """Compute features [B, D, h, w], not normalized; a head may give them on a grid of its own.
 
         Args:
-            tokens: before CLIP's last block, [B, 1 + h*w, C].
+            tokens: before CLIP's last `num_blocks` blocks, [B, 1 + h*w, C].
             images: normalized, [B, 3, H, W].
         """
         block, grid = clip.blocks[-1], clip.grid(images)
@@ -57,9 +59,8 @@ class DenseHead(nn.Module):
         return clip.project(run_layers(block.attn.out_proj, attended), grid)
 
     def continue_features(self, clip: FrozenCLIP, tokens: Tensor, depth: int, images: Tensor) -> Tensor:
-        """Compute features as `forward`, from tokens after the first `depth` blocks."""
-        for block in clip.blocks[depth:-1]:
-            tokens = run_block(block, tokens)
+        """Compute features as `forward`, from tokens after the first `depth` blocks, all of them before its own."""
+        tokens = clip.run_blocks(tokens, depth, len(clip.blocks) - self.num_blocks)
         return self(clip, tokens, images)
 
 

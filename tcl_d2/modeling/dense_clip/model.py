@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...config.ranges import check_values
-from ..encoders.clip import FrozenCLIP, project_keys
+from ..encoders.clip import FrozenCLIP, project_smoothing_keys
 from ..functional import normalize
 from ..segmentor.base import ZeroShotSegmentor
 from .heads import DenseHead, MaskCLIPHead, build_dense_head
@@ -82,9 +82,14 @@ class DenseCLIP(ZeroShotSegmentor):
         return self.prompt_denoising > 0 or self.key_smoothing > 0
 
     def encode(self, images: Tensor) -> DenseFeatures:
-        tokens = self.clip.forward_blocks(images, len(self.clip.blocks) - 1, position=self.head.position)
+        last = len(self.clip.blocks) - 1
+        depth = last + 1 - self.head.num_blocks
+        tokens = self.clip.forward_blocks(images, depth, position=self.head.position)
         features = normalize(self.head(self.clip, tokens, images), 1)
-        keys = project_keys(self.clip.blocks[-1], tokens) if self.key_smoothing > 0 else None
+
+        keys = None
+        if self.key_smoothing > 0:
+            keys = project_smoothing_keys(self.clip.blocks[last], self.clip.run_blocks(tokens, depth, last))
         return DenseFeatures(images, features, self.bind_refiner("crop", images), keys)
 
     def prepare(self, features: DenseFeatures, text: Tensor) -> DenseFeatures:

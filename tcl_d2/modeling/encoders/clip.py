@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from copy import copy
+from functools import partial
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -51,8 +52,8 @@ def project_values(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
 
 
-def project_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """Compute the patches' keys, heads joined, under the output projection: tokens [B, 1 + N, C] -> [B, N, C]."""
+def project_smoothing_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """Compute what MaskCLIP smooths by, the patches' keys under the output projection: [B, 1 + N, C] -> [B, N, C]."""
     attention, width = block.attn, x.shape[-1]
     keys = slice(width, 2 * width)
     normed = block.ln_1(x[:, 1:])
@@ -150,10 +151,14 @@ class FrozenCLIP(FrozenDualEncoder):
         positions = self._positions(position, visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
-        # Run the blocks
-        for block in self.blocks[:depth]:
-            x = checkpoint(run_block, block, x, use_reentrant=False) if recompute else run_block(block, x)
-        return x
+        return self.run_blocks(x, 0, depth, recompute)
+
+    def run_blocks(self, tokens: Tensor, first: int, stop: int, recompute: bool = False) -> Tensor:
+        """Run the blocks `first` to `stop` - 1 on tokens [B, 1 + h*w, C]; `recompute` as in forward_blocks."""
+        run = partial(checkpoint, run_block, use_reentrant=False) if recompute else run_block
+        for block in self.blocks[first:stop]:
+            tokens = run(block, tokens)
+        return tokens
 
     def _embed_patches(self, images: Tensor) -> Tensor:
         """Embed the patches of images [B, 3, H, W] -> [B, C, h, w]."""

@@ -89,7 +89,8 @@ class ReCo(ZeroShotSegmentor):
         super().__init__(**zero_shot)
         self.head = head or MaskCLIPHead()
         self.encoder = None if isinstance(encoder, int) else encoder
-        self.clip_blocks = encoder if isinstance(encoder, int) else len(self.clip.blocks) - 1
+        last = len(self.clip.blocks) - self.head.num_blocks
+        self.clip_blocks = encoder if isinstance(encoder, int) else last
         self._check_numbers(num_images, image_size)
 
         # Retrieval and co-segmentation
@@ -140,7 +141,7 @@ class ReCo(ZeroShotSegmentor):
         find_index(Path(cfg.MODEL.RECO.INDEX).expanduser())
 
     def _check_numbers(self, num_images: int, image_size: int) -> None:
-        most = len(self.clip.blocks) - 1
+        most = len(self.clip.blocks) - self.head.num_blocks
         expect(1 <= self.clip_blocks <= most, "MODEL.RECO.ENCODER.BLOCKS", self.clip_blocks, f"1 to {most}")
         check_values("MODEL.RECO", NUM_IMAGES=num_images, IMAGE_SIZE=image_size)
         expected = f"a multiple of {self.pad_to}: whole patches of all models"

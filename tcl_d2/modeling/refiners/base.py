@@ -1,6 +1,6 @@
 """Refiner: makes scores follow the image's edges; and the registry of refiners."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from detectron2.config import CfgNode
@@ -11,7 +11,8 @@ NO_REFINER = "none"
 REFINER_REGISTRY = Registry("REFINER")
 REFINER_REGISTRY.__doc__ = """
 Builders of refiners by name, the values of TEST.ZERO_SHOT.REFINE besides "none": a function of the configuration that
-returns a Refiner.
+returns a Refiner. Values for single datasets (TEST.ZERO_SHOT.BY_DATASET) are not in it when a model is built, but
+when their dataset is evaluated.
 """
 
 
@@ -25,7 +26,8 @@ class Refiner(nn.Module):
 
             "crop": the masks of words in each window, at their own resolution, as the model makes them.
             "image": the scores of words, averaged over windows, at the output's size; some words at a time.
-            "classes": the scores of all classes, the background among them, at the output's size.
+            "classes": the scores of all classes, the background among them, at the output's size; the class with the
+                best refined score is the label. Last may be a channel for pixels of no class, see negative words.
     """
 
     stage = "crop"
@@ -37,8 +39,13 @@ class Refiner(nn.Module):
         """
         raise NotImplementedError
 
-    def bind(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return `forward` for these images: a function of scores, which may keep what depends on images alone."""
+    def bind(self, images: Tensor, input_per_image: Mapping | None = None) -> Callable[[Tensor], Tensor]:
+        """Return `forward` for these images: a function of scores, which may keep what depends on images alone.
+
+        Args:
+            input_per_image: at the stages "image" and "classes", what the model was given for the image, such as its
+                `file_name`, where it comes from a file.
+        """
         return partial(self, images)
 
 

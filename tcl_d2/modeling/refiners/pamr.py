@@ -1,7 +1,7 @@
 """PAMR: pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), as a sparse matrix product."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
 import torch
@@ -43,7 +43,7 @@ class PAMR(Refiner):
         """
         return self.bind(images)(scores)
 
-    def bind(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind(self, images: Tensor, input_per_image: Mapping | None = None) -> Callable[[Tensor], Tensor]:
         """Return `forward` for these images, with affinities built once for each size of masks."""
         return partial(self._average, cache(partial(self._affinities, images)))
 

@@ -1,6 +1,6 @@
 """CropSegmentor: what a method says about the masks of crops; windows, words and background are ZeroShotSegmentor's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -168,17 +168,20 @@ class CropSegmentor(nn.Module):
         """Return whether there is a refiner for scores of this stage, see Refiner."""
         return self.refiner is not None and self.refiner.stage == stage
 
-    def bind_refiner(self, stage: str, images: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind_refiner(
+        self, stage: str, images: Tensor, input_per_image: Mapping | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
 
         Args:
             stage: see Refiner.
             images: normalized, [B, 3, H, W].
+            input_per_image: see Refiner.bind.
 
         Returns:
             a function of scores [B, K, h, w]. What depends on images alone is computed once.
         """
-        return self.refiner.bind(images) if self.refines(stage) else keep_scores
+        return self.refiner.bind(images, input_per_image) if self.refines(stage) else keep_scores
 
     # ------------------------------------------------------------------------------------ crops
 

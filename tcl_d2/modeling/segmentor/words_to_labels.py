@@ -45,7 +45,7 @@ def score_words(
     crops = partial(_prepare, model, encode, text)
     if (has_map or len(text) > WORDS_AT_ONCE) and not model.is_memory_short:
         crops = hold(crops)
-    refiners = [_bind_refiner(model, "image", image) for image in images]
+    refiners = [_bind_refiner(model, "image", image, request) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
         maps = _average(images, _predict(model, model.predict_background, crops()))
@@ -80,12 +80,14 @@ def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
     return lambda: results
 
 
-def _bind_refiner(model: CropSegmentor, stage: str, image: Windows) -> Callable[[Tensor], Tensor]:
+def _bind_refiner(
+    model: CropSegmentor, stage: str, image: Windows, input_per_image: Mapping[str, object]
+) -> Callable[[Tensor], Tensor]:
     """Return what refines scores [K, height, width] of an image at a stage, see Refiner."""
     if not model.refines(stage):
         return keep_scores
     pixels = image.image.cpu() if model.is_memory_short else image.image
-    refine = model.bind_refiner(stage, resize_scores(pixels[None], image.result_size))
+    refine = model.bind_refiner(stage, resize_scores(pixels[None], image.result_size), input_per_image)
     return lambda scores: refine(scores[None])[0]
 
 
@@ -100,7 +102,7 @@ def _build_rules(
     keep_best = request.get("label_scores", False) or any(request.get(name) for name in OUTPUTS)
     settings = ScoreSettings(background, model.logit_scale, model.area_threshold, keep_best=keep_best)
     if model.refines("classes"):
-        settings = settings._replace(refine=_bind_refiner(model, "classes", image))
+        settings = settings._replace(refine=_bind_refiner(model, "classes", image, request))
     return [build_score_rule(subset, settings, request.get("labels_only", False)) for subset in subsets]
 
 

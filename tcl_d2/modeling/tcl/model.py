@@ -286,13 +286,14 @@ class TCL(ZeroShotSegmentor):
         return self.grounder(tokens, self.clip.grid(images)).float()
 
     def encode(self, images: Tensor) -> CropFeatures:
-        tokens = self.clip.forward_blocks(images, self.freeze)
-        embedding = self.grounder(tokens, self.clip.grid(images))
+        depth = min(self.freeze, len(self.clip.blocks) - self.kp_head.num_blocks)
+        shared = self.clip.forward_blocks(images, depth)
+        embedding = self.grounder(self.clip.run_blocks(shared, depth, self.freeze), self.clip.grid(images))
         features = CropFeatures(images, None, embedding, self.bind_refiner("crop", images))
         if self.kp_weight == 0:
             return features
 
-        clip_features = self.kp_head.continue_features(self.clip, tokens, self.freeze, images)
+        clip_features = self.kp_head.continue_features(self.clip, shared, depth, images)
         return features._replace(clip_features=normalize(clip_features, 1))
 
     def dense_features(self, features: CropFeatures) -> Tensor:
