@@ -3,13 +3,11 @@
 from .cards import EmbeddedVocabulary, digest_text_encoder, embed_vocabulary, make_card
 from .crops import CropLabels, CropScores, check_exportable
 from .files import add_checksums, make_program, save_embeddings, save_onnx, save_program
-from .pamr import ExportablePAMR
 
 __all__ = [
     "CropLabels",
     "CropScores",
     "EmbeddedVocabulary",
-    "ExportablePAMR",
     "add_checksums",
     "check_exportable",
     "digest_text_encoder",

@@ -10,7 +10,6 @@ from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
 from ..modeling.segmentor.score_rules import ScoreSettings
 from ..modeling.segmentor.windows import resize_scores
 from ..words.vocabulary import WordSubset
-from .pamr import ExportablePAMR
 
 
 def check_exportable(model: nn.Module) -> None:
@@ -68,12 +67,10 @@ class CropLabels(nn.Module):
 
 
 def _graph_parts(model: ZeroShotSegmentor) -> ZeroShotSegmentor:
-    """Copy a model without the parts that no graph needs, and with a PAMR that can be exported."""
+    """Copy a model without the parts that no graph needs."""
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     model.losses = nn.ModuleDict()
     image_tower = nn.Module()
     image_tower.visual = model.clip.visual
     model.clip.model = image_tower
-    if model.refiner is not None:
-        model.refiner = ExportablePAMR(model.refiner.iterations, model.refiner.dilations)
     return model

@@ -14,16 +14,14 @@ from tcl_d2.deploy.card import KEY
 from tcl_d2.export import (
     CropLabels,
     CropScores,
-    ExportablePAMR,
     check_exportable,
     embed_vocabulary,
     make_card,
     save_onnx,
     save_program,
 )
-from tcl_d2.modeling import PAMR
 from tcl_d2.modeling.encoders.positions import PositionRule
-from tcl_d2.modeling.encoders.resize_matrices import cubic_matrix, linear_matrix
+from tcl_d2.modeling.resize_matrices import cubic_matrix, linear_matrix
 from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 
@@ -45,15 +43,6 @@ def check_graph(session: onnxruntime.InferenceSession, module: nn.Module, sizes=
 
 
 # ------------------------------------------------------------------------------------------------- parts
-
-
-def test_exportable_pamr_equals_pamr():
-    generator = torch.Generator().manual_seed(0)
-    images, masks = torch.randn(2, 3, 21, 30, generator=generator), torch.rand(2, 4, 9, 13, generator=generator)
-    images[1, :, :10] = 1.5  # flat, as sky may be
-    options = {"iterations": 3, "dilations": (1, 2, 5)}
-    refined = ExportablePAMR(**options)(images, masks)
-    torch.testing.assert_close(refined, PAMR(**options)(images, masks), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("source, target", [(3, 7), (6, 4), (14, 14), (2, 1)])

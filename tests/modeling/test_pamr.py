@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
+from tcl_d2 import load_config
 from tcl_d2.modeling import PAMR
 
 
@@ -44,3 +46,63 @@ def test_pamr_equals_a_plain_loop():
 def test_pamr_refuses_no_dilations():
     with pytest.raises(ValueError, match="at least 1"):
         PAMR(dilations=())
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    images, masks = torch.randn(2, 3, 21, 30, generator=generator), torch.rand(2, 4, 9, 13, generator=generator)
+    images[1, :, :10] = 1.5  # flat, as sky may be
+    return images, masks
+
+
+SMALL = {"iterations": 3, "dilations": (1, 2, 5)}
+
+
+def test_gradients_are_those_of_a_plain_loop():
+    torch.manual_seed(0)
+    image, masks, weight = torch.randn(3, 5, 6), torch.rand(2, 5, 6), torch.randn(2, 5, 6)
+    gradients = []
+    for refine in (
+        lambda image, masks: PAMR(**SMALL)(image[None], masks[None])[0],
+        lambda image, masks: plain_pamr(image, masks, **SMALL),
+    ):
+        leaves = image.clone().requires_grad_(), masks.clone().requires_grad_()
+        gradients.append(torch.autograd.grad((refine(*leaves) * weight).sum(), leaves))
+    for ours, expected in zip(*gradients):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("needs_gradient", ["images", "masks"])
+def test_results_with_gradients_are_those_without(inputs, needs_gradient):
+    """Also of flat parts, whose gradients are finite."""
+    expected = PAMR(**SMALL)(*inputs)
+    leaf = inputs[needs_gradient == "masks"].requires_grad_()
+    refined = PAMR(**SMALL)(*inputs)
+    torch.testing.assert_close(refined, expected, rtol=0, atol=1e-5)
+    assert torch.autograd.grad(refined.square().sum(), leaf)[0].isfinite().all()
+
+
+def test_saliency_reaches_the_image_through_a_models_masks():
+    model = build_model(load_config("shapes/tcl.yaml", ["MODEL.DEVICE", "cpu", "MODEL.CLIP.PRETRAINED", ""])).eval()
+    image = torch.randint(0, 256, (3, 48, 48), generator=torch.Generator().manual_seed(0)).float().requires_grad_()
+    masks = model.crop_masks(*model.encode_crops(model.normalize_images([image])), model.text_features(["brick"]))
+    (gradient,) = torch.autograd.grad(masks.sum(), image)
+    assert gradient.isfinite().all() and gradient.any()
+
+
+def test_exported_and_compiled_it_is_the_same(inputs):
+    pamr, expected = PAMR(**SMALL), PAMR(**SMALL)(*inputs)
+    exported = torch.export.export(pamr, inputs).module()
+    torch.testing.assert_close(exported(*inputs), expected, rtol=0, atol=1e-5)
+    compiled = torch.compile(pamr, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.fault("images and scores that do not fit, in PAMR", "an error that names both shapes")
+@pytest.mark.parametrize(
+    "images, masks", [((3, 8, 8), (1, 2, 4, 4)), ((2, 3, 8, 8), (1, 2, 4, 4)), ((1, 3, 8, 8), (4, 4))]
+)
+def test_other_shapes_are_refused(images, masks):
+    with pytest.raises(ValueError, match="PAMR takes images .* and their scores"):
+        PAMR()(torch.zeros(images), torch.zeros(masks))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...utils.tensors import LastValue, weights_version
-from .resize_matrices import cubic_matrix
+from ..resize_matrices import cubic_matrix
 
 
 class PositionRule(NamedTuple):
