@@ -6,7 +6,7 @@ import numpy as np
 
 from ..utils.windows import window_starts
 from .card import ModelCard
-from .resize import make_side, resize
+from .resize import make_side
 
 _BYTES_AT_ONCE = 64 * 2**20  # of the scores of a band
 
@@ -107,4 +107,5 @@ class ScoreBands:
         """Enlarge scores [W, h, w] of a padded window, and return rows `first` to before `last` of the window."""
         size, (above, before) = self._padding()
         rows, columns = (make_side(*sides) for sides in zip(scores.shape[1:], size))
-        return resize(scores, rows.part(above + first, above + last), columns.part(before, before + self.crop[1]))
+        rows, columns = rows.part(above + first, above + last), columns.part(before, before + self.crop[1])
+        return rows.apply(columns.apply(scores[..., rows.span, columns.span], -1), -2)
