@@ -18,18 +18,14 @@ def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
     """Export CropScores or CropLabels for any number of crops, of any size from two patches on, and of words."""
     # Sizes of the example stand for any: no two are the same
     side = 4 * max(card.pad_to, card.patch_size)
-    inputs, shapes = [torch.zeros(2, 3, side, side + side // 2)], [_crop_shape(card)]
+    multiple = card.pad_to if card.pad_to > 1 else card.patch_size
+    height, width = multiple * Dim("height", min=2), multiple * Dim("width", min=2)
+    inputs, shapes = [torch.zeros(2, 3, side, side + side // 2)], [{0: Dim("batch", min=1), 2: height, 3: width}]
     if card.vocabulary is None:
         inputs.append(torch.randn(3, card.embed_dim))
         shapes.append({0: Dim("words", min=1)})
     with torch.no_grad():
         return torch.export.export(module, tuple(inputs), dynamic_shapes=tuple(shapes))
-
-
-def _crop_shape(card: ModelCard) -> dict[int, Dim]:
-    height, width = Dim("height", min=2), Dim("width", min=2)
-    multiple = card.pad_to if card.pad_to > 1 else card.patch_size
-    return {0: Dim("batch", min=1), 2: multiple * height, 3: multiple * width}
 
 
 def save_program(module: nn.Module, path: Path, card: ModelCard) -> None:
