@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -274,9 +273,5 @@ def check_options(args: argparse.Namespace) -> None:
         if is_video:
             raise ValueError("--boxes are drawn on images, not on the frames of a video")
         check_opencv()
-    if min(args.num_gpus, args.num_processes) < 1:
-        raise ValueError("--num-gpus and --num-processes are at least 1")
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        raise ValueError(f"--num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
     if max(args.num_gpus, args.num_processes) > 1 and is_video:
         raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")
