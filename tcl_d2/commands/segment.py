@@ -129,9 +129,9 @@ def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
 def result_settings(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> dict:
     """Return the settings that results depend on, by name: of the model, the words, and the files to write."""
     settings = evaluation_settings(predictor.cfg.clone())
-    for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
-        for name in names:  # results do not depend on these, but on the weights themselves
-            settings[key].pop(name)
+    # Results do not depend on these, but on the weights themselves
+    for key, name in (("MODEL", "DEVICE"), ("MODEL", "WEIGHTS"), ("TEST.ZERO_SHOT", "IMS_PER_BATCH")):
+        settings[key].pop(name)
     request = {"weights": digest_weights(predictor.model), **vars(words)}
     if args.boxes:
         request["--boxes"] = predictor.model.components._asdict()

@@ -59,7 +59,10 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
     with replacing(path) as unfinished:
         onnx_ir.save(exported.model, unfinished, external_data=external_data)
         if int8:
-            _quantize(unfinished)
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            # Activations are quantized on the fly
+            quantize_dynamic(unfinished, unfinished, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # all are in the file now
         add_checksums(unfinished)
 
@@ -85,13 +88,6 @@ def add_checksums(path: str | Path) -> None:
         content, digest = unfinished.read_bytes(), digest_file(unfinished)
         before, after = f'"sha256": "{BLANK}"'.encode(), f'"sha256": "{digest}"'.encode()
         unfinished.write_bytes(content.replace(before, after))
-
-
-def _quantize(path: Path) -> None:
-    """Quantize the linear layers of an ONNX file, in place: weights to 8 bits, activations on the fly."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
 
 
 def save_embeddings(path: Path, text: Tensor, card: EmbeddingsCard) -> None:

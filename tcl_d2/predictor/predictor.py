@@ -252,11 +252,9 @@ class TCLPredictor:
         ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda word_and_mean: -word_and_mean[1])
         return dict(ranking)
 
-    def warnings(
-        self, classes: ClassesLike, background: BackgroundLike = False, negative: str | Sequence[str] = ()
-    ) -> list[str]:
+    def warnings(self, words: Words) -> list[str]:
         """Return warnings about words that are cut, or unknown to the model; they are logged too."""
-        vocabulary = self.model.make_vocabulary(classes, background, negative)
+        vocabulary = self.model.make_vocabulary(words)
         return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
 
     # ------------------------------------------------------------------------------------------------- reading
