@@ -77,7 +77,14 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
         return
     cfg = CfgNode.load_cfg(card["configuration"])
     _check_losses(cfg, saved_cfg, path)
-    _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
+    done, max_iter = checkpoint["iteration"] + 1, cfg.SOLVER.MAX_ITER
+    if done > max_iter:
+        raise ValueError(
+            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {max_iter}: raise it, or give "
+            "another OUTPUT_DIR"
+        )
+    if done == max_iter:
+        logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
     # Warn of what changes from here on
     consequences = {
@@ -109,16 +116,6 @@ def _check_losses(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
 def _loss_heads(cfg: Mapping) -> list[str]:
     keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
     return [head for key in keys for head in find_value(cfg, key) or ()]
-
-
-def _check_iterations(max_iter: int, done: int, path: str) -> None:
-    if done > max_iter:
-        raise ValueError(
-            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {max_iter}: raise it, or give "
-            "another OUTPUT_DIR"
-        )
-    if done == max_iter:
-        logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
 
 def find_value(cfg: Mapping, key: str) -> Any:

@@ -117,11 +117,8 @@ class TCLCheckpointer(DetectionCheckpointer):
             if tag:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises RuntimeError
-            last = self._find_last_whole()
-            last_whole = f"the last whole one is {last[0]}" if last else "there is none"
-            raise OSError(
-                f"Checkpoint {path} could not be written ({error}): {last_whole}. Is the disk full?"
-            ) from error
+            message = f"Checkpoint {path} could not be written ({error}). Is the disk full? {self._way_on()}"
+            raise OSError(message) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(self._tag) as unfinished:

@@ -48,7 +48,9 @@ def read_split(release: Path) -> list[str]:
         if path.is_file():
             return read_ids(path)
 
-    path = release / "trainval_merged.json"  # if this is missing too, the error names it
+    path = release / "trainval_merged.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no list {path.parent / 'ImageSets/Main/val.txt'}, and no {path.name} beside it")
     try:
         images = json.loads(path.read_text())["images"]
         return [Path(image["file_name"]).stem for image in images if image["phase"] == "val"]
