@@ -115,7 +115,7 @@ class OnnxSegmentor:
         """Return labels int64 [H, W], and scores fp32 [K, H, W] or None."""
         rule = ScoreRule(self.card, self.vocabulary)
         if labels_only and not self.card.area_threshold:
-            return np.concatenate([rule.best_class(scores) for _, scores in bands]), None
+            return np.concatenate([rule.finish(rule.class_scores(scores)).argmax(0) for _, scores in bands]), None
 
         # Hold the scores of all classes
         scores = np.empty((len(self.vocabulary.names), *size), np.float32)
