@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from torch import Tensor
 
-from ..assets import AssetHandler
+from ..assets import PREFIX
 from ..config import load_config
 from ..modeling.encoders.clip_loading import QUICK_SUFFIX, has_quick_gelu, is_file
 from ..utils.errors import named
@@ -111,7 +111,7 @@ def _has_clip(state: Mapping[str, Tensor]) -> bool:
 
 def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str]:
     """Return MODEL.CLIP.NAME and PRETRAINED with which the same CLIP is built elsewhere."""
-    if name.endswith(".json") and not name.startswith(AssetHandler.PREFIX):
+    if name.endswith(".json") and not name.startswith(PREFIX):
         raise ValueError(
             f"MODEL.CLIP.NAME is '{name}', a file that others do not have: a folder for the hub needs a CLIP that "
             "open_clip knows by name"
@@ -124,7 +124,7 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
         if full_name == name or full_name in open_clip.list_models():
             return full_name, ""
 
-    if is_file(pretrained) and not pretrained.startswith(AssetHandler.PREFIX):
+    if is_file(pretrained) and not pretrained.startswith(PREFIX):
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED is '{pretrained}', a file that others do not have, and the checkpoint goes without "
             "the frozen CLIP: give the tag of these weights, as in --opts MODEL.CLIP.PRETRAINED openai, or convert a "

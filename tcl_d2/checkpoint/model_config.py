@@ -10,7 +10,7 @@ import open_clip
 import yaml
 from detectron2.config import CfgNode
 
-from ..assets import FOLDER, AssetHandler
+from ..assets import FOLDER, PREFIX
 from ..config import load_config
 
 WEIGHTS = "model.safetensors"  # in the model's folder
@@ -131,8 +131,8 @@ def _check_name(key: str, value: str, folder: Path | None) -> str:
         return value
 
     # A file of the project's, or in the folder
-    is_asset, has_files = value.startswith(AssetHandler.PREFIX), key in _WEIGHTS or key == "MODEL.CLIP.NAME"
-    if is_asset and has_files and _lies_in(FOLDER, value.removeprefix(AssetHandler.PREFIX)):
+    is_asset, has_files = value.startswith(PREFIX), key in _WEIGHTS or key == "MODEL.CLIP.NAME"
+    if is_asset and has_files and _lies_in(FOLDER, value.removeprefix(PREFIX)):
         return value
     if key in _WEIGHTS and folder is not None and _lies_in(folder, value):
         return str((folder / value).resolve())
