@@ -129,7 +129,7 @@ def test_damaged_measurements_are_none(tmp_path, content):
     "arguments, parts",
     [
         (["--configs", "configs/none.yaml"], ["--configs configs/none.yaml"]),
-        (["--configs", CONFIGS[0], CONFIGS[0]], ["both named 'maskclip'", "copy one of them"]),
+        (["--configs", CONFIGS[0], CONFIGS[0]], ["--configs", "no two files of one name"]),
         (["--configs", CONFIGS[0], "--datasets", "shapes_val", "no_such_set"], ["'no_such_set' is not registered"]),
         (["--configs", CONFIGS[0], "--datasets", "/no/such"], ["/no/such"]),
         (["--configs", CONFIGS[0], "--opts", "MODEL.NONE", "1"], [f"--configs {CONFIGS[0]}", "MODEL.NONE"]),

@@ -1,5 +1,6 @@
 """Files of the package, under the path prefix tcl_d2:// (Detectron2's PathManager), and the configs."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,19 +14,17 @@ if not _CONFIGS.is_dir():  # in a clone they lie beside the package
 
 
 class FolderHandler(PathHandler):
-    """Handler of a prefix that stands for a folder: PREFIX + X is the file X in it."""
+    """Handler of a prefix that stands for a folder, which may change between calls: prefix + X is the file X in it."""
 
-    PREFIX: str
-
-    def folder(self) -> Path:
-        """Return the folder, which may change between calls."""
-        raise NotImplementedError
+    def __init__(self, prefix: str, folder: Callable[[], Path]):
+        super().__init__()
+        self.prefix, self.folder = prefix, folder
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [self.PREFIX]
+        return [self.prefix]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return str(self.folder() / path.removeprefix(self.PREFIX))
+        return str(self.folder() / path.removeprefix(self.prefix))
 
     def _open(self, path: str, mode: str = "r", **kwargs):
         return PathManager.open(self._get_local_path(path), mode, **kwargs)
@@ -36,16 +35,8 @@ class FolderHandler(PathHandler):
     _exists = _isfile
 
 
-class AssetHandler(FolderHandler):
-    """Handler of tcl_d2://X, the file X in this folder."""
-
-    PREFIX = "tcl_d2://"
-
-    def folder(self) -> Path:
-        return FOLDER
-
-
-PathManager.register_handler(AssetHandler())
+PREFIX = "tcl_d2://"
+PathManager.register_handler(FolderHandler(PREFIX, lambda: FOLDER))
 
 
 def list_configs() -> list[str]:

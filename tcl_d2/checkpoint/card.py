@@ -77,7 +77,14 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
         return
     cfg = CfgNode.load_cfg(card["configuration"])
     _check_losses(cfg, saved_cfg, path)
-    _check_iterations(cfg.SOLVER.MAX_ITER, checkpoint["iteration"] + 1, path)
+    done, max_iter = checkpoint["iteration"] + 1, cfg.SOLVER.MAX_ITER
+    if done > max_iter:
+        raise ValueError(
+            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {max_iter}: raise it, or give "
+            "another OUTPUT_DIR"
+        )
+    if done == max_iter:
+        logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
     # Warn of what changes from here on
     consequences = {
@@ -92,34 +99,23 @@ def check_resume(path: str, checkpoint: Mapping[str, Any], card: Mapping[str, st
 
 def _check_losses(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
     """Raise a ValueError if the losses, which have states of the optimizer by their order, are others than saved."""
-    keys, losses = "MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS", _loss_heads
     if is_groupvit(cfg):
-        keys, losses = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS", _multi_label
-    if losses(cfg) != losses(saved_cfg):
+        keys = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
+        losses, saved = ("a multi-label loss" if find_value(node, keys) else "none" for node in (cfg, saved_cfg))
+    else:
+        keys = "MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS"
+        losses, saved = map(_loss_heads, (cfg, saved_cfg))
+    if losses != saved:
         raise ValueError(
-            f"--resume: {keys} say {losses(cfg)}, but '{path}' was trained with {losses(saved_cfg)}: the optimizer's "
-            "states go by the order of the losses' parameters, and would go to others. Resume with the same losses, or "
-            f"begin a training from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
+            f"--resume: {keys} say {losses}, but '{path}' was trained with {saved}: the optimizer's states go by the "
+            "order of the losses' parameters, and would go to others. Resume with the same losses, or begin a training "
+            f"from these weights: another OUTPUT_DIR, and MODEL.WEIGHTS {path}"
         )
 
 
 def _loss_heads(cfg: Mapping) -> list[str]:
     keys = ("MODEL.TCL.LOSS_HEADS", "MODEL.TCL.EXTRA_LOSS_HEADS")
     return [head for key in keys for head in find_value(cfg, key) or ()]
-
-
-def _multi_label(cfg: Mapping) -> str:
-    return "a multi-label loss" if find_value(cfg, "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS") else "none"
-
-
-def _check_iterations(max_iter: int, done: int, path: str) -> None:
-    if done > max_iter:
-        raise ValueError(
-            f"--resume: '{path}' has {done} iterations, more than SOLVER.MAX_ITER {max_iter}: raise it, or give "
-            "another OUTPUT_DIR"
-        )
-    if done == max_iter:
-        logger.info("Nothing left to train: '%s' has all of SOLVER.MAX_ITER %d iterations", path, done)
 
 
 def find_value(cfg: Mapping, key: str) -> Any:

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -17,6 +16,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..modeling import FrozenCLIP, FrozenDualEncoder
 from ..utils.downloads import local_weights
+from ..utils.errors import named
 from ..utils.files import replacing
 from ..utils.tensors import check_finite, read_metadata, read_tensors, split_checkpoint
 from .card import carried_activation, check_resume
@@ -102,7 +102,6 @@ class TCLCheckpointer(DetectionCheckpointer):
         if card is not None and isinstance(getattr(self.model, "clip", None), FrozenCLIP):
             self.card = {**card, "activation": self.model.clip.activation}
         self._source = "MODEL.WEIGHTS"  # what to blame for a file that does not fit
-        self._address = ""
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write {save_dir}/{name}.pth; with `tag` it becomes the checkpoint that --resume goes on from."""
@@ -118,11 +117,8 @@ class TCLCheckpointer(DetectionCheckpointer):
             if tag:
                 self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises RuntimeError
-            last = self._find_last_whole()
-            last_whole = f"the last whole one is {last[0]}" if last else "there is none"
-            raise OSError(
-                f"Checkpoint {path} could not be written ({error}): {last_whole}. Is the disk full?"
-            ) from error
+            message = f"Checkpoint {path} could not be written ({error}). Is the disk full? {self._way_on()}"
+            raise OSError(message) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with replacing(self._tag) as unfinished:
@@ -137,12 +133,10 @@ class TCLCheckpointer(DetectionCheckpointer):
 
     def get_checkpoint_file(self) -> str:
         """Return the path that last_checkpoint names; ValueError says how to go on if there is none."""
-        try:
-            name = self._tag.read_text(errors="replace").strip()
-        except OSError as error:
-            raise ValueError(f"--resume: '{self._tag}' could not be read: {error}. {self._way_on()}") from None
+        name = self._tag.read_text(errors="replace").strip() if self._tag.is_file() else ""
         if not name or not Path(self.save_dir, name).is_file():
-            raise ValueError(f"--resume: '{self._tag}' names '{name[:80]}', no file beside it. {self._way_on()}")
+            problem = f"--resume: '{self._tag}', which names the checkpoint to go on from, is missing or names no file"
+            raise ValueError(f"{problem} beside it ('{name[:80]}'). {self._way_on()}")
         return str(Path(self.save_dir, name))
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -151,26 +145,15 @@ class TCLCheckpointer(DetectionCheckpointer):
         Raises:
             ValueError: the last checkpoint is missing, cut off, or does not fit this training; says how to go on.
         """
-        if resume and self.has_checkpoint():
+        # With checkpoints, but no last_checkpoint, a training must not start anew; given weights can be evaluated
+        has_others = self.save_dir and any(Path(self.save_dir).glob("model_*.pth"))
+        needs_last = has_others and (self.checkpointables or not path)
+        if resume and (self.has_checkpoint() or needs_last):
             last = self.get_checkpoint_file()
             self._check_last(last)
             self._source = "--resume"
             return self.load(last)
-
-        # An evaluation with given weights needs no last checkpoint
-        if resume and (self.checkpointables or not path):
-            self._check_has_none()
         return self.load(path, checkpointables=[])
-
-    def _check_has_none(self) -> None:
-        """Raise a ValueError if the folder has checkpoints, but no last_checkpoint."""
-        names = sorted(file.name for file in Path(self.save_dir).glob("model_*.pth")) if self.save_dir else []
-        if names:
-            listed = ", ".join(names if len(names) <= 4 else ["...", *names[-4:]])
-            raise ValueError(
-                f"--resume: '{self.save_dir}' has checkpoints ({listed}), but no file last_checkpoint, which names the "
-                f"one to go on from. {self._way_on()}"
-            )
 
     def _check_last(self, path: str) -> None:
         """Check that a checkpoint is whole and that the training can go on from it; ValueError says how to go on."""
@@ -218,17 +201,13 @@ class TCLCheckpointer(DetectionCheckpointer):
         )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        self._address = path if path.startswith(("http://", "https://")) else ""
-        return super().load(fetch_weights(path) if path else path, *args, **kwargs)
+        return super().load(fetch_weights(path), *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._file = filename
-        try:
+        with named(self._source):
             loaded = read_checkpoint(filename)
             check_finite(loaded["model"], filename)
-        except ValueError as error:
-            remedy = f" (it is what {self._address} gave: remove it to get it again)" if self._address else ""
-            raise ValueError(f"{self._source}: {error}{remedy}") from None
 
         unused = sorted(str(key) for key in loaded.keys() - {"model", "card"})
         if unused and not self.checkpointables.keys() & loaded.keys():
@@ -285,8 +264,9 @@ class TCLCheckpointer(DetectionCheckpointer):
             )
 
         # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start over
-        may_lack = ("clip.", "losses.") if self._has_frozen_encoder else ("losses.",)
-        keys = "MODEL.TCL.FREEZE or DECODER_BLOCKS" if self._has_frozen_encoder else "MODEL.GROUPVIT.DEPTHS"
+        may_lack, keys = ("losses.",), "MODEL.GROUPVIT.DEPTHS"
+        if isinstance(getattr(self.model, "clip", None), FrozenDualEncoder):
+            may_lack, keys = ("clip.", "losses."), "MODEL.TCL.FREEZE or DECODER_BLOCKS"
         missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
         if missing:
@@ -295,40 +275,21 @@ class TCLCheckpointer(DetectionCheckpointer):
             return f"it has also {extra_blocks[0]}. Was it trained with another {keys}?"
         return ""
 
-    @property
-    def _has_frozen_encoder(self) -> bool:
-        return isinstance(getattr(self.model, "clip", None), FrozenDualEncoder)
-
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Log for every weight that is not in the file, or not in the model, why."""
+        """Log what is not in the file, and each weight that is not in the model."""
         missing = Counter(name.split(".")[0] for name in incompatible.missing_keys)
         if missing["clip"]:
             logger.info("Not in the file: %d weights of the frozen CLIP; MODEL.CLIP.PRETRAINED's stay", missing["clip"])
         if missing["losses"]:
             logger.info("Not in the file: %d scales of losses; they start over", missing["losses"])
-
         for name in incompatible.unexpected_keys:
-            reason = "no weight of the model has this name"
-            if name.startswith(("grounder.", "sim2mask.", "losses.")):
-                reason = f"a {type(self.model).__name__} has no such part"
-            logger.info("Not used: %s (%s)", name, reason)
+            logger.info("Not used: %s (a %s has no such weight)", name, type(self.model).__name__)
 
 
 def _describe_clip(state: dict[str, Tensor]) -> str:
-    """Describe the CLIP that a state dict was made with, by its shapes, and name open_clip's models that have them."""
+    """Describe the CLIP that a state dict was made with, by its shapes."""
     projection = state.get("grounder.projection.weight", state.get("clip.model.visual.proj"))
     if projection is None or projection.ndim != 2:
         return "an unknown CLIP"
     width, embed_dim = projection.shape
-
-    names = [name for name in open_clip.list_models() if _vit_sizes(name) == (width, embed_dim)]
-    examples = f" (such as {', '.join(sorted(names, key=len)[:3])})" if names else ""
-    return f"a CLIP of width {width} and {embed_dim} dimensions{examples}"
-
-
-def _vit_sizes(name: str) -> tuple[int, int] | None:
-    """Return the width and embedding size of an open_clip model; None if it is no plain ViT."""
-    config = open_clip.get_model_config(name)
-    vision = config["vision_cfg"]
-    is_plain_vit = isinstance(vision.get("layers", 12), int) and "timm_model_name" not in vision
-    return (vision.get("width", 768), config["embed_dim"]) if is_plain_vit else None
+    return f"a CLIP of width {width} and {embed_dim} dimensions"

@@ -10,7 +10,7 @@ import open_clip
 import yaml
 from detectron2.config import CfgNode
 
-from ..assets import FOLDER, AssetHandler
+from ..assets import FOLDER, PREFIX
 from ..config import load_config
 
 WEIGHTS = "model.safetensors"  # in the model's folder
@@ -40,10 +40,8 @@ def read_yaml(text: str) -> dict[str, Any]:
     """Read the keys and values of a text that somebody else wrote; ValueError says why it cannot be."""
     try:
         values = yaml.load(text, _Loader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"it is no YAML: {error}") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"it is no YAML that can be read: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"it holds a {type(values).__name__}; expected keys and values in YAML")
     return values
@@ -67,7 +65,7 @@ def model_config(values: Mapping[str, Any], folder: Path) -> CfgNode:
         folder: the model's. Its files that `values` name become absolute paths.
 
     Raises:
-        ValueError: it sets another key, a value of the wrong type, or names a file outside of the folder.
+        KeyError, ValueError: it sets another key, a value of the wrong type, or names a file outside of the folder.
     """
     defaults = load_config(None, ["MODEL.WEIGHTS", WEIGHTS])
     cfg = defaults.clone()
@@ -83,10 +81,8 @@ def model_config(values: Mapping[str, Any], folder: Path) -> CfgNode:
         cfg.merge_from_other_cfg(CfgNode(part))
         check_names(cfg, defaults, folder)
         return cfg
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ValueError(error.args[0] if isinstance(error, KeyError) else str(error)) from None
+    except (TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def model_part(cfg: CfgNode) -> CfgNode:
@@ -135,8 +131,8 @@ def _check_name(key: str, value: str, folder: Path | None) -> str:
         return value
 
     # A file of the project's, or in the folder
-    is_asset, has_files = value.startswith(AssetHandler.PREFIX), key in _WEIGHTS or key == "MODEL.CLIP.NAME"
-    if is_asset and has_files and _lies_in(FOLDER, value.removeprefix(AssetHandler.PREFIX)):
+    is_asset, has_files = value.startswith(PREFIX), key in _WEIGHTS or key == "MODEL.CLIP.NAME"
+    if is_asset and has_files and _lies_in(FOLDER, value.removeprefix(PREFIX)):
         return value
     if key in _WEIGHTS and folder is not None and _lies_in(folder, value):
         return str((folder / value).resolve())

@@ -40,8 +40,8 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key = re.sub(r"\.gate\.gate$", ".gate", key)
         renamed[key] = value
 
-    first_block = min(_block_numbers(renamed), default=0)
-    return _shift_blocks(renamed, -first_block)
+    blocks = (int(match[2]) for match in map(_BLOCK.match, renamed) if match)
+    return _shift_blocks(renamed, -min(blocks, default=0))
 
 
 def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
@@ -58,10 +58,6 @@ def to_official(state: Mapping[str, Tensor], freeze: int) -> dict[str, Tensor]:
 def _replace_prefix(key: str, pairs: Sequence[tuple[str, str]]) -> str:
     """Replace the first old prefix that fits by its new one; pairs are (old, new)."""
     return next((new + key.removeprefix(old) for old, new in pairs if key.startswith(old)), key)
-
-
-def _block_numbers(state: Mapping[str, Tensor]) -> set[int]:
-    return {int(match[2]) for match in map(_BLOCK.match, state) if match}
 
 
 def _shift_blocks(state: Mapping[str, Tensor], offset: int) -> dict[str, Tensor]:

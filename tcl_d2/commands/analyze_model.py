@@ -11,8 +11,7 @@ the GPU's, or on a CPU all that the process holds.
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -108,23 +107,14 @@ def run(path: str, args: argparse.Namespace) -> Analysis:
         return pool.apply(analyze, (path, args))
 
 
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Leave out the project's warnings."""
-    logger = logging.getLogger("tcl_d2")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def analyze(path: str, args: argparse.Namespace) -> Analysis:
     """Build a configuration's model, and count and measure what is asked for."""
     cfg = read_config(path, args.opts)
-    with without_warnings():  # that weights are random is wanted here
-        model = build_without_weights(cfg)
+    logger = logging.getLogger("tcl_d2")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that weights are random is wanted here
+    model = build_without_weights(cfg)
+    logger.setLevel(level)
     inputs = image_input(cfg, *args.image_size)
     analysis = Analysis({"config": path}, {}, {}, str(model))
     summary = analysis.summary

@@ -25,7 +25,7 @@ from ..evaluation.confusion import PROTOCOL_METRICS
 from ..evaluation.cost import read_cost
 from ..evaluation.published import published_for
 from ..runs.signals import STOP_SIGNALS
-from ..utils.errors import named, one_message
+from ..utils.errors import expect, named, one_message
 from ..utils.locks import locked_folder
 from .train import check
 
@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> None:
     """Evaluate each configuration, and write comparison.md, comparison.csv and comparison.png."""
     with one_message():
         # Check all before the first evaluation
-        paths = name_configs(args.configs)
+        paths = {Path(path).stem: path for path in args.configs}
+        expect(len(paths) == len(args.configs), "--configs", " ".join(args.configs), "no two files of one name")
         cfgs, datasets = {}, args.datasets
         for name, path in paths.items():
             cfgs[name] = read_config(path, datasets, args.output / name, args.opts)
@@ -61,20 +62,6 @@ def main(args: argparse.Namespace) -> None:
                 comparands[name] = read_comparand(cfg)
             table = write_comparison(comparands, args.output)
         print(f"\n{table}\nTable and figure in {args.output}")
-
-
-def name_configs(paths: Sequence[str]) -> dict[str, str]:
-    """Return paths of configurations by name, the file's without its suffix; ValueError for two of one name."""
-    path_by_name = {}
-    for path in paths:
-        name = Path(path).stem
-        if name in path_by_name:
-            raise ValueError(
-                f"--configs: '{path_by_name[name]}' and '{path}' are both named '{name}' in the table: copy one of "
-                "them to a file of another name."
-            )
-        path_by_name[name] = path
-    return path_by_name
 
 
 def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options: Sequence[str]) -> CfgNode:

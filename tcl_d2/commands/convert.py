@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import TCLCheckpointer, carried_activation, carried_config, read_checkpoint, to_official
 from ..checkpoint.card import find_value
-from ..checkpoint.hub import check_new_folder, portable_config, write_folder
+from ..checkpoint.hub import portable_config, write_folder
 from ..checkpoint.model_config import model_config
 from ..config import load_config, merge_options
 from ..utils.errors import named, one_message
@@ -121,7 +121,6 @@ def convert(source: Path, target: Path, layout: str, strip: bool, freeze: int | 
 
 def write_hub(source: Path, folder: Path, strip: bool, cfg: CfgNode) -> None:
     """Write a checkpoint as a folder for the hub, and print the next steps."""
-    check_new_folder(folder)
     checkpoint = read_checkpoint(str(source))
     state = stripped(checkpoint["model"]) if strip else checkpoint["model"]
     cfg = portable_config(cfg, state)
@@ -204,8 +203,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--hub FOLDER says where to write to: give it without an output, --check and --to")
     if args.output is not None and args.output.suffix not in (".pth", ".safetensors"):
         raise ValueError(f"the output's name must end in .pth or .safetensors, not '{args.output.suffix}'")
-    if args.freeze is not None and args.freeze < 0:
-        raise ValueError(f"--freeze is {args.freeze}; expected a number of blocks")
     if args.output is not None and args.output.exists() and not args.check:
         raise ValueError(f"there is a file {args.output} already: give another name, or --check to compare the two")
 

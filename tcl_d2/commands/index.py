@@ -19,7 +19,7 @@ from ..config import load_config
 from ..data.archive import index_archive, list_archive
 from ..modeling.checks import check_device, check_meta_architecture
 from ..modeling.reco.index import ImageEmbedder
-from ..utils.errors import one_message
+from ..utils.errors import expect, one_message
 from ..utils.imports import add_import_argument, import_code
 from ..utils.locks import locked_folder
 
@@ -44,8 +44,7 @@ def main(args: argparse.Namespace) -> None:
         # Check all before the model is built
         for name in args.imports:
             import_code(name)
-        if args.workers < 0:
-            raise ValueError(f"--workers is {args.workers}; expected 0 (none) or more")
+        expect(args.workers >= 0, "--workers", args.workers, "0 (none) or more")
         cfg = load_config(args.config_file, args.opts)
         check_meta_architecture(cfg)
         check_device(cfg.MODEL.DEVICE)

@@ -7,6 +7,7 @@ from functools import partial
 from ..config import load_config
 from ..modeling import DENSE_HEAD_REGISTRY
 from ..predictor import TCLPredictor
+from ..utils.errors import expect
 from ..utils.imports import add_import_argument, import_code
 
 SMALL_WORLD = "shapes/trained.yaml"  # the config of the model that comes with the project
@@ -38,8 +39,7 @@ def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPr
     """
     for name in args.imports:
         import_code(name)
-    if args.method not in method_names():
-        raise ValueError(f"--method: there is no '{args.method}'; expected one of {', '.join(method_names())}")
+    expect(args.method in method_names(), "--method", args.method, f"one of {', '.join(method_names())}")
 
     options = (*args.opts, *options)
     if args.model:

@@ -156,9 +156,8 @@ def _result_name(relative: str, ending: str = "") -> str:
 def check_apart(inputs: Iterable[Path], folders: Iterable[Path]) -> None:
     """Raise a ValueError if an input lies in a folder that results go to, where one might replace it."""
     taken = {os.path.realpath(folder) for folder in folders}
-    in_folders = {parent for parent in {path.parent for path in inputs} if os.path.realpath(parent) in taken}
     for path in inputs:
-        if path.parent in in_folders or (path.is_symlink() and os.path.dirname(os.path.realpath(path)) in taken):
+        if taken & {os.path.realpath(path.parent), os.path.dirname(os.path.realpath(path))}:
             raise ValueError(
                 f"{path} lies in --output, in a folder of the results, where one might replace it: give another folder"
             )

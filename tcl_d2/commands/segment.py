@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -130,9 +129,9 @@ def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
 def result_settings(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> dict:
     """Return the settings that results depend on, by name: of the model, the words, and the files to write."""
     settings = evaluation_settings(predictor.cfg.clone())
-    for key, names in (("MODEL", ("DEVICE", "WEIGHTS")), ("TEST.ZERO_SHOT", ("IMS_PER_BATCH",))):
-        for name in names:  # results do not depend on these, but on the weights themselves
-            settings[key].pop(name)
+    # Results do not depend on these, but on the weights themselves
+    for key, name in (("MODEL", "DEVICE"), ("MODEL", "WEIGHTS"), ("TEST.ZERO_SHOT", "IMS_PER_BATCH")):
+        settings[key].pop(name)
     request = {"weights": digest_weights(predictor.model), **vars(words)}
     if args.boxes:
         request["--boxes"] = predictor.model.components._asdict()
@@ -274,9 +273,5 @@ def check_options(args: argparse.Namespace) -> None:
         if is_video:
             raise ValueError("--boxes are drawn on images, not on the frames of a video")
         check_opencv()
-    if min(args.num_gpus, args.num_processes) < 1:
-        raise ValueError("--num-gpus and --num-processes are at least 1")
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        raise ValueError(f"--num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
     if max(args.num_gpus, args.num_processes) > 1 and is_video:
         raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")

@@ -12,16 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from ..predictor import TCLPredictor
+from ..utils.imports import import_optional
 from ..words.words import Words
 
 
 def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> None:
     """Write the overlays of a video's frames as an mp4 file, or show a webcam's until q is pressed."""
-    try:
-        import cv2
-    except ImportError as error:
-        package = "opencv-python" if args.webcam else "opencv-python-headless"
-        sys.exit(f"error: this needs OpenCV ({error}): pip install {package}")
+    package = "opencv-python" if args.webcam else "opencv-python-headless"
+    cv2 = import_optional("cv2", "--webcam or --video-input with OpenCV", package)
 
     # Open the video
     capture = cv2.VideoCapture(0 if args.webcam else os.fsencode(args.video_input))  # of any bytes

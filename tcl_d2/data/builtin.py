@@ -13,7 +13,7 @@ from ..utils.files import path_within
 from ..words.files import read_class_words
 from ..words.parsing import BACKGROUND, unique_names
 from .benchmarks import register_benchmark
-from .dataset_files import DatasetsHandler, datasets_root
+from .dataset_files import PREFIX, datasets_root
 from .labels import parse_range, parse_rule
 from .pairs.register import register_coco_captions, register_webdataset
 from .shapes import GROUNDS, INSTANCES, NOVEL, OBJECTS, PANOPTIC
@@ -155,8 +155,8 @@ def _register_shapes_objects() -> None:
             "thing_dataset_id_to_contiguous_id": things,
             "prepare": _PREPARE_SHAPES,
         },
-        f"{DatasetsHandler.PREFIX}shapes/val/{INSTANCES}",
-        f"{DatasetsHandler.PREFIX}shapes/val/images",
+        f"{PREFIX}shapes/val/{INSTANCES}",
+        f"{PREFIX}shapes/val/images",
     )
 
     DatasetCatalog.register("shapes_panoptic_val", _load_panoptic)
@@ -166,8 +166,8 @@ def _register_shapes_objects() -> None:
         stuff_classes=list(everything),
         thing_dataset_id_to_contiguous_id=things,
         stuff_dataset_id_to_contiguous_id={k + 1: k for k in range(len(everything))},
-        panoptic_json=f"{DatasetsHandler.PREFIX}shapes/val/{PANOPTIC}",
-        panoptic_root=f"{DatasetsHandler.PREFIX}shapes/val/panoptic",
+        panoptic_json=f"{PREFIX}shapes/val/{PANOPTIC}",
+        panoptic_root=f"{PREFIX}shapes/val/panoptic",
         prepare=_PREPARE_SHAPES,
     )
 

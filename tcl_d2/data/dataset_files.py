@@ -19,16 +19,8 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-class DatasetsHandler(FolderHandler):
-    """Handler of datasets://X, the file X below DETECTRON2_DATASETS as it is when the file is read."""
-
-    PREFIX = "datasets://"
-
-    def folder(self) -> Path:
-        return datasets_root()
-
-
-PathManager.register_handler(DatasetsHandler())
+PREFIX = "datasets://"  # of files below DETECTRON2_DATASETS as it is when a file is read
+PathManager.register_handler(FolderHandler(PREFIX, datasets_root))
 
 
 def find_images(images: str) -> dict[str, Path]:

@@ -1,47 +1,40 @@
 """Scores of a whole image, a band of rows at a time, so that memory does not grow with the image."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..utils.windows import window_starts
 from .card import ModelCard
-from .resize import make_side, resize
+from .resize import make_side
 
 _BYTES_AT_ONCE = 64 * 2**20  # of the scores of a band
 
 
+@dataclass
 class ScoreBands:
-    """Runs the windows of an image row by row, and averages those that each band of the result needs."""
+    """Runs the windows of an image row by row, and averages those that each band of the result needs.
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        size: tuple[int, int],
-        card: ModelCard,
-        predict: Callable[[np.ndarray], np.ndarray],
-        num_words: int,
-    ):
-        """Lay windows over an image.
+    Attributes:
+        image: as the model sees it, RGB uint8 [H, W, 3].
+        size: height and width of the result.
+        predict: crops fp32 [n, 3, h, w] -> scores of words fp32 [n, W, h', w'], at any resolution.
+        num_words: W.
+    """
 
-        Args:
-            image: as the model sees it, RGB uint8 [H, W, 3].
-            size: height and width of the result.
-            predict: crops fp32 [n, 3, h, w] -> scores of words fp32 [n, W, h', w'], at any resolution.
-            num_words: W.
-        """
-        self.image = image
-        self.size = size
-        self.card = card
-        self.predict = predict
-        self.num_words = num_words
+    image: np.ndarray
+    size: tuple[int, int]
+    card: ModelCard
+    predict: Callable[[np.ndarray], np.ndarray]
+    num_words: int
 
-        # Lay the windows
-        height, width = image.shape[:2]
-        crop_size = card.crop_size or max(height, width)
+    def __post_init__(self):
+        height, width = self.image.shape[:2]
+        crop_size = self.card.crop_size or max(height, width)
         self.crop = (min(crop_size, height), min(crop_size, width))
-        self.tops = window_starts(height, crop_size, card.stride)
-        self.lefts = window_starts(width, crop_size, card.stride)
+        self.tops = window_starts(height, crop_size, self.card.stride)
+        self.lefts = window_starts(width, crop_size, self.card.stride)
         self._windows: dict[int, np.ndarray] = {}  # the scores of the windows of a row, by its top
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -107,4 +100,5 @@ class ScoreBands:
         """Enlarge scores [W, h, w] of a padded window, and return rows `first` to before `last` of the window."""
         size, (above, before) = self._padding()
         rows, columns = (make_side(*sides) for sides in zip(scores.shape[1:], size))
-        return resize(scores, rows.part(above + first, above + last), columns.part(before, before + self.crop[1]))
+        rows, columns = rows.part(above + first, above + last), columns.part(before, before + self.crop[1])
+        return rows.apply(columns.apply(scores[..., rows.span, columns.span], -1), -2)

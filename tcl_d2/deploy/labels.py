@@ -8,7 +8,7 @@ from .card import ModelCard, VocabularyCard
 
 
 class ScoreRule:
-    """Makes labels or class scores of the scores of words."""
+    """Makes class scores, whose argmax is the labels, of the scores of words."""
 
     def __init__(self, card: ModelCard, vocabulary: VocabularyCard):
         self.logit_scale = card.logit_scale
@@ -21,14 +21,6 @@ class ScoreRule:
         if self.logit_scale:
             self.highest_background = np.nextafter(self.highest_background, np.float32(-math.inf))
 
-    def best_class(self, scores: np.ndarray) -> np.ndarray:
-        """Return the class of the best word of each pixel, or the background: scores [W, H, W'] -> int64 [H, W']."""
-        scores = self._word_scores(scores)
-        labels = self.classes[scores.argmax(0)]
-        if self.vocabulary.has_background:
-            labels[scores.max(0) <= self.highest_background] = 0
-        return labels
-
     def class_scores(self, scores: np.ndarray) -> np.ndarray:
         """Return the best score of each class's words: scores [W, H, W'] -> fp32 [K, H, W']; see `finish`."""
         lowest = 0.0 if self.logit_scale else -math.inf  # of a background without words
@@ -37,8 +29,8 @@ class ScoreRule:
             np.maximum(results[index], score, out=results[index])
         return results
 
-    def finish(self, scores: np.ndarray) -> None:
-        """Apply the rules for whole images to class scores [K, H, W], in place: small classes, and the background."""
+    def finish(self, scores: np.ndarray) -> np.ndarray:
+        """Apply the area rule, if H x W is a whole image, and the background to class scores [K, H, W], in place."""
         if self.area_threshold:
             first = int(self.vocabulary.has_background)
             areas = np.bincount(scores.argmax(0).ravel(), minlength=len(scores))[first:]
@@ -46,6 +38,7 @@ class ScoreRule:
             scores[first:][is_small] = 0
         if self.vocabulary.has_background:
             np.maximum(scores[0], self.highest_background, out=scores[0])
+        return scores
 
     def _word_scores(self, scores: np.ndarray) -> np.ndarray:
         scores = scores[self.words]

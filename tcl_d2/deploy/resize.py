@@ -35,14 +35,9 @@ class Side(NamedTuple):
 
 
 def make_side(source: int, target: int) -> Side:
+    """Place the target values of a side between its source values."""
     scale = np.float32(source) / np.float32(target)
     position = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     position = position.clip(0)
     first = np.minimum(position.astype(np.int64), source - 1)
     return Side(first, np.minimum(first + 1, source - 1), position - first.astype(np.float32))
-
-
-def resize(values: np.ndarray, rows: Side, columns: Side) -> np.ndarray:
-    """Resize fp32 [..., h, w] to [..., H, W]."""
-    values = values[..., rows.span, columns.span]
-    return rows.apply(columns.apply(values, -1), -2)

@@ -18,8 +18,6 @@ from .labels import ScoreRule
 if TYPE_CHECKING:  # imported where it is used, with a clear error
     from onnxruntime import InferenceSession
 
-_MAX_THREADS = 1024  # each takes memory
-
 
 class OnnxSegmentor:
     """Segmenter of pictures with an exported model, on ONNX Runtime.
@@ -117,7 +115,7 @@ class OnnxSegmentor:
         """Return labels int64 [H, W], and scores fp32 [K, H, W] or None."""
         rule = ScoreRule(self.card, self.vocabulary)
         if labels_only and not self.card.area_threshold:
-            return np.concatenate([rule.best_class(scores) for _, scores in bands]), None
+            return np.concatenate([rule.finish(rule.class_scores(scores)).argmax(0) for _, scores in bands]), None
 
         # Hold the scores of all classes
         scores = np.empty((len(self.vocabulary.names), *size), np.float32)
@@ -169,8 +167,6 @@ def _open_session(path: str | Path, providers: Sequence[str] | None, num_threads
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no ONNX file '{path}'")
-    if not 0 <= num_threads <= _MAX_THREADS:
-        raise ValueError(f"the number of threads is {num_threads}; expected 1 to {_MAX_THREADS}, or 0: one a core")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     providers = list(providers or onnxruntime.get_available_providers())

@@ -18,18 +18,14 @@ def make_program(module: nn.Module, card: ModelCard) -> ExportedProgram:
     """Export CropScores or CropLabels for any number of crops, of any size from two patches on, and of words."""
     # Sizes of the example stand for any: no two are the same
     side = 4 * max(card.pad_to, card.patch_size)
-    inputs, shapes = [torch.zeros(2, 3, side, side + side // 2)], [_crop_shape(card)]
+    multiple = card.pad_to if card.pad_to > 1 else card.patch_size
+    height, width = multiple * Dim("height", min=2), multiple * Dim("width", min=2)
+    inputs, shapes = [torch.zeros(2, 3, side, side + side // 2)], [{0: Dim("batch", min=1), 2: height, 3: width}]
     if card.vocabulary is None:
         inputs.append(torch.randn(3, card.embed_dim))
         shapes.append({0: Dim("words", min=1)})
     with torch.no_grad():
         return torch.export.export(module, tuple(inputs), dynamic_shapes=tuple(shapes))
-
-
-def _crop_shape(card: ModelCard) -> dict[int, Dim]:
-    height, width = Dim("height", min=2), Dim("width", min=2)
-    multiple = card.pad_to if card.pad_to > 1 else card.patch_size
-    return {0: Dim("batch", min=1), 2: multiple * height, 3: multiple * width}
 
 
 def save_program(module: nn.Module, path: Path, card: ModelCard) -> None:
@@ -63,7 +59,10 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
     with replacing(path) as unfinished:
         onnx_ir.save(exported.model, unfinished, external_data=external_data)
         if int8:
-            _quantize(unfinished)
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            # Activations are quantized on the fly
+            quantize_dynamic(unfinished, unfinished, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # all are in the file now
         add_checksums(unfinished)
 
@@ -89,13 +88,6 @@ def add_checksums(path: str | Path) -> None:
         content, digest = unfinished.read_bytes(), digest_file(unfinished)
         before, after = f'"sha256": "{BLANK}"'.encode(), f'"sha256": "{digest}"'.encode()
         unfinished.write_bytes(content.replace(before, after))
-
-
-def _quantize(path: Path) -> None:
-    """Quantize the linear layers of an ONNX file, in place: weights to 8 bits, activations on the fly."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(path, path, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
 
 
 def save_embeddings(path: Path, text: Tensor, card: EmbeddingsCard) -> None:

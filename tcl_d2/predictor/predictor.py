@@ -207,7 +207,7 @@ class TCLPredictor:
         self.model.make_vocabulary(words)  # raises for unusable words
 
         # Read, batch and segment, as results are taken
-        request = Request(words, labels_only, label_scores and labels_only)
+        request = Request(vocabulary=words, labels_only=labels_only, label_scores=label_scores and labels_only)
         readings = map_ahead(partial(self._read_or_error, longest_side=longest_side), images, num_workers)
         results = segment_stream(self.model, readings, request, batch_size)
         return results if return_exceptions else map(_raise_error, results)
@@ -252,11 +252,9 @@ class TCLPredictor:
         ranking = sorted(zip(segmentation.classes, means.tolist()), key=lambda word_and_mean: -word_and_mean[1])
         return dict(ranking)
 
-    def warnings(
-        self, classes: ClassesLike, background: BackgroundLike = False, negative: str | Sequence[str] = ()
-    ) -> list[str]:
+    def warnings(self, words: Words) -> list[str]:
         """Return warnings about words that are cut, or unknown to the model; they are logged too."""
-        vocabulary = self.model.make_vocabulary(classes, background, negative)
+        vocabulary = self.model.make_vocabulary(words)
         return self.model.embed_vocabulary.warnings(vocabulary.words, self.model.templates)
 
     # ------------------------------------------------------------------------------------------------- reading

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -30,24 +30,12 @@ class Reading(NamedTuple):
     inputs: dict
 
 
-class Request(NamedTuple):
-    """Words and outputs that each image is asked for, see ZeroShotSegmentor.forward."""
+class Request(TypedDict):
+    """What each image is asked for: entries of a model's input, see ZeroShotSegmentor.forward."""
 
-    words: Words
+    vocabulary: Words
     labels_only: bool
     label_scores: bool
-
-    @property
-    def inputs(self) -> dict:
-        """The entries of a model's input."""
-        return {"vocabulary": self.words, "labels_only": self.labels_only, "label_scores": self.label_scores}
-
-    @property
-    def bytes_per_pixel(self) -> int:
-        """The memory of a result."""
-        if self.labels_only:
-            return 8 + 4 * self.label_scores
-        return 4 * (1 + len(self.words.classes))
 
 
 def segment_stream(
@@ -57,8 +45,10 @@ def segment_stream(
 
     A batch has `batch_size` images, or fewer if they are large.
     """
-    max_pixels = _RESULT_BYTES_AT_ONCE // request.bytes_per_pixel
-    for batch in _batch_readings(readings, batch_size, max_pixels):
+    bytes_per_pixel = 4 * (1 + len(request["vocabulary"].classes))
+    if request["labels_only"]:
+        bytes_per_pixel = 8 + 4 * request["label_scores"]
+    for batch in _batch_readings(readings, batch_size, _RESULT_BYTES_AT_ONCE // bytes_per_pixel):
         yield from _segment_in_memory(model, request, batch)
 
 
@@ -106,7 +96,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _segment(
     model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | Exception]
 ) -> list[Segmentation | Exception]:
-    inputs = [reading.inputs | request.inputs for reading in batch if isinstance(reading, Reading)]
+    inputs = [{**reading.inputs, **request} for reading in batch if isinstance(reading, Reading)]
     with torch.no_grad():
         outputs = iter(model(inputs))
     return [
@@ -119,15 +109,16 @@ def _make_segmentation(
     reading: Reading, request: Request, output: dict[str, Tensor], model: ZeroShotSegmentor
 ) -> Segmentation:
     """Make the segmentation of an image, on the CPU, from a model's output."""
-    scores = None if request.labels_only else output["sem_seg"].float().cpu()
+    words = request["vocabulary"]
+    scores = None if request["labels_only"] else output["sem_seg"].float().cpu()
     labels = output["sem_seg_labels"].cpu() if scores is None else scores.argmax(0)
     return Segmentation(
         reading.pixels,
-        request.words.names,
+        words.names,
         labels.numpy(),
-        request.words.has_background,
+        words.has_background,
         scores,
-        negative=bool(request.words.negative),
-        label_scores=output["sem_seg_scores"].cpu().numpy() if request.label_scores else None,
+        negative=bool(words.negative),
+        label_scores=output["sem_seg_scores"].cpu().numpy() if request["label_scores"] else None,
         components=model.components,
     )

@@ -60,11 +60,13 @@ def is_first_process() -> bool:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
+    if args.num_processes < 1:
+        sys.exit("error: --num-processes is at least 1")
     if args.num_gpus > 1 and args.num_processes > 1:
         sys.exit("error: give --num-gpus or --num-processes (on the CPU), not both")
     if args.num_machines > 1 and args.dist_url == "auto":
         sys.exit("error: --num-machines needs the first machine's address: give --dist-url tcp://HOST:PORT")
-    if args.num_gpus > 1 and 0 < torch.cuda.device_count() < args.num_gpus:
+    if args.num_gpus > max(1, torch.cuda.device_count()):
         sys.exit(f"error: --num-gpus is {args.num_gpus}, but torch finds {torch.cuda.device_count()}")
 
 

@@ -12,6 +12,7 @@ from detectron2.structures import Boxes, Instances
 from scipy import ndimage
 
 from ..config.ranges import check_values
+from ..utils.imports import import_optional
 from .drawing import Color
 
 _MIN_SIDE = 480  # pixels; the boxes of a smaller picture are drawn on a larger one, with room for their words
@@ -136,7 +137,4 @@ def draw_boxes(image: np.ndarray, instances: Instances, names: Sequence[str], co
 
 def check_opencv() -> None:
     """Check that Detectron2's Visualizer can be used."""
-    try:
-        import cv2  # noqa: F401
-    except ImportError as error:
-        raise RuntimeError(f"boxes are drawn with OpenCV ({error}): pip install opencv-python-headless") from None
+    import_optional("cv2", "drawing boxes with OpenCV", "opencv-python-headless")

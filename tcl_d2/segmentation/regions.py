@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from ..utils.errors import expect
 from ..utils.numbers import is_whole
 
 
@@ -14,11 +15,10 @@ def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the point lies outside the image, or is not of whole numbers.
     """
-    if not (is_whole(x) and is_whole(y)):
-        raise ValueError(f"The point ({x!r}, {y!r}) is not two whole numbers, the column and the row of a pixel.")
     height, width = size
-    if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"The point ({x}, {y}) lies outside the image of {width} x {height} pixels.")
+    is_inside = is_whole(x) and is_whole(y) and 0 <= x < width and 0 <= y < height
+    expected = f"two whole numbers, the column and the row of a pixel in the image of {width} x {height} pixels"
+    expect(is_inside, "The point", f"({x!r}, {y!r})", expected)
     mask = np.zeros(size, bool)
     mask[y, x] = True
     return mask
@@ -47,14 +47,9 @@ def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.nda
     if np.shape(region) == (2,):
         return point_mask(*region, size)
     region = np.asarray(region)
-    if region.shape != tuple(size):
-        shape, expected = list(region.shape), list(size)
-        raise ValueError(
-            f"The region is a mask of shape {shape}; expected {expected}, as the image, or a point (x, y)."
-        )
-    if region.dtype.kind not in "bui" and not np.isin(region, (0, 1)).all():
-        raise ValueError(f"The region is a mask of {region.dtype}, not of 0 and 1; expected bool, as of scores > 0.5.")
+    is_mask = region.shape == tuple(size) and (region.dtype.kind in "bui" or np.isin(region, (0, 1)).all())
+    expected = f"a mask bool {list(size)}, as the image, as of scores > 0.5; or a point (x, y)"
+    expect(is_mask, "The region", f"an array {region.dtype} {list(region.shape)}", expected)
     mask = region.astype(bool)
-    if not mask.any():
-        raise ValueError("The region is a mask without pixels: give it at least one.")
+    expect(mask.any(), "The region", "a mask without pixels", "at least one")
     return mask

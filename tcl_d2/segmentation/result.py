@@ -73,9 +73,15 @@ class Segmentation:
 
     def class_scores(self, name: str) -> np.ndarray:
         """Return the scores of a class [H, W]; KeyError for a word that is no class, ValueError without scores."""
+        return self._all_scores()[self.index(name)]
+
+    def _all_scores(self) -> np.ndarray:
         if self.scores is None:
-            raise ValueError("This segmentation has labels alone: ask the predictor for scores (labels_only=False).")
-        return np.asarray(self.scores[self.index(name)])
+            raise ValueError(
+                "This segmentation has labels alone: ask the predictor for scores (labels_only=False), or for objects "
+                "for those of the labels (label_scores=True)."
+            )
+        return np.asarray(self.scores)
 
     def things(self) -> list[str]:
         """Return the classes that objects may have: all but the background and pixels of no class."""
@@ -101,12 +107,7 @@ class Segmentation:
     def _label_scores(self) -> np.ndarray:
         if self.label_scores is not None:
             return self.label_scores
-        if self.scores is None:
-            raise ValueError(
-                "This segmentation has labels alone: ask the predictor for scores (labels_only=False), or for those of "
-                "the labels (label_scores=True)."
-            )
-        scores = np.take_along_axis(np.asarray(self.scores), self.labels[None], 0)[0]
+        scores = np.take_along_axis(self._all_scores(), self.labels[None], 0)[0]
         return scores / np.float32(255) if scores.dtype == np.uint8 else scores
 
     def area_changes(self, former: "Segmentation") -> dict[str, tuple[float, float]]:

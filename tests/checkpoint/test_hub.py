@@ -199,7 +199,7 @@ def test_damaged_weights_are_found_by_the_cards_checksum(folder):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"not the file that README.md beside it tells of: its SHA-256 is \w{64}, exp"):
+    with pytest.raises(ValueError, match=r"not the file that '.*README.md' tells of: .* \w{64}, .* \w{64}"):
         TCLPredictor.from_pretrained(folder)
 
     # Without the card, or with one of another program, nobody knows better
@@ -402,5 +402,5 @@ def test_a_card_that_cannot_be_read_is_no_missing_card(folder, damage):
         text = text.replace("weights_sha256:", "weights_sha257:") if damage == "no key" else text
         text = text.replace("\n---", "\n") if damage == "no head" else text
         card.write_bytes((b"\xff" if damage == "bytes" else b"") + text.encode())
-    with pytest.raises(ValueError, match="README.md' (is no file|has a damaged head|has no whole weights_sha256)"):
+    with pytest.raises(ValueError, match="README.md' (is no file|has a damaged head|tells of)"):
         TCLPredictor.from_pretrained(folder)

@@ -141,19 +141,18 @@ def test_every_weight_is_accounted_for(cfg, tmp_path, caplog):
     assert "not read, for it is no part of the model: optimizer, step" in said
     assert "39 of its 41 weights are used" in said
     assert f"{len(golden.load()['model']) - 39} weights of the frozen CLIP; MODEL.CLIP.PRETRAINED's stay" in said
-    assert "Not used: masker.extra (no weight of the model has this name)" in said
-    assert "Not used: losses.ImageTCLLoss.queue (a TCL has no such part)" in said
+    assert "Not used: masker.extra " in said and "Not used: losses.ImageTCLLoss.queue " in said
 
 
 def test_another_clip_is_named(cfg, tmp_path):
-    """Both: the file's by its shapes, with open_clip's names, and the configuration's."""
+    """Both: the file's by its shapes, and the configuration's."""
     state = without_clip()
     state["masker.image_encoder.decoder.image_proj.proj"] = torch.zeros(768, 512)
     torch.save({"model": state}, tmp_path / "tcl.pth")
     with pytest.raises(ValueError) as error:
         TCLCheckpointer(build_model(cfg)).load(str(tmp_path / "tcl.pth"))
     said = str(error.value)
-    assert "tcl.pth' does not fit" in said and "width 768 and 512 dimensions (such as " in said and "ViT-B-16" in said
+    assert "tcl.pth' does not fit" in said and "width 768 and 512 dimensions" in said
     assert "the model has a CLIP of width 128 and 32 dimensions" in said
 
 

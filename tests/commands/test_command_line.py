@@ -197,7 +197,7 @@ def test_a_method_is_chosen(picture):
 @pytest.mark.fault("a method that there is not", "an error lists those that there are, before a model is built")
 def test_unknown_methods_are_named(picture):
     done = run(picture.parent, "segment", "a.png", "--classes", "brick", "--method", "nclip", "--model", "none.yaml")
-    check_error(done, "--method: there is no 'nclip'", f"expected one of {', '.join(method_names())}")
+    check_error(done, "--method is nclip", f"expected one of {', '.join(method_names())}")
 
 
 def test_inputs_are_needed(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 from tcl_d2.commands.result_folder import Source
 from tcl_d2.commands.segment_exported import segment_files
 from tcl_d2.deploy import OnnxSegmentor, bands
-from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard, VocabularyCard
+from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard
 from tcl_d2.deploy.labels import ScoreRule
 from tcl_d2.export import (
     CropScores,
@@ -100,15 +100,13 @@ def test_rules_of_labels_are_those_of_the_model(background, settings, words, tcl
 
     expected = build_score_rule(vocabulary.subset, settings, labels_only=False)
     expected.update(scores.clone())
-    class_scores = rule.class_scores(scores.numpy().copy())
-    rule.finish(class_scores)
+    class_scores = rule.finish(rule.class_scores(scores.numpy().copy()))
     np.testing.assert_allclose(class_scores, expected.output()["sem_seg"].numpy(), rtol=0, atol=1e-5)
 
     if not settings.area_threshold:
         expected = build_score_rule(vocabulary.subset, settings, labels_only=True)
         expected.update(scores.clone())
-        labels = rule.best_class(scores.numpy().copy())
-        np.testing.assert_array_equal(labels, expected.output()["sem_seg_labels"].numpy())
+        np.testing.assert_array_equal(class_scores.argmax(0), expected.output()["sem_seg_labels"].numpy())
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -180,9 +178,9 @@ def with_card(path, target, **changes):
 def test_files_of_others_are_refused(tcl_onnx, tmp_path):
     with pytest.raises(ValueError, match=f"format {FORMAT + 1}.*tcl_d2 9.0.*format {FORMAT}"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "new.onnx", format=FORMAT + 1, version="9.0"))
-    with pytest.raises(ValueError, match="a.onnx' .*entries"):
+    with pytest.raises(ValueError, match="a.onnx' .*another"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", another=1))
-    with pytest.raises(ValueError, match="b.onnx' .*windows"):
+    with pytest.raises(ValueError, match="b.onnx' "):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "b.onnx", stride=1000))
     with pytest.raises(ValueError, match="c.onnx' .*labels"):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "c.onnx", output="labels"))
@@ -251,7 +249,7 @@ def test_external_data_elsewhere_are_refused(tcl_onnx, tmp_path):
         onnx.save(model, tmp_path / "in/a.onnx")
         with pytest.raises(ValueError, match="a.onnx' "):
             OnnxSegmentor(tmp_path / "in/a.onnx")
-    with pytest.raises(ValueError, match="a.onnx' .*another folder"):
+    with pytest.raises(ValueError, match="a.onnx' "):
         OnnxSegmentor(with_card(tcl_onnx, tmp_path / "a.onnx", external_data={"../in/a.onnx": "0" * 64}))
 
 
@@ -272,12 +270,6 @@ def test_files_without_checksums_are_taken_with_a_warning(tcl_onnx, segmentor, t
         OnnxSegmentor(changed)
     add_checksums(changed)
     assert OnnxSegmentor(changed).card.background_score == 0.75
-
-
-def test_vocabularies_that_do_not_go_together_are_refused():
-    for classes, words, indices in ((["a"], [0], [2]), (["a"], [0, 1], [0]), ([], [], []), (["a"], [-1], [0])):
-        with pytest.raises(ValueError):
-            VocabularyCard(classes, word_indices=words, class_indices=indices).check()
 
 
 def raise_memory_error(*_: object) -> None:
@@ -315,9 +307,6 @@ def test_an_image_that_cannot_be_run_is_left_out(tcl_onnx, tmp_path, capsys, mon
     monkeypatch.setattr(segmentor, "_segment", raise_memory_error)
     with pytest.raises(ValueError, match="memory .*9 x 8"):
         segmentor(picture(8, 9))
-    for number in (-1, 100_000):
-        with pytest.raises(ValueError, match=f"threads .*{number}"):
-            OnnxSegmentor(tcl_onnx, num_threads=number)
 
 
 # ------------------------------------------------------------------------------------------------- commands

@@ -40,17 +40,25 @@ KEYS = {
 }
 
 
-def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
-    """Draw an image's things with COCO-Stuff's values, unless that is done; a job is an image and its annotations."""
-    image, instances = job
-    key = f"{image['id']:0>12}"
+Job = tuple[dict, list[dict]]  # an image and its annotations
+
+
+def draw(job: Job, folder: Path) -> None:
+    """Draw an image's things with COCO-Stuff's values, unless that is done."""
+    key = f"{job[0]['id']:0>12}"
     target = path_within(folder / "instancemaps/val2017", f"{key}.png", INSTANCES)
+    draw_label(job, folder / f"val2017/{key}.jpg", target, np.uint8(UNLABELED), offset=-1)
+
+
+def draw_label(job: Job, picture: Path, target: Path, unlabeled: np.unsignedinteger, offset: int = 0) -> None:
+    """Draw the category IDs of an image's instances, plus an offset, over a value of its type, unless that is done."""
+    image, instances = job
     if preparation.is_whole(target):
         return
 
-    check_picture(image, folder / f"val2017/{key}.jpg")
-    label = np.full((image["height"], image["width"]), UNLABELED, np.uint8)
-    draw_instances(label, instances, offset=-1)
+    check_picture(image, picture)
+    label = np.full((image["height"], image["width"]), unlabeled)
+    draw_instances(label, instances, offset=offset)
     preparation.save_label(label, target)
 
 

@@ -32,9 +32,6 @@ def read_table(path: Path, words: list[str]) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or a word is not in it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-
     lines = re.findall(r"^\s*(\d+)\s*:\s*(.+?)\s*$", path.read_text(), re.MULTILINE)
     values = {name.replace(" ", "").lower(): int(value) for value, name in lines}
     missing = [word for word in words if word not in values]
@@ -55,10 +52,9 @@ def read_label_map(path: Path) -> np.ndarray:
     """
     try:
         label = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
-    except KeyError:
-        raise ValueError(f"{path} has no LabelMap; expected a file of the release's trainval.tar.gz") from None
     except Exception as error:  # scipy raises many types
-        raise ValueError(f"{path} has no LabelMap that can be read: {type(error).__name__}: {error}") from None
+        problem = f"{path} has no LabelMap that can be read ({type(error).__name__}: {error})"
+        raise ValueError(f"{problem}; expected a file of the release's trainval.tar.gz") from None
     if label.ndim != 2 or label.max(initial=0) > NUM_VALUES:
         raise ValueError(f"{path}: LabelMap {label.shape} with values up to {label.max()}; expected [H, W], 1..459")
     return label

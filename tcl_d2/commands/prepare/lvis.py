@@ -16,15 +16,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from ...data import preparation
-from ...data.benchmarks.annotations import (
-    check_categories,
-    check_picture,
-    draw_instances,
-    group_by_image,
-    read_annotation_file,
-)
+from ...data.benchmarks.annotations import check_categories, group_by_image, read_annotation_file
 from ...data.dataset_files import datasets_root
 from ...utils.files import path_within, replacing
+from .coco import Job, draw_label
 
 NAME = "zeroshot_lvis_val"
 ANNOTATIONS = "lvis_v1_val.json"
@@ -40,18 +35,11 @@ def image_key(image: dict) -> str:
     return "/".join(PurePosixPath(image["coco_url"]).with_suffix("").parts[-2:])
 
 
-def draw(job: tuple[dict, list[dict]], folder: Path) -> None:
-    """Draw the category IDs of an image's instances, 16 bits, 0 elsewhere; the job is the image and its annotations."""
-    image, instances = job
-    key = image_key(image)
+def draw(job: Job, folder: Path) -> None:
+    """Draw the category IDs of an image's instances, 16 bits, 0 elsewhere."""
+    key = image_key(job[0])
     target = path_within(folder / "lvis/semantic", f"{key}.png", ANNOTATIONS)
-    if preparation.is_whole(target):
-        return
-
-    check_picture(image, folder / f"coco/{key}.jpg")
-    label = np.zeros((image["height"], image["width"]), np.uint16)
-    draw_instances(label, instances)
-    preparation.save_label(label, target)
+    draw_label(job, folder / f"coco/{key}.jpg", target, np.uint16(0))
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -85,11 +85,9 @@ def start_world(root: Path, world: dict) -> bool:
         return False
 
     # Keep the folders that were drawn with the same numbers
-    previous = {}
-    for record in (started, done):
-        if record.exists():
-            previous = json.loads(record.read_text())
-    done.unlink(missing_ok=True)
+    if done.exists():
+        os.replace(done, started)
+    previous = json.loads(started.read_text()) if started.exists() else {}
     for folder in FOLDERS:
         if (previous.get(folder), previous.get("seed")) != (world[folder], world["seed"]):
             shutil.rmtree(root / folder, ignore_errors=True)
@@ -113,7 +111,6 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_message(OSError)
 def main(args: argparse.Namespace) -> None:
     """Draw the requested world, unless it is there."""
     if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
