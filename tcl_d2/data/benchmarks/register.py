@@ -7,12 +7,11 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...segmentation.drawing import distinct_colors
-from ...utils.errors import named
 from ...words.datasets import has_classes
 from ...words.files import Source, check_class_words, check_fits_classes, read_class_words
 from ...words.parsing import BACKGROUND, as_lists, class_names
 from ...words.vocabulary import ClassWords, dataset_classes, leave_to_first
-from ..dataset_files import check_files, datasets_root, find_images, read_ids
+from ..dataset_files import check_files, datasets_root, find_images, loading, read_ids
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 
@@ -93,10 +92,9 @@ def register_benchmark(
     """
     source = Source(f"Dataset '{name}'")
     check_class_words([[word] for word in classes], source)
-    words = {}
     if class_words is not None:
-        words["class_words"] = as_lists(class_words)
-        _check_words(words["class_words"], classes, background, shared_words, source)
+        class_words = as_lists(class_words)
+        _check_words(class_words, classes, background, shared_words, source)
 
     labels = [labels] if isinstance(labels, str) else labels
     DatasetCatalog.register(name, partial(_load, name, prepare, images, labels, ids))
@@ -109,8 +107,8 @@ def register_benchmark(
         evaluator_type=EVALUATOR_TYPE,
         title=title or name,
         num_images=tuple(num_images),
+        class_words=class_words,
         shared_words=shared_words,
-        **words,
     )
 
 
@@ -119,17 +117,13 @@ def _check_words(
 ) -> None:
     if background and len(class_words) == len(classes) - 1:  # without the background's
         classes, background, source = classes[1:], False, source._replace(first=1)
+    check_class_words(class_words, source, background, shared_words)
     check_fits_classes(class_words, classes, source, background, shared_words)
 
 
 def _load(name: str, prepare: str, *files: object) -> list[dict]:
-    with named(f"Dataset '{name}'"):
-        try:
-            pairs = list_pairs(*files)
-        except FileNotFoundError as error:
-            root = f"DETECTRON2_DATASETS={datasets_root()}"
-            raise FileNotFoundError(f"{error}. Looked below {root}. To prepare it: {prepare}") from None
-    return [{**pair, "dataset_name": name} for pair in pairs]  # by which the model knows the words
+    with loading(name, prepare):
+        return [{**pair, "dataset_name": name} for pair in list_pairs(*files)]  # by which the model knows the words
 
 
 def benchmark_names() -> list[str]:
