@@ -19,7 +19,7 @@ from ..utils.errors import expect
 from ..utils.files import check_shared_memory
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .pairs.mapper import ImageTextDatasetMapper
-from .pairs.stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
+from .pairs.stream import ImageTextStream, Position, WorkerIterator, count_samples, loader_worker, read_dataset
 
 
 def mix(
@@ -40,9 +40,7 @@ def mix(
     rng = random.Random(f"{seed} {worker} {num_workers}")
     counts = Counter(rng.choices(range(len(streams)), weights, k=num_drawn))
     positions = positions or [None] * len(streams)
-    iterators = [
-        stream.iterate_worker(worker, num_workers, counts[i], positions[i]) for i, stream in enumerate(streams)
-    ]
+    iterators = [WorkerIterator(x, worker, num_workers, counts[i], positions[i]) for i, x in enumerate(streams)]
     while True:
         (iterator,) = rng.choices(iterators, weights)
         yield next(iterator), [iterator.position for iterator in iterators]
@@ -193,7 +191,6 @@ def build_image_text_train_loader(
     The datasets are mixed in proportion to their numbers of pairs.
 
     Args:
-        mapper: turns a pair into the model's input, see ImageTextDatasetMapper.
         labeled_ratio: share of labeled images in each process's batch, see split_batch.
         total_batch_size: images in a batch of all processes together.
         buffer: samples that each worker holds to draw from.
@@ -203,16 +200,14 @@ def build_image_text_train_loader(
     Raises:
         ValueError: no datasets, a dataset without samples, or a number out of its range; names the config key.
     """
-    if not names and labeled is None:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text or labeled dataset.")
+    expect(bool(names or labeled), "DATASETS.TRAIN", "empty", "at least one image-text or labeled dataset")
     batch_size = _check_numbers(total_batch_size, num_workers, buffer)
     num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
     datasets = [read_dataset(name) for name in names]
-    sizes = [count_samples(rows) for rows in datasets]
 
     def build(seed: int, num_batches: int, positions: list) -> Iterable[list[dict]]:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
-        pairs = partial(mix, streams, sizes, seed)
+        pairs = partial(mix, streams, list(map(count_samples, datasets)), seed)
         stream = TrainingStream(pairs, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
         options = {"total_batch_size": total_batch_size, "num_workers": num_workers, "seed": seed}
         return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options)

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from tcl_d2.data.pairs.stream import ImageTextStream
+from tcl_d2.data.pairs.stream import ImageTextStream, WorkerIterator
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 
@@ -35,7 +35,7 @@ def make_list(size: int) -> list[dict]:
 def captions_of(
     stream: ImageTextStream, count: int, worker: int = 0, num_workers: int = 1, num_drawn: int = 0
 ) -> list[str]:
-    return [sample["caption"] for sample in islice(stream.iterate_worker(worker, num_workers, num_drawn), count)]
+    return [sample["caption"] for sample in islice(WorkerIterator(stream, worker, num_workers, num_drawn), count)]
 
 
 def epoch_parts(rows: list[dict], num_workers: int, epoch: int = 0, seed: int = 0) -> list[list[str]]:
@@ -108,11 +108,11 @@ def test_an_epoch_is_whole_whatever_the_counts_say(tmp_path, num_workers):
     seen = Counter()
     for worker in range(num_workers):
         stream = ImageTextStream("t", rows, mapper, 4, 0)
-        iterator = stream.iterate_worker(worker, num_workers)
+        iterator = WorkerIterator(stream, worker, num_workers)
         samples = [(next(iterator), iterator.position) for _ in range(60)]
         seen.update(sample for sample, position in samples if position.epoch == 0)
         for i in range(0, 50, 7):
-            resumed = stream.iterate_worker(worker, num_workers, i + 1, samples[i][1])
+            resumed = WorkerIterator(stream, worker, num_workers, i + 1, samples[i][1])
             assert list(islice(resumed, 9)) == [sample for sample, _ in samples[i + 1 : i + 10]]
     assert len(seen) == sum(2 + 4 * s - sum(i % 10 == 3 for i in range(2 + 4 * s)) for s in range(5))
     assert set(seen.values()) == {1}
@@ -190,7 +190,7 @@ def test_ambiguous_samples_are_counted(tmp_path, caplog):
     samples = {"a.x.png": b"x", "a.y.png": b"x", "a.txt": b"?", "b.jpg": b"x", "b.x.txt": b"?", "b.y.txt": b"?"}
     write_tar(tmp_path / "a.tar", {**samples, "c.jpg": b"x", "c.txt": b"clear"})
     stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
-    assert {sample["caption"] for sample in islice(stream.iterate_worker(0, 1), 5)} == {"clear"}
+    assert {sample["caption"] for sample in islice(WorkerIterator(stream, 0, 1), 5)} == {"clear"}
     assert "several images: 1 so far" in caplog.text and "a.tar/a (x.png, y.png)" in caplog.text
     assert "several captions: 1 so far" in caplog.text
 
@@ -200,7 +200,7 @@ def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
     stream = ImageTextStream("broken_set", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
     with pytest.raises(OSError, match="'broken_set': a whole epoch .* no usable sample .no caption: 2"):
-        next(stream.iterate_worker(0, 1))
+        next(WorkerIterator(stream, 0, 1))
 
 
 @pytest.mark.fault("a shard whose images all come first, then the captions", "one error says how to write it")
@@ -232,7 +232,7 @@ def test_a_cut_pair_is_not_completed_by_the_next_shard(tmp_path, caplog):
     write_tar(tmp_path / "b.tar", {"0.jpg": b"new", "0.txt": b"new"})
     rows = [{"shard": str(tmp_path / name)} for name in ("a.tar", "b.tar")]
     stream = ImageTextStream("t", rows, lambda sample: (sample["image_bytes"], sample["captions"][0]), 3, 0)
-    assert set(islice(stream.iterate_worker(0, 1), 6)) == {(b"new", b"new")}
+    assert set(islice(WorkerIterator(stream, 0, 1), 6)) == {(b"new", b"new")}
     assert "unreadable shard" in caplog.text and "a.tar" in caplog.text
 
 

@@ -54,8 +54,7 @@ class ImageTextDatasetMapper:
         Args:
             tokenizer: N texts -> int64 [N, context].
             is_train: augment, and draw one of several captions; otherwise center crop and first caption.
-            crop_scale: least and greatest share of the area in a random crop.
-            crop_ratio: least and greatest width / height of the crop.
+            crop_scale: least and greatest share of the area in a random crop; crop_ratio those of its width / height.
             rand_augment: RandAugment's policy in timm's notation; "" for none.
             erasing_prob: probability that a rectangle is erased: it becomes noise in normalized values.
             pixel_mean: of RGB in 0..255; so is pixel_std.
