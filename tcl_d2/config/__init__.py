@@ -1,6 +1,6 @@
 """Configuration: every key with its default and range, and loading."""
 
-from .keys import add_tcl_config, missing_keys, tcl_keys
+from .keys import add_tcl_config, tcl_keys
 from .loading import dataset_config, dense_head_config, find_config_file, load_config, merge_options
 from .ranges import check_ranges, check_values
 
@@ -13,6 +13,5 @@ __all__ = [
     "find_config_file",
     "load_config",
     "merge_options",
-    "missing_keys",
     "tcl_keys",
 ]
