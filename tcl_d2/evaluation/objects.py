@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..data.benchmarks import read_annotations
 from ..utils.downloads import PathManager
+from ..utils.errors import expect
 from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
@@ -131,8 +132,5 @@ def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
     source = "git+https://github.com/cocodataset/panopticapi.git"  # it is not on PyPI
     import_optional("panopticapi", f"the evaluation of '{dataset_name}'", source)
     for key in ("MAX_IMAGES", "SKIP_BROKEN"):
-        if cfg.TEST.ZERO_SHOT[key]:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality needs all images of "
-                f"'{dataset_name}': leave it at its default"
-            )
+        value, expected = cfg.TEST.ZERO_SHOT[key], f"its default: panoptic quality needs all images of '{dataset_name}'"
+        expect(not value, f"TEST.ZERO_SHOT.{key}", value, expected)

@@ -144,7 +144,7 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZ", 3], "BY_DATASET.shapes_val: .*CROP_SIZ"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE"], "BY_DATASET.shapes_val: .*no value"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE", "wide"], "BY_DATASET.shapes_val: .*CROP_SIZE"),
-        ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "not registered: shapes_vall"),
+        ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "BY_DATASET is for shapes_vall; expected names of registered"),
         ("shapes_val", ["MODEL.CLIP.NAME", "ViT-B-32"], "shapes_val: MODEL.CLIP.NAME is the same for all datasets"),
         ("shapes_val", ["TEST.ZERO_SHOT.KP_WEIGHT", 0.0], "KP_WEIGHT is the same for all datasets"),
         ("shapes_val", ["TEST.ZERO_SHOT.STRIDE", 0], "'shapes_val': TEST.ZERO_SHOT.STRIDE is 0"),
