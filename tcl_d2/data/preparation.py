@@ -58,7 +58,7 @@ class Preparation:
         names = ", ".join(self.downloads)
         sources = f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {names}"
         parser.add_argument("--source", type=Path, nargs="+", metavar="PATH", help=sources)
-        parser.add_argument("--processes", type=_positive, default=os.cpu_count())
+        parser.add_argument("--processes", type=int, default=os.cpu_count())
         parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
         parser.set_defaults(benchmarks=self.benchmarks)
         if self.add_options:
@@ -82,12 +82,6 @@ class Preparation:
                     f"{error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
                     f"with --source. They are to be had at {self.page}"
                 ) from None
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 # -------------------------------------------------------------------------------------- bringing files into place

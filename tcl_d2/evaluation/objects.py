@@ -1,9 +1,10 @@
 """Detectron2's own evaluators of objects, on the images that were segmented: box and mask AP, and panoptic quality."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -93,7 +94,8 @@ class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
         for name, key in (("images", "id"), ("annotations", "image_id")):
             dataset[name] = [entry for entry in dataset[name] if entry[key] in image_ids]
         self._lvis_api._create_index()
-        with _numpy_with_float():
+        # lvis 0.5.3, the last release, uses np.float, which NumPy 1.24 has removed
+        with patch.object(np, "float", float, create=True):
             super()._eval_predictions(predictions)
 
 
@@ -108,19 +110,6 @@ class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
         with PathManager.open(input_per_image["pan_seg_file_name"], "rb") as file, Image.open(file) as picture:
             return picture.size[::-1], tuple(output["panoptic_seg"][0].shape)
-
-
-@contextmanager
-def _numpy_with_float() -> Iterator[None]:
-    """Restore np.float, removed in NumPy 1.24, for lvis 0.5.3 (the last release)."""
-    if hasattr(np, "float"):
-        yield
-        return
-    np.float = float
-    try:
-        yield
-    finally:
-        del np.float
 
 
 def _image_ids(predictions: list[dict]) -> list[int]:

@@ -164,7 +164,7 @@ def test_same_seed_gives_the_same_losses(cfg):
 
 def test_log_has_every_loss_and_learned_scalar(cfg):
     trainer = Trainer(cfg)
-    next(hook for hook in trainer._hooks if isinstance(hook, LearnedScalars)).period = 1
+    next(hook for hook in trainer._hooks if isinstance(hook, LearnedScalars)).PERIOD = 1
     trainer.train()
     losses = {f"loss_{name}" for name in ("tcl_image", "tcl_feature", "area_pos", "area_neg", "tv_image", "tv_mask")}
     learned = {f"learned/{name}" for name in ("sim2mask.w", "sim2mask.b", "losses.ImageTCLLoss.logit_scale")}

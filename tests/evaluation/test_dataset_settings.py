@@ -10,7 +10,6 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.training_data import check_training_data
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings, words_from_config
 from tcl_d2.evaluation.evaluation_pass import group_by_images
-from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.words.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
@@ -234,7 +233,7 @@ def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
             raise KeyboardInterrupt
         return forward(inputs)
 
-    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr("tcl_d2.evaluation.progress.PERIOD", 0.0)  # save after every image
     monkeypatch.setattr(model, "forward", stop_later)
     with pytest.raises(KeyboardInterrupt):
         Trainer.test(cfg, model)

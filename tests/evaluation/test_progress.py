@@ -126,7 +126,7 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
     """Stopped in the second pass; datasets of one pass that were saved at different moments count no image twice."""
     cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
-    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr("tcl_d2.evaluation.progress.PERIOD", 0.0)  # save after every image
     whole = Trainer.test(cfg, model)
     seen, forward = [], model.forward
 

@@ -162,7 +162,8 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
 
     Raises:
         FileNotFoundError: there is no classes.txt.
-        ValueError: classes.txt is not as read_class_words needs it, or has more than 255 lines; or the name is taken.
+        AssertionError: the name is taken.
+        ValueError: classes.txt is not as read_class_words needs it.
     """
     name = name or str(folder)
     path = Path(folder).resolve()
@@ -172,13 +173,8 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
             f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
             "same names) and classes.txt (a class a line, in the order of the label values)."
         )
-    if name in DatasetCatalog.list():
-        raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
-
     class_words = read_class_words(words_file)
     classes = class_names(class_words)
-    if len(classes) > 255:
-        raise ValueError(f"Dataset '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
 
     # The background's name is no word to look for; its further words are
     background = classes[0] == BACKGROUND
