@@ -1,6 +1,6 @@
 """The ranges of config keys, the plugin's and Detectron2's own, for configurations and for parts built without one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from operator import attrgetter
@@ -29,7 +29,8 @@ class Range:
     length: int | None = None
 
     def __contains__(self, value: object) -> bool:
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        # Lists of a LazyConfig are sequences of omegaconf's own
+        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return len(values) > 0 and self.length in (None, len(values)) and all(map(self._has, values))
 
     def _has(self, value: object) -> bool:
