@@ -16,7 +16,7 @@ from PIL import Image
 
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.data.pairs.mapper import read_caption, read_image
-from tcl_d2.data.pairs.stream import ImageTextStream, SkipCounter
+from tcl_d2.data.pairs.stream import ImageTextStream, SkipCounter, WorkerIterator
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import TCL
 from tests import running
@@ -76,7 +76,7 @@ def test_broken_share_of_samples(tmp_path, share, monkeypatch):
     rows, reasons, good = write_shards(tmp_path, share)
     counted = Counter()
     monkeypatch.setattr(SkipCounter, "add", lambda self, reason, message: counted.update([reason]))
-    one_pass = list(islice(ImageTextStream("t", rows, mapper, 20, 0), len(good)))
+    one_pass = list(islice(WorkerIterator(ImageTextStream("t", rows, mapper, 20, 0), 0, 1), len(good)))
     assert set(one_pass) == good and counted <= reasons  # those after the last good one are not met yet
     assert sum(reasons.values()) - sum(counted.values()) <= 20
 
@@ -90,7 +90,7 @@ def test_tar_cut_anywhere(tmp_path):
         ends = [member.offset_data + member.size for member in file if member.name.endswith("txt")]
     for place in random.Random(0).sample(range(len(whole)), 60):
         Path(rows[0]["shard"]).write_bytes(whole[:place])
-        captions = set(islice(ImageTextStream("t", rows, mapper, 4, 0), 40))
+        captions = set(islice(WorkerIterator(ImageTextStream("t", rows, mapper, 4, 0), 0, 1), 40))
         num_whole = len([end for end in ends if end <= place])
         assert {f"caption {n}" for n in (*range(num_whole), *range(10, 20))} <= captions, place
         assert captions <= {f"caption {n}" for n in range(20)}
@@ -100,7 +100,7 @@ def test_tar_cut_anywhere(tmp_path):
 @pytest.mark.parametrize("replace", [None, Path.mkdir])
 def test_shard_vanishes(tmp_path, replace, caplog):
     rows, _, good = write_shards(tmp_path, 0, shards=3, size=10)
-    stream = iter(ImageTextStream("t", rows, mapper, 4, 0))
+    stream = WorkerIterator(ImageTextStream("t", rows, mapper, 4, 0), 0, 1)
     first = list(islice(stream, 30))
     gone = Path(rows[0]["shard"])
     gone.unlink()

@@ -168,7 +168,7 @@ def test_missing_data_and_weights_are_named_at_once(tmp_path):
         (["DATASETS.TRAIN", "()", "MODEL.DEVICE", "gpu"], ["DATASETS.TRAIN is empty", "MODEL.DEVICE is 'gpu'"]),
         (["MODEL.DEVICE", "cuda:x"], ["MODEL.DEVICE is 'cuda:x'"]),
         (["--eval-only", "DATASETS.TEST", "(2012,)"], ["2012 is no name of a dataset"]),
-        (["TEST.EXPECTED_RESULTS", "[['average', 'mIoU', 40]]"], ["cannot start", "EXPECTED_RESULTS has ['average',"]),
+        (["TEST.EXPECTED_RESULTS", "[['average', 'mIoU', 40]]"], ["cannot start", "EXPECTED_RESULTS is ['average',"]),
         (["--num-machines", "2"], ["--dist-url tcp://HOST:PORT"]),
     ],
 )

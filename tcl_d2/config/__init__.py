@@ -15,6 +15,5 @@ __all__ = [
     "find_config_file",
     "load_config",
     "merge_options",
-    "missing_keys",
     "tcl_keys",
 ]

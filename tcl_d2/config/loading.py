@@ -14,7 +14,7 @@ from fvcore.common.config import BASE_KEY
 
 from ..assets import get_config_file, list_configs
 from ..utils.downloads import PathManager
-from ..utils.errors import named
+from ..utils.errors import expect, named
 from ..utils.imports import import_code
 from .keys import add_tcl_config
 
@@ -96,10 +96,8 @@ def dataset_config(cfg: CN, dataset_name: str) -> CN:
     """
     key = f"TEST.ZERO_SHOT.BY_DATASET.{dataset_name}"
     options = cfg.TEST.ZERO_SHOT.BY_DATASET.get(dataset_name, [])
-    if not isinstance(options, (list, tuple)):
-        raise ValueError(
-            f"{key} is {options!r}; expected a list of KEY, VALUE pairs, such as [INPUT.MIN_SIZE_TEST, 336]"
-        )
+    expected = "a list of KEY, VALUE pairs, such as [INPUT.MIN_SIZE_TEST, 336]"
+    expect(isinstance(options, (list, tuple)), key, repr(options), expected)
     fixed = [key for key in options[::2] if not str(key).startswith(_KEYS_BY_DATASET) or key in _KEYS_OF_ALL_DATASETS]
     if fixed:
         raise ValueError(

@@ -104,11 +104,9 @@ def _check_dataset(name: str, use: str | None) -> None:
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
-    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", TRAIN_ONLY_TYPE)
-    may_be_pairs = evaluator_type == TRAIN_ONLY_TYPE
-    may_be_trained_on = may_be_pairs or is_labeled(name)
+    may_be_pairs = MetadataCatalog.get(name).get("evaluator_type", TRAIN_ONLY_TYPE) == TRAIN_ONLY_TYPE
     is_benchmark = not may_be_pairs and has_classes(name)
-    fits = {None: True, TRAIN_ONLY_TYPE: may_be_trained_on, EVALUATOR_TYPE: is_benchmark}
+    fits = {None: True, TRAIN_ONLY_TYPE: may_be_pairs or is_labeled(name), EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
 

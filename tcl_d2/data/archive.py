@@ -63,20 +63,15 @@ def list_archive(name: str) -> list[list[str]]:
         raise FileNotFoundError(
             f"'{name}' is no archive of images: expected a folder, shards (.tar), or a registered dataset"
         )
-    _check_shards(name, shards)
-    starts = range(0, len(images), IMAGES_PER_PART)
-    return [[shard] for shard in shards] + [images[start : start + IMAGES_PER_PART] for start in starts]
-
-
-def _check_shards(name: str, shards: Sequence[str]) -> None:
-    """Check that all shards are on this disk; errors as list_archive's."""
-    remote = [shard for shard in shards if is_remote(shard)]
-    if remote:
+    if remote := list(filter(is_remote, shards)):
         raise ValueError(
             f"'{name}' has shards that are not on this disk, such as {remote[0]}: images of an archive are read again "
             "for each word, so download them first"
         )
     check_files(map(Path, shards), f"shards of '{name}'")
+
+    starts = range(0, len(images), IMAGES_PER_PART)
+    return [[shard] for shard in shards] + [images[start : start + IMAGES_PER_PART] for start in starts]
 
 
 def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:

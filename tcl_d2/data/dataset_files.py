@@ -3,11 +3,13 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 
 from ..assets import FolderHandler
+from ..utils.errors import named
 from ..utils.files import leads_back, path_within
 from ..utils.images import IMAGE_SUFFIXES, is_leftover
 
@@ -21,6 +23,17 @@ def datasets_root() -> Path:
 
 PREFIX = "datasets://"  # of files below DETECTRON2_DATASETS as it is when a file is read
 PathManager.register_handler(FolderHandler(PREFIX, datasets_root))
+
+
+@contextmanager
+def loading(dataset_name: str, prepare: str) -> Iterator[None]:
+    """Name a dataset in errors; of missing files, also say where they were looked for and how to get them."""
+    with named(f"Dataset '{dataset_name}'"):
+        try:
+            yield
+        except FileNotFoundError as error:
+            root = f"DETECTRON2_DATASETS={datasets_root()}"
+            raise FileNotFoundError(f"{error}. Looked below {root}. To get it: {prepare}") from None
 
 
 def find_images(images: str) -> dict[str, Path]:

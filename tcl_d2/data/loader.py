@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
@@ -18,36 +19,31 @@ from ..utils.errors import expect
 from ..utils.files import check_shared_memory
 from .labeled import LabeledDatasets, is_labeled, split_batch
 from .pairs.mapper import ImageTextDatasetMapper
-from .pairs.stream import ImageTextStream, Position, count_samples, loader_worker, read_dataset
+from .pairs.stream import ImageTextStream, Position, WorkerIterator, count_samples, loader_worker, read_dataset
 
 
-@dataclass
-class Mixture:
-    """Draws each sample from one of several streams, in proportion to their weights."""
+def mix(
+    streams: Sequence[ImageTextStream],
+    weights: Sequence[float],
+    seed: int,
+    worker: int,
+    num_workers: int,
+    num_drawn: int = 0,
+    positions: Sequence[Position] | None = None,
+) -> Iterator[tuple[dict, list[Position]]]:
+    """Yield a worker's samples, each of a stream drawn in proportion to the weights, and the streams' positions then.
 
-    streams: Sequence[ImageTextStream]
-    weights: Sequence[float]
-    seed: int
-
-    def iterate_worker(
-        self, worker: int, num_workers: int, num_drawn: int = 0, positions: Sequence[Position] | None = None
-    ) -> Iterator[tuple[dict, list[Position]]]:
-        """Yield the samples of a worker, each with the streams' positions after it.
-
-        Args:
-            num_drawn: samples that this worker has drawn before.
-            positions: of the streams after the last of them; None to find them approximately, see ImageTextStream.
-        """
-        rng = random.Random(f"{self.seed} {worker} {num_workers}")
-        indices = range(len(self.streams))
-        counts = Counter(rng.choices(indices, self.weights, k=num_drawn))
-        positions = positions or [None for _ in indices]
-        iterators = [
-            stream.iterate_worker(worker, num_workers, counts[i], positions[i]) for i, stream in enumerate(self.streams)
-        ]
-        while True:
-            (iterator,) = rng.choices(iterators, self.weights)
-            yield next(iterator), [iterator.position for iterator in iterators]
+    Args:
+        num_drawn: samples that this worker has drawn before.
+        positions: of the streams after the last of them; None to find them approximately, see ImageTextStream.
+    """
+    rng = random.Random(f"{seed} {worker} {num_workers}")
+    counts = Counter(rng.choices(range(len(streams)), weights, k=num_drawn))
+    positions = positions or [None] * len(streams)
+    iterators = [WorkerIterator(x, worker, num_workers, counts[i], positions[i]) for i, x in enumerate(streams)]
+    while True:
+        (iterator,) = rng.choices(iterators, weights)
+        yield next(iterator), [iterator.position for iterator in iterators]
 
 
 @dataclass(eq=False)
@@ -59,13 +55,14 @@ class TrainingStream(IterableDataset):
     `positions`.
 
     Attributes:
-        pairs: has no streams if `num_pairs`, in a batch, is 0.
-        labeled: may be None if `num_labeled`, in a batch, is 0.
+        pairs: `mix` with its streams, weights and seed.
+        num_pairs: in a batch; so is num_labeled.
+        labeled: may be None if `num_labeled` is 0.
         num_batches: batches that were drawn before.
         positions: of the streams after the last of them, by worker of this process; None where unknown.
     """
 
-    pairs: Mixture
+    pairs: Callable[..., Iterator[tuple[dict, list[Position]]]]
     num_pairs: int
     labeled: LabeledDatasets | None
     num_labeled: int
@@ -81,7 +78,7 @@ class TrainingStream(IterableDataset):
         batches_before, share = divmod(first_batch, num_workers)
         index, num_indices = comm.get_rank() * num_workers + share, comm.get_world_size() * num_workers
         num_drawn = batches_before * self.num_pairs
-        pairs = self.pairs.iterate_worker(index, num_indices, num_drawn, self.positions[share])
+        pairs = self.pairs(index, num_indices, num_drawn, self.positions[share])
         labeled = iter(())
         if self.num_labeled:
             labeled = iter(self.labeled.stream(self.seed, self.num_batches * self.num_labeled, self.num_labeled))
@@ -100,7 +97,7 @@ class RestartableLoader:
     A Trainer that resumes restarts such a loader, and so draws the samples of an uninterrupted training.
 
     Args:
-        build: returns an endless loader for a seed, a start and positions, and its number of batches before the start.
+        build: returns an endless loader for a seed, a number of batches before it, and positions.
         num_workers: loader processes; 0 for none.
         settings: what decides on samples beside the seed and the start.
     """
@@ -124,7 +121,8 @@ class RestartableLoader:
         if state and state["settings"] == self._settings:
             positions = state["positions"][comm.get_rank()]
         self._positions = [worker and [Position(*position) for position in worker] for worker in positions]
-        self._loader, self._num_batches = self._build(seed, start, self._positions)
+        self._num_batches = start // self._settings["batch"]
+        self._loader = self._build(seed, self._num_batches, self._positions)
 
     def gather_state(self) -> dict:
         """Return the positions of the workers of all processes after the last batch. All processes must call this."""
@@ -190,12 +188,11 @@ def build_image_text_train_loader(
 ) -> RestartableLoader:
     """Build an endless iterable of batches, list[dict] as the mappers give them: first pairs, then labeled images.
 
+    The datasets are mixed in proportion to their numbers of pairs.
+
     Args:
-        names: registered image-text datasets, mixed in proportion to their numbers of pairs.
-        mapper: turns a pair into the model's input, see ImageTextDatasetMapper.
         labeled_ratio: share of labeled images in each process's batch, see split_batch.
         total_batch_size: images in a batch of all processes together.
-        num_workers: loader processes of each training process; 0 for none.
         buffer: samples that each worker holds to draw from.
         seed: the same seed, workers and processes give the same batches on one machine.
         start: images that all processes have drawn before, in whole batches.
@@ -203,19 +200,17 @@ def build_image_text_train_loader(
     Raises:
         ValueError: no datasets, a dataset without samples, or a number out of its range; names the config key.
     """
-    if not names and labeled is None:
-        raise ValueError("DATASETS.TRAIN is empty: name at least one image-text or labeled dataset.")
+    expect(bool(names or labeled), "DATASETS.TRAIN", "empty", "at least one image-text or labeled dataset")
     batch_size = _check_numbers(total_batch_size, num_workers, buffer)
     num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
     datasets = [read_dataset(name) for name in names]
-    sizes = [count_samples(rows) for rows in datasets]
 
-    def build(seed: int, start: int, positions: list) -> tuple[Iterable[list[dict]], int]:
+    def build(seed: int, num_batches: int, positions: list) -> Iterable[list[dict]]:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
-        mixture, num_batches = Mixture(streams, sizes, seed), start // total_batch_size
-        stream = TrainingStream(mixture, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
+        pairs = partial(mix, streams, list(map(count_samples, datasets)), seed)
+        stream = TrainingStream(pairs, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
         options = {"total_batch_size": total_batch_size, "num_workers": num_workers, "seed": seed}
-        return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options), num_batches
+        return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options)
 
     settings = {"datasets": list(names), "buffer": buffer, "batch": total_batch_size, "labeled": num_labeled}
     return RestartableLoader(build, num_workers, settings, seed, start)

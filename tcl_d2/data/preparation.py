@@ -21,7 +21,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from ..utils.errors import list_problems
+from ..utils.errors import list_problems, one_message
 from ..utils.files import check_shared_memory, path_within, replacing
 from ..utils.images import BrokenSample, as_array, is_leftover, read_image
 from ..utils.locks import locked_folder
@@ -58,7 +58,7 @@ class Preparation:
         names = ", ".join(self.downloads)
         sources = f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {names}"
         parser.add_argument("--source", type=Path, nargs="+", metavar="PATH", help=sources)
-        parser.add_argument("--processes", type=_positive, default=os.cpu_count())
+        parser.add_argument("--processes", type=int, default=os.cpu_count())
         parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
         parser.set_defaults(benchmarks=self.benchmarks)
         if self.add_options:
@@ -70,27 +70,18 @@ class Preparation:
         root = datasets_root()
         args.source = args.source or [root / name for name in self.downloads if (root / name).exists()]
 
-        try:
-            check_shared_memory(SHARED_MEMORY)
-            if not args.check:
-                with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
-                    self.prepare(args)
-            sys.exit(0 if check(args.benchmarks, args.processes) else 1)
-        except FileNotFoundError as error:
-            sys.exit(
-                f"error: {error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
-                f"with --source. They are to be had at {self.page}"
-            )
-        except (OSError, ValueError) as error:
-            sys.exit(f"error: {error}")
-        except KeyboardInterrupt:
-            sys.exit("stopped; the same command goes on from here")
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+        with one_message(OSError, ValueError):
+            try:
+                check_shared_memory(SHARED_MEMORY)
+                if not args.check:
+                    with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
+                        self.prepare(args)
+                sys.exit(0 if check(args.benchmarks, args.processes) else 1)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
+                    f"with --source. They are to be had at {self.page}"
+                ) from None
 
 
 # -------------------------------------------------------------------------------------- bringing files into place

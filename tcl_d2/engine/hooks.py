@@ -46,11 +46,10 @@ class UnfreezeHook(HookBase):
 class LearnedScalars(HookBase):
     """Logs every scalar: Sim2Mask's w and b, the decoder's gates and the losses' scales."""
 
-    def __init__(self, period: int = 20):
-        self.period = period
+    PERIOD = 20  # iterations, as of Detectron2's writers
 
     def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self.period == 0:
+        if (self.trainer.iter + 1) % self.PERIOD == 0:
             parameters = trained_parameters(unwrap_ddp(self.trainer.model))
             scalars = {f"learned/{name}": p.item() for name, p in parameters.items() if is_scalar(p)}
             self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
@@ -123,7 +122,6 @@ class StopOnSignal(HookBase):
 
     def __init__(self, catcher: SignalCatcher):
         self.catcher = catcher
-        self._message = ""
 
     def after_step(self) -> None:
         number = all_reduce_max(self.catcher.number, next(self.trainer.model.parameters()).device)
@@ -131,11 +129,7 @@ class StopOnSignal(HookBase):
             return
 
         save_now(self.trainer)
-        iteration = self.trainer.iter
         name = signal.Signals(number).name
-        self._message = f"Stopped by {name} after iteration {iteration}, with a checkpoint; --resume goes on from it"
+        message = "Stopped by %s after iteration %d, with a checkpoint; --resume goes on from it"
+        logger.info(message, name, self.trainer.iter)
         sys.exit(128 + number)
-
-    def after_train(self) -> None:
-        if self._message:  # last, below the messages of the other hooks
-            logger.info(self._message)

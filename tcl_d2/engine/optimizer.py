@@ -10,6 +10,7 @@ from torch import nn
 from ..config import check_ranges
 from ..modeling import FrozenDualEncoder
 from ..modeling.scalars import is_scalar
+from ..utils.errors import expect
 
 
 class FullModelClippedAdamW(torch.optim.AdamW):
@@ -74,9 +75,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     check_ranges(cfg)
     groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
     clip = cfg.SOLVER.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be 'full_model' (total norm), not '{clip.CLIP_TYPE}'.")
-
+    is_total = not clip.ENABLED or clip.CLIP_TYPE == "full_model"
+    expect(is_total, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, "full_model, the total norm")
     return FullModelClippedAdamW(
         groups,
         max_norm=clip.CLIP_VALUE if clip.ENABLED else 0.0,

@@ -73,7 +73,8 @@ class NanSafeAMPTrainer(AMPTrainer):
             return bad_losses
         if self.grad_scaler.is_enabled():  # it looks itself for gradients that overflow
             return []
-        return [] if torch.isfinite(self._gradient_norm()) else ["the gradient"]
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [] if torch.nn.utils.get_total_norm(gradients).isfinite() else ["the gradient"]
 
     def _skip(self, bad_names: list[str], batched_inputs: list[dict]) -> None:
         """Count and log a step that does not change the model."""
@@ -90,18 +91,13 @@ class NanSafeAMPTrainer(AMPTrainer):
         if self.grad_scaler.get_scale() < scale:
             logger.info("float16 overflow: step left out, the loss scale is now %g", self.grad_scaler.get_scale())
 
-    def _gradient_norm(self) -> Tensor:
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
-
 
 def training_precision(cfg: CfgNode) -> torch.dtype | None:
     """Return the dtype of autocast in training, None for none; ValueError if SOLVER.AMP.DTYPE does not fit."""
     if not cfg.SOLVER.AMP.ENABLED:
         return None
 
-    dtypes = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     check_values("SOLVER.AMP", DTYPE=cfg.SOLVER.AMP.DTYPE)
     if cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ValueError("SOLVER.AMP.DTYPE float16 needs a GPU; on a CPU take bfloat16, or SOLVER.AMP.ENABLED False.")
-    return dtypes[cfg.SOLVER.AMP.DTYPE]
+    return getattr(torch, cfg.SOLVER.AMP.DTYPE)

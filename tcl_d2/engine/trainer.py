@@ -25,6 +25,7 @@ from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings,
 from ..evaluation.report import report_results
 from ..runs.processes import unwrap_ddp, wrap_ddp
 from ..runs.signals import SignalCatcher
+from ..utils.errors import expect
 from .hooks import (
     BestAverageCheckpointer,
     KeepDataState,
@@ -46,8 +47,7 @@ def check_schedule(cfg: CfgNode) -> None:
     """Raise a ValueError, which names the key, if the numbers do not make a training."""
     check_ranges(cfg)
     warmup, total = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
-    if warmup >= total:
-        raise ValueError(f"SOLVER.WARMUP_ITERS ({warmup}) must be less than SOLVER.MAX_ITER ({total}).")
+    expect(warmup < total, "SOLVER.WARMUP_ITERS", warmup, f"less than SOLVER.MAX_ITER ({total})")
 
 
 class Trainer(DefaultTrainer):
@@ -261,11 +261,8 @@ def _by_dataset(
     """Return the given evaluators by dataset; ValueError if their numbers differ."""
     if isinstance(evaluators, DatasetEvaluator):
         evaluators = [evaluators]
-    if len(evaluators) != len(dataset_names):
-        raise ValueError(
-            f"There are {len(evaluators)} evaluators for the {len(dataset_names)} datasets of DATASETS.TEST; expected "
-            "one for each."
-        )
+    expected = f"{len(dataset_names)}, one for each of DATASETS.TEST"
+    expect(len(evaluators) == len(dataset_names), "the number of evaluators", len(evaluators), expected)
     return dict(zip(dataset_names, evaluators))
 
 

@@ -10,7 +10,7 @@ from ..data.labeled import split_batch
 from ..evaluation.dataset_settings import build_identify
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
-from ..utils.errors import named
+from ..utils.errors import expect, named
 from ..words.vocabulary import dataset_vocabulary
 
 
@@ -29,25 +29,20 @@ def check_training_data(cfg: CfgNode) -> None:
         _check_sizes(cfg)
         _check_words(cfg, labeled)
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    if issubclass(model, GroupViT) and cfg.SOLVER.IMS_PER_BATCH == 1:
-        raise ValueError("SOLVER.IMS_PER_BATCH is 1, but GroupViT contrasts the pairs of a batch; expected at least 2")
     if issubclass(model, TCL):
         _check_heads(cfg, labeled, has_captions)
-    elif issubclass(model, GroupViT) and labeled:
-        raise ValueError(
-            f"DATASETS.TRAIN names the labeled dataset '{labeled[0]}', but {model.__name__} learns from captions alone."
-        )
+    elif issubclass(model, GroupViT):
+        size = cfg.SOLVER.IMS_PER_BATCH
+        expect(size > 1, "SOLVER.IMS_PER_BATCH", size, "at least 2: GroupViT contrasts the pairs of a batch")
+        expect(not labeled, "DATASETS.TRAIN", labeled, f"captions alone, which {model.__name__} learns from")
 
 
 def _check_sizes(cfg: CfgNode) -> None:
     """Raise a ValueError for sizes to which no labeled image can be resized."""
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     is_range = len(sizes) == 2 and sizes[0] <= sizes[1]
-    if not sizes or min(sizes) < 0 or (sampling == "range" and not is_range):
-        raise ValueError(
-            f"INPUT.MIN_SIZE_TRAIN is {sizes}; expected the least and the greatest short side in pixels, or any number "
-            'of them with INPUT.MIN_SIZE_TRAIN_SAMPLING "choice"'
-        )
+    expected = "the least and the greatest short side in pixels, or any with INPUT.MIN_SIZE_TRAIN_SAMPLING choice"
+    expect(sampling != "range" or is_range, "INPUT.MIN_SIZE_TRAIN", sizes, expected)
 
 
 def _check_words(cfg: CfgNode, labeled: list[str]) -> None:

@@ -12,6 +12,8 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from ..utils.imports import import_optional
 
+_WINDOW_SIZE = 20  # iterations over which losses are smoothed, as in Detectron2's writers
+
 
 def import_wandb() -> ModuleType:
     """Import the package; RuntimeError where it is missing."""
@@ -25,11 +27,10 @@ class WandbWriter(EventWriter, HookBase):
     and WANDB_NAME, is left to wandb's own environment variables.
     """
 
-    def __init__(self, cfg: CfgNode, window_size: int = 20):
-        """Choose a new run, with losses smoothed over `window_size` iterations as in Detectron2's writers."""
+    def __init__(self, cfg: CfgNode):
+        """Choose a new run."""
         self._wandb = import_wandb()
         self._cfg = cfg
-        self._window_size = window_size
         self._run_id = uuid.uuid4().hex
         self._last_write = -1
         self._run = None
@@ -67,7 +68,7 @@ class WandbWriter(EventWriter, HookBase):
         # Gather new values by iteration
         storage = get_event_storage()
         values = defaultdict(dict)
-        for name, (value, iteration) in storage.latest_with_smoothing_hint(self._window_size).items():
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(_WINDOW_SIZE).items():
             if iteration > self._last_write:
                 values[iteration][name] = value
         for name, picture, iteration in storage._vis_data:  # TensorBoard's writer, which comes later, clears it

@@ -151,8 +151,10 @@ class OperatorCounter(TorchDispatchMode):
         formula = FORMULAS.get(operator.overloadpacket)
         if formula is not None:
             output = result[0] if isinstance(result, tuple) else result  # attention gives its statistics too
-            is_sparse = args[0].layout is torch.sparse_csr
-            flops = _sparse_flops(*args) if is_sparse else formula(*args, **(kwargs or {}), out_val=output) // 2
+            if args[0].layout is torch.sparse_csr:  # each entry times the columns of the other matrix
+                flops = args[0].values().numel() * args[1].shape[-1]
+            else:
+                flops = formula(*args, **(kwargs or {}), out_val=output) // 2
             self.total.update(flops=flops, activations=output.numel())
             name = operator.overloadpacket.__name__
             self.by_operator["attention" if "attention" in name else name] += flops
@@ -174,15 +176,9 @@ class OperatorCounter(TorchDispatchMode):
         return counted
 
 
-def _sparse_flops(matrix: Tensor, columns: Tensor) -> int:
-    """Count a product with a sparse matrix: each of its entries times the columns of the other one."""
-    return matrix.values().numel() * columns.shape[-1]
-
-
 # Torch's formulas, which count a multiplication and its addition as two; they lack the CPU's attention
+_ATEN = torch.ops.aten
 FORMULAS = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        torch.ops.aten._scaled_dot_product_flash_attention
-    ],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
 }

@@ -33,18 +33,15 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
 
 def check_class_indices(labels: Tensor, num_classes: int, name: str) -> None:
     """Raise a ValueError, which begins with `name`, unless labels are integers [H, W] in 0..num_classes."""
-    if not isinstance(labels, Tensor):
-        raise ValueError(f"{name} is of the type {type(labels).__name__}; expected a tensor of integers [H, W].")
-    if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}; expected integers [H, W].")
+    is_tensor = isinstance(labels, Tensor)
+    if not is_tensor or labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
+        given = f"{labels.dtype} {list(labels.shape)}" if is_tensor else f"of the type {type(labels).__name__}"
+        raise ValueError(f"{name} is {given}; expected a tensor of integers [H, W].")
 
-    if labels.numel():
-        for value in map(int, labels.long().aminmax()):
-            if not 0 <= value <= num_classes:
-                raise ValueError(
-                    f"{name} has the value {value}; expected the index of one of {num_classes} classes, or "
-                    f"{num_classes} for no class."
-                )
+    for value in map(int, labels.long().aminmax() if labels.numel() else ()):
+        if not 0 <= value <= num_classes:
+            expected = f"the index of one of {num_classes} classes, or {num_classes} for no class"
+            raise ValueError(f"{name} has the value {value}; expected {expected}.")
 
 
 def class_iou(confusion_matrix: np.ndarray) -> np.ndarray:
@@ -100,10 +97,8 @@ def overall_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "-" not in name}
 
 
-def most_confused(
-    matrix: np.ndarray, class_names: Sequence[str], similarity: np.ndarray | None = None, count: int = 10
-) -> list[dict]:
-    """List the pairs of classes with the most pixels of the first taken for the second, the most confused first.
+def most_confused(matrix: np.ndarray, class_names: Sequence[str], similarity: np.ndarray | None = None) -> list[dict]:
+    """List the 10 pairs of classes with the most pixels of the first taken for the second, the most confused first.
 
     Args:
         matrix: numbers of pixels [K, K + 1] or [K, K].
@@ -114,7 +109,7 @@ def most_confused(
     names = [*class_names, NO_CLASS]
 
     rows = []
-    for index in np.argsort(-errors, axis=None)[:count]:
+    for index in np.argsort(-errors, axis=None)[:10]:
         truth, predicted = np.unravel_index(index, errors.shape)
         pixels = int(errors[truth, predicted])
         if pixels:

@@ -9,7 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config import check_ranges, dataset_config
 from ..modeling.encoders.text import WordReader
-from ..utils.errors import named
+from ..utils.errors import expect, named
 from ..words.datasets import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..words.files import RELEASES, read_dataset_words, released_words
 from ..words.parsing import class_names
@@ -48,11 +48,8 @@ def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None
 
 def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
     """Check the settings and words of each dataset; ValueError or OSError names the dataset and the problem."""
-    unknown = set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list())
-    if unknown:
-        raise ValueError(
-            f"TEST.ZERO_SHOT.BY_DATASET names datasets that are not registered: {', '.join(sorted(unknown))}"
-        )
+    unknown = sorted(set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list()))
+    expect(not unknown, "TEST.ZERO_SHOT.BY_DATASET", f"for {', '.join(unknown)}", "names of registered datasets")
     for name in dataset_names:
         if name not in DatasetCatalog.list():
             continue

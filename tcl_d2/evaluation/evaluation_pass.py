@@ -1,20 +1,18 @@
 """Evaluation of datasets: those with the same images share one pass, in which each image is segmented once."""
 
-import datetime
 import logging
-import math
 import signal
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
-from detectron2.utils.logger import log_every_n_seconds, log_first_n
+from detectron2.utils.logger import log_first_n
 from torch import nn
 
 from ..config import dataset_config
@@ -184,50 +182,36 @@ def _request(evaluators: Evaluators) -> dict[str, bool]:
     return {"labels_only": "sem_seg" not in outputs, **dict.fromkeys(outputs & set(OUTPUTS), True)}
 
 
+@dataclass
 class RemainingImages:
     """Batches of the images that are left to do, without broken ones; a signal ends the run with its progress saved.
 
     Attributes:
+        file_names: the images that are left.
+        request: goes into the input of each image.
+        skipped: each counts the images that BenchmarkMapper could not read.
+        evaluators: save their progress when a signal stops the run.
         num_images: images that this process has given or skipped.
     """
 
-    def __init__(
-        self,
-        loader: Iterable[list[dict]],
-        file_names: Collection[str],
-        request: Mapping[str, object],
-        skipped: Collection[SkippedImages] = (),
-        evaluators: Collection[ZeroShotSemSegEvaluator] = (),
-    ):
-        """Wrap a loader.
-
-        Args:
-            file_names: the images that are left.
-            request: goes into the input of each image.
-            skipped: each counts the images that BenchmarkMapper could not read.
-            evaluators: save their progress when a signal stops the run.
-        """
-        self.loader = loader
-        self.file_names = file_names
-        self.request = request
-        self.skipped = skipped
-        self.evaluators = evaluators
-        self.num_images = 0
+    loader: Iterable[list[dict]]
+    file_names: Collection[str]
+    request: Mapping[str, object]
+    skipped: Collection[SkippedImages]
+    evaluators: Collection[ZeroShotSemSegEvaluator]
+    num_images: int = 0
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        start = time.perf_counter()
         with SignalCatcher() as catcher:
             for batch in self.loader:
                 remaining = [row for row in batch if row["file_name"] in self.file_names]
                 readable = self._drop_broken(remaining) if self.skipped else remaining
                 if readable:
                     yield [{**row, **self.request} for row in readable]
-                if remaining:
-                    self.num_images += len(remaining)
-                    self._log_progress(time.perf_counter() - start)
+                self.num_images += len(remaining)
                 if catcher.number:
                     self._stop(catcher.number)
 
@@ -237,14 +221,6 @@ class RemainingImages:
                 for skipped in self.skipped:
                     skipped.add(row["file_name"], row["error"])
         return [row for row in rows if "error" not in row]
-
-    def _log_progress(self, seconds: float) -> None:
-        # Detectron2's own log counts batches
-        total = math.ceil(len(self.file_names) / comm.get_world_size())
-        left = datetime.timedelta(seconds=round(seconds / self.num_images * max(0, total - self.num_images)))
-        speed = self.num_images / seconds
-        message = f"{self.num_images} of {total} images done, {speed:.1f} a second; {left} left"
-        log_every_n_seconds(logging.INFO, message, n=5, name=__name__)
 
     def _stop(self, number: int) -> None:
         for evaluator in self.evaluators:

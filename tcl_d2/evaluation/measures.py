@@ -10,6 +10,7 @@ from detectron2.evaluation import SemSegEvaluator
 from fvcore.common.registry import Registry
 from torch import Tensor
 
+from ..utils.errors import expect
 from ..utils.imports import import_optional
 from .confusion import by_class, class_iou, confusion_matrix, most_confused
 from .similarity import read_similarity
@@ -61,11 +62,9 @@ def check_measures(cfg: CfgNode) -> None:
             known = ", ".join(known for known, _ in MEASURE_REGISTRY)
             raise ValueError(f"TEST.ZERO_SHOT.MEASURES has '{name}'; expected names of {known}.")
 
-    if test.SIMILARITY and not any(MEASURE_REGISTRY.get(name).needs_similarity for name in test.MEASURES):
-        raise ValueError(
-            f"TEST.ZERO_SHOT.SIMILARITY is '{test.SIMILARITY}', but no measure of TEST.ZERO_SHOT.MEASURES needs it: "
-            "add SoftIoU or ConfusedPairs, or leave it empty."
-        )
+    is_needed = any(MEASURE_REGISTRY.get(name).needs_similarity for name in test.MEASURES)
+    expected = "'', for no measure of TEST.ZERO_SHOT.MEASURES needs it, as SoftIoU and ConfusedPairs do"
+    expect(is_needed or not test.SIMILARITY, "TEST.ZERO_SHOT.SIMILARITY", f"'{test.SIMILARITY}'", expected)
 
 
 def build_measures(cfg: CfgNode, dataset_name: str) -> list[Measure]:
@@ -167,22 +166,19 @@ class BoundaryIoU(BoundaryMeasure):
     Its metrics are boundary_mIoU and, by Detectron2's names, BoundaryIoU-<class> and min(IoU, B-Iou)-<class>.
     """
 
-    _MAX_CLASSES = 254  # labels are uint8, and one value is for ignored pixels
-
     def __init__(self, class_names: Sequence[str]):
         super().__init__(class_names)
-        if len(class_names) > self._MAX_CLASSES:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.MEASURES BoundaryIoU is, as in Detectron2, for at most {self._MAX_CLASSES} classes; "
-                f"there are {len(class_names)}. ClassBoundaryIoU is for any number."
-            )
+        # Labels are uint8, and one value is for ignored pixels
+        expected = f"ClassBoundaryIoU for {len(class_names)} classes: as in Detectron2, it is for at most 254"
+        expect(len(class_names) <= 254, "TEST.ZERO_SHOT.MEASURES", "BoundaryIoU", expected)
 
     def empty_statistics(self) -> dict[str, np.ndarray]:
         num_classes = len(self.class_names)
         return {"boundary_confusion_matrix": np.zeros((num_classes, num_classes + 1), np.int64)}
 
     def update_statistics(self, statistics: Mapping[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
-        boundaries = [torch.from_numpy(mask_to_boundary(_as_uint8(labels))) for labels in (prediction, label)]
+        maps = [labels.byte().cpu().numpy() for labels in (prediction, label)]
+        boundaries = [torch.from_numpy(mask_to_boundary(labels)) for labels in maps]
         statistics["boundary_confusion_matrix"] += confusion_matrix(*boundaries, len(self.class_names)).numpy()
 
     def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -227,7 +223,3 @@ class ClassBoundaryIoU(BoundaryMeasure):
             "class_boundary_mIoU": 100 * np.nanmean(iou),
             **by_class("class_boundary_IoU", self.class_names, iou),
         }
-
-
-def _as_uint8(labels: Tensor) -> np.ndarray:
-    return labels.cpu().numpy().astype(np.uint8)

@@ -1,9 +1,10 @@
 """Detectron2's own evaluators of objects, on the images that were segmented: box and mask AP, and panoptic quality."""
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -20,6 +21,7 @@ from PIL import Image
 
 from ..data.benchmarks import read_annotations
 from ..utils.downloads import PathManager
+from ..utils.errors import expect
 from ..utils.imports import import_optional
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
@@ -92,7 +94,8 @@ class LVISImagesEvaluator(_CheckedEvaluator, LVISEvaluator):
         for name, key in (("images", "id"), ("annotations", "image_id")):
             dataset[name] = [entry for entry in dataset[name] if entry[key] in image_ids]
         self._lvis_api._create_index()
-        with _numpy_with_float():
+        # lvis 0.5.3, the last release, uses np.float, which NumPy 1.24 has removed
+        with patch.object(np, "float", float, create=True):
             super()._eval_predictions(predictions)
 
 
@@ -109,19 +112,6 @@ class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
             return picture.size[::-1], tuple(output["panoptic_seg"][0].shape)
 
 
-@contextmanager
-def _numpy_with_float() -> Iterator[None]:
-    """Restore np.float, removed in NumPy 1.24, for lvis 0.5.3 (the last release)."""
-    if hasattr(np, "float"):
-        yield
-        return
-    np.float = float
-    try:
-        yield
-    finally:
-        del np.float
-
-
 def _image_ids(predictions: list[dict]) -> list[int]:
     return sorted({prediction["image_id"] for prediction in predictions})
 
@@ -131,8 +121,5 @@ def check_panoptic(cfg: CfgNode, dataset_name: str) -> None:
     source = "git+https://github.com/cocodataset/panopticapi.git"  # it is not on PyPI
     import_optional("panopticapi", f"the evaluation of '{dataset_name}'", source)
     for key in ("MAX_IMAGES", "SKIP_BROKEN"):
-        if cfg.TEST.ZERO_SHOT[key]:
-            raise ValueError(
-                f"TEST.ZERO_SHOT.{key} is {cfg.TEST.ZERO_SHOT[key]}, but panoptic quality needs all images of "
-                f"'{dataset_name}': leave it at its default"
-            )
+        value, expected = cfg.TEST.ZERO_SHOT[key], f"its default: panoptic quality needs all images of '{dataset_name}'"
+        expect(not value, f"TEST.ZERO_SHOT.{key}", value, expected)

@@ -15,6 +15,7 @@ from ..utils.files import replacing, stat_file
 
 logger = logging.getLogger(__name__)
 Statistics = Mapping[str, np.ndarray]
+PERIOD = 30.0  # seconds between writes
 _PREFIX = "statistics."
 
 
@@ -26,18 +27,16 @@ class EvaluationProgress:
         statistics: sums over these images, arrays by name.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, resume: bool, period: float = 30.0):
+    def __init__(self, folder: Path, fingerprint: str, resume: bool):
         """Choose where to keep the progress; `restore` reads an earlier one.
 
         Args:
             fingerprint: of all that results depend on; files with another one are not used.
             resume: whether to go on from the files in the folder, which are removed otherwise.
-            period: seconds between writes.
         """
         self.folder = folder
         self.fingerprint = fingerprint
         self.resume = resume
-        self.period = period
         self.done: list[str] = []
         self.statistics: dict[str, np.ndarray] = {}
         self._file = folder / f"progress_{comm.get_rank()}.npz"
@@ -91,8 +90,8 @@ class EvaluationProgress:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last time of saving is more than `period` ago."""
-        return time.monotonic() - self._saved > self.period
+        """Whether the last time of saving is more than PERIOD ago."""
+        return time.monotonic() - self._saved > PERIOD
 
     def save(self, statistics: Statistics, done: list[str]) -> None:
         """Write the statistics of this process and the files of its images."""

@@ -17,6 +17,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import print_csv_format, testing
 from tabulate import tabulate
 
+from ..utils.errors import expect
 from ..utils.files import replacing
 from .confusion import overall_metrics
 from .published import PublishedRow, published_for
@@ -151,11 +152,9 @@ def check_expected_results(cfg: CfgNode) -> None:
     """Raise a ValueError for the first row of TEST.EXPECTED_RESULTS that cannot be compared with results."""
     for row in cfg.TEST.EXPECTED_RESULTS:
         is_row = isinstance(row, (list, tuple)) and len(row) == 4
-        if not is_row or not all(isinstance(value, (int, float)) for value in row[2:]):
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS has {row!r}; expected rows of a task, a metric, a value and a tolerance, "
-                "such as ['average', 'mIoU', 37.2, 0.5]"
-            )
+        is_row = is_row and all(isinstance(value, (int, float)) for value in row[2:])
+        expected = "a task, a metric, a value and a tolerance, such as ['average', 'mIoU', 37.2, 0.5]"
+        expect(is_row, "a row of TEST.EXPECTED_RESULTS", repr(row), expected)
 
 
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping]) -> None:

@@ -315,15 +315,10 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             return
 
         names = ", ".join(absent[:_SHOWN]) + (f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else "")
+        classes = f"'{self.dataset_name}': {len(absent)} of {len(self.class_names)} classes"
         paths = [dataset_dict.get("sem_seg_file_name") for dataset_dict in self._dataset_dicts.values()]
-        logger.warning(
-            "'%s': %d of %d classes occur in no label that was evaluated: %s. %s",
-            self.dataset_name,
-            len(absent),
-            len(self.class_names),
-            names,
-            self._label_mapper.describe_masks(list(filter(None, paths))),
-        )
+        masks = self._label_mapper.describe_masks(list(filter(None, paths)))
+        logger.warning("%s occur in no label that was evaluated: %s. %s", classes, names, masks)
 
     def _log(self, metrics: Mapping[str, float], tables: Mapping[str, Sequence[Mapping]]) -> None:
         rows = [(name, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]) for name in self.class_names]

@@ -71,16 +71,6 @@ def path_within(root: str | Path, name: str, source: object) -> Path:
     return path
 
 
-def check_folder(folder: Path, problem: str) -> None:
-    """Make a folder, and check that files can be written there; OSError has the problem and its reason."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{problem}: {error.strerror}") from None
-
-
 def check_shared_memory(num_bytes: int, advice: str = "") -> None:
     """Check that processes can share this much memory; OSError says what to do.
 
@@ -96,10 +86,17 @@ def check_shared_memory(num_bytes: int, advice: str = "") -> None:
 
 
 def check_output(path: Path) -> None:
-    """Check that a file can be written before its content is made; OSError or ValueError says why not."""
+    """Check that a file can be written before its content is made; OSError or ValueError says why not.
+
+    Its folder is made.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the name of a file")
-    check_folder(path.parent, f"{path} cannot be written")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def unfinished_path(path: Path, pid: int) -> Path:

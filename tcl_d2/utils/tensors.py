@@ -126,7 +126,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise a ValueError for NaN and Inf in a file's weights: such a model gives nonsense without an error."""
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    # The extremes are NaN or Inf if any value is. One pass without a copy: four times as fast as isfinite().all().
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    bad = [name for name, x in floats.items() if not all(extreme.isfinite() for extreme in torch.aminmax(x))]
     if bad:
         raise ValueError(
             f"'{path}' is of no use: {len(bad)} of its {len(tensors)} weights have NaN or Inf, such as {bad[0]}. The "
@@ -176,11 +178,6 @@ def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str
     # QuickGELU goes unsaid, so that the index of an archive stays that of OpenAI's CLIP, which has made it
     digest.update(b"GELU" * sum(isinstance(module, nn.GELU) for module in model.modules()))
     return digest.hexdigest()
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # The extremes are NaN or Inf if any value is. One pass without a copy: four times as fast as isfinite().all().
-    return not tensor.numel() or all(extreme.isfinite() for extreme in torch.aminmax(tensor))
 
 
 def _refuse_text(path: Path) -> None:

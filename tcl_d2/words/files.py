@@ -124,15 +124,13 @@ def check_fits_classes(
     background: bool = False,
     shared_words: bool = False,
 ) -> None:
-    """Check that words are for the classes with these names, in their order; arguments as check_class_words.
+    """Check that checked words are for the classes with these names, in their order; arguments as check_class_words.
 
     With shared words, their order cannot be checked.
 
     Raises:
-        ValueError: see check_class_words; or more or fewer classes than names, or a class has the name of another one
-            among its words.
+        ValueError: more or fewer classes than names, or a class has the name of another one among its words.
     """
-    check_class_words(class_words, source, background, shared_words)
     if len(class_words) != len(names):
         known = {_without_spaces(word) for words in class_words for word in words}
         missing = [name for name in names if _without_spaces(name) not in known]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..utils.errors import expect
 from .parsing import as_vocabulary, is_negative, list_words, split_words, strip_all
 
 SPECIFICITIES = ("word", "synonyms", "parents")  # from specific to general
@@ -21,8 +22,7 @@ def at_specificity(
         ValueError: classes of another type, another specificity, or a "<" that is not between the words of a class and
             those of its parent.
     """
-    if specificity not in SPECIFICITIES:
-        raise ValueError(f"The specificity is '{specificity}'; expected one of {', '.join(SPECIFICITIES)}.")
+    expect(specificity in SPECIFICITIES, "specificity", f"'{specificity}'", f"one of {', '.join(SPECIFICITIES)}")
     entries = split_words(classes) if isinstance(classes, str) else list_words("classes", classes)
     negative = [entry for entry in entries if is_negative(entry)]
     for entry in negative:

@@ -118,9 +118,9 @@ def _list_words(classes: Sequence[ClassWords], shared_words: bool) -> list[tuple
     if isinstance(classes, str) or not classes:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
     words_by_class = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
-    empty = [i for i, words in enumerate(words_by_class) if not words]
-    if empty:
-        raise ValueError(f"Class {empty[0]} of the vocabulary has an empty list of words; give it one at least.")
+    if () in words_by_class:
+        index = words_by_class.index(())
+        raise ValueError(f"Class {index} of the vocabulary has an empty list of words; give it one at least.")
 
     distinct = words_by_class if shared_words else [list(chain.from_iterable(words_by_class))]
     for words in distinct:
@@ -222,15 +222,12 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     if isinstance(words, str) or not words:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {words!r}.")
 
-    blank = [word for word in words if not isinstance(word, str) or not word.strip()]
-    if blank:
-        raise ValueError(f"A vocabulary's words must be texts that are not blank; found {blank[0]!r}.")
-
     for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise ValueError(f"A vocabulary's words must be texts that are not blank; found {word!r}.")
         check_word(word)
-    negative = [word for word in words if is_negative(word)]
-    if negative:
-        raise ValueError(f"'{negative[0]}' stands among other words; negative words are an entry of their own.")
+        if is_negative(word):
+            raise ValueError(f"'{word}' stands among other words; negative words are an entry of their own.")
 
     twice = sorted(word for word, count in Counter(words).items() if count > 1)
     if twice:

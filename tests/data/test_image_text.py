@@ -378,8 +378,8 @@ def test_images_without_a_caption_are_left_out(root, register, caplog):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ((), "no folder .*set. Expected images with a caption in NAME.txt beside each NAME.jpg; shards are"),
-        (("a.txt",), "no images in .*set. Expected images"),
+        ((), "no folder .*set. Looked below .* put a caption in NAME.txt beside each image NAME.jpg; shards are"),
+        (("a.txt",), "no images in .*set. Looked below"),
         (("a.jpg", "b.jpg"), "2 of 2 images have no caption in UTF-8, such as .*set/a.txt"),
         (("a.jpg", "a.png", "a.txt"), "two images have the name 'a'"),
     ],

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from tcl_d2.data.pairs.stream import ImageTextStream
+from tcl_d2.data.pairs.stream import ImageTextStream, WorkerIterator
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
 
@@ -32,8 +32,10 @@ def make_list(size: int) -> list[dict]:
     return [{"file_name": str(i), "captions": [f"caption {i // 10} {i % 10}"]} for i in range(size)]
 
 
-def captions_of(stream: ImageTextStream, count: int, worker: int = 0, num_workers: int = 1) -> list[str]:
-    return [sample["caption"] for sample in islice(stream.iterate_worker(worker, num_workers), count)]
+def captions_of(
+    stream: ImageTextStream, count: int, worker: int = 0, num_workers: int = 1, num_drawn: int = 0
+) -> list[str]:
+    return [sample["caption"] for sample in islice(WorkerIterator(stream, worker, num_workers, num_drawn), count)]
 
 
 def epoch_parts(rows: list[dict], num_workers: int, epoch: int = 0, seed: int = 0) -> list[list[str]]:
@@ -83,8 +85,8 @@ def test_restarts_lose_and_repeat_nothing(tmp_path, distance, num_workers):
         whole = captions_of(ImageTextStream("t", rows, identity, 7, 0), 120 // num_workers, worker, num_workers)
         pieces = []
         for start in range(0, len(whole), distance):
-            stream = ImageTextStream("t", rows, identity, 7, 0, start=start * num_workers)
-            pieces += captions_of(stream, min(distance, len(whole) - start), worker, num_workers)
+            stream = ImageTextStream("t", rows, identity, 7, 0)
+            pieces += captions_of(stream, min(distance, len(whole) - start), worker, num_workers, start)
         assert pieces == whole
         counts.update(whole)
     assert counts == all_captions(6, 10) + all_captions(6, 10)
@@ -106,11 +108,11 @@ def test_an_epoch_is_whole_whatever_the_counts_say(tmp_path, num_workers):
     seen = Counter()
     for worker in range(num_workers):
         stream = ImageTextStream("t", rows, mapper, 4, 0)
-        iterator = stream.iterate_worker(worker, num_workers)
+        iterator = WorkerIterator(stream, worker, num_workers)
         samples = [(next(iterator), iterator.position) for _ in range(60)]
         seen.update(sample for sample, position in samples if position.epoch == 0)
         for i in range(0, 50, 7):
-            resumed = stream.iterate_worker(worker, num_workers, i + 1, samples[i][1])
+            resumed = WorkerIterator(stream, worker, num_workers, i + 1, samples[i][1])
             assert list(islice(resumed, 9)) == [sample for sample, _ in samples[i + 1 : i + 10]]
     assert len(seen) == sum(2 + 4 * s - sum(i % 10 == 3 for i in range(2 + 4 * s)) for s in range(5))
     assert set(seen.values()) == {1}
@@ -123,7 +125,7 @@ def test_passing_over_a_shard_reads_no_data(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tarfile.TarFile, "extractfile", lambda tar, member: read.append(member.name) or extract(tar, member)
     )
-    next(iter(ImageTextStream("t", rows, identity, buffer=7, seed=0, start=190)))
+    captions_of(ImageTextStream("t", rows, identity, buffer=7, seed=0), 1, num_drawn=190)
     assert len(read) == 2 * 7
 
 
@@ -137,19 +139,17 @@ def test_passing_over_a_shard_reads_no_data(tmp_path, monkeypatch):
         ("list", 1, 2, 85, "56 13 49 19 44 33 06 43 51 11 41 40 07 53 23 50 39 42 44 22"),
     ],
 )
-def test_the_samples_of_a_seed_stay_the_same(tmp_path, monkeypatch, source, rank, num_ranks, start, first_20):
+def test_the_samples_of_a_seed_stay_the_same(tmp_path, source, rank, num_ranks, start, first_20):
     """A resumed training goes on with the samples of the one that was stopped: also after an update of this package."""
-    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: num_ranks)
     rows = make_shards(tmp_path, 6, 10) if source == "shards" else make_list(60)
-    stream = ImageTextStream("t", rows, identity, buffer=7, seed=3, start=start)
-    captions = [sample["caption"] for sample in islice(stream, 20)]
+    stream = ImageTextStream("t", rows, identity, buffer=7, seed=3)
+    captions = captions_of(stream, 20, rank, num_ranks, len(range(rank, start, num_ranks)))
     assert captions == [f"caption {number[0]} {number[1]}" for number in first_20.split()]
 
 
 def test_stream_is_endless(tmp_path):
     stream = ImageTextStream("t", make_shards(tmp_path, 2, 3), identity, buffer=2, seed=0)
-    assert len(set(s["caption"] for s in islice(stream, 20))) == 6
+    assert len(set(captions_of(stream, 20))) == 6
 
 
 def test_broken_samples_are_skipped_with_a_counted_warning(tmp_path, caplog):
@@ -169,7 +169,7 @@ def test_broken_samples_are_skipped_with_a_counted_warning(tmp_path, caplog):
 
     with caplog.at_level(logging.WARNING):
         stream = ImageTextStream("t", rows, mapper, buffer=3, seed=0)
-        captions = {s["caption"] for s in islice(stream, 40)}
+        captions = set(captions_of(stream, 40))
     assert {f"caption 0 {i}" for i in range(5)} <= captions
     assert "bad one" not in captions and "no image" not in captions
     for reason in ("no caption", "no image", "unreadable image", "unreadable shard"):
@@ -190,7 +190,7 @@ def test_ambiguous_samples_are_counted(tmp_path, caplog):
     samples = {"a.x.png": b"x", "a.y.png": b"x", "a.txt": b"?", "b.jpg": b"x", "b.x.txt": b"?", "b.y.txt": b"?"}
     write_tar(tmp_path / "a.tar", {**samples, "c.jpg": b"x", "c.txt": b"clear"})
     stream = ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
-    assert {sample["caption"] for sample in islice(stream, 5)} == {"clear"}
+    assert {sample["caption"] for sample in islice(WorkerIterator(stream, 0, 1), 5)} == {"clear"}
     assert "several images: 1 so far" in caplog.text and "a.tar/a (x.png, y.png)" in caplog.text
     assert "several captions: 1 so far" in caplog.text
 
@@ -200,7 +200,7 @@ def test_nothing_usable_stops_with_the_reasons(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "2.jpg": b"x"})
     stream = ImageTextStream("broken_set", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)
     with pytest.raises(OSError, match="'broken_set': a whole epoch .* no usable sample .no caption: 2"):
-        next(iter(stream))
+        next(WorkerIterator(stream, 0, 1))
 
 
 @pytest.mark.fault("a shard whose images all come first, then the captions", "one error says how to write it")
@@ -208,7 +208,7 @@ def test_an_unsorted_shard_says_how_to_sort_it(tmp_path):
     names = [f"{i}.{suffix}" for suffix in ("jpg", "txt") for i in range(3)]
     write_tar(tmp_path / "a.tar", {name: b"x" for name in names})
     with pytest.raises(OSError, match=r"(?s)no caption: 3.*no image: 3.*tar --sort=name"):
-        next(iter(ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0)))
+        captions_of(ImageTextStream("t", [{"shard": str(tmp_path / "a.tar")}], identity, 3, 0), 1)
 
 
 @pytest.mark.fault("a file name twice in a shard", "counted as that, with shard and sample")
@@ -232,7 +232,7 @@ def test_a_cut_pair_is_not_completed_by_the_next_shard(tmp_path, caplog):
     write_tar(tmp_path / "b.tar", {"0.jpg": b"new", "0.txt": b"new"})
     rows = [{"shard": str(tmp_path / name)} for name in ("a.tar", "b.tar")]
     stream = ImageTextStream("t", rows, lambda sample: (sample["image_bytes"], sample["captions"][0]), 3, 0)
-    assert set(islice(stream, 6)) == {(b"new", b"new")}
+    assert set(islice(WorkerIterator(stream, 0, 1), 6)) == {(b"new", b"new")}
     assert "unreadable shard" in caplog.text and "a.tar" in caplog.text
 
 

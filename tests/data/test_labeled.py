@@ -190,7 +190,7 @@ def test_a_batch_is_split_by_the_ratio(batch_size, ratio, has_captions, has_labe
         (8, 0.5, False, "LABELED_RATIO is 0.5; expected 0, or a labeled dataset"),
         (8, 0.0, True, "LABELED_RATIO is 0.0; expected the share"),
         (8, 1.0, True, "more than 0 and less than 1"),
-        (1, 0.5, True, "has 1 image, too few .*: raise SOLVER.IMS_PER_BATCH"),
+        (1, 0.5, True, "SOLVER.IMS_PER_BATCH is 1 for each process; expected at least 2"),
     ],
 )
 def test_shares_that_do_not_fit(batch_size, ratio, has_labels, message):

@@ -12,7 +12,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
-from tcl_d2.data.loader import Mixture, check_workers
+from tcl_d2.data.loader import check_workers, mix
 from tcl_d2.data.pairs.stream import ImageTextStream
 from tcl_d2.utils.images import BrokenSample
 from tests.data.distributed import write_tar
@@ -23,7 +23,7 @@ def test_mixture_is_in_proportion():
     def stream(name):
         return ImageTextStream(name, [{"file_name": name, "captions": [name]}], identity, 1, 0)
 
-    samples = Mixture([stream("a"), stream("b")], [1, 3], seed=0).iterate_worker(0, 1)
+    samples = mix([stream("a"), stream("b")], [1, 3], 0, 0, 1)
     counts = Counter(sample["caption"] for sample, _ in islice(samples, 4000))
     assert counts["b"] / 4000 == pytest.approx(0.75, abs=0.03)
 

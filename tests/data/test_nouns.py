@@ -53,7 +53,7 @@ def test_mapper_gives_their_tokens():
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("NUM_NOUNS", -1, "NUM_NOUNS is -1; expected 0 or more"),
+        ("NUM_NOUNS", -1, "NUM_NOUNS is -1; expected at least 0"),
         ("WORDS", "", "WORDS is empty; expected a file of the words that count as nouns"),
         ("WORDS", "/none/words.txt", "MULTI_LABEL.WORDS: .*/none/words.txt"),
     ],

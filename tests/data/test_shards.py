@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tcl_d2.data import build_image_text_train_loader, check_datasets, register_webdataset
 from tcl_d2.data.pairs import shards
 from tcl_d2.data.pairs.shards import expand_shards
-from tcl_d2.data.pairs.stream import ImageTextStream
+from tcl_d2.data.pairs.stream import ImageTextStream, WorkerIterator
 from tcl_d2.engine import Trainer
 from tests.data.distributed import write_tar
 from tests.data.test_image_text_stream import identity
@@ -59,8 +59,8 @@ def register():
 
 def read(name: str, count: int, start: int = 0) -> list[str]:
     """The captions of the first samples of a dataset, in the order of a training without loader processes."""
-    stream = ImageTextStream(name, DatasetCatalog.get(name), identity, buffer=7, seed=3, start=start)
-    return [sample["caption"] for sample in islice(stream, count)]
+    stream = ImageTextStream(name, DatasetCatalog.get(name), identity, buffer=7, seed=3)
+    return [sample["caption"] for sample in islice(WorkerIterator(stream, 0, 1, start), count)]
 
 
 ALL = Counter(f"caption {i} {k}" for i in range(NUM_SHARDS) for k in range(PER_SHARD))

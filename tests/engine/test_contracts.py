@@ -188,7 +188,7 @@ def test_evaluators_can_be_given(cfg):
     for metric in ("pACC", "mACC"):
         theirs = given["shapes_stuff_val"]["sem_seg"][metric]
         assert theirs == pytest.approx(ours["shapes_stuff_val"]["sem_seg"][metric])
-    with pytest.raises(ValueError, match="1 evaluators for the 3 datasets"):
+    with pytest.raises(ValueError, match="number of evaluators is 1; expected 3"):
         Trainer.test(cfg, model, evaluators[0])
 
 

@@ -164,7 +164,7 @@ def test_same_seed_gives_the_same_losses(cfg):
 
 def test_log_has_every_loss_and_learned_scalar(cfg):
     trainer = Trainer(cfg)
-    next(hook for hook in trainer._hooks if isinstance(hook, LearnedScalars)).period = 1
+    next(hook for hook in trainer._hooks if isinstance(hook, LearnedScalars)).PERIOD = 1
     trainer.train()
     losses = {f"loss_{name}" for name in ("tcl_image", "tcl_feature", "area_pos", "area_neg", "tv_image", "tv_mask")}
     learned = {f"learned/{name}" for name in ("sim2mask.w", "sim2mask.b", "losses.ImageTCLLoss.logit_scale")}
@@ -208,20 +208,20 @@ def test_low_precision_on_a_gpu(cfg, dtype):
         ("SOLVER.AMP.DTYPE", "int8", "float16, bfloat16"),
         ("SOLVER.AMP.DTYPE", "float16", "needs a GPU"),
         ("SOLVER.WARMUP_ITERS", 4, "less than SOLVER.MAX_ITER"),
-        ("SOLVER.WARMUP_ITERS", -1, "SOLVER.WARMUP_ITERS is -1; expected 0 or more"),
-        ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER is 0; expected 1 or more"),
-        ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected 0 or more"),
+        ("SOLVER.WARMUP_ITERS", -1, "SOLVER.WARMUP_ITERS is -1; expected at least 0"),
+        ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER is 0; expected at least 1"),
+        ("SOLVER.CHECKPOINT_PERIOD", -1, "SOLVER.CHECKPOINT_PERIOD is -1; expected at least 0"),
         ("SOLVER.MAX_SKIPPED", -1, "SOLVER.MAX_SKIPPED is -1"),
         ("TEST.EVAL_PERIOD", -1, "TEST.EVAL_PERIOD is -1"),
         ("VIS_PERIOD", -1, "VIS_PERIOD is -1"),
-        ("MODEL.TCL.FREEZE", 6, "in 0..5"),
+        ("MODEL.TCL.FREEZE", 6, "0 to 5"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "full_model"),
-        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0; expected 0 or more"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", -1.0, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE is -1.0; expected at least 0"),
         ("SOLVER.BASE_LR", -1.0, "SOLVER.BASE_LR is -1.0"),
         ("SOLVER.WEIGHT_DECAY", -1.0, "SOLVER.WEIGHT_DECAY is -1.0"),
-        ("SOLVER.BETAS", [0.9], "SOLVER.BETAS is .0.9.; expected two numbers"),
+        ("SOLVER.BETAS", [0.9], "SOLVER.BETAS is .0.9.; expected 2 numbers"),
         ("SOLVER.BETAS", [0.9, 1.0], "SOLVER.BETAS is .0.9, 1.0."),
-        ("MODEL.TCL.AREA_PRIOR", 5.0, "MODEL.TCL.AREA_PRIOR is a share in 0..1, not 5.0"),
+        ("MODEL.TCL.AREA_PRIOR", 5.0, "MODEL.TCL.AREA_PRIOR is 5.0"),
         ("MODEL.META_ARCHITECTURE", "MaskCLIP", "nothing to train"),
     ],
 )

@@ -10,7 +10,6 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.training_data import check_training_data
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings, words_from_config
 from tcl_d2.evaluation.evaluation_pass import group_by_images
-from tcl_d2.evaluation.progress import EvaluationProgress
 from tcl_d2.words.vocabulary import dataset_classes, make_vocabulary
 from tests.conftest import ROOT
 from tests.running import check_error, run
@@ -144,7 +143,7 @@ def test_published_settings():
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZ", 3], "BY_DATASET.shapes_val: .*CROP_SIZ"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE"], "BY_DATASET.shapes_val: .*no value"),
         ("shapes_val", ["TEST.ZERO_SHOT.CROP_SIZE", "wide"], "BY_DATASET.shapes_val: .*CROP_SIZE"),
-        ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "not registered: shapes_vall"),
+        ("shapes_vall", ["TEST.ZERO_SHOT.CROP_SIZE", 3], "BY_DATASET is for shapes_vall; expected names of registered"),
         ("shapes_val", ["MODEL.CLIP.NAME", "ViT-B-32"], "shapes_val: MODEL.CLIP.NAME is the same for all datasets"),
         ("shapes_val", ["TEST.ZERO_SHOT.KP_WEIGHT", 0.0], "KP_WEIGHT is the same for all datasets"),
         ("shapes_val", ["TEST.ZERO_SHOT.STRIDE", 0], "'shapes_val': TEST.ZERO_SHOT.STRIDE is 0"),
@@ -234,7 +233,7 @@ def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
             raise KeyboardInterrupt
         return forward(inputs)
 
-    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr("tcl_d2.evaluation.progress.PERIOD", 0.0)  # save after every image
     monkeypatch.setattr(model, "forward", stop_later)
     with pytest.raises(KeyboardInterrupt):
         Trainer.test(cfg, model)

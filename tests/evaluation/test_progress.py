@@ -11,8 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation import evaluation_pass
-from tcl_d2.evaluation.evaluation_pass import RemainingImages
 from tcl_d2.evaluation.progress import EvaluationProgress, fingerprint
 from tcl_d2.utils.tensors import digest_weights
 
@@ -128,7 +126,7 @@ def test_stopped_evaluation_goes_on(cfg, monkeypatch):
     """Stopped in the second pass; datasets of one pass that were saved at different moments count no image twice."""
     cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
-    monkeypatch.setattr(EvaluationProgress.__init__, "__defaults__", (0.0,))  # save after every image
+    monkeypatch.setattr("tcl_d2.evaluation.progress.PERIOD", 0.0)  # save after every image
     whole = Trainer.test(cfg, model)
     seen, forward = [], model.forward
 
@@ -201,14 +199,3 @@ def test_limit_and_saved_predictions(cfg, tmp_path):
             assert image.mode == "P"
             assert image.getpalette()[3:6] == list(MetadataCatalog.get(name).stuff_colors[1])
             assert np.array(image).max() < len(MetadataCatalog.get(name).stuff_classes)
-
-
-def test_the_log_counts_images(monkeypatch):
-    """Of batches, as Detectron2's own log does, nobody knows how many images they have."""
-    messages = []
-    monkeypatch.setattr(evaluation_pass, "log_every_n_seconds", lambda _, message, **options: messages.append(message))
-    loader = [[{"file_name": str(4 * batch + index)} for index in range(4)] for batch in range(3)]
-    remaining = RemainingImages(loader, {str(number) for number in range(1, 11)}, {})
-    assert [len(batch) for batch in remaining] == [3, 4, 3] and remaining.num_images == 10
-    assert [message.partition(" done, ")[0] for message in messages] == [f"{n} of 10 images" for n in (3, 7, 10)]
-    assert messages[-1].endswith("a second; 0:00:00 left")

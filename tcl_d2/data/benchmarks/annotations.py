@@ -20,11 +20,11 @@ from detectron2.data.detection_utils import check_image_size
 from detectron2.utils.logger import log_first_n
 
 from ...utils.downloads import PathManager
-from ...utils.errors import list_problems, named
+from ...utils.errors import list_problems
 from ...utils.files import path_within
 from ...utils.images import as_array
 from ...words.datasets import PANOPTIC_TYPES
-from ..dataset_files import check_files
+from ..dataset_files import check_files, loading
 
 # What Detectron2's evaluator reads of each entry, by the type of dataset and the list
 _KEYS = {
@@ -65,14 +65,10 @@ def read_annotations(dataset_name: str) -> dict:
         ValueError: an entry is malformed, or the categories are not numbered as in the metadata; names file and entry.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    with named(f"Dataset '{dataset_name}'"):
+    with loading(dataset_name, metadata.get("prepare", "put its files there")):
         if metadata.evaluator_type == "coco" and metadata.get("json_file") is None:
             return _check_content(_convert_rows(dataset_name), _KEYS["coco"], "its rows")  # Detectron2 takes them too
-        try:
-            return _read_file_of(metadata)
-        except FileNotFoundError as error:
-            hint = f". To prepare it: {metadata.prepare}" if "prepare" in metadata.as_dict() else ""
-            raise FileNotFoundError(f"{error}{hint}") from None
+        return _read_file_of(metadata)
 
 
 def _read_file_of(metadata: Metadata) -> dict:
@@ -228,27 +224,18 @@ def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0
 
 
-# What a value must be, wherever an entry has it
+# What the values of these keys must be, wherever an entry has them
 _VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(
-        ("id", "image_id", "category_id"),
-        (lambda value: isinstance(value, str) or _is_number(value), "a number or text"),
-    ),
-    **dict.fromkeys(
-        ("height", "width"),
-        (lambda value: isinstance(value, int) and value > 0, "a whole number of pixels"),
-    ),
-    **dict.fromkeys(("file_name", "name"), (lambda value: isinstance(value, str), "a text")),
+    "id image_id category_id": (lambda value: isinstance(value, str) or _is_number(value), "a number or text"),
+    "height width": (lambda value: isinstance(value, int) and value > 0, "a whole number of pixels"),
+    "file_name name": (lambda value: isinstance(value, str), "a text"),
     "coco_url": (lambda value: isinstance(value, str) and "/" in value, "an address that ends in FOLDER/FILE"),
     "bbox": (_is_box, "four numbers: x, y, width, height"),
     "area": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
-    **dict.fromkeys(("iscrowd", "isthing"), (lambda value: value in (0, 1), "0 or 1")),
+    "iscrowd isthing": (lambda value: value in (0, 1), "0 or 1"),
     "ignore": (lambda value: value == 0, "0, the only value that Detectron2 reads"),
     "frequency": (lambda value: value in ("r", "c", "f"), "r, c or f"),
-    **dict.fromkeys(
-        ("neg_category_ids", "not_exhaustive_category_ids", "segments_info"),
-        (lambda value: isinstance(value, list), "a list"),
-    ),
+    "neg_category_ids not_exhaustive_category_ids segments_info": (lambda value: isinstance(value, list), "a list"),
 }
 
 
@@ -261,9 +248,10 @@ def _check_entry(entry: object, needed: Sequence[str]) -> None:
     for key in needed:
         if entry.get(key) in (None, ""):
             raise ValueError(f"has no '{key}'")
-    for key, (is_valid, expected) in _VALUES.items():
-        if key in entry and not is_valid(entry[key]):
-            raise ValueError(f"has the {key} {entry[key]!r:.60}; expected {expected}")
+    for keys, (is_valid, expected) in _VALUES.items():
+        for key in keys.split():
+            if key in entry and not is_valid(entry[key]):
+                raise ValueError(f"has the {key} {entry[key]!r:.60}; expected {expected}")
 
 
 def _check_annotation(annotation: dict, images: Mapping, categories: Mapping, is_lvis: bool) -> None:

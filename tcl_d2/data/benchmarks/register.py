@@ -7,12 +7,11 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...segmentation.drawing import distinct_colors
-from ...utils.errors import named
 from ...words.datasets import has_classes
 from ...words.files import Source, check_class_words, check_fits_classes, read_class_words
 from ...words.parsing import BACKGROUND, as_lists, class_names
 from ...words.vocabulary import ClassWords, dataset_classes, leave_to_first
-from ..dataset_files import check_files, datasets_root, find_images, read_ids
+from ..dataset_files import check_files, datasets_root, find_images, loading, read_ids
 
 EVALUATOR_TYPE = "zero_shot_sem_seg"  # names the evaluator, see evaluation.EVALUATOR_REGISTRY
 
@@ -93,10 +92,9 @@ def register_benchmark(
     """
     source = Source(f"Dataset '{name}'")
     check_class_words([[word] for word in classes], source)
-    words = {}
     if class_words is not None:
-        words["class_words"] = as_lists(class_words)
-        _check_words(words["class_words"], classes, background, shared_words, source)
+        class_words = as_lists(class_words)
+        _check_words(class_words, classes, background, shared_words, source)
 
     labels = [labels] if isinstance(labels, str) else labels
     DatasetCatalog.register(name, partial(_load, name, prepare, images, labels, ids))
@@ -109,8 +107,8 @@ def register_benchmark(
         evaluator_type=EVALUATOR_TYPE,
         title=title or name,
         num_images=tuple(num_images),
+        class_words=class_words,
         shared_words=shared_words,
-        **words,
     )
 
 
@@ -119,17 +117,13 @@ def _check_words(
 ) -> None:
     if background and len(class_words) == len(classes) - 1:  # without the background's
         classes, background, source = classes[1:], False, source._replace(first=1)
+    check_class_words(class_words, source, background, shared_words)
     check_fits_classes(class_words, classes, source, background, shared_words)
 
 
 def _load(name: str, prepare: str, *files: object) -> list[dict]:
-    with named(f"Dataset '{name}'"):
-        try:
-            pairs = list_pairs(*files)
-        except FileNotFoundError as error:
-            root = f"DETECTRON2_DATASETS={datasets_root()}"
-            raise FileNotFoundError(f"{error}. Looked below {root}. To prepare it: {prepare}") from None
-    return [{**pair, "dataset_name": name} for pair in pairs]  # by which the model knows the words
+    with loading(name, prepare):
+        return [{**pair, "dataset_name": name} for pair in list_pairs(*files)]  # by which the model knows the words
 
 
 def benchmark_names() -> list[str]:
@@ -168,7 +162,8 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
 
     Raises:
         FileNotFoundError: there is no classes.txt.
-        ValueError: classes.txt is not as read_class_words needs it, or has more than 255 lines; or the name is taken.
+        AssertionError: the name is taken.
+        ValueError: classes.txt is not as read_class_words needs it.
     """
     name = name or str(folder)
     path = Path(folder).resolve()
@@ -178,13 +173,8 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
             f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
             "same names) and classes.txt (a class a line, in the order of the label values)."
         )
-    if name in DatasetCatalog.list():
-        raise ValueError(f"There is a dataset '{name}' already; give the folder another name.")
-
     class_words = read_class_words(words_file)
     classes = class_names(class_words)
-    if len(classes) > 255:
-        raise ValueError(f"Dataset '{name}': {len(classes)} classes; the label value 255 is ignored, so 255 is most.")
 
     # The background's name is no word to look for; its further words are
     background = classes[0] == BACKGROUND

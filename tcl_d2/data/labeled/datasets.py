@@ -66,11 +66,8 @@ def split_batch(batch_size: int, ratio: float, has_captions: bool, has_labels: b
 
     expected = "the share of labeled images in a batch, more than 0 and less than 1: DATASETS.TRAIN has both kinds"
     expect(0 < ratio < 1, key, ratio, expected)
-    if batch_size < 2:
-        raise ValueError(
-            f"A process's batch has {batch_size} image, too few for one with a caption and one with labels: raise "
-            "SOLVER.IMS_PER_BATCH."
-        )
+    expected = "at least 2: an image with a caption, and one with labels"
+    expect(batch_size > 1, "SOLVER.IMS_PER_BATCH", f"{batch_size} for each process", expected)
     labeled_size = min(max(math.floor(ratio * batch_size + 0.5), 1), batch_size - 1)
     return batch_size - labeled_size, labeled_size
 

@@ -9,7 +9,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
 
 from ...config.ranges import check_values
 from ...utils.errors import expect, named
@@ -55,9 +54,7 @@ class ImageTextDatasetMapper:
         Args:
             tokenizer: N texts -> int64 [N, context].
             is_train: augment, and draw one of several captions; otherwise center crop and first caption.
-            size: side of the square result, in pixels.
-            crop_scale: least and greatest share of the area in a random crop.
-            crop_ratio: least and greatest width / height of the crop.
+            crop_scale: least and greatest share of the area in a random crop; crop_ratio those of its width / height.
             rand_augment: RandAugment's policy in timm's notation; "" for none.
             erasing_prob: probability that a rectangle is erased: it becomes noise in normalized values.
             pixel_mean: of RGB in 0..255; so is pixel_std.
@@ -75,14 +72,8 @@ class ImageTextDatasetMapper:
         # Transforms are in 0..1 and normalize; their results are brought back to 0..255
         mean, std = (tuple(value / 255 for value in values) for values in (pixel_mean, pixel_std))
         self.mean, self.std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) * 255 for values in (mean, std))
-        if is_train:
-            crop = {"input_size": size, "scale": tuple(crop_scale), "ratio": tuple(crop_ratio)}
-            options = {**crop, "hflip": flip_prob, "re_prob": erasing_prob}
-            self.transform = _build_augmentation(rand_augment, mean=mean, std=std, **options)
-        else:
-            resize = transforms.Resize(size, transforms.InterpolationMode.BILINEAR)
-            steps = [resize, transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(mean, std)]
-            self.transform = transforms.Compose(steps)
+        options = {"scale": tuple(crop_scale), "ratio": tuple(crop_ratio), "hflip": flip_prob, "re_prob": erasing_prob}
+        self.transform = _build_transform(size, is_train, rand_augment, mean=mean, std=std, **options)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -169,17 +160,19 @@ def _build_noun_prompter(multi_label: CfgNode) -> NounPrompter | None:
     return NounPrompter(words, multi_label.NUM_NOUNS, get_templates(multi_label.TEMPLATES))
 
 
-def _build_augmentation(rand_augment: str, **options) -> Callable:
-    """Build timm's training transform; ValueError for an unknown policy."""
+def _build_transform(size: int, is_train: bool, rand_augment: str, **options) -> Callable:
+    """Build timm's transform; ValueError for an unknown policy."""
     import timm.data  # not at the top of the file, because it takes longer to import than all the rest
 
     try:
         return timm.data.create_transform(
-            is_training=True,
+            size,
+            is_training=is_train,
             auto_augment=rand_augment or None,
             color_jitter=None,
             interpolation="bilinear",
             re_mode="pixel",
+            crop_pct=1.0,
             **options,
         )
     except (AssertionError, ValueError, LookupError) as error:  # the numbers are checked, so it is the policy

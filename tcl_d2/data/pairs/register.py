@@ -15,9 +15,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-from ...utils.errors import named
 from ...utils.files import open_path, path_within
-from ..dataset_files import check_files, datasets_root, find_images
+from ..dataset_files import check_files, datasets_root, find_images, loading
 from .shards import check_address, count_pairs, expand_shards, is_remote
 
 # The `evaluator_type` in a training dataset's metadata, which no evaluator has: check_datasets tells by it what can be
@@ -26,17 +25,9 @@ TRAIN_ONLY_TYPE = "image_text"
 _LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 
 
-def _register(name: str, load: Callable[[], list[dict]]) -> None:
-    def load_named() -> list[dict]:
-        with named(f"Dataset '{name}'"):
-            return load()
-
-    DatasetCatalog.register(name, load_named)
+def _register(name: str, load: Callable[[], list[dict]], prepare: str) -> None:
+    DatasetCatalog.register(name, loading(name, prepare)(load))
     MetadataCatalog.get(name).set(evaluator_type=TRAIN_ONLY_TYPE)
-
-
-def _advice(prepare: str) -> str:
-    return f"Looked below DETECTRON2_DATASETS={datasets_root()}. To get it: {prepare}"
 
 
 def _warn(message: str) -> None:
@@ -73,8 +64,7 @@ def register_webdataset(
     """
 
     def load() -> list[dict]:
-        paths = expand_shards(shards, datasets_root())
-        _check_shards(paths, shards, prepare)
+        paths = _find_shards(shards)
         counts = [num_samples / len(paths)] * len(paths) if num_samples else count_pairs(paths, num_published)
         share = 100 * sum(counts) / (num_published or sum(counts) or 1)
         if num_published and abs(share - 100) > 1:
@@ -82,19 +72,18 @@ def register_webdataset(
             _warn(f"Dataset '{name}' has {count}")
         return [{"shard": path, "num_samples": count} for path, count in zip(paths, counts)]
 
-    _register(name, load)
+    _register(name, load, prepare)
 
 
-def _check_shards(paths: list[str], shards: str | list[str], prepare: str) -> None:
-    """Look for the shards on this disk, and for the first on the web; OSError says what is missing."""
+def _find_shards(shards: str | list[str]) -> list[str]:
+    """List shards; OSError unless those on this disk, and the first on the web, are there."""
+    paths = expand_shards(shards, datasets_root())
     if not paths:
-        raise FileNotFoundError(f"there are no shards {shards}. {_advice(prepare)}")
-    missing = [path for path in paths if not is_remote(path) and not Path(path).is_file()]
-    if missing:
-        count = f"{len(missing)} of {len(paths)} shards"
-        raise FileNotFoundError(f"there are no {count}, such as {missing[0]}. {_advice(prepare)}")
+        raise FileNotFoundError(f"there are no shards {shards}")
+    check_files([Path(path) for path in paths if not is_remote(path)], "shards")
     for path in list(filter(is_remote, paths))[:1]:
         check_address(path)
+    return paths
 
 
 # ------------------------------------------------------------------------------------------- COCO Captions
@@ -113,7 +102,7 @@ def register_coco_captions(
         annotations, images = datasets_root() / json_file, datasets_root() / image_root
         for path in (annotations, images):
             if not path.exists():
-                raise FileNotFoundError(f"there is no {path}. {_advice(prepare)}")
+                raise FileNotFoundError(f"there is no {path}")
         try:
             rows = _read_coco_captions(annotations, images)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,7 +110,7 @@ def register_coco_captions(
         check_files([Path(row["file_name"]) for row in rows], f"images of {annotations}")
         return rows
 
-    _register(name, load)
+    _register(name, load, prepare)
 
 
 def _read_coco_captions(json_file: Path, image_root: Path) -> list[dict]:
@@ -162,7 +151,7 @@ def register_caption_list(
     def load() -> list[dict]:
         file = datasets_root() / path
         if not file.is_file():
-            raise FileNotFoundError(f"there is no list {file}. {_advice('write the list')}")
+            raise FileNotFoundError(f"there is no list {file}")
         if file.suffix not in _LIST_SUFFIXES:
             raise ValueError(f"{file} must end in .csv, .tsv or .jsonl")
 
@@ -174,7 +163,7 @@ def register_caption_list(
         check_files(map(Path, captions), f"images of {file}")
         return [{"file_name": image, "captions": texts} for image, texts in captions.items()]
 
-    _register(name, load)
+    _register(name, load, "write the list, and put its images there")
 
 
 def _read_list(file: Path, root: Path, image_column: str, caption_column: str) -> dict[str, list[str]]:
@@ -261,13 +250,7 @@ def register_caption_folder(name: str, folder: str) -> None:
     """
 
     def load() -> list[dict]:
-        try:
-            images = find_images(folder)
-        except (FileNotFoundError, ValueError) as error:
-            advice = "Expected images with a caption in NAME.txt beside each NAME.jpg; shards are 'FOLDER/*.tar'"
-            raise type(error)(f"{error}. {advice}") from None
-
-        # Read the captions
+        images = find_images(folder)
         rows, missing = [], []
         for path in sorted(images.values()):
             try:
@@ -284,7 +267,7 @@ def register_caption_folder(name: str, folder: str) -> None:
             _warn(f"Dataset '{name}': {problem}: left out")
         return rows
 
-    _register(name, load)
+    _register(name, load, "put a caption in NAME.txt beside each image NAME.jpg; shards are 'FOLDER/*.tar'")
 
 
 def register_training_path(path: str) -> None:

@@ -5,6 +5,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import BinaryIO
@@ -34,14 +35,6 @@ class ShardSample:
     def has_image(self) -> bool:
         """Return whether a file has the name of an image."""
         return any(f".{rest}".endswith(IMAGE_SUFFIXES) for rest in self.files)
-
-    def is_pair(self) -> bool:
-        """Return whether `to_pair` succeeds."""
-        try:
-            self.to_pair()
-        except BrokenSample:
-            return False
-        return True
 
     def to_pair(self) -> dict:
         """Convert to a mapper's input; BrokenSample unless there is exactly one image and one caption."""
@@ -100,8 +93,9 @@ def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | N
                     sample.repeated.add(member.name)
                 sample.files[rest] = tar.extractfile(member).read() if number >= first else b""
         except BROKEN_TAR:
-            if number >= first and sample.is_pair():
-                yield sample
+            with suppress(BrokenSample):  # such a sample may lack files
+                if number >= first and sample.to_pair():
+                    yield sample
             raise
 
         # Count it

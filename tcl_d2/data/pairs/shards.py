@@ -70,17 +70,14 @@ def _check_form(address: str) -> None:
         raise ValueError(f"'{address}': * matches files on this disk alone; name the shards as in {{0000..0575}}")
 
 
+@cache
 def check_address(shard: str) -> None:
     """Look at a shard on the web once; UnreadableAddress if it is not there. Commands are not tried."""
-    if not shard.startswith("pipe:"):
-        _look_once(shard)
-
-
-@cache
-def _look_once(address: str) -> None:
-    with _open_address(address, CHECK_PAUSES) as stream:
+    if shard.startswith("pipe:"):
+        return
+    with _open_address(shard, CHECK_PAUSES) as stream:
         if is_web_page(stream):
-            raise UnreadableAddress(address, "the site sent a web page in place of the file")
+            raise UnreadableAddress(shard, "the site sent a web page in place of the file")
 
 
 # --------------------------------------------------------------------------------------------- counting pairs
@@ -99,10 +96,9 @@ def count_pairs(shards: list[str], num_published: int | None = None) -> list[flo
     """
     files = [shard for shard in shards if not shard.startswith("pipe:")]
     counts = {}
+    expected = "'splits' with 'filenames' and 'shard_lengths'"
     for folder in {os.path.dirname(file) for file in files}:
-        counts |= (
-            _read_count(f"{folder}/_info.json", _parse_info, "'splits' with 'filenames' and 'shard_lengths'") or {}
-        )
+        counts |= _read_count(f"{folder}/_info.json", _parse_info, expected) or {}
     counts = {shard: counts[shard] for shard in shards if shard in counts}
 
     # img2dataset writes statistics of all shards or of none: the web is not asked for each of a thousand
@@ -138,7 +134,9 @@ def _read_statistics(shard: str) -> int | None:
 
 def _read_count(path: str, parse: Callable[[str, Any], Any], expected: str) -> Any:
     """Parse a JSON file or address; None where there is none."""
-    text = _fetch(path) if is_remote(path) else _read_file(path)
+    if not is_remote(path) and not os.path.isfile(path):
+        return None
+    text = _fetch(path) if is_remote(path) else Path(path).read_bytes()
     if text is None:
         return None
     try:
@@ -148,10 +146,6 @@ def _read_count(path: str, parse: Callable[[str, Any], Any], expected: str) -> A
             f"{path} is broken ({error!r}): expected JSON, {expected}. Get it again, or give num_samples to "
             "register_webdataset"
         ) from None
-
-
-def _read_file(path: str) -> bytes | None:
-    return Path(path).read_bytes() if os.path.isfile(path) else None
 
 
 @cache

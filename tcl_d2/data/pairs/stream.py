@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog
-from detectron2.utils import comm
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from ...utils.http_stream import UnreadableAddress
 from ...utils.images import BrokenSample
@@ -100,8 +99,8 @@ class Position(NamedTuple):
     drawn: int = 0
 
 
-@dataclass(eq=False)
-class ImageTextStream(IterableDataset):
+@dataclass
+class ImageTextStream:
     """Endless samples of one dataset: a worker's share of them, in another order each epoch.
 
     The workers are the loader processes of all training processes. They share an epoch by this rule:
@@ -120,7 +119,6 @@ class ImageTextStream(IterableDataset):
         mapper: turns a sample into the model's input.
         buffer: samples in a block (of shards; other rows are shuffled as a whole).
         seed: the same seed gives the same samples in the same order.
-        start: samples that all workers together have drawn before.
     """
 
     name: str
@@ -128,38 +126,29 @@ class ImageTextStream(IterableDataset):
     mapper: Callable[[dict], dict]
     buffer: int
     seed: int
-    start: int = 0
 
     def __post_init__(self):
         self.has_shards = "shard" in self.rows[0]
         self.epoch_size = sum(map(num_slots, self.rows))
 
-    def __iter__(self) -> Iterator[dict]:
-        local_worker, workers_per_rank = loader_worker()
-        worker = comm.get_rank() * workers_per_rank + local_worker
-        return self.iterate_worker(worker, comm.get_world_size() * workers_per_rank)
 
-    def iterate_worker(
-        self, worker: int, num_workers: int, num_drawn: int | None = None, position: Position | None = None
-    ) -> "WorkerIterator":
-        """Iterate over the samples of one of `num_workers` workers, epoch after epoch.
+class WorkerIterator:
+    """Iterates over the samples of one worker, epoch after epoch; `position` is that after the last sample."""
+
+    def __init__(
+        self,
+        stream: ImageTextStream,
+        worker: int,
+        num_workers: int,
+        num_drawn: int = 0,
+        position: Position | None = None,
+    ):
+        """Begin after the samples that this worker has drawn before.
 
         Args:
-            num_drawn: samples that this worker has drawn before; None for its share of `start`.
             position: that of an iterator of the same worker, to go on exactly where it was; None to go by `num_drawn`,
                 which is exact if no sample is broken and the rows have the true numbers of samples.
         """
-        if num_drawn is None:
-            num_drawn = _share(self.start, worker, num_workers)
-        return WorkerIterator(self, worker, num_workers, num_drawn, position)
-
-
-class WorkerIterator:
-    """Iterates over the samples of one worker; `position` is that after the last sample."""
-
-    def __init__(
-        self, stream: ImageTextStream, worker: int, num_workers: int, num_drawn: int, position: Position | None
-    ):
         self.stream, self.worker, self.num_workers = stream, worker, num_workers
         self.position = position or self._find(num_drawn)
         self._skipped = SkipCounter()
@@ -184,7 +173,8 @@ class WorkerIterator:
         block, drawn = divmod(num_drawn, stream.buffer)
         rows, part = self._order(epoch), self._part(epoch)
         segments, rest = _find_segments(rows, part), _find_segments(rows, part[block * stream.buffer :])
-        return Position(epoch, len(segments) - len(rest), rest[0].first, block, drawn)
+        _, sample, _ = rest[0]
+        return Position(epoch, len(segments) - len(rest), sample, block, drawn)
 
     def _order(self, epoch: int) -> list[dict]:
         """Return the rows in the order of an epoch."""
@@ -283,12 +273,8 @@ def _share(num_draws: int, worker: int, num_workers: int) -> int:
     return max(0, (num_draws - worker + num_workers - 1) // num_workers)
 
 
-class _Segment(NamedTuple):
-    """Successive samples of a shard: its path, the first one's number, and the number to stop before; None for all."""
-
-    shard: str
-    first: int
-    last: int | None
+# Successive samples of a shard: its path, the first one's number, and the number to stop before; None for all
+_Segment = tuple[str, int, int | None]
 
 
 def _find_segments(rows: list[dict], part: range) -> list[_Segment]:
@@ -302,5 +288,5 @@ def _find_segments(rows: list[dict], part: range) -> list[_Segment]:
         start, stop = stop, stop + num_slots(row)
         if start < part.stop and part.start < stop:
             last = None if stop <= part.stop else part.stop - start
-            segments.append(_Segment(row["shard"], max(0, part.start - start), last))
+            segments.append((row["shard"], max(0, part.start - start), last))
     return segments
