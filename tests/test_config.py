@@ -80,6 +80,9 @@ def test_keys_are_added_to_those_of_another_plugin():
     tcl_d2.add_tcl_config(before)
     tcl_d2.add_tcl_config(after)
     add_other_plugin(after)
+    with pytest.raises(ValueError, match="MODEL.CLIP.PRETRAINED: another plugin.*add_tcl_config after it"):
+        check_meta_architecture(load_over(after, "MODEL.META_ARCHITECTURE", "TCL"))
+
     tcl_d2.add_tcl_config(after)
     assert before == after and before.MODEL.CLIP.FREEZE and before.MODEL.CLIP.NAME == "RN50"
     assert before.TEST.ZERO_SHOT.SHOTS == 0 and before.TEST.ZERO_SHOT.KP_WEIGHT == 0.3

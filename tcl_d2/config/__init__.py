@@ -15,5 +15,6 @@ __all__ = [
     "find_config_file",
     "load_config",
     "merge_options",
+    "missing_keys",
     "tcl_keys",
 ]

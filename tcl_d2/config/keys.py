@@ -3,6 +3,8 @@
 A comment stands just above each key, and can be read alone: docs/config.md is made from these comments.
 """
 
+from collections.abc import Mapping
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
@@ -342,3 +344,14 @@ def _add_missing(cfg: CN, keys: CN, prefix: str = "") -> None:
             raise ValueError(f"{prefix}{name} is {cfg[name]!r} in this configuration, where TCL has {value!r}.")
         elif isinstance(value, dict):
             _add_missing(cfg[name], value, f"{prefix}{name}.")
+
+
+def missing_keys(cfg: Mapping, keys: Mapping = _C) -> list[str]:
+    """List the keys of TCL that a configuration does not have."""
+    missing = []
+    for name, value in keys.items():
+        if name not in cfg:
+            missing.append(name)
+        elif isinstance(value, dict):
+            missing += [f"{name}.{key}" for key in missing_keys(cfg[name], value)]
+    return missing

@@ -4,6 +4,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..config import missing_keys
 from .dense_clip.heads import check_dense_head
 from .refiners.base import build_refiner
 from .segmentor import ZeroShotSegmentor
@@ -14,7 +15,7 @@ def check_meta_architecture(cfg: CfgNode) -> None:
     """Check that a configuration is for a zero-shot segmentor; Detectron2's defaults alone are for a detector.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE, the dense head or the refiner is unknown.
+        ValueError: MODEL.META_ARCHITECTURE, the dense head or the refiner is unknown, or keys of TCL are missing.
         RuntimeError: the refiner needs a package that is not installed.
     """
     segmentors = sorted(name for name, model in META_ARCH_REGISTRY if issubclass(model, ZeroShotSegmentor))
@@ -23,6 +24,12 @@ def check_meta_architecture(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}', which is no zero-shot segmentor; expected "
             f"one of {', '.join(segmentors)}. Give a config file, such as shapes/tcl.yaml (the small world) or "
             "tcl.yaml (the paper's)"
+        )
+
+    if missing := missing_keys(cfg):
+        raise ValueError(
+            f"the configuration has no {missing[0]}: another plugin has replaced what add_tcl_config added. Call "
+            "add_tcl_config after it, which adds what is missing"
         )
 
     check_images(cfg)
