@@ -42,15 +42,17 @@ def evaluate_datasets(
     """Evaluate each dataset with its own settings; the model then has the protocol and classes that it had before.
 
     Args:
+        model: any that gives what the evaluators read; one without `set_dataset` runs as in Detectron2's own `test`.
         share_images: whether one loader may serve all datasets of the same images.
         resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
     Returns:
         by dataset: {"sem_seg": metrics in percent, "images": count, "skipped": count}.
     """
+    share_images = share_images and _takes_datasets(model)
     groups = group_by_images(cfg, evaluators) if share_images else [[name] for name in evaluators]
     results = {}
-    has_settings = isinstance(model, ZeroShotSegmentor)  # another model knows its classes by itself
+    has_settings = isinstance(model, ZeroShotSegmentor)
     with model.keep_settings() if has_settings else nullcontext():
         for i, group in enumerate(groups, start=1):
             logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
@@ -105,7 +107,8 @@ def _run_pass(
 
     # Set up the model, and go on from what was done before
     progress = _build_progress(cfg, model, evaluators, dataset_dicts, resume)
-    _set_classes(cfg, model, evaluators)
+    if _takes_datasets(model):
+        _set_classes(cfg, model, evaluators)
     for name, kept in progress.items():
         evaluators[name].attach(kept, skipped.get(name))
     done = set()
@@ -134,6 +137,11 @@ def _run_pass(
         metrics = (results[name] if is_shared else results) or {}
         counted[name] = {**metrics, "images": num_images - num_skipped, "skipped": num_skipped}
     return counted
+
+
+def _takes_datasets(model: nn.Module) -> bool:
+    """Return whether a model is told which dataset is meant; another one knows its classes by itself."""
+    return hasattr(model, "set_dataset")
 
 
 def _set_classes(cfg: CfgNode, model: nn.Module, evaluators: Evaluators) -> None:

@@ -207,6 +207,29 @@ def test_a_dataset_without_evaluator_is_left_out_as_in_detectron2(cfg, info):
     assert "'shapes_val' is not evaluated" in info.text and "no evaluator of this type" in info.text
 
 
+class Gray(torch.nn.Module):
+    """A model of another project: scores of as many classes as it was built for, and no words."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, num_classes))
+
+    def forward(self, batched_inputs):
+        grays = [row["image"].float().mean(0) / 255 - 0.5 for row in batched_inputs]
+        return [{"sem_seg": self.weight[:, None, None] * gray} for gray in grays]
+
+
+def test_a_model_without_words_is_evaluated_as_by_detectron2(cfg):
+    """On each dataset in its own pass, also where their images are the same."""
+    cfg.DATASETS.TEST = ("shapes_val", "shapes_objects_val")
+    cfg.TEST.ZERO_SHOT.MAX_IMAGES = 0
+    model = Gray(len(MetadataCatalog.get("shapes_val").stuff_classes))
+    ours, theirs = Trainer.test(cfg, model), DefaultTrainer.test.__func__(Trainer, cfg, model)
+    assert ours["shapes_val"]["sem_seg"]["mIoU"] > 0
+    for name in cfg.DATASETS.TEST:
+        assert ours[name]["sem_seg"] == pytest.approx(theirs[name]["sem_seg"], nan_ok=True)
+
+
 # ------------------------------------------------------------------------------------------------- expected results
 
 
