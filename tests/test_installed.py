@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 
 import pytest
+import torch
 from PIL import Image
 
 from tcl_d2 import __version__
@@ -112,6 +113,20 @@ def test_snippets_of_the_readme_work(installed, empty):
     package, config, count = done.stdout.split()[-3:]
     assert package == f"{installed}/tcl_d2/__init__.py" and config.startswith(f"{installed}/tcl_d2/")
     assert int(count) == len(list_configs())
+
+
+def test_snippets_for_other_projects_work(installed, world, tmp_path):
+    """All of docs/reuse.md in one go, in a folder that has nothing but the small world."""
+    before = files_of(installed)
+    (tmp_path / "datasets").symlink_to(world)
+    (tmp_path / "reuse.py").write_text("\n".join(blocks("docs/reuse.md", "python")))
+    python("reuse.py", folder=tmp_path, path=installed)
+    assert files_of(installed) == before
+
+    # The plain DefaultTrainer resumed with the optimizer's state, and the second stage
+    checkpoint = torch.load(tmp_path / "output/plain/model_final.pth", weights_only=False)
+    state = checkpoint["trainer"]["_trainer"]["optimizer"]["state"]
+    assert checkpoint["iteration"] == 2 and {int(moments["step"]) for moments in state.values()} == {2, 3}
 
 
 @pytest.mark.fault("tcl_d2 is imported where Detectron2 is not installed", "one error says two ways to get it")
