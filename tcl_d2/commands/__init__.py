@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "compare several configurations on several benchmarks",
     "analyze-model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
+    "export": "write a model as ONNX or by torch.export, to run without torch or Detectron2",
     "prepare": "bring a dataset into place",
     "keys": "list config keys, those of your own code too, with their ranges and meanings",
     "index": "make the index of an image archive, for ReCo",

@@ -140,7 +140,7 @@ class OnnxSegmentor:
         if path is None:
             raise ValueError(
                 f"'{self.path}' was exported without classes: give a file of text embeddings beside it (--embeddings; "
-                "tools/deploy/export_model.py words.npz --classes WORDS makes one)"
+                "tcl-d2 export words.npz --classes WORDS makes one)"
             )
         try:
             with np.load(path, allow_pickle=False) as archive:

@@ -88,7 +88,10 @@ def test_commands_are_listed(tmp_path):
     "words, parts",
     [
         (["segmnet", "photo.png"], ["tcl-d2 has no 'segmnet'", "'segment'"]),
-        (["xyz"], ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, analyze-model, convert, prepare"]),
+        (
+            ["xyz"],
+            ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, analyze-model, convert, export"],
+        ),
         (["prepare", "ade20"], ["tcl-d2 prepare has no 'ade20'", "'ade20k'"]),
     ],
 )

@@ -355,7 +355,7 @@ def test_command_has_its_folder_alone(world, tcl_onnx, tmp_path):
     assert run(world, *command, folder=tmp_path).returncode == 0
 
 
-EXPORT = "tools/deploy/export_model.py"
+EXPORT = ("-m", "tcl_d2", "export")
 
 
 @pytest.mark.fault(
@@ -369,7 +369,7 @@ def test_export_says_what_does_not_go_together(world, tmp_path):
         (("file/model.onnx",), ("file/model.onnx cannot be written",)),
         (("model.pt2", "--int8"), ("without --labels and --int8",)),
     ):
-        check_error(run(world, ROOT / EXPORT, *options, folder=tmp_path), *parts)
+        check_error(run(world, *EXPORT, *options, folder=tmp_path), *parts)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -378,7 +378,7 @@ def test_exported_words_are_those_of_the_segment_command(world, tmp_path):
     (tmp_path / "words.txt").write_text("background, sky, fire\nbrick\nlava, ice\n")
     options = ("--classes", "words.txt", "--config-file", "shapes/trained.yaml")
     for words, expected in ([], ["sky", "fire"]), (["grass"], ["grass"]):
-        done = run(world, ROOT / EXPORT, "words.npz", "--background", *words, *options, folder=tmp_path)
+        done = run(world, *EXPORT, "words.npz", "--background", *words, *options, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         with np.load(tmp_path / "words.npz", allow_pickle=False) as archive:
             assert json.loads(str(archive["card"]))["vocabulary"]["background"] == expected
@@ -389,7 +389,7 @@ def test_export_writes_what_the_predictor_does(world, build, clip_config, tmp_pa
     classes = ("--classes", "brick, grass", "--background")
     settings = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "", "SEED", 0, "INPUT.MIN_SIZE_TEST", 40)
     config = ("--config-file", "shapes/maskclip.yaml", "--opts", *settings, "TEST.ZERO_SHOT.REFINE", "none")
-    done = run(world, ROOT / EXPORT, tmp_path / "model.onnx", "--int8", *classes, *config)
+    done = run(world, *EXPORT, tmp_path / "model.onnx", "--int8", *classes, *config)
     assert done.returncode == 0 and "model.onnx: " in done.stdout, done.stderr
     segmentor = OnnxSegmentor(tmp_path / "model.onnx")
     assert segmentor(picture(40, 40)).classes == ["background", "brick", "grass"]

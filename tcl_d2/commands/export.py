@@ -1,23 +1,20 @@
-#!/usr/bin/env python
-"""Export a model for programs without torch or Detectron2: `python tools/deploy/export_model.py OUTPUT`.
+"""Export a model for programs without torch or Detectron2.
 
 The output's name says the format: .onnx, .pt2 (torch.export), or .npz (text embeddings alone, for a model that was
 exported without classes). See docs/deploy.md.
 
-    export_model.py model.onnx --classes "brick, lava" --background    # the classes are in the file
-    export_model.py model.onnx                                         # text embeddings are an input
-    export_model.py words.npz --classes "brick, lava"                  # those of a vocabulary
-    export_model.py model.onnx --classes "brick, lava" --int8          # linear layers in 8 bits
+    tcl-d2 export model.onnx --classes "brick, lava" --background    # the classes are in the file
+    tcl-d2 export model.onnx                                         # text embeddings are an input
+    tcl-d2 export words.npz --classes "brick, lava"                  # those of a vocabulary
+    tcl-d2 export model.onnx --classes "brick, lava" --int8          # linear layers in 8 bits
 """
 
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from tcl_d2.commands.model_options import add_model_options, read_model, with_method
-from tcl_d2.commands.segment import add_background_option, read_words
-from tcl_d2.deploy.card import EmbeddingsCard
-from tcl_d2.export import (
+from ..deploy.card import EmbeddingsCard
+from ..export import (
     CropLabels,
     CropScores,
     check_exportable,
@@ -28,16 +25,18 @@ from tcl_d2.export import (
     save_onnx,
     save_program,
 )
-from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
-from tcl_d2.predictor import TCLPredictor
-from tcl_d2.utils.errors import one_message
-from tcl_d2.utils.files import check_output
+from ..modeling.segmentor.score_rules import ScoreSettings
+from ..predictor import TCLPredictor
+from ..utils.errors import one_message
+from ..utils.files import check_output
+from .model_options import add_model_options, read_model, with_method
+from .segment import add_background_option, read_words
 
 SUFFIXES = (".onnx", ".pt2", ".npz")
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the script's options."""
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help=f"the file to write; its name ends in {', '.join(SUFFIXES)}")
     parser.add_argument("--classes", help="as of tcl-d2 segment; none: text embeddings are an input of the model")
@@ -98,7 +97,3 @@ def main(args: argparse.Namespace) -> None:
         predictor = with_method(read_model(args, "MODEL.DEVICE", "cpu")(), args.method)
         export(predictor, args)
         print(f"{args.output}: {args.output.stat().st_size / 1e6:,.1f} MB")
-
-
-if __name__ == "__main__":
-    main(argument_parser().parse_args())
