@@ -19,7 +19,7 @@ COMMANDS = {
     "analyze-model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
     "export": "write a model as ONNX or by torch.export, to run without torch or Detectron2",
-    "prepare": "bring a dataset into place",
+    "prepare": "bring a dataset into place, or draw COCO instances as labels",
     "keys": "list config keys, those of your own code too, with their ranges and meanings",
     "index": "make the index of an image archive, for ReCo",
 }
@@ -33,6 +33,7 @@ DATASETS = {
     "ade20k": "ADE20K, 150 classes",
     "ade847": "the full ADE20K, 847 classes",
     "lvis": "LVIS v1",
+    "labels": "label maps to train on, from COCO instance annotations of yours",
 }
 
 

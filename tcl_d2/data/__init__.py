@@ -108,7 +108,8 @@ def _check_dataset(name: str, use: str | None) -> None:
     is_benchmark = not may_be_pairs and has_classes(name)
     fits = {None: True, TRAIN_ONLY_TYPE: may_be_pairs or is_labeled(name), EVALUATOR_TYPE: is_benchmark}
     if not fits[use]:
-        raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.")
+        advice = _advise_labels(name) if use == TRAIN_ONLY_TYPE else ""
+        raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.{advice}")
 
     if is_of_objects(name):
         read_annotations(name)
@@ -119,6 +120,16 @@ def _check_dataset(name: str, use: str | None) -> None:
         read_labeled_dataset(name) if is_labels else read_dataset(name)
     except AssertionError as error:  # of Detectron2's own datasets
         raise ValueError(f"Dataset '{name}': {error}") from None
+
+
+def _advise_labels(name: str) -> str:
+    """Return how to train on COCO's instances; "" for other datasets."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "coco":
+        return ""
+    json_file, images = metadata.get("json_file") or "FILE.json", metadata.get("image_root") or "FOLDER"
+    command = f"tcl-d2 prepare labels {json_file} --images {images} --output my/labeled"
+    return f" Draw its instances as labels, and name that folder in their place: {command}"
 
 
 def _similar_names(name: str) -> str:

@@ -310,6 +310,7 @@ def test_datasets_of_the_wrong_use_are_refused(in_world, tmp_path, forget):
         check_datasets(train=["shapes_train", "coco_2017_val", "no_set"], test=["shapes_train"])
     boxes, unknown, to_train_on = str(error.value).split("\n  ")
     assert "'coco_2017_val' is of the wrong kind: DATASETS.TRAIN takes image-text pairs" in boxes
+    assert "tcl-d2 prepare labels " in boxes and "instances_val2017.json --images " in boxes
     assert "and labeled datasets" in boxes and "'no_set' is not registered" in unknown
     assert "'shapes_train' is of the wrong kind: DATASETS.TEST" in to_train_on
 
