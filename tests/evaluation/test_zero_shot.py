@@ -258,7 +258,7 @@ def test_it_takes_what_detectron2s_evaluator_takes(four_classes, tmp_path):
         scores = scores_of(np.array(Image.open(dataset_dict["sem_seg_file_name"])).astype(np.int64) % 4)
         tensors.process([dataset_dict], [{"sem_seg": scores}])
         arrays.process([dataset_dict], [{"sem_seg": scores.numpy()}])
-    assert arrays.evaluate() == tensors.evaluate()
+    assert np.array_equal(arrays.statistics["confusion_matrix"], tensors.statistics["confusion_matrix"])
     assert len(list((tmp_path / "predictions").rglob("*.png"))) == 3
 
     arrays.reset()
