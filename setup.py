@@ -68,6 +68,7 @@ setup(
     extras_require={
         "demo": ["gradio>=6"],
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
+        "supervision": ["supervision"],
         "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
         "export": ["onnx", "onnx-ir", "onnxscript", "onnxruntime"],
@@ -81,6 +82,7 @@ setup(
             "selenium",
             "opencv-python",
             "setuptools>=70.1",
+            "supervision",
             "transformers>=4.57",
             "wandb",
             "onnx",

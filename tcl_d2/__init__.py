@@ -3,15 +3,19 @@
 Where Detectron2 is not installed, nothing is registered, and `tcl_d2.deploy` runs exported models.
 """
 
-from .utils.installation import has_detectron2, import_detectron2, require_detectron2
+from .utils.installation import has_detectron2, require_detectron2
 from .version import __version__
 
 __all__ = ["__version__", "add_tcl_config", "load_config"]
 
 if has_detectron2():
-    import_detectron2()
-    from . import assets, data, modeling  # noqa: F401  (registers)
-    from .config import add_tcl_config, load_config
+    from .registration import register, without_warnings
+
+    with without_warnings():
+        from . import assets  # noqa: F401  (registers)
+        from .config import add_tcl_config, load_config
+
+        register()
 
 
 def __getattr__(name: str) -> object:

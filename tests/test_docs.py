@@ -24,6 +24,8 @@ PAGES = (
     "docs/objects.md",
     "docs/reco.md",
     "docs/few_masks.md",
+    "docs/operations.md",
+    "docs/words.md",
     "datasets/README.md",
 )
 ELSEWHERE = (  # commands that are not run here, by what they need
@@ -124,15 +126,29 @@ def test_commands_run(folder, page):
         run_line(folder, f"{command} {quick}")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "MODEL_ZOO.md", "docs/architecture.md", "docs/deploy.md", "docs/groupvit.md"])
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("d*/*.md"))])
 def test_links_and_files_exist(page):
     text = (ROOT / page).read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    links = re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text)
     named = re.findall(r"`((?:configs|tcl_d2|tools|dev|docs|demo)/[\w/.-]*\w)`", text)
-    for link in links:
-        assert ((ROOT / page).parent / link).exists(), link
+    for link, anchor in links:
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
     for path in named:
         assert (ROOT / path).exists(), path
+
+
+def test_index_has_every_page():
+    index = (ROOT / "docs/README.md").read_text()
+    for page in {*ROOT.glob("docs/*.md")} - {ROOT / "docs/README.md"}:
+        assert f"]({page.name})" in index, page.name
 
 
 def test_keys_that_are_named_exist():

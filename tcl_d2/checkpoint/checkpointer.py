@@ -16,7 +16,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..modeling import FrozenCLIP, FrozenDualEncoder
 from ..utils.downloads import local_weights
-from ..utils.errors import named
 from ..utils.files import replacing
 from ..utils.tensors import check_finite, read_metadata, read_tensors, split_checkpoint
 from .card import carried_activation, check_resume
@@ -201,13 +200,18 @@ class TCLCheckpointer(DetectionCheckpointer):
         )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        path = path or ""  # Detectron2 takes None for no weights
+        is_address = path.startswith(("http://", "https://"))
+        self._remedy = f" (it is what {path} gave: remove it to get it again)" if is_address else ""
         return super().load(fetch_weights(path), *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._file = filename
-        with named(self._source):
+        try:
             loaded = read_checkpoint(filename)
             check_finite(loaded["model"], filename)
+        except ValueError as error:
+            raise ValueError(f"{self._source}: {error}{self._remedy}") from None
 
         unused = sorted(str(key) for key in loaded.keys() - {"model", "card"})
         if unused and not self.checkpointables.keys() & loaded.keys():

@@ -22,8 +22,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default=TCL,
-        help=f"{TCL}: the model of the config (default); or its CLIP alone, without training: clip, maskclip, sclip, "
-        "clearclip, naclip, proxyclip, or a dense head of yours",
+        help=f"{TCL}: the model of the config (default); or its CLIP alone, without training: "
+        f"{', '.join(method_names()[1:])}, or a dense head of yours",
     )
     add_import_argument(parser)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")

@@ -119,8 +119,8 @@ def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Coun
     parts = {name: Counter() for name in (*modules, "clip")}
     bind_refiner = getattr(model.refiner, "bind", None)
 
-    def bind(images: Tensor) -> Callable[[Tensor], Tensor]:
-        return counter.attribute(bind_refiner(images), parts["refiner"])
+    def bind(*args: object) -> Callable[[Tensor], Tensor]:
+        return counter.attribute(bind_refiner(*args), parts["refiner"])
 
     # Segment
     with ExitStack() as patches:

@@ -65,16 +65,17 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
     def __init__(
         self,
         dataset_name: str,
-        *,
         distributed: bool = True,
-        predictions: Path | None = None,
+        output_dir: str | Path | None = None,
+        *,
         measures: Sequence[Measure] = (),
     ):
         """Build the evaluator of a registered dataset.
 
         Args:
             distributed: whether to sum the statistics of all processes.
-            predictions: folder for predicted labels as palette PNGs (see prediction_path); None to save none.
+            output_dir: predicted labels are saved in its folder predictions/, as palette PNGs (see prediction_path);
+                None to save none.
 
         Raises:
             ValueError: two rows of the dataset have one `file_name`, or its labels cannot be read.
@@ -88,8 +89,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
         # Optional parts
         self._distributed = distributed
-        self._predictions = predictions
-        if predictions is not None:
+        self._predictions = None if output_dir is None else Path(output_dir, "predictions")
+        if output_dir is not None:
             self._check_prediction_paths()
         self._measures = measures
         self.needs_similarity = self._lacks_similarity()
@@ -101,7 +102,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         folder = Path(output_folder or inference_folder(cfg, dataset_name))
         return {
             "dataset_name": dataset_name,
-            "predictions": folder / "predictions" if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None,
+            "output_dir": folder if cfg.TEST.ZERO_SHOT.SAVE_PREDICTIONS else None,
             "measures": build_measures(cfg, dataset_name),
         }
 
@@ -177,6 +178,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
 
                 sem_seg_labels: class indices at the label's size, integers [H, W].
                 sem_seg: scores [K, H, W], or [K + 1, H, W], the last of no class.
+
+                Both may be tensors or arrays of NumPy.
 
         Raises:
             OSError, ValueError: a label or prediction is missing or broken, or does not fit; names the file.
@@ -271,9 +274,9 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         """Return the predicted labels, integers [H, W]; a ValueError names the image if they do not fit."""
         name = f"The prediction for {input_per_image['file_name']}"
         if "sem_seg_labels" in output:
-            labels = output["sem_seg_labels"]
+            labels = _as_tensor(output["sem_seg_labels"])
         elif "sem_seg" in output:
-            labels = self._best_classes(output["sem_seg"], name)
+            labels = self._best_classes(_as_tensor(output["sem_seg"]), name)
         else:
             raise ValueError(f"{name} has neither 'sem_seg_labels' nor 'sem_seg', but: {', '.join(output)}.")
 
@@ -356,3 +359,7 @@ class SharedImagesEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict | None]:
         """Return the results of each dataset's evaluator, by dataset."""
         return {name: evaluator.evaluate() for name, evaluator in self._evaluators.items()}
+
+
+def _as_tensor(values: object) -> object:
+    return torch.from_numpy(values) if isinstance(values, np.ndarray) else values

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
+from ..modeling.functional import resize_scores
 from ..modeling.segmentor.score_rules import ScoreSettings
-from ..modeling.segmentor.windows import resize_scores
 from ..words.vocabulary import WordSubset
 
 

@@ -7,8 +7,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from ..config import missing_keys
 from .dense_clip.heads import check_dense_head
 from .refiners.base import build_refiner
-from .segmentor import ZeroShotSegmentor
-from .segmentor.base import check_images
+from .segmentor.base import ZeroShotSegmentor, check_images
 
 
 def check_meta_architecture(cfg: CfgNode) -> None:

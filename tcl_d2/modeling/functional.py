@@ -26,3 +26,10 @@ def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
     logits = similarity * log_scale.exp().clamp(max=100)
     target = torch.arange(len(logits), device=logits.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize scores [B, K, h, w] to `size`, bilinear; nothing is done where they have it."""
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

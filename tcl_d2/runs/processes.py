@@ -78,7 +78,7 @@ def _prepare_cpu(num_processes: int) -> None:
 
 
 def _ignore_import_warnings() -> None:
-    """Ignore in new processes, which import Detectron2 first, the warnings that `import_detectron2` ignores."""
+    """Ignore in new processes, which import Detectron2 first, the warnings that `without_warnings` leaves out."""
     given = os.environ.get("PYTHONWARNINGS", "")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [given, "ignore:`torch.jit.script` is:FutureWarning"]))
 

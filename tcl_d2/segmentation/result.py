@@ -13,12 +13,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..utils.files import open_path, replacing
+from ..utils.imports import import_optional
 from ..words.parsing import NO_CLASS
 from . import drawing
 from .drawing import Color
 
 if TYPE_CHECKING:  # a deployed model's scores are made without torch
     from detectron2.structures import Instances
+    from matplotlib.axes import Axes
+    from supervision import Detections
     from torch import Tensor
 
     from .objects import ComponentSettings
@@ -29,7 +32,7 @@ _MARK = PngInfo()
 _MARK.add_text("Software", _SOFTWARE)
 
 
-@dataclass
+@dataclass(repr=False)
 class Segmentation:
     """An image, segmented into classes.
 
@@ -53,6 +56,10 @@ class Segmentation:
     negative: bool = False
     label_scores: np.ndarray | None = None
     components: "ComponentSettings | None" = None
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"Segmentation({width} x {height}, {len(self.classes)} classes: {self.describe_areas()})"
 
     # ------------------------------------------------------------------------------------------------- values
 
@@ -103,6 +110,22 @@ class Segmentation:
         indices = {self.index(name): index for index, name in enumerate(self.things())}
         objects = connected_components(self.labels, self._label_scores(), indices, components)
         return make_instances(objects, self.labels.shape, indices)
+
+    def to_detections(self, **settings: int) -> "Detections":
+        """Return the objects of `instances` as supervision's Detections, with their words as `class_name`.
+
+        RuntimeError where supervision is not installed.
+        """
+        detections = import_optional("supervision", "Segmentation.to_detections").Detections
+        objects, things = self.instances(**settings), np.array(self.things())
+        indices = objects.pred_classes.numpy()
+        return detections(
+            xyxy=objects.pred_boxes.tensor.numpy(),
+            mask=objects.pred_masks.numpy(),
+            confidence=objects.scores.numpy(),
+            class_id=indices,
+            data={"class_name": things[indices]},
+        )
 
     def _label_scores(self) -> np.ndarray:
         if self.label_scores is not None:
@@ -158,6 +181,14 @@ class Segmentation:
 
         instances = self.instances() if instances is None else instances
         return draw_boxes(self.image, instances, self.things(), self.colors()[int(self.background) :])
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the overlay with matplotlib; return its axes, by default those of a new figure."""
+        if axes is None:
+            axes = import_optional("matplotlib.pyplot", "Segmentation.plot", "matplotlib").subplots()[1]
+        axes.imshow(self.draw_overlay())
+        axes.set_axis_off()
+        return axes
 
     # ------------------------------------------------------------------------------------------------- files
 

@@ -16,8 +16,7 @@ from iopath.common.file_io import HTTPURLHandler, PathHandler, file_lock, get_ca
 from iopath.common.file_io import PathManager as PathManagerBase
 from tqdm import tqdm
 
-from .files import is_web_page
-from .http_stream import HTTPStream
+from .http_stream import HTTPStream, is_web_page
 
 logger = logging.getLogger(__name__)
 

@@ -139,11 +139,6 @@ def leads_back(path: Path) -> bool:
     return path.is_symlink() and path.is_dir() and any(map(path.samefile, path.absolute().parents))
 
 
-def is_web_page(file: BinaryIO) -> bool:
-    """Return whether a newly opened file begins as HTML or XML: sites send pages in place of files."""
-    return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
-
-
 def _host() -> str:
     """Return 8 letters for this host: other hosts' processes write to a shared disk too."""
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"

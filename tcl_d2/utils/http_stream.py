@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -165,3 +165,8 @@ def _reason(error: Exception) -> str:
         return f"HTTP {error.code} {error.reason}"
     reason = error.reason if isinstance(error, URLError) else error
     return str(reason) or type(reason).__name__
+
+
+def is_web_page(file: BinaryIO) -> bool:
+    """Return whether a newly opened file begins as HTML or XML: sites send pages in place of files."""
+    return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))

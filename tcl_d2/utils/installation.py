@@ -1,22 +1,12 @@
 """Requirements beside the package: without Detectron2, only deployed models work."""
 
 import sys
-import warnings
 from importlib.util import find_spec
 
 
 def has_detectron2() -> bool:
     """Return whether Detectron2 is installed."""
     return find_spec("detectron2") is not None
-
-
-def import_detectron2() -> None:
-    """Import Detectron2's models without torch's warnings of `torch.jit.script`, which are not the user's."""
-    import torch  # noqa: F401  (adds filters of its own, which stay)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".torch.jit.script. is", FutureWarning)
-        import detectron2.modeling  # noqa: F401
 
 
 def require_detectron2() -> None:

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save
 from torch import Tensor, nn
 
-from .files import is_web_page, replacing
+from .files import replacing
+from .http_stream import is_web_page
 from .torchscript import StandIn, read_torchscript
 
 logger = logging.getLogger(__name__)

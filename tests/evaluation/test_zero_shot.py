@@ -132,12 +132,12 @@ def test_bad_labels_are_named(four_classes, make, error, message):
         ({"sem_seg_labels": torch.full((12, 9), 255, dtype=torch.uint8)}, "the value 255.*4 classes"),
         ({"sem_seg_labels": torch.full((12, 9), -1)}, "the value -1"),
         ({"sem_seg_labels": torch.zeros(12, 9)}, "float32"),
-        ({"sem_seg_labels": np.zeros((12, 9), np.int64)}, "ndarray"),
+        ({"sem_seg_labels": [[0] * 9] * 12}, "list"),
         ({"sem_seg_labels": torch.zeros(1, 12, 9, dtype=torch.int64)}, r"\[1, 12, 9\]"),
         ({"sem_seg_labels": torch.zeros(9, 12, dtype=torch.int64)}, r"\[9, 12\].*\[12, 9\]"),
         ({"sem_seg": torch.zeros(3, 12, 9)}, "3 classes"),
         ({"sem_seg": torch.zeros(4, 108)}, r"\[4, 108\]"),
-        ({"sem_seg": np.zeros((4, 12, 9))}, "ndarray"),
+        ({"sem_seg": [[[0.0] * 9] * 12] * 4}, "list"),
         ({"sem_seg": torch.zeros(4, 9, 12)}, r"\[9, 12\].*\[12, 9\]"),
         ({"sem_seg": torch.full((4, 12, 9), torch.nan)}, "nan"),
         ({"instances": []}, "sem_seg.*instances"),
@@ -189,7 +189,7 @@ def test_predictions_have_files_of_their_own(four_classes, tmp_path, image_id, m
     MetadataCatalog.get("t_ids").set(stuff_classes=list(CLASSES), evaluator_type="sem_seg")
     try:
         with pytest.raises(ValueError, match=message):
-            ZeroShotSemSegEvaluator("t_ids", predictions=tmp_path)
+            ZeroShotSemSegEvaluator("t_ids", output_dir=tmp_path)
         ZeroShotSemSegEvaluator("t_ids")
     finally:
         DatasetCatalog.remove("t_ids")
@@ -249,3 +249,18 @@ def test_missing_label_file_is_found_before_evaluation(four_classes):
     (four_classes / "labels/1.png").unlink()
     with pytest.raises(FileNotFoundError, match="'t_bench': 1 of 3 labels are missing, such as .*1.png"):
         DatasetCatalog.get("t_bench")
+
+
+def test_it_takes_what_detectron2s_evaluator_takes(four_classes, tmp_path):
+    """The same arguments in the same order, and scores and labels of NumPy."""
+    tensors, arrays = ZeroShotSemSegEvaluator("t_bench", False), ZeroShotSemSegEvaluator("t_bench", False, tmp_path)
+    for dataset_dict in DatasetCatalog.get("t_bench"):
+        scores = scores_of(np.array(Image.open(dataset_dict["sem_seg_file_name"])).astype(np.int64) % 4)
+        tensors.process([dataset_dict], [{"sem_seg": scores}])
+        arrays.process([dataset_dict], [{"sem_seg": scores.numpy()}])
+    assert np.array_equal(arrays.statistics["confusion_matrix"], tensors.statistics["confusion_matrix"])
+    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 3
+
+    arrays.reset()
+    arrays.process([dataset_dict], [{"sem_seg_labels": scores.argmax(0).numpy()}])
+    assert arrays.statistics["confusion_matrix"].sum() > 0

@@ -25,6 +25,7 @@ from tcl_d2.engine import Trainer
 from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.modeling import GroupViT, Refiner
 from tcl_d2.modeling.encoders.text import TextEmbedder
+from tcl_d2.modeling.functional import resize_scores
 from tcl_d2.modeling.groupvit import (
     build_groupvit,
     build_untrained_groupvit,
@@ -32,7 +33,6 @@ from tcl_d2.modeling.groupvit import (
 )
 from tcl_d2.modeling.groupvit.official import from_official
 from tcl_d2.modeling.segmentor import words_to_labels
-from tcl_d2.modeling.segmentor.windows import resize_scores
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.words.vocabulary import WordSubset
 from tests.conftest import ROOT

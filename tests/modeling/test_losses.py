@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from tcl_d2 import load_config
-from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask, mask_statistics
+from tcl_d2.modeling import TCL_LOSS_REGISTRY, Grounding, Sim2Mask
+from tcl_d2.modeling.tcl import mask_statistics
 from tcl_d2.modeling.tcl.losses import (
     FeatureTCLLoss,
     ImageTCLLoss,

@@ -195,3 +195,24 @@ def test_boxes_need_opencv(segmentation, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="OpenCV.*opencv-python-headless"):
         segmentation.save(tmp_path, "x", boxes=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_it_is_written_in_a_line(segmentation):
+    assert repr(segmentation) == "Segmentation(6 x 4, 3 classes: cat 50 %, background 33 %, a dog 17 %)"
+
+
+def test_it_becomes_detections_of_supervision(segmentation):
+    supervision = pytest.importorskip("supervision")
+    detections = segmentation.to_detections(min_area=1)
+    objects = segmentation.instances(min_area=1)
+    assert isinstance(detections, supervision.Detections) and len(detections) == len(objects) == 2
+    assert detections["class_name"].tolist() == ["cat", "a dog"] and detections.class_id.tolist() == [0, 1]
+    assert detections.mask[0].sum() == 12 and detections.xyxy[1].tolist() == [0, 2, 2, 4]
+    assert len(supervision.Detections.merge([detections, detections])) == 4
+
+
+def test_it_is_drawn_by_matplotlib(segmentation):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    axes = segmentation.plot()
+    assert segmentation.plot(axes) is axes and np.array_equal(axes.images[0].get_array(), segmentation.draw_overlay())

@@ -20,8 +20,7 @@ import braceexpand
 from huggingface_hub import get_token, hf_hub_url
 from webdataset.gopen import gopen
 
-from ...utils.files import is_web_page
-from ...utils.http_stream import PAUSES, HTTPStream, UnreadableAddress
+from ...utils.http_stream import PAUSES, HTTPStream, UnreadableAddress, is_web_page
 from ..dataset_files import glob_files, subsample
 from .shard_samples import BROKEN_TAR, iterate_headers, open_tar
 

@@ -17,9 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from ...segmentation.drawing import draw_groups, draw_text, enlarge
 from ...utils.events import put_picture
 from ..encoders.text import batch_tokens
-from ..functional import gather, info_nce, normalize
+from ..functional import gather, info_nce, normalize, resize_scores
 from ..segmentor.base import ZeroShotSegmentor
-from ..segmentor.windows import resize_scores
 from .encoder import GroupViTEncoder
 from .loading import build_groupvit, check_groupvit, is_file, load_official
 from .multi_label import MultiLabelLoss

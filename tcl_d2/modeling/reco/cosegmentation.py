@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..segmentor.windows import resize_scores
+from ..functional import resize_scores
 
 
 def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -> Tensor:

@@ -27,10 +27,9 @@ from ...words.vocabulary import check_words, make_vocabulary
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..encoders.text import WordReader
 from ..encoders.vision import VisionEncoder, build_vision_model
-from ..functional import normalize, tokens_to_map
+from ..functional import normalize, resize_scores, tokens_to_map
 from ..refiners.base import keep_scores
 from ..segmentor.base import ZeroShotSegmentor
-from ..segmentor.windows import resize_scores
 from .cache import ReferenceCache, digest_texts
 from .cosegmentation import find_seeds, make_reference, weigh_patches
 from .index import ArchiveImages, ImageEmbedder, ImageIndex, ImageRecord, find_index, iterate_images

@@ -12,7 +12,7 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 from ...config.ranges import check_values
-from ..segmentor.windows import resize_scores
+from ..functional import resize_scores
 from .base import REFINER_REGISTRY, Refiner
 
 # Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ...config.ranges import check_values
 from ..encoders.base import DualEncoder
-from ..functional import normalize
+from ..functional import normalize, resize_scores
 from ..refiners.base import Refiner, keep_scores
-from .windows import pad_to_multiple, resize_scores
+from .windows import pad_to_multiple
 
 
 class CropFeatures(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...utils.windows import window_starts
+from ..functional import resize_scores
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
@@ -73,10 +74,3 @@ def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tenso
     crops = (image_windows.image[:, y, x] for image_windows in windows for y, x in image_windows.slices)
     while batch := list(islice(crops, batch_size)):
         yield torch.stack(batch)
-
-
-def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize scores [B, K, h, w] to `size`, bilinear; nothing is done where they have it."""
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

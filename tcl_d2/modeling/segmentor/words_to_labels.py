@@ -7,11 +7,12 @@ from itertools import chain, islice
 from torch import Tensor
 
 from ...words.vocabulary import WordSubset
+from ..functional import resize_scores
 from ..refiners.base import keep_scores
 from .crops import CropMap, CropSegmentor
 from .objects import OUTPUTS
 from .score_rules import ScoreRule, ScoreSettings, build_score_rule
-from .windows import Windows, resize_scores
+from .windows import Windows
 
 # What bounds memory for any number of words, windows and pixels: so many windows are encoded at once (ImageBatches), so
 # many words are scored at once in all of them, and of these so many bytes of scores are averaged at the result's size.

@@ -1,0 +1,3 @@
+"""The loss heads, see tcl/losses.py, under the path that custom heads import."""
+
+from .tcl.losses import *  # noqa: F403

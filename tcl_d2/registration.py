@@ -1,0 +1,64 @@
+"""Registering the plugin with Detectron2: the datasets at once, the models as soon as Detectron2's are imported.
+
+Importing both takes seconds, which a project that uses a part of the plugin alone need not wait for.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+_METHODS = ("tcl", "dense_clip", "groupvit", "reco")
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Leave out torch's warnings of `torch.jit.script`, which Detectron2 uses and the user does not."""
+    import torch  # noqa: F401  (adds filters of its own, which stay)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".torch.jit.script. is", FutureWarning)
+        yield
+
+
+def register() -> None:
+    """Register the datasets now, and the meta-architectures when detectron2.modeling is imported."""
+    from .data import builtin  # noqa: F401  (registers)
+
+    if "detectron2.modeling" in sys.modules:
+        _register_models()
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport("detectron2.modeling", _register_models))
+
+
+def _register_models() -> None:
+    for name in _METHODS:
+        import_module(f"tcl_d2.modeling.{name}.model")
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls a function when a module has been imported."""
+
+    def __init__(self, name: str, function: Callable[[], None]):
+        self.name = name
+        self.function = function
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_call(module: ModuleType) -> None:
+            with without_warnings():
+                execute(module)
+            self.function()
+
+        spec.loader.exec_module = execute_and_call
+        return spec

@@ -1,0 +1,38 @@
+"""Importing the plugin registers it, in any order, and imports no more than is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+REGISTERED = "from detectron2.modeling import META_ARCH_REGISTRY as R; assert {'TCL', 'ReCo'} <= set(dict(R))"
+HEAVY = {"detectron2.modeling", "detectron2.engine", "open_clip", "timm", "transformers", "scipy", "matplotlib"}
+HAS_DATASETS = "from detectron2.data import DatasetCatalog as D; assert 'zeroshot_voc_val' in D.list()"
+REFINE = "import torch; PAMR()(torch.rand(1, 3, 8, 8), torch.rand(1, 2, 4, 4))"
+
+
+def imported(code: str) -> set[str]:
+    """Run code in a new process, and return the names of HEAVY that it has imported."""
+    code += "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stderr or code.startswith("import detectron2")  # which warns of torch.jit.script
+    return HEAVY & set(done.stdout.split())
+
+
+def test_everything_is_registered_in_any_order():
+    imported(f"import tcl_d2; {REGISTERED}; {HAS_DATASETS}")
+    imported(f"import detectron2.modeling; from tcl_d2.modeling import GroupViT; {REGISTERED}")
+
+
+def test_no_more_is_imported_than_is_used():
+    assert imported(f"from tcl_d2.modeling import PAMR; {REFINE}") == set()
+    evaluator = "from tcl_d2.evaluation import ZeroShotSemSegEvaluator"
+    assert imported(f"{evaluator}; from tcl_d2 import load_config; load_config('shapes/tcl.yaml')") == set()
+
+
+def test_other_names_are_refused():
+    import tcl_d2.modeling
+
+    with pytest.raises(AttributeError, match="module 'tcl_d2.modeling' has no attribute 'PAMRR'"):
+        _ = tcl_d2.modeling.PAMRR
+    assert "PAMR" in tcl_d2.modeling.__all__
