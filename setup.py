@@ -72,7 +72,8 @@ setup(
         "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
         "export": ["onnx", "onnx-ir", "onnxscript", "onnxruntime"],
-        # setuptools from 70.1 on builds a wheel by itself, as a test does.
+        # setuptools from 70.1 on builds a wheel by itself, as a test does. From 82 on it has no pkg_resources, without
+        # which detectron2.model_zoo cannot be imported.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
         "dev": [
             "pytest",
@@ -81,7 +82,7 @@ setup(
             "ruff",
             "selenium",
             "opencv-python",
-            "setuptools>=70.1",
+            "setuptools>=70.1,<82",
             "supervision",
             "transformers>=4.57",
             "wandb",

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 _METHODS = ("tcl", "dense_clip", "groupvit", "reco")
+_SEM_SEG_EVALUATION = "detectron2.evaluation.sem_seg_evaluation"
 
 
 @contextmanager
@@ -30,15 +31,32 @@ def register() -> None:
     """Register the datasets now, and the meta-architectures when detectron2.modeling is imported."""
     from .data import builtin  # noqa: F401  (registers)
 
-    if "detectron2.modeling" in sys.modules:
-        _register_models()
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport("detectron2.modeling", _register_models))
+    _after_import("detectron2.modeling", _register_models)
+    _after_import(_SEM_SEG_EVALUATION, _read_labels_under_numpy_2)
+
+
+def _after_import(name: str, function: Callable[[], None]) -> None:
+    """Call a function when a module has been imported, or now."""
+    if name in sys.modules:
+        function()
+    elif not any(isinstance(finder, _AfterImport) and finder.name == name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport(name, function))
 
 
 def _register_models() -> None:
     for name in _METHODS:
         import_module(f"tcl_d2.modeling.{name}.model")
+
+
+def _read_labels_under_numpy_2() -> None:
+    """Let Detectron2's SemSegEvaluator read labels by its default function under NumPy 2.
+
+    The function passes copy=False together with another dtype, which NumPy 2 refuses. None copies where that is needed,
+    as False did before, so this changes nothing that works.
+    """
+    read = getattr(sys.modules[_SEM_SEG_EVALUATION], "load_image_into_numpy_array", None)
+    if getattr(read, "__defaults__", None) == (False, None):  # copy, dtype; not mended by Detectron2 itself
+        read.__defaults__ = (None, None)
 
 
 class _AfterImport(MetaPathFinder):

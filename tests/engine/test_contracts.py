@@ -28,7 +28,6 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data import BenchmarkMapper, ImageTextDatasetMapper, build_image_text_train_loader, check_datasets
-from tcl_d2.data.labels import LabelMapper
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation import EVALUATOR_REGISTRY, ZeroShotSemSegEvaluator, build_evaluator, verify_results
 from tcl_d2.predictor import TCLPredictor
@@ -55,15 +54,6 @@ def info(caplog):
 # ------------------------------------------------------------------------------------------------- the Trainer's hooks
 
 
-def sem_seg_evaluator(dataset_name: str, **options) -> SemSegEvaluator:
-    """Build Detectron2's evaluator; its own reader of labels fails with NumPy 2 in some versions."""
-
-    def read(path: str, dtype: type) -> np.ndarray:
-        return LabelMapper.of(dataset_name).read(path).astype(dtype)
-
-    return SemSegEvaluator(dataset_name, sem_seg_loading_fn=read, **options)
-
-
 class PlainTrainer(Trainer):
     """Overrides each hook with Detectron2's signature and Detectron2's own parts."""
 
@@ -79,7 +69,7 @@ class PlainTrainer(Trainer):
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
         if output_folder is None:
             output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        return sem_seg_evaluator(dataset_name, output_dir=output_folder)
+        return SemSegEvaluator(dataset_name, output_dir=output_folder)
 
 
 @pytest.fixture
@@ -179,7 +169,7 @@ def test_evaluators_can_be_given(cfg):
     """Detectron2's and ours in one pass, which both see scores; None for a dataset that is not scored."""
     cfg.DATASETS.TEST = ("shapes_stuff_val", "shapes_objects_val", "shapes_val")
     model = Trainer.build_model(cfg).eval()
-    evaluators = [sem_seg_evaluator("shapes_stuff_val"), ZeroShotSemSegEvaluator("shapes_objects_val"), None]
+    evaluators = [SemSegEvaluator("shapes_stuff_val"), ZeroShotSemSegEvaluator("shapes_objects_val"), None]
     given = Trainer.test(cfg, model, evaluators)
     assert given["shapes_val"] == {"images": 4, "skipped": 0}
 
@@ -409,7 +399,7 @@ def test_detectron2s_evaluator_counts_classes_of_the_ground_truth_alone(cfg):
     model = Trainer.build_model(cfg).eval()
     model.set_dataset(name)
     loader = build_detection_test_loader(cfg, name, mapper=BenchmarkMapper(cfg, is_train=False))
-    theirs = inference_on_dataset(model, loader, sem_seg_evaluator(name, distributed=False))["sem_seg"]
+    theirs = inference_on_dataset(model, loader, SemSegEvaluator(name, distributed=False))["sem_seg"]
     ours = inference_on_dataset(model, loader, ZeroShotSemSegEvaluator(name, distributed=False))["sem_seg"]
 
     words = MetadataCatalog.get(name).stuff_classes
@@ -480,7 +470,7 @@ def test_images_of_no_known_dataset_are_refused(cfg, nameless_dataset):
     cfg.DATASETS.TEST = (nameless_dataset, "shapes_objects_val")
     model = Trainer.build_model(cfg).eval()
     with pytest.raises(RuntimeError, match="set_dataset.*'dataset_name'.*does not say of which"):
-        TheirTrainer.test(cfg, model, [sem_seg_evaluator(name, distributed=False) for name in cfg.DATASETS.TEST])
+        TheirTrainer.test(cfg, model, [SemSegEvaluator(name, distributed=False) for name in cfg.DATASETS.TEST])
 
 
 def test_a_test_leaves_the_models_words_and_protocol(cfg):
