@@ -87,9 +87,9 @@ class ReCo(ZeroShotSegmentor):
         """
         super().__init__(**zero_shot)
         self.head = head or MaskCLIPHead()
-        self.encoder = None if isinstance(encoder, int) else encoder
-        last = len(self.clip.blocks) - self.head.num_blocks
-        self.clip_blocks = encoder if isinstance(encoder, int) else last
+        is_clip = isinstance(encoder, int)
+        self.encoder = None if is_clip else encoder
+        self.clip_blocks = encoder if is_clip else len(self.clip.blocks) - self.head.num_blocks
         self._check_numbers(num_images, image_size)
 
         # Retrieval and co-segmentation
@@ -100,8 +100,7 @@ class ReCo(ZeroShotSegmentor):
         self.context = check_words(context) if context else ()
         self.use_dense_clip = use_dense_clip
         self.cache = ReferenceCache(cache)
-        self._index = LastValue()
-        self._digests = LastValue()
+        self._index, self._digests = LastValue(), LastValue()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
