@@ -78,8 +78,9 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
     for report in reports:
         if report.when == "call":
-            for _, (fault, outcome) in report.user_properties:
-                results[fault, outcome].append(report.passed)
+            for name, value in report.user_properties:
+                if name == "fault":
+                    results[value].append(report.passed)
 
     # The table, and below it what the file has of the long run
     rows = [

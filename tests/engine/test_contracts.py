@@ -47,6 +47,7 @@ def cfg(shapes_cfg):
 def info(caplog):
     for name in ("tcl_d2", "detectron2"):
         logging.getLogger(name).propagate = True
+        caplog.set_level(logging.INFO, logger=name)  # which the demo sets higher
     caplog.set_level(logging.INFO)
     return caplog
 
