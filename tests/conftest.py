@@ -80,7 +80,7 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         if report.when == "call":
             for name, value in report.user_properties:
                 if name == "fault":
-                    results[value].append(report.passed)
+                    results[tuple(value)].append(report.passed)  # a list, from another process
 
     # The table, and below it what the file has of the long run
     rows = [
