@@ -1,12 +1,12 @@
 """Keys of a project's own code: they are in every configuration that is made after it was imported."""
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from tcl_d2 import load_config
 from tcl_d2.config import add_key, keys, ranges
+from tests import running
 
 CODE = """
 import torch
@@ -80,14 +80,14 @@ def test_unknown_keys_have_a_hint():
         load_config(None, ["MY_PART", 3])
 
 
-def run(*words: object) -> str:
-    done = subprocess.run([sys.executable, "-m", "tcl_d2", *map(str, words)], capture_output=True, text=True)
+def run(world: Path, *words: object) -> str:
+    done = running.run(world, "-m", "tcl_d2", *words)
     return done.stdout + done.stderr
 
 
-def test_keys_are_listed_with_those_of_imported_code(tmp_path):
+def test_keys_are_listed_with_those_of_imported_code(in_world, tmp_path):
     (tmp_path / "mine.py").write_text(CODE)
-    listed = run("keys", "mine.tau", "--import", tmp_path / "mine.py")
+    listed = run(in_world, "keys", "mine.tau", "--import", tmp_path / "mine.py")
     assert "MODEL.DENSE_CLIP.MINE.TAU 2.0  (more than 0)" in listed and "Temperature of my head." in listed
 
 
@@ -100,11 +100,9 @@ def test_parts_with_numbers_of_their_own_train(in_world, tmp_path):
         "SOLVER: {MAX_ITER: 1, WARMUP_ITERS: 0, IMS_PER_BATCH: 2}\n"
         "DATALOADER: {NUM_WORKERS: 0}\nDATASETS: {TEST: [], VAL: []}\n"
     )
-    printed = run("train", "--config-file", tmp_path / "top.yaml", "OUTPUT_DIR", tmp_path / "out")
+    printed = run(in_world, "train", "--config-file", tmp_path / "top.yaml", "OUTPUT_DIR", tmp_path / "out")
     assert "loss_my_area" in printed
 
     config = tmp_path / "out/config.yaml"
-    printed = run("keys", "MINE", "--config-file", config)
-    assert "MODEL.DENSE_CLIP.MINE.TAU 2.0" in printed
-    printed = run("train", "--config-file", config, "MODEL.DENSE_CLIP.MINE.TAU", -1.0)
+    printed = run(in_world, "train", "--config-file", config, "MODEL.DENSE_CLIP.MINE.TAU", -1.0)
     assert "MODEL.DENSE_CLIP.MINE.TAU is -1.0; expected more than 0" in printed
