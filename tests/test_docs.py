@@ -28,6 +28,7 @@ PAGES = (
     "docs/words.md",
     "datasets/README.md",
 )
+INSTALLED = ("README.md", "docs/reuse.md")  # whose snippets run from the wheel alone
 ELSEWHERE = (  # commands that are not run here, by what they need
     r"^(make|pip|git|source|srun|cd|apt-get|export|img2dataset) ?",  # an installation, a cluster, the network
     r"configs/tcl\.yaml|configs/(eval|dense_clip|unified)/",  # the paper's data or weights
@@ -97,9 +98,9 @@ def run_line(folder: Path, line: str) -> None:
         (folder / file).write_text(output)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != "docs/reuse.md"])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page not in INSTALLED])
 def test_snippets_run(folder, page):
-    """All of a page in one go, as a reader would who goes from top to bottom; tests/test_installed.py has reuse.md."""
+    """All of a page in one go, as a reader would who goes from top to bottom; those of INSTALLED: test_installed.py."""
     snippets = folder / f"{Path(page).stem}.py"
     snippets.write_text("\n".join(blocks(page, "python")))
     run(folder, snippets.name)
