@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # torch 2.14.1: rows of one tensor that are pickled (also by multiprocessing's spawn) bring the whole tensor each, so that 300 rows of
 # 300 take 300 times their size; torch.save keeps one copy. A cache of features by word, each a row of what was computed at once, made a
-# model that knew 2,000 words a pickle of gigabytes. Clone the rows.
+# model's pickle grow with the square of the words that it knew, until memory was full. Clone the rows.
 # Seen: pickle 184 MB, torch.save 0.6 MB, cloned rows pickled 0.7 MB.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT

@@ -7,10 +7,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 _METHODS = ("tcl", "dense_clip", "groupvit", "reco")
@@ -69,14 +69,14 @@ class _AfterImport(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self.name:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        execute = spec.loader.exec_module
-
-        def execute_and_call(module: ModuleType) -> None:
-            with without_warnings():
-                execute(module)
-            self.function()
-
-        spec.loader.exec_module = execute_and_call
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
+        if spec is not None:
+            spec.loader.exec_module = partial(self._execute, spec.loader.exec_module)
         return spec
+
+    def _execute(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        with without_warnings():
+            execute(module)
+        sys.meta_path.remove(self)  # only now: a module may be looked for without being imported
+        self.function()

@@ -308,7 +308,7 @@ def add_key(name: str, default: object, meaning: str, range: Range | None = None
     Args:
         name: such as "MODEL.DENSE_CLIP.TAU".
         default: a value of a type that Detectron2's CfgNode takes.
-        meaning: for `tcl-d2 train --help-config`, in a sentence.
+        meaning: for `tcl-d2 keys`, in a sentence.
         range: of a number.
 
     Raises:
