@@ -136,13 +136,18 @@ def test_annotations_are_the_objects_of_the_labels(in_world):
         }
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return a folder's files but for its lock, which names the process that had it last."""
+    return {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
+
+
 def test_a_world_that_was_drawn_before_gets_annotations(in_world, tmp_path):
     """Nothing else in it changes."""
     shutil.copytree(in_world / "shapes", tmp_path / "shapes")
     val = tmp_path / "shapes/val"
     (val / "instances.json").unlink()
-    before = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "shapes")
     prepare(tmp_path / "shapes", "--train", "300", "--labeled", "12", "--val", "12")
-    after = {path: path.read_bytes() for path in (tmp_path / "shapes").rglob("*") if path.is_file()}
+    after = contents(tmp_path / "shapes")
     assert after.pop(val / "instances.json") == (in_world / "shapes/val/instances.json").read_bytes()
     assert after == before
