@@ -12,7 +12,8 @@ from detectron2.modeling import build_model
 
 import tcl_d2
 from tcl_d2 import load_config
-from tcl_d2.config import dataset_config, merge_options
+from tcl_d2.config import merge_options
+from tcl_d2.config.loading import dataset_config
 from tcl_d2.config.meanings import documented_keys
 from tcl_d2.modeling import DENSE_HEAD_REGISTRY
 from tcl_d2.modeling.checks import check_meta_architecture

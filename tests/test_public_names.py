@@ -15,4 +15,4 @@ def test_promised_names_are_there(package, names):
     module = importlib.import_module(package)
     names = re.findall(r"`(\w+)`", names)
     assert names and all(hasattr(module, name) for name in names)
-    assert set(names) <= set(getattr(module, "__all__", names))
+    assert set(names) == set(getattr(module, "__all__", names))

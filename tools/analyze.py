@@ -19,8 +19,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
-from tcl_d2.data import check_datasets, check_have_labels
+from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmarks import BenchmarkMapper, class_legend
+from tcl_d2.data.checks import check_have_labels
 from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.evaluation.confusion import check_class_indices, compute_metrics, confusion_matrix, most_confused

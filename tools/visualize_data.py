@@ -13,8 +13,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tcl_d2 import load_config
-from tcl_d2.data import build_image_text_train_loader, check_datasets, check_have_labels
+from tcl_d2.data import build_image_text_train_loader, check_datasets
 from tcl_d2.data.benchmarks import class_legend
+from tcl_d2.data.checks import check_have_labels
 from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.segmentation.drawing import draw_overlay, draw_text, enlarge, save_picture

@@ -19,7 +19,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from ..config import load_config
-from ..data import check_have_labels
+from ..data.checks import check_have_labels
 from ..evaluation.comparison import Comparand, write_comparison
 from ..evaluation.confusion import PROTOCOL_METRICS
 from ..evaluation.cost import read_cost

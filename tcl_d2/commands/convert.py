@@ -22,8 +22,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ..checkpoint import TCLCheckpointer, carried_activation, carried_config, read_checkpoint, to_official
-from ..checkpoint.card import find_value
+from ..checkpoint import TCLCheckpointer, read_checkpoint, to_official
+from ..checkpoint.card import carried_activation, carried_config, find_value
 from ..checkpoint.hub import portable_config, write_folder
 from ..checkpoint.model_config import model_config
 from ..config import load_config, merge_options

@@ -18,13 +18,13 @@ from ..export import (
     CropLabels,
     CropScores,
     check_exportable,
-    digest_text_encoder,
     embed_vocabulary,
     make_card,
     save_embeddings,
     save_onnx,
     save_program,
 )
+from ..export.cards import digest_text_encoder
 from ..modeling.segmentor.score_rules import ScoreSettings
 from ..predictor import TCLPredictor
 from ..utils.errors import one_message

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
 from ..modeling.refiners.base import Refiner, build_refiner, refiner_names
-from ..predictor import EncodedImage, TCLPredictor, words_to_rank
+from ..predictor import EncodedImage, TCLPredictor
+from ..predictor.predictor import words_to_rank
 from ..segmentation import Segmentation, drawing
 from ..segmentation.regions import grow_mask
 from ..words.parsing import as_lists, split_background_words, split_words

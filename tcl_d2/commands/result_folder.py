@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ..segmentation import is_result_picture, result_paths, shorten
+from ..segmentation.result import is_result_picture, result_paths, shorten
 from ..utils.files import remove_unfinished, replacing, stat_file
 
 PURPOSE = "segmentation"  # names the folder's lock

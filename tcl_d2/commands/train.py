@@ -17,19 +17,22 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
-from ..config import find_config_file, load_config
+from ..checkpoint import TCLCheckpointer
+from ..checkpoint.checkpointer import fetch_weights, warn_if_untrained
+from ..config import load_config
+from ..config.loading import find_config_file
 from ..data import check_datasets
 from ..data.loader import check_workers
-from ..engine import Trainer, output_folder
+from ..engine import Trainer
 from ..engine import argument_parser as engine_parser
 from ..engine.training_data import check_training_data
 from ..engine.wandb_writer import import_wandb
-from ..evaluation import check_expected_results, verify_results
 from ..evaluation.cost import keep_cost
 from ..evaluation.dataset_settings import check_dataset_settings
 from ..evaluation.evaluation_pass import evaluation_settings
+from ..evaluation.report import check_expected_results, verify_results
 from ..modeling.checks import check_device, check_meta_architecture
+from ..runs.output_folder import output_folder
 from ..utils.errors import one_message
 from ..utils.imports import import_code
 

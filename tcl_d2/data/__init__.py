@@ -4,8 +4,8 @@ from ..utils.imports import lazy_names
 
 _NAMES = {
     "benchmarks": ("BenchmarkMapper", "register_benchmark", "register_benchmark_folder"),
-    "checks": ("check_datasets", "check_have_labels"),
-    "labeled": ("LabeledDatasets", "SemSegDatasetMapper", "is_labeled"),
+    "checks": ("check_datasets",),
+    "labeled": ("LabeledDatasets", "SemSegDatasetMapper"),
     "loader": ("build_image_text_train_loader",),
     "pairs.mapper": ("ImageTextDatasetMapper",),
     "pairs.register": (

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
-from ..config import check_ranges
+from ..config.ranges import check_ranges
 from ..modeling import FrozenDualEncoder
 from ..modeling.scalars import is_scalar
 from ..utils.errors import expect

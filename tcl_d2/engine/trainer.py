@@ -16,13 +16,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from ..checkpoint import TCLCheckpointer, make_card
-from ..config import check_ranges
+from ..checkpoint import TCLCheckpointer
+from ..checkpoint.card import make_card
+from ..config.ranges import check_ranges
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.loader import RestartableLoader
-from ..evaluation import build_evaluator, verify_results
+from ..evaluation import build_evaluator
 from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings, load_test_dicts
-from ..evaluation.report import report_results
+from ..evaluation.report import report_results, verify_results
 from ..runs.processes import unwrap_ddp, wrap_ddp
 from ..runs.signals import SignalCatcher
 from ..utils.errors import expect

@@ -4,9 +4,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
-from ..config import check_ranges
-from ..data import is_labeled
-from ..data.labeled import split_batch
+from ..config.ranges import check_ranges
+from ..data.labeled import is_labeled, split_batch
 from ..evaluation.dataset_settings import build_identify
 from ..modeling import TCL, GroupViT, build_losses
 from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels

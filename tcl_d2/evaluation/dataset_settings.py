@@ -7,7 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..config import check_ranges, dataset_config
+from ..config.loading import dataset_config
+from ..config.ranges import check_ranges
 from ..modeling.encoders.text import WordReader
 from ..utils.errors import expect, named
 from ..words.datasets import PANOPTIC_TYPES, has_classes, is_of_objects

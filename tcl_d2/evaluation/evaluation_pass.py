@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch import nn
 
-from ..config import dataset_config
+from ..config.loading import dataset_config
 from ..data.dataset_files import subsample
 from ..modeling import ZeroShotSegmentor
 from ..modeling.segmentor.objects import OUTPUTS

@@ -4,7 +4,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..config import missing_keys
+from ..config.keys import missing_keys
 from .dense_clip.heads import check_dense_head
 from .refiners.base import build_refiner
 from .segmentor.base import ZeroShotSegmentor, check_images

@@ -18,9 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..checkpoint import TCLCheckpointer, fetch_weights, warn_if_untrained
+from ..checkpoint import TCLCheckpointer
+from ..checkpoint.checkpointer import fetch_weights, warn_if_untrained
 from ..checkpoint.hub import is_hub_name, load_folder_config
-from ..config import check_ranges, dense_head_config, load_config, merge_options
+from ..config import load_config, merge_options
+from ..config.loading import dense_head_config
+from ..config.ranges import check_ranges
 from ..data.benchmarks import benchmark_classes, model_input
 from ..modeling import DenseCLIP, FrozenCLIP
 from ..modeling.checks import check_device, check_meta_architecture, num_devices

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tcl_d2.checkpoint import TCLCheckpointer, carried_config, read_checkpoint
+from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint
+from tcl_d2.checkpoint.card import carried_config
 from tcl_d2.modeling.encoders.clip_loading import read_clip_weights
 from tcl_d2.modeling.groupvit.loading import load_official
 

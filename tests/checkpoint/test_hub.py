@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import carried_config, from_official, read_checkpoint
+from tcl_d2.checkpoint import from_official, read_checkpoint
+from tcl_d2.checkpoint.card import carried_config
 from tcl_d2.checkpoint.hub import is_hub_name, portable_config
 from tcl_d2.checkpoint.model_config import model_config
 from tcl_d2.commands import convert

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer, make_card
+from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.checkpoint.card import make_card
 
 
 class Training:

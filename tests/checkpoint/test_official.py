@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer, from_official, make_card, read_checkpoint, to_official
+from tcl_d2.checkpoint import TCLCheckpointer, from_official, read_checkpoint, to_official
+from tcl_d2.checkpoint.card import make_card
 from tests import golden
 
 

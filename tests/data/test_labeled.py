@@ -11,8 +11,8 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from tcl_d2 import load_config
-from tcl_d2.data import LabeledDatasets, SemSegDatasetMapper, build_image_text_train_loader, check_datasets, is_labeled
-from tcl_d2.data.labeled import split_batch
+from tcl_d2.data import LabeledDatasets, SemSegDatasetMapper, build_image_text_train_loader, check_datasets
+from tcl_d2.data.labeled import is_labeled, split_batch
 from tcl_d2.data.shapes import NOVEL
 from tests.conftest import ROOT
 

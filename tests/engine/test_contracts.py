@@ -29,7 +29,8 @@ from PIL import Image
 from tcl_d2 import load_config
 from tcl_d2.data import BenchmarkMapper, ImageTextDatasetMapper, build_image_text_train_loader, check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation import EVALUATOR_REGISTRY, ZeroShotSemSegEvaluator, build_evaluator, verify_results
+from tcl_d2.evaluation import EVALUATOR_REGISTRY, ZeroShotSemSegEvaluator, build_evaluator
+from tcl_d2.evaluation.report import verify_results
 from tcl_d2.predictor import TCLPredictor
 from tests import running
 from tests.conftest import ROOT

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tcl_d2.engine import output_folder
+from tcl_d2.runs.output_folder import output_folder
 from tcl_d2.utils.files import unfinished_path
 from tests.running import holder
 

@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from tcl_d2 import load_config
-from tcl_d2.config import dataset_config
+from tcl_d2.config.loading import dataset_config
 from tcl_d2.data import register_benchmark_folder
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.training_data import check_training_data

@@ -22,9 +22,10 @@ from PIL import Image
 
 from tcl_d2.data import check_datasets
 from tcl_d2.engine import Trainer
-from tcl_d2.evaluation import build_evaluator, needed_outputs
+from tcl_d2.evaluation import build_evaluator
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings
 from tcl_d2.evaluation.evaluation_pass import group_by_images
+from tcl_d2.evaluation.objects import needed_outputs
 from tcl_d2.evaluation.zero_shot import overall_metrics
 from tcl_d2.words.datasets import Category, dataset_categories, dataset_class_names
 from tcl_d2.words.vocabulary import dataset_vocabulary

@@ -19,16 +19,9 @@ from tcl_d2.commands.segment_exported import segment_files
 from tcl_d2.deploy import OnnxSegmentor, bands
 from tcl_d2.deploy.card import FORMAT, KEY, EmbeddingsCard, ModelCard
 from tcl_d2.deploy.labels import ScoreRule
-from tcl_d2.export import (
-    CropScores,
-    add_checksums,
-    digest_text_encoder,
-    embed_vocabulary,
-    files,
-    make_card,
-    save_embeddings,
-    save_onnx,
-)
+from tcl_d2.export import CropScores, embed_vocabulary, files, make_card, save_embeddings, save_onnx
+from tcl_d2.export.cards import digest_text_encoder
+from tcl_d2.export.files import add_checksums
 from tcl_d2.modeling.segmentor.score_rules import ScoreSettings, build_score_rule
 from tests.conftest import ROOT
 from tests.export.conftest import BACKGROUND, CLASSES, picture

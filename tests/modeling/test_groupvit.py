@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import make_card
+from tcl_d2.checkpoint.card import make_card
 from tcl_d2.checkpoint.hub import portable_config, write_folder
 from tcl_d2.commands.train import check
-from tcl_d2.config import dataset_config
+from tcl_d2.config.loading import dataset_config
 from tcl_d2.engine import Trainer
 from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.modeling import GroupViT, Refiner

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tcl_d2.segmentation import Segmentation, shorten
+from tcl_d2.segmentation import Segmentation
 from tcl_d2.segmentation.objects import ComponentSettings
+from tcl_d2.segmentation.result import shorten
 from tcl_d2.words.parsing import NO_CLASS
 
 

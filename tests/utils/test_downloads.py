@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tcl_d2 import load_config
-from tcl_d2.checkpoint import TCLCheckpointer, fetch_weights
+from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.checkpoint.checkpointer import fetch_weights
 from tcl_d2.commands import train
 from tcl_d2.modeling.encoders.clip_loading import check_clip
 from tcl_d2.predictor import TCLPredictor
