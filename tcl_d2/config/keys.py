@@ -255,8 +255,8 @@ _C.TEST.ZERO_SHOT.CONNECTED_COMPONENTS = CN()
 _C.TEST.ZERO_SHOT.CONNECTED_COMPONENTS.MIN_AREA = 30
 # Neighbors of a pixel that belong to its connected component: 8, or 4 without those at the corners.
 _C.TEST.ZERO_SHOT.CONNECTED_COMPONENTS.CONNECTIVITY = 8
-# Measures besides the protocol's, by name: SoftIoU, ConfusedPairs, BoundaryIoU, ClassBoundaryIoU, or names of your
-# own in MEASURE_REGISTRY (docs/measures.md); [] for none.
+# Measures besides the protocol's, by name: SoftIoU, ConfusedPairs, PresentIoU, ZeroIoU, BoundaryIoU,
+# ClassBoundaryIoU, or names of your own in MEASURE_REGISTRY (docs/measures.md); [] for none.
 _C.TEST.ZERO_SHOT.MEASURES = []
 # Similarity of the classes for SoftIoU and ConfusedPairs: a .npy or .csv file of a row and a column for each class,
 # in which {dataset} stands for the dataset's name; "" for that of the model's text features.

@@ -19,6 +19,8 @@ from .pairs.register import register_coco_captions, register_webdataset
 from .shapes import GROUNDS, INSTANCES, NOVEL, OBJECTS, PANOPTIC
 
 _PREPARE_SHAPES = "tcl-d2 prepare shapes"
+_MANY = 200  # classes: from here on, these measures stand beside mIoU
+_MEASURES_OF_MANY = ("PresentIoU", "ZeroIoU")
 
 
 # --------------------------------------------------------------------------------------------- pairs to train on
@@ -77,6 +79,8 @@ def _register_benchmarks() -> None:
         values = label_map or (*range(len(classes)), ignore_label)
         required = chain(*map(parse_range, entry["required"])) if "required" in entry else values
         MetadataCatalog.get(name).set(release_values=tuple(values), required_values=tuple(required))
+        if len(classes) > _MANY:
+            MetadataCatalog.get(name).set(measures=_MEASURES_OF_MANY)
 
 
 def _register_lvis() -> None:
@@ -98,7 +102,9 @@ def _register_lvis() -> None:
         title="LVIS",
         num_images=(19809,),
     )
-    MetadataCatalog.get("zeroshot_lvis_val").set(release_values=tuple(label_map), required_values=(0,))
+    MetadataCatalog.get("zeroshot_lvis_val").set(
+        release_values=tuple(label_map), required_values=(0,), measures=_MEASURES_OF_MANY
+    )
 
 
 # --------------------------------------------------------------------------------------------- the small world

@@ -1,4 +1,4 @@
-"""Measures beside those of the protocol, from the same pass over the images: similar words, boundaries, confusions."""
+"""Measures beside those of the protocol, from the same pass over the images: words, many classes, boundaries."""
 
 from collections.abc import Mapping, Sequence
 
@@ -68,10 +68,15 @@ def check_measures(cfg: CfgNode) -> None:
 
 
 def build_measures(cfg: CfgNode, dataset_name: str) -> list[Measure]:
-    """Build the measures of TEST.ZERO_SHOT.MEASURES, with the similarity of TEST.ZERO_SHOT.SIMILARITY."""
+    """Build the measures of TEST.ZERO_SHOT.MEASURES and of the dataset's metadata (`measures`, names).
+
+    Those that need a similarity get that of TEST.ZERO_SHOT.SIMILARITY.
+    """
     check_measures(cfg)
-    class_names = MetadataCatalog.get(dataset_name).stuff_classes
-    measures = [MEASURE_REGISTRY.get(name)(class_names) for name in dict.fromkeys(cfg.TEST.ZERO_SHOT.MEASURES)]
+    metadata = MetadataCatalog.get(dataset_name)
+    names = dict.fromkeys([*cfg.TEST.ZERO_SHOT.MEASURES, *metadata.get("measures", ())])
+    class_names = metadata.stuff_classes
+    measures = [MEASURE_REGISTRY.get(name)(class_names) for name in names]
 
     # Similarity
     path = cfg.TEST.ZERO_SHOT.SIMILARITY
@@ -137,6 +142,30 @@ class ConfusedPairs(Measure):
     def compute_tables(self, statistics: Mapping[str, np.ndarray]) -> dict[str, list[dict]]:
         pairs = most_confused(statistics["confusion_matrix"], self.class_names, self.similarity)
         return {"most confused pairs": pairs}
+
+
+# ---------------------------------------------------------------------------------------- many classes
+
+
+@MEASURE_REGISTRY.register()
+class PresentIoU(Measure):
+    """mIoU over the classes of the ground truth alone, as Detectron2's SemSegEvaluator takes it: present_mIoU.
+
+    The protocol's mIoU counts a class that is predicted but never there as 0.
+    """
+
+    def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        matrix = statistics["confusion_matrix"]
+        return {"present_mIoU": 100 * class_iou(matrix)[matrix.sum(1) > 0].mean()}
+
+
+@MEASURE_REGISTRY.register()
+class ZeroIoU(Measure):
+    """The share of the classes, of those that mIoU is the mean of, whose IoU is 0: zero_IoU."""
+
+    def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        iou = class_iou(statistics["confusion_matrix"])
+        return {"zero_IoU": 100 * (iou == 0).sum() / np.isfinite(iou).sum()}
 
 
 # ---------------------------------------------------------------------------------------- boundaries

@@ -19,7 +19,15 @@ from tcl_d2.evaluation import MEASURE_REGISTRY, Measure, ZeroShotSemSegEvaluator
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
 from tcl_d2.evaluation.confusion import class_iou, most_confused
 from tcl_d2.evaluation.dataset_settings import check_dataset_settings
-from tcl_d2.evaluation.measures import BoundaryIoU, ClassBoundaryIoU, SoftIoU, soft_metrics
+from tcl_d2.evaluation.measures import (
+    BoundaryIoU,
+    ClassBoundaryIoU,
+    PresentIoU,
+    SoftIoU,
+    ZeroIoU,
+    build_measures,
+    soft_metrics,
+)
 from tcl_d2.evaluation.similarity import class_similarity, read_similarity
 from tcl_d2.words.vocabulary import join_vocabularies, make_vocabulary
 from tests import running
@@ -184,7 +192,7 @@ def test_a_pickled_similarity_is_refused(tmp_path):
         read_similarity(str(tmp_path / "s.npy"), "t_set", 2)
 
 
-# ---------------------------------------------------------------------------------------- boundaries
+# ---------------------------------------------------------------------------------------- predictions
 
 
 @pytest.fixture
@@ -220,17 +228,53 @@ def twelve_classes(in_world):
     MetadataCatalog.remove(name)
 
 
+def evaluate_like_detectron2(name: str, predictions: dict[str, np.ndarray], *measures: type[Measure]) -> list[dict]:
+    """Evaluate 12 classes by Detectron2's evaluator, and by ours with measures; return the metrics of both."""
+    names, labels = MetadataCatalog.get(name).stuff_classes, LabelMapper.of(name)
+    theirs = SemSegEvaluator(
+        name, distributed=False, sem_seg_loading_fn=lambda path, dtype: labels.read(path).astype(dtype)
+    )
+    theirs._ignore_label = len(names)  # which the mapper has made of the others
+    ours = ZeroShotSemSegEvaluator(name, distributed=False, measures=[measure(names) for measure in measures])
+    predictions = {file_name: prediction % 12 for file_name, prediction in predictions.items()}
+    return [evaluate(evaluator, predictions, 12) for evaluator in (theirs, ours)]
+
+
+# ---------------------------------------------------------------------------------------- many classes
+
+
+def test_means_and_zeros_by_hand():
+    """Class 1 is only predicted, class 2 never found, class 3 does not occur: mIoU has the IoUs 6/10, 0 and 0."""
+    matrix = np.zeros((4, 5), np.int64)
+    matrix[0, :2], matrix[2, 0] = (6, 1), 3
+    metrics = {}
+    for measure in (PresentIoU, ZeroIoU):
+        metrics |= measure(list("abcd")).compute_metrics({"confusion_matrix": matrix})
+    assert metrics == {"present_mIoU": pytest.approx(30), "zero_IoU": pytest.approx(200 / 3)}
+    assert np.nanmean(class_iou(matrix)) == pytest.approx(0.2)
+
+
+def test_present_iou_is_detectron2s_miou(twelve_classes, predictions):
+    expected, metrics = evaluate_like_detectron2(twelve_classes, predictions, PresentIoU)
+    assert metrics["present_mIoU"] == pytest.approx(expected["mIoU"], rel=1e-12)
+    assert metrics["present_mIoU"] > metrics["mIoU"] + 1  # some classes are only predicted
+
+
+def test_benchmarks_of_many_classes_report_both_means(shapes_cfg):
+    shapes_cfg.TEST.ZERO_SHOT.MEASURES = ["ZeroIoU", "ConfusedPairs"]
+    for name in ("zeroshot_ade847_val", "zeroshot_context459_val", "zeroshot_lvis_val"):
+        measures = [type(measure).__name__ for measure in build_measures(shapes_cfg, name)]
+        assert measures == ["ZeroIoU", "ConfusedPairs", "PresentIoU"]
+    assert len(build_measures(shapes_cfg, "zeroshot_coco_stuff_val")) == 2
+
+
+# ---------------------------------------------------------------------------------------- boundaries
+
+
 def test_boundary_iou_is_that_of_detectron2(twelve_classes, predictions):
     pytest.importorskip("cv2", exc_type=ImportError)
     names = MetadataCatalog.get(twelve_classes).stuff_classes
-    labels = LabelMapper.of(twelve_classes)
-    predictions = {file_name: prediction % 12 for file_name, prediction in predictions.items()}
-    theirs = SemSegEvaluator(
-        twelve_classes, distributed=False, sem_seg_loading_fn=lambda path, dtype: labels.read(path).astype(dtype)
-    )
-    theirs._ignore_label = len(names)  # which the mapper has made of the others
-    ours = ZeroShotSemSegEvaluator(twelve_classes, distributed=False, measures=[BoundaryIoU(names)])
-    expected, metrics = (evaluate(evaluator, predictions, 12) for evaluator in (theirs, ours))
+    expected, metrics = evaluate_like_detectron2(twelve_classes, predictions, BoundaryIoU)
 
     ious = [metrics[f"BoundaryIoU-{name}"] for name in names]
     assert ious == pytest.approx([expected[f"BoundaryIoU-{name}"] for name in names], nan_ok=True, rel=1e-12)
