@@ -26,6 +26,7 @@ PAGES = (
     "docs/few_masks.md",
     "docs/operations.md",
     "docs/words.md",
+    "docs/reproduce.md",
     "datasets/README.md",
 )
 INSTALLED = ("README.md", "docs/reuse.md")  # whose snippets run from the wheel alone
@@ -35,7 +36,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"--config-file (tcl\.yaml|eval/|reco/)",  # the same, by name
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
-    r"--model official",  # the paper's weights
+    r"--model official|^tcl-d2 reproduce",  # the paper's weights
     r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
     r"-m pytest",  # these tests
     r"--num-processes 2|^torchrun",  # in several processes: tests/test_train_net.py

@@ -66,6 +66,18 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        """Tell what there is as the Hugging Face hub does, with a commit."""
+        content = self.served.files.get(self.path)
+        self.send_response(200 if content is not None else 404)
+        if content is not None:
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{hash(content)}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+
     def do_GET(self) -> None:
         site = self.served
         site.requests.append((self.path, dict(self.headers)))

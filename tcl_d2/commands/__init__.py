@@ -15,6 +15,7 @@ COMMANDS = {
     "app": "serve a web page: a picture and words in, masks out",
     "train": "train on image-caption pairs",
     "evaluate": "evaluate on benchmarks (train --eval-only)",
+    "reproduce": "download a released model and PASCAL VOC 2012, evaluate, compare with the published figure",
     "compare": "compare several configurations on several benchmarks",
     "analyze-model": "count and measure what models cost",
     "convert": "describe, convert and compare checkpoints",
@@ -35,6 +36,11 @@ DATASETS = {
     "lvis": "LVIS v1",
     "labels": "label maps to train on, from COCO instance annotations of yours",
 }
+FIGURES = {
+    "tcl": "TCL's official checkpoint, with PAMR",
+    "maskclip": "MaskCLIP on OpenAI's CLIP ViT-B/16",
+    "groupvit": "GroupViT (YFCC) from the Hugging Face hub",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name == "prepare":
         dataset, *words = _choose(prog, DATASETS, words)
         name, prog = f"prepare.{dataset}", f"{prog} {dataset}"
+    elif name == "reproduce":
+        figure, *words = _choose(prog, FIGURES, words)
+        words, prog = ["--config-file", f"reproduce/{figure}.yaml", *words], f"{prog} {figure}"
     elif name == "evaluate":
         name, words = "train", ["--eval-only", *words]
 

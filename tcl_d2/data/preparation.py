@@ -21,7 +21,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from ..utils.errors import list_problems, one_message
+from ..utils.downloads import PathManager
+from ..utils.errors import list_problems, named, one_message
 from ..utils.files import check_shared_memory, path_within, replacing
 from ..utils.images import BrokenSample, as_array, is_leftover, read_image
 from ..utils.locks import locked_folder
@@ -41,6 +42,7 @@ class Preparation:
     Attributes:
         downloads: archives or folders as their owners name them; looked for in DETECTRON2_DATASETS.
         page: where to get them, for errors.
+        address: of the archive that has all, for --download; "" where there is none.
         benchmarks: registered datasets to check; an option of `add_options` may set others.
     """
 
@@ -50,6 +52,7 @@ class Preparation:
     downloads: Sequence[str]
     page: str
     add_options: Callable[[argparse.ArgumentParser], None] | None = None
+    address: str = ""
 
     def argument_parser(self) -> argparse.ArgumentParser:
         """Return the parser of the command's options."""
@@ -60,28 +63,44 @@ class Preparation:
         parser.add_argument("--source", type=Path, nargs="+", metavar="PATH", help=sources)
         parser.add_argument("--processes", type=int, default=os.cpu_count())
         parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
-        parser.set_defaults(benchmarks=self.benchmarks)
+        parser.set_defaults(benchmarks=self.benchmarks, download=False)
+        if self.address:
+            parser.add_argument("--download", action="store_true", help=f"where there is no source, {self.address}")
         if self.add_options:
             self.add_options(parser)
         return parser
 
     def main(self, args: argparse.Namespace) -> None:
-        """Prepare the data, unless --check is given, check them, and exit with 1 if any are wrong."""
+        """Prepare and check the data as `run` does, and exit with 1 if any are wrong."""
+        with one_message(OSError, ValueError):
+            sys.exit(0 if self.run(args) else 1)
+
+    def run(self, args: argparse.Namespace) -> bool:
+        """Prepare the data, unless --check is given, check them, and return whether they are right.
+
+        Raises:
+            OSError, ValueError: files are missing or broken; says what to do.
+        """
         root = datasets_root()
         args.source = args.source or [root / name for name in self.downloads if (root / name).exists()]
 
-        with one_message(OSError, ValueError):
-            try:
-                check_shared_memory(SHARED_MEMORY)
-                if not args.check:
-                    with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
-                        self.prepare(args)
-                sys.exit(0 if check(args.benchmarks, args.processes) else 1)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(
-                    f"{error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
-                    f"with --source. They are to be had at {self.page}"
-                ) from None
+        try:
+            check_shared_memory(SHARED_MEMORY)
+            if not args.check:
+                with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
+                    if args.download and not args.source:
+                        args.source = [self._download()]
+                    self.prepare(args)
+            return check(args.benchmarks, args.processes)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
+                f"with --source. They are to be had at {self.page}"
+            ) from None
+
+    def _download(self) -> Path:
+        with named("--source"):
+            return Path(PathManager.get_local_path(self.address))
 
 
 # -------------------------------------------------------------------------------------- bringing files into place

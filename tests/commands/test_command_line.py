@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2 import __version__
-from tcl_d2.commands import COMMANDS, DATASETS
+from tcl_d2.commands import COMMANDS, DATASETS, FIGURES
 from tcl_d2.commands.model_options import method_names
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
@@ -15,7 +15,8 @@ from tests import running
 from tests.conftest import ROOT
 from tests.running import check_error
 
-NAMES = [(name,) for name in COMMANDS if name != "prepare"] + [("prepare", dataset) for dataset in DATASETS]
+NAMES = [(name,) for name in COMMANDS if name not in ("prepare", "reproduce")]
+NAMES += [("prepare", dataset) for dataset in DATASETS] + [("reproduce", "tcl")]
 FEW = ["DATALOADER.NUM_WORKERS", 0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1, "SOLVER.WARMUP_ITERS", 0]
 FEW += ["TEST.ZERO_SHOT.MAX_IMAGES", 2, "TEST.ZERO_SHOT.REFINE", "none", "OUTPUT_DIR", "out"]
 MY_DATA = """
@@ -77,7 +78,7 @@ def test_every_command_has_help(tmp_path, names):
 
 
 def test_commands_are_listed(tmp_path):
-    for words, names in ((["--help"], COMMANDS), ([], COMMANDS), (["prepare"], DATASETS)):
+    for words, names in ((["--help"], COMMANDS), ([], COMMANDS), (["prepare"], DATASETS), (["reproduce"], FIGURES)):
         done = run(tmp_path, *words)
         assert done.returncode == 0 and all(f"\n  {name} " in done.stdout for name in names)
     assert run(tmp_path, "--version").stdout == f"tcl_d2 {__version__}\n"
@@ -90,7 +91,7 @@ def test_commands_are_listed(tmp_path):
         (["segmnet", "photo.png"], ["tcl-d2 has no 'segmnet'", "'segment'"]),
         (
             ["xyz"],
-            ["tcl-d2 has no 'xyz'", "segment, app, train, evaluate, compare, analyze-model, convert, export"],
+            ["tcl-d2 has no 'xyz'", "app, train, evaluate, reproduce, compare, analyze-model, convert, export"],
         ),
         (["prepare", "ade20"], ["tcl-d2 prepare has no 'ade20'", "'ade20k'"]),
     ],

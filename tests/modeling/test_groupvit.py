@@ -45,9 +45,8 @@ def no_gradient():
         yield
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A folder as on the hub, with a small random model that knows CLIP's tokens."""
+def write_hub_folder(path) -> None:
+    """Write a folder as on the hub, with a small random model that knows CLIP's tokens."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)  # with which several groups occur
     vision = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "depths": [1, 1, 1]}
@@ -59,8 +58,13 @@ def folder(tmp_path_factory):
     model = transformers.GroupViTModel(config)
     for parameter in model.parameters():  # as they are, they are so small that all groups would look the same
         parameter.data += torch.randn_like(parameter) / 5
-    path = tmp_path_factory.mktemp("groupvit") / "small"
     model.save_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("groupvit") / "small"
+    write_hub_folder(path)
     return path
 
 

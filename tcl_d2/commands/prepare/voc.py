@@ -2,6 +2,7 @@
 
 Only the images that have a segmentation are taken. Can be repeated and interrupted.
 
+    tcl-d2 prepare voc --download
     tcl-d2 prepare voc --source ~/VOCtrainval_11-May-2012.tar
     tcl-d2 prepare voc --check
 """
@@ -28,4 +29,5 @@ PREPARATION = preparation.Preparation(
     benchmarks=("zeroshot_voc_val", "zeroshot_voc20_val", "zeroshot_voc20_train"),
     downloads=("VOCtrainval_11-May-2012.tar", "VOCdevkit"),
     page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+    address="https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
 )
