@@ -3,13 +3,14 @@ PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
 SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
 
-.PHONY: help setup demo test lint bench gpu
+.PHONY: help setup demo test lint bench gpu docs
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
 	@echo "make test   set up, run the tests"
 	@echo "make lint   set up, check the style"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
+	@echo "make docs   set up, build the documentation as a site, output/site/index.html"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
 
 setup:
@@ -30,3 +31,7 @@ bench: setup
 
 gpu: setup
 	$(RUN) dev/gpu_report.py
+
+docs: setup
+	$(RUN) -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

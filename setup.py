@@ -72,6 +72,7 @@ setup(
         "wandb": ["wandb"],
         "groupvit": ["transformers>=4.57"],
         "export": ["onnx", "onnx-ir", "onnxscript", "onnxruntime"],
+        "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does. From 82 on it has no pkg_resources, without
         # which detectron2.model_zoo cannot be imported.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.

@@ -17,6 +17,11 @@ from tests.conftest import ROOT
 PAGES = (
     "README.md",
     "GETTING_STARTED.md",
+    "docs/segment.md",
+    "docs/train.md",
+    "docs/evaluate.md",
+    "docs/your_data.md",
+    "docs/checkpoints.md",
     "CONTRIBUTING.md",
     "docs/reuse.md",
     "docs/measures.md",

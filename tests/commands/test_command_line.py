@@ -228,10 +228,10 @@ def test_code_of_the_user_registers_datasets(project, flag):
 
 
 def test_code_of_the_user_is_imported_in_every_process(project):
-    """By --import, and by the launcher of GETTING_STARTED.md; with --import alone, the pairs would be unknown."""
+    """By --import, and by the launcher of docs/extend.md; with --import alone, the pairs would be unknown."""
     (project / "my_pairs.py").write_text(MY_PAIRS)
     (project / "my_train.py").write_text(LAUNCHER.replace("my_data", "my_pairs"))
-    assert LAUNCHER.strip() in (ROOT / "GETTING_STARTED.md").read_text()
+    assert LAUNCHER.strip() in (ROOT / "docs/extend.md").read_text()
     options = ["--config-file", "shapes/tcl.yaml", "--num-processes", 2, "--import", "my_data.py", *FEW]
     names = ["DATASETS.TRAIN", "('my_pairs',)", "DATASETS.TEST", "('my_val',)"]
     done = running.run(project, "my_train.py", *options, *names, folder=project, spawn=True)
