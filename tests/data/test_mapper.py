@@ -104,6 +104,8 @@ def test_very_long_caption_is_truncated():
         ("CROP_RATIO", ["wide", "high"]),
         ("RAND_AUGMENT", "strong"),
         ("RAND_AUGMENT", "rand-m9-strong1"),
+        ("RAND_AUGMENT", "rand-m9-tweigths"),
+        ("RAND_AUGMENT", "rand-m9-mstd-inc1"),
     ],
 )
 def test_settings_out_of_range_are_refused(key, value):

@@ -1,6 +1,7 @@
 """ImageTextDatasetMapper: turns a pair of image and caption into TCL's training input."""
 
 import random
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from ...utils.images import BrokenSample, read_image
 from ...words.files import read_class_words
 from ...words.templates import get_templates
 from .nouns import NounPrompter
+
+# Sections of a RandAugment policy: timm takes a key without a number and an unknown set of transforms in silence
+_RAND_SECTION = re.compile(r"(m|n|p|mstd|mmax|inc)\d+(\.\d+)?|t(weights|3a|3aw)")
 
 
 def read_caption(text: str | bytes, name: str) -> str:
@@ -165,6 +169,10 @@ def _build_transform(size: int, is_train: bool, rand_augment: str, **options) ->
     import timm.data  # not at the top of the file, because it takes longer to import than all the rest
 
     try:
+        sections = rand_augment.split("-")[1:] if rand_augment.startswith("rand") else ()
+        for section in sections:
+            if not _RAND_SECTION.fullmatch(section):
+                raise ValueError(f"unknown section '{section}'")
         return timm.data.create_transform(
             size,
             is_training=is_train,
