@@ -18,7 +18,7 @@ from ..engine import launch
 from ..modeling.checks import check_device
 from ..utils.errors import expect, one_message
 from . import train
-from .prepare.voc import PREPARATION
+from .prepare import voc
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -55,5 +55,5 @@ def bring_voc() -> None:
     if num_images in MetadataCatalog.get(name).num_images:
         return
 
-    is_right = PREPARATION.run(PREPARATION.argument_parser().parse_args(["--download"]))
+    is_right = voc.PREPARATION.run(voc.PREPARATION.argument_parser().parse_args(["--download"]))
     expect(is_right, "PASCAL VOC 2012", "not as its owners distribute it", "none of the problems above")

@@ -30,7 +30,7 @@ from detectron2.data import MetadataCatalog
 from huggingface_hub import constants
 
 from tcl_d2 import commands
-from tcl_d2.commands import reproduce
+from tcl_d2.commands.prepare import voc
 from tcl_d2.utils import downloads
 
 downloads.PAUSES = ()
@@ -39,7 +39,7 @@ constants.ENDPOINT = {site!r}
 constants.HUGGINGFACE_CO_URL_TEMPLATE = {site!r} + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
 for name, count in (("voc_val", 3), ("voc20_val", 3), ("voc20_train", 1)):
     MetadataCatalog.get(f"zeroshot_{{name}}").__dict__["num_images"] = (count,)
-reproduce.PREPARATION = replace(reproduce.PREPARATION, address={site!r} + "/voc.tar")
+voc.PREPARATION = replace(voc.PREPARATION, address={site!r} + "/voc.tar")
 commands.main({words!r})
 """
 SMALL = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 48, "TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24]
@@ -87,18 +87,23 @@ def test_model_and_data_are_downloaded_evaluated_and_compared(site, tmp_path, fi
     (tmp_path / "data").mkdir()
     options = stand_in(figure, site, tmp_path)
     done = run(site, tmp_path, figure, *options)
+    assert (tmp_path / "output/results.json").exists(), done.stderr
     report = json.loads((tmp_path / "output/results.json").read_text())
     (row,) = report["datasets"]
     assert (row["dataset"], row["images"], row["skipped"]) == ("zeroshot_voc_val", 3, 0), done.stderr
     assert report["published"][0]["miou"]["zeroshot_voc_val"] == row["published mIoU"]
 
-    # A small model that saw no photo misses the published figure; what it has is the figure of a second run
+    # A small model that saw no photo misses the published figure
     assert done.returncode == 1 and "Result verification failed" in done.stdout
+    if figure != "maskclip":  # the quickest
+        return
+
+    # The figure that it has is that of a second run, which downloads nothing
     requests = site.paths()
     expected = [["zeroshot_voc_val", "mIoU", row["mIoU"], 1e-6]]
     done = run(site, tmp_path, figure, *options, "TEST.EXPECTED_RESULTS", expected)
     assert done.returncode == 0 and "Results verification passed" in done.stdout, done.stderr
-    assert site.paths() == requests  # nothing is downloaded twice
+    assert site.paths() == requests
 
 
 @pytest.mark.fault("tcl-d2 reproduce without a network", "one error: what is missing, where it would lie, what to give")
