@@ -67,9 +67,11 @@ class EncodedImage:
 class TCLPredictor:
     """Segmenter of pictures into any words, with a model that is built once.
 
+    ```python
     predictor = TCLPredictor("configs/shapes/trained.yaml")
     segmentation = predictor("photo.jpg", ["red apple", "wooden table"], background=True)
     segmentation.labels, segmentation.areas(), segmentation.mask("red apple")
+    ```
     """
 
     def __init__(self, config: CfgNode | str | Path, *options: object):
