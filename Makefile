@@ -1,7 +1,9 @@
-# Each target sets up what it needs first. `make test PYTHON=/path/to/python` uses an environment of yours.
+# Each target sets up what it needs first: the versions of constraints.txt, with LATEST=1 the newest ones, with LOWEST=1
+# the oldest ones that are supported. `make test PYTHON=/path/to/python` uses an environment of yours, as it is.
 PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
-SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
+VERSIONS = $(if $(LATEST),latest,$(if $(LOWEST),lowest,tested))
+SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versions $(VERSIONS)
 
 .PHONY: help setup demo test lint bench gpu
 help:
@@ -11,6 +13,7 @@ help:
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
+	@echo "LATEST=1    install the newest versions into .venv rather than the tested ones; LOWEST=1 the oldest"
 
 setup:
 	@$(SETUP)
