@@ -1,6 +1,7 @@
 """Files of the project that no program here reads: they can be parsed, and say what the project is."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -40,7 +41,12 @@ def test_citation_is_that_of_the_readme():
 
 
 def test_changelog_has_this_version():
-    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    """Of a date, first; what breaks has dates, too."""
+    newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    assert re.match(rf"{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)\n", newest)
+    breaks = newest.partition("### Compat break\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^- (.*)", breaks, re.MULTILINE)
+    assert entries and all(re.match(r"\d{4}-\d\d-\d\d: ", entry) for entry in entries)
 
 
 def test_notebook_is_the_tutorial():
