@@ -8,7 +8,7 @@ SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versio
 .PHONY: help setup demo test lint bench gpu
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
-	@echo "make test   set up, run the tests"
+	@echo "make test   set up, run the tests; EVERY=1 compiles DenseCRF too, and fails if a check is skipped but for a GPU"
 	@echo "make lint   set up, check the style"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
@@ -22,7 +22,8 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(if $(EVERY),$(RUN) -m pip install -q pydensecrf2)
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(EVERY),--every-check)
 
 lint: setup
 	$(RUN) -m ruff check .
