@@ -1,17 +1,21 @@
-# Each target sets up what it needs first. `make test PYTHON=/path/to/python` uses an environment of yours.
+# Each target sets up what it needs first: the versions of constraints.txt, with LATEST=1 the newest ones, with LOWEST=1
+# the oldest ones that are supported. `make test PYTHON=/path/to/python` uses an environment of yours, as it is.
 PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
-SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)"
+PINS = $(if $(PYTHON)$(LATEST)$(LOWEST),,-c constraints.txt)
+VERSIONS = $(if $(LATEST),latest,$(if $(LOWEST),lowest,tested))
+SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versions $(VERSIONS)
 
 .PHONY: help setup demo test lint bench gpu docs
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
-	@echo "make test   set up, run the tests"
+	@echo "make test   set up, run the tests; EVERY=1 brings DenseCRF and the site too, and fails if a check is skipped but for a GPU"
 	@echo "make lint   set up, check the style"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
 	@echo "make docs   set up, build the documentation as a site, output/site/index.html"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
+	@echo "LATEST=1    install the newest versions into .venv rather than the tested ones; LOWEST=1 the oldest"
 
 setup:
 	@$(SETUP)
@@ -20,7 +24,8 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(if $(EVERY),$(RUN) -m pip install -q $(PINS) -e '.[densecrf,docs]')
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(EVERY),--every-check)
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -33,5 +38,5 @@ gpu: setup
 	$(RUN) dev/gpu_report.py
 
 docs: setup
-	$(RUN) -m pip install -q -e '.[docs]'
+	$(RUN) -m pip install -q $(PINS) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict

@@ -9,17 +9,16 @@ from .version import __version__
 __all__ = ["__version__", "add_tcl_config", "load_config"]
 
 if has_detectron2():
-    from .registration import register, without_warnings
+    from .registration import register
 
-    with without_warnings():
-        from . import assets  # noqa: F401  (registers)
-        from .config import add_tcl_config, load_config
-
-        register()
+    register()
 
 
 def __getattr__(name: str) -> object:
-    """Say what is missing, for names that need Detectron2; the others are no names of the package."""
-    if name in __all__:
-        require_detectron2()
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    """Import what is asked for first now; where Detectron2 is missing, say so."""
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    require_detectron2()
+    from . import config
+
+    return getattr(config, name)

@@ -1,6 +1,6 @@
-"""Registering the plugin with Detectron2: the datasets at once, the models as soon as Detectron2's are imported.
+"""Registering the plugin with Detectron2: each part as soon as the part of Detectron2 that it adds to is imported.
 
-Importing both takes seconds, which a project that uses a part of the plugin alone need not wait for.
+Importing them takes seconds, which nobody who uses other parts alone, or asks for --help, need wait for.
 """
 
 import sys
@@ -28,9 +28,11 @@ def without_warnings() -> Iterator[None]:
 
 
 def register() -> None:
-    """Register the datasets now, and the meta-architectures when detectron2.modeling is imported."""
-    from .data import builtin  # noqa: F401  (registers)
-
+    """Register each part when Detectron2's is imported, or now if it was."""
+    for name in ("fvcore.nn", "detectron2.layers"):
+        _after_import(name, tuple)  # without their warnings, also if this project imports them first
+    _after_import("detectron2.utils.file_io", partial(import_module, "tcl_d2.assets"))
+    _after_import("detectron2.data", partial(import_module, "tcl_d2.data.builtin"))
     _after_import("detectron2.modeling", _register_models)
     _after_import(_SEM_SEG_EVALUATION, _read_labels_under_numpy_2)
 

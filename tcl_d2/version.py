@@ -1,3 +1,3 @@
 """The version, for setup.py and for what is written beside results."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

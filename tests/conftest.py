@@ -1,9 +1,9 @@
-"""Fixtures, and --fault-table FILE, which writes a table of the faults that the tests marked `fault` cause."""
+"""Fixtures; --fault-table FILE writes a table of the faults that tests cause; --every-check lets none be skipped."""
 
 import fcntl
 import os
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,7 @@ QUICK = (
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--fault-table", type=Path, help="file for a table of the tests marked `fault`")
+    parser.addoption("--every-check", action="store_true", help="fail if a test is skipped that does not need a GPU")
 
 
 def pytest_configure(config) -> None:
@@ -71,9 +72,26 @@ def pytest_collection_modifyitems(items) -> None:
             item.user_properties.append(("fault", mark.args))
 
 
+def skipped_checks(reporter) -> Counter:
+    """Count the tests that were skipped, by reason."""
+    return Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats.get("skipped", []))
+
+
+def pytest_sessionfinish(session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if session.config.option.every_check and reporter and any("GPU" not in why for why in skipped_checks(reporter)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    if config.option.fault_table is None:
-        return
+    for reason, count in skipped_checks(terminalreporter).most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
+    if config.option.fault_table is not None:
+        write_fault_table(terminalreporter, config.option.fault_table)
+
+
+def write_fault_table(terminalreporter, path: Path) -> None:
+    """Write what tests marked as faults showed; what the file has of the long run stays."""
     results = defaultdict(list)
     reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
     for report in reports:
@@ -87,7 +105,6 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         f"| {fault} | {outcome} | {sum(passed)} of {len(passed)} passed |"
         for (fault, outcome), passed in results.items()
     ]
-    path = config.option.fault_table
     long_run = path.read_text().partition(SOAK)[2] if path.exists() else ""
     path.write_text(FAULT_TABLE + "\n".join(rows) + "\n" + SOAK + long_run)
 

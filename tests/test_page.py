@@ -48,7 +48,8 @@ try:
 except ImportError:
     webdriver = None
 in_browser = pytest.mark.skipif(
-    webdriver is None or not shutil.which("chromedriver"), reason="needs selenium, chromium and its driver"
+    webdriver is None or not shutil.which("chromedriver"),
+    reason="needs Chromium and its driver: Debian's packages chromium and chromium-driver",
 )
 SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": "pamr"}
 

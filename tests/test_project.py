@@ -1,6 +1,7 @@
 """Files of the project that no program here reads: they can be parsed, and say what the project is."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -17,15 +18,19 @@ YAML_FILES = [ROOT / "CITATION.cff", ROOT / ".pre-commit-config.yaml", *ROOT.glo
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.name)
 def test_yaml_files_can_be_read(path):
-    assert isinstance(yaml.safe_load(path.read_text()), dict) and len(YAML_FILES) == 4
+    assert isinstance(yaml.safe_load(path.read_text()), dict) and len(YAML_FILES) == 5
 
 
-def test_workflow_checks_style_tests_and_wheel():
-    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+def test_workflows_check_style_tests_and_wheel():
+    jobs = {}
+    for name in ("ci", "package"):
+        jobs |= yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())["jobs"]
     commands = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
-    assert {"ruff check .", "ruff format --check ."} <= set(commands["lint"]) and "make test" in commands["test"]
-    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.10", "3.12"]
-    assert "tcl-d2" in commands["wheel"][-1] and "runner.temp" in jobs["wheel"]["steps"][-1]["working-directory"]
+    assert "make lint" in commands["lint"] and "make test ${{ matrix.versions }}" in commands["test"]
+    versions = [row["versions"] for row in jobs["test"]["strategy"]["matrix"]["include"]]
+    assert set(versions) == {"LOWEST=1", "", "LATEST=1"}
+    [outside] = [step for step in jobs["wheel"]["steps"] if "working-directory" in step]
+    assert "tcl-d2" in outside["run"] and "runner.temp" in outside["working-directory"]
 
 
 def test_citation_is_that_of_the_readme():
@@ -36,7 +41,12 @@ def test_citation_is_that_of_the_readme():
 
 
 def test_changelog_has_this_version():
-    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+    """Of a date, first; what breaks has dates, too."""
+    newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
+    assert re.match(rf"{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)\n", newest)
+    breaks = newest.partition("### Compat break\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^- (.*)", breaks, re.MULTILINE)
+    assert entries and all(re.match(r"\d{4}-\d\d-\d\d: ", entry) for entry in entries)
 
 
 def test_notebook_is_the_tutorial():

@@ -2,7 +2,8 @@
 """Set up what `make` needs: a virtual environment, the project with its dependencies, and Detectron2.
 
 It needs only Python's standard library, can be interrupted and repeated, and ends at once where nothing is missing.
-With --python it uses an existing environment: torch and Detectron2 stay there as they are.
+With --python it uses an existing environment: nothing there is replaced by another version without need, torch and
+Detectron2 not at all.
 """
 
 from __future__ import annotations  # so that an old Python gets as far as the message about its version
@@ -18,6 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 DETECTRON2 = ROOT / "tools/detectron2.txt"  # pinned by hash
+VERSIONS = {  # pip's options
+    "tested": ("-c", ROOT / "constraints.txt"),
+    "lowest": ("-c", ROOT / "tools/lowest.txt"),
+    "latest": ("--upgrade", "--upgrade-strategy=eager"),
+}
 DETECTRON2_NEEDS = ("cloudpickle", "hydra-core", "omegaconf", "packaging", "termcolor", "yacs")  # not in setup.py
 OFFICIAL = "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 PROBE = """
@@ -46,10 +52,10 @@ def run(*command: str | Path, step: str) -> str:
 
 
 def check_python(python: str | Path) -> None:
-    """Raise SetupError if an interpreter is older than Python 3.10."""
+    """Raise SetupError if an interpreter is older than Python 3.11."""
     version = run(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])", step=f"Running {python}").strip()
-    if tuple(map(int, version.split("."))) < (3, 10):
-        raise SetupError(f"Python {version} is too old: 3.10 or newer is needed. Give one: make test PYTHON=python3.11")
+    if tuple(map(int, version.split("."))) < (3, 11):
+        raise SetupError(f"Python {version} is too old: 3.11 or newer is needed. Give one: make test PYTHON=python3.11")
 
 
 def find_python(given: str) -> str | Path:
@@ -68,12 +74,15 @@ def find_python(given: str) -> str | Path:
     return python
 
 
-def install(python: str | Path, environment: dict) -> None:
-    """Install the project, and the redistribution of Detectron2 where there is none."""
+def install(python: str | Path, environment: dict, versions: tuple) -> None:
+    """Install the project, and the redistribution of Detectron2 where there is none.
+
+    `versions` are pip's options of what is installed.
+    """
     pip = (python, "-m", "pip", "install", "-q")
     needs = () if environment["detectron2"] else DETECTRON2_NEEDS
     print("Installing the project and its dependencies (with torch: some gigabytes, minutes)", flush=True)
-    run(*pip, "-e", f"{ROOT}[demo,dev]", *environment["torch"], *needs, step="Installing the project")
+    run(*pip, "-e", f"{ROOT}[demo,dev]", *versions, *needs, step="Installing the project")
 
     if not environment["detectron2"]:
         print(f"Installing Detectron2 from PyPI. The official way, if you prefer it:\n  {OFFICIAL}", flush=True)
@@ -81,17 +90,19 @@ def install(python: str | Path, environment: dict) -> None:
         run(*pip, *wheel, "--target", environment["packages"], "-r", DETECTRON2, step="Installing Detectron2")
 
 
-def set_up(given: str) -> None:
+def set_up(given: str, versions: str) -> None:
     """Install what is missing, and keep a stamp of what decided it: with the same stamp nothing is missing."""
     python = find_python(given)
     environment = json.loads(run(python, "-c", PROBE, step=f"Running {python}"))
     stamp = Path(environment["prefix"], ".tcl_d2_setup")
-    sources = (ROOT / "setup.py", DETECTRON2, Path(__file__))
-    fingerprint = hashlib.sha256(b"\0".join([bytes(ROOT), *(path.read_bytes() for path in sources)])).hexdigest()
+    options = tuple(environment["torch"]) if given else VERSIONS[versions]
+    sources = [ROOT / "setup.py", DETECTRON2, Path(__file__), *(part for part in options if isinstance(part, Path))]
+    decisive = [str(ROOT), str(options), *(path.read_text() for path in sources)]
+    fingerprint = hashlib.sha256("\0".join(decisive).encode()).hexdigest()
     if environment["detectron2"] and stamp.exists() and stamp.read_text() == fingerprint:
         return
 
-    install(python, environment)
+    install(python, environment, options)
     version = run(python, "-c", "import detectron2 as d; print(d.__version__, d.__file__)", step="Importing Detectron2")
     stamp.write_text(fingerprint)
     print(f"Ready: {python}, Detectron2 {version.strip()}")
@@ -100,8 +111,10 @@ def set_up(given: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default="", help="an environment's interpreter; default: make and use .venv")
+    parser.add_argument("--versions", choices=VERSIONS, default="tested", help="what .venv gets (default: tested)")
+    args = parser.parse_args()
     try:
-        set_up(parser.parse_args().python)
+        set_up(args.python, args.versions)
     except SetupError as error:
         sys.exit(f"setup: {error}")
 

@@ -22,6 +22,7 @@ from ..predictor import EncodedImage, TCLPredictor
 from ..predictor.predictor import words_to_rank
 from ..segmentation import Segmentation, drawing
 from ..segmentation.regions import grow_mask
+from ..utils.upstream import clicked
 from ..words.parsing import as_lists, split_background_words, split_words
 from ..words.specificity import SPECIFICITIES, at_specificity
 from ..words.words import Words
@@ -204,7 +205,7 @@ class Page:
     @_plain_errors()
     def heat_map(self, result: Result | None, event: gr.EventData) -> gr.Image:
         """Draw the heat map of the word that was clicked."""
-        segmentation, word = _check_result(result).segmentation, _clicked(event, "value")
+        segmentation, word = _check_result(result).segmentation, clicked(event).get("value")
         _require_one_of(segmentation.classes, "The word", word)
         picture = drawing.enlarge(segmentation.draw_heat_map(word))
         return gr.Image(picture, label=f"Score of '{word}': blue 0, red 1", visible=True)
@@ -337,14 +338,9 @@ def _show_warnings(predictor: TCLPredictor, words: Words) -> None:
         gr.Warning(message)
 
 
-def _clicked(event: gr.EventData, name: str) -> object:
-    """Return an event's value; None if it has none, as a program may send it."""
-    return event._data.get(name) if isinstance(event._data, dict) else None
-
-
 def _clicked_pixel(event: gr.EventData, segmentation: Segmentation) -> tuple[int, int]:
     """Return the pixel (x, y) of the image for a click on its enlarged picture."""
-    point = _clicked(event, "index")
+    point = clicked(event).get("index")
     _require(isinstance(point, (list, tuple)) and len(point) == 2, COORDINATE.label, point, "x and y")
     factor = drawing.enlarging_factor(segmentation.image)
     x, y = (int(COORDINATE.check(coordinate)) // factor for coordinate in point)

@@ -1,5 +1,6 @@
 """Configurations from files, options, and the settings of single datasets."""
 
+import ast
 import os
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -193,18 +194,26 @@ def _names(cfg: CN, prefix: str = "") -> Iterator[str]:
         yield from _names(value, f"{prefix}{name}.") if isinstance(value, CN) else [f"{prefix}{name}"]
 
 
+def _decode(value: object) -> object:
+    """Return the value that a text of the command line stands for, as yacs reads it."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
 def _fit_types(values: dict, defaults: dict) -> dict:
     """Return values of the defaults' types where yacs would refuse them: a float for an int, a list for one text."""
     converted = {}
     for key, value in values.items():
         default = defaults.get(key)
         if isinstance(default, dict):
-            value = CN._decode_cfg_value(value)  # "{'a': 1}" of a command line
+            value = _decode(value)  # "{'a': 1}" of a command line
         if isinstance(value, dict) and isinstance(default, dict):
             value = _fit_types(value, default)
-        elif isinstance(default, float) and type(number := CN._decode_cfg_value(value)) is int:
+        elif isinstance(default, float) and type(number := _decode(value)) is int:
             value = float(number)
-        elif isinstance(default, (list, tuple)) and value and isinstance(CN._decode_cfg_value(value), str):
+        elif isinstance(default, (list, tuple)) and value and isinstance(_decode(value), str):
             value = type(default)([value])
         converted[key] = value
     return converted

@@ -1,5 +1,7 @@
 """Data: image-text pairs to train on, benchmarks to evaluate on, and the small world."""
 
+import detectron2.data  # noqa: F401  (before the modules here, which are needed to register the datasets with it)
+
 from ..utils.imports import lazy_names
 
 _NAMES = {

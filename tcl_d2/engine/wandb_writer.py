@@ -11,6 +11,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from ..utils.imports import import_optional
+from ..utils.upstream import stored_pictures
 
 _WINDOW_SIZE = 20  # iterations over which losses are smoothed, as in Detectron2's writers
 
@@ -71,7 +72,7 @@ class WandbWriter(EventWriter, HookBase):
         for name, (value, iteration) in storage.latest_with_smoothing_hint(_WINDOW_SIZE).items():
             if iteration > self._last_write:
                 values[iteration][name] = value
-        for name, picture, iteration in storage._vis_data:  # TensorBoard's writer, which comes later, clears it
+        for name, picture, iteration in stored_pictures(storage):  # TensorBoard's writer, which comes later, clears it
             values[iteration][name] = self._wandb.Image(picture.transpose(1, 2, 0))
 
         for iteration, row in sorted(values.items()):

@@ -16,14 +16,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from ..data.benchmarks import model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder
 from ..modeling.segmentor.windows import Windows
+from ..utils.upstream import TorchDispatchMode, flop_registry
 
 _WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import SemSegEvaluator
 from fvcore.common.registry import Registry
 from torch import Tensor
 
 from ..utils.errors import expect
 from ..utils.imports import import_optional
+from ..utils.upstream import mask_to_boundary
 from .confusion import by_class, class_iou, confusion_matrix, most_confused
 from .similarity import read_similarity
 
@@ -169,14 +169,6 @@ class ZeroIoU(Measure):
 
 
 # ---------------------------------------------------------------------------------------- boundaries
-
-
-def mask_to_boundary(mask: np.ndarray) -> np.ndarray:
-    """Return what Detectron2's evaluator takes for the boundary of a mask, or of labels, uint8 [H, W].
-
-    Of a mask, these are its pixels that are not farther from its outside than 2 percent of the image's diagonal.
-    """
-    return SemSegEvaluator._mask_to_boundary(None, mask)  # a method that uses nothing of its evaluator
 
 
 class BoundaryMeasure(Measure):

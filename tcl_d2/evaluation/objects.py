@@ -23,6 +23,7 @@ from ..data.benchmarks import read_annotations
 from ..utils.downloads import PathManager
 from ..utils.errors import expect
 from ..utils.imports import import_optional
+from ..utils.upstream import joined_evaluators
 from .build import EVALUATOR_REGISTRY
 from .zero_shot import ZeroShotSemSegEvaluator, inference_folder
 
@@ -37,7 +38,7 @@ _OUTPUTS = {
 
 def needed_outputs(evaluator: DatasetEvaluator | None) -> frozenset[str]:
     """Return the model's outputs that an evaluator takes, or all that Detectron2's DatasetEvaluators joins."""
-    evaluators = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
+    evaluators = joined_evaluators(evaluator) if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     return frozenset(
         next((output for base, output in _OUTPUTS.items() if isinstance(part, base)), "sem_seg")
         for part in evaluators or (None,)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .files import replacing
 from .http_stream import is_web_page
 from .torchscript import StandIn, read_torchscript
+from .upstream import changes_in_place, own_weights
 
 logger = logging.getLogger(__name__)
 
@@ -158,14 +159,13 @@ def weights_by_name(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{prefix}.{name}" if prefix else name: tensor
         for prefix, module in model.named_modules(remove_duplicate=False)
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None and name not in module._non_persistent_buffers_set
+        for name, tensor in own_weights(module).items()
     }
 
 
 def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
     """Return a value that changes when weights are loaded, trained in place, replaced or moved; a cheap digest."""
-    return [(x.device, x.dtype, x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors]
+    return [(x.device, x.dtype, x.data_ptr(), changes_in_place(x)) for x in tensors]
 
 
 def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str:

@@ -1,11 +1,12 @@
 """The classes of registered datasets: of semantic segmentation, of instances, and of panoptic segments."""
 
-from typing import NamedTuple
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from typing import TYPE_CHECKING, NamedTuple
 
 from .parsing import BACKGROUND
 from .words import read_background
+
+if TYPE_CHECKING:
+    from detectron2.data import Metadata
 
 # Types of Detectron2's datasets by their evaluator_type: with instances of things, and with things and stuff
 INSTANCE_TYPES = ("coco", "lvis")
@@ -24,20 +25,31 @@ class Category(NamedTuple):
     is_thing: bool = True
 
 
+def dataset_metadata(dataset_name: str) -> "Metadata":
+    """Return a registered dataset's metadata.
+
+    Detectron2's catalogs are imported when they are first used: with them this project's datasets are registered, which
+    needs this package.
+    """
+    from detectron2.data import MetadataCatalog
+
+    return MetadataCatalog.get(dataset_name)
+
+
 def has_classes(dataset_name: str) -> bool:
     """Return whether a registered dataset has classes to look for: `stuff_classes`, or those of its objects."""
-    return "stuff_classes" in MetadataCatalog.get(dataset_name).as_dict() or is_of_objects(dataset_name)
+    return "stuff_classes" in dataset_metadata(dataset_name).as_dict() or is_of_objects(dataset_name)
 
 
 def is_of_objects(dataset_name: str) -> bool:
     """Return whether a registered dataset is one of instances, or of panoptic segments."""
-    return MetadataCatalog.get(dataset_name).get("evaluator_type") in INSTANCE_TYPES + PANOPTIC_TYPES
+    return dataset_metadata(dataset_name).get("evaluator_type") in INSTANCE_TYPES + PANOPTIC_TYPES
 
 
 def dataset_class_names(dataset_name: str) -> list[str]:
     """Return the names of a registered dataset's classes, the background first where there is one."""
     if not is_of_objects(dataset_name):
-        return list(MetadataCatalog.get(dataset_name).stuff_classes)
+        return list(dataset_metadata(dataset_name).stuff_classes)
     background = [BACKGROUND] if dataset_background(dataset_name) is not False else []
     return background + [name for name, _ in _object_classes(dataset_name)]
 
@@ -47,7 +59,7 @@ def dataset_background(dataset_name: str) -> bool | list[str]:
 
     By default, instances have one, for what is around them is of no class.
     """
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = dataset_metadata(dataset_name)
     return read_background(metadata.get("background", metadata.get("evaluator_type") in INSTANCE_TYPES))
 
 
@@ -60,8 +72,10 @@ def dataset_categories(dataset_name: str) -> tuple[Category, ...] | None:
 
 def _object_classes(dataset_name: str) -> list[tuple[str, Category]]:
     """Return the name and category of each class of a dataset of objects; LVIS has words such as "beer_bottle"."""
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = dataset_metadata(dataset_name)
     if "thing_classes" not in metadata.as_dict():
+        from detectron2.data import DatasetCatalog
+
         DatasetCatalog.get(dataset_name)  # Detectron2's own read them from the file of annotations
     things = [(name.replace("_", " "), Category(index)) for index, name in enumerate(metadata.thing_classes)]
     if metadata.evaluator_type in INSTANCE_TYPES:

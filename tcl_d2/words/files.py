@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detectron2.data import MetadataCatalog
-
 from ..assets import FOLDER as ASSETS
 from ..utils.downloads import PathManager
-from .datasets import dataset_background, dataset_class_names, is_of_objects
+from .datasets import dataset_background, dataset_class_names, dataset_metadata, is_of_objects
 from .parsing import strip_all
 
 _FOLDER = ASSETS / "words"
@@ -74,7 +72,7 @@ def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
     names, background = dataset_class_names(dataset_name), dataset_background(dataset_name) is not False
     if background and is_of_objects(dataset_name):  # whose lists of classes are without it
         names, background = names[1:], False
-    shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
+    shared_words = dataset_metadata(dataset_name).get("shared_words", False)
     class_words = read_class_words(path, background, shared_words)
 
     source = Source(f"Words of '{dataset_name}' in {path}", "line", first=1)

@@ -6,10 +6,9 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from .datasets import Category, dataset_background, dataset_categories, dataset_class_names
+from .datasets import Category, dataset_background, dataset_categories, dataset_class_names, dataset_metadata
 from .parsing import as_lists, as_vocabulary, check_word, is_negative, list_words
 from .words import read_background
 
@@ -167,7 +166,7 @@ def dataset_classes(
     Raises:
         ValueError: another number of entries.
     """
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata = dataset_metadata(dataset_name)
     background = dataset_background(dataset_name)
     names = dataset_class_names(dataset_name)
     num_classes = len(names)
@@ -194,7 +193,7 @@ def dataset_vocabulary(
 ) -> Vocabulary:
     """Make the vocabulary of a registered dataset; arguments and errors as dataset_classes and make_vocabulary."""
     classes, background = dataset_classes(dataset_name, class_words)
-    shared_words = MetadataCatalog.get(dataset_name).get("shared_words", False)
+    shared_words = dataset_metadata(dataset_name).get("shared_words", False)
     vocabulary = make_vocabulary(classes, background, shared_words, identify=identify)
     return vocabulary._replace(categories=dataset_categories(dataset_name), dataset_name=dataset_name)
 

@@ -95,7 +95,7 @@ def test_program_and_labels_equal_those_of_the_module(tcl, tmp_path):
     program = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
     assert json.loads(files[KEY])["vocabulary"]["classes"] == CLASSES
     for size in ((16, 16), (40, 32)):
-        images = torch.from_numpy(picture(*size)).permute(2, 0, 1)[None].float()
+        images = torch.tensor(picture(*size)).permute(2, 0, 1)[None].float()
         labels = program(images)
         assert torch.equal(labels, module(images)) and len(labels.unique()) > 1
         inputs = [{"image": image, "vocabulary": CLASSES, "background": BACKGROUND} for image in images]

@@ -16,7 +16,7 @@ STRONG = {"iterations": 10, "gaussian_sxy": 5.0, "bilateral_sxy": 20.0, "bilater
 
 @pytest.fixture
 def package():
-    return pytest.importorskip("pydensecrf", reason="needs pydensecrf2")
+    return pytest.importorskip("pydensecrf", reason="needs pydensecrf2: pip install pydensecrf2, or make test EVERY=1")
 
 
 def kernel(features: torch.Tensor) -> torch.Tensor:

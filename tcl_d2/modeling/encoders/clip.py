@@ -5,26 +5,34 @@ from copy import copy
 from functools import partial
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...utils.tensors import weights_by_name
+from ...utils.upstream import without_parameter
 from ..functional import tokens_to_map
 from .base import FrozenDualEncoder
 from .linear import linear, run_layers
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 
+# The parameters of a block, whatever its class, that computes x + attn(ln_1(x)) and then x + mlp(ln_2(x))
+_LAYERS = ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+_BLOCK = {f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")}
+_BLOCK |= {"attn.in_proj_weight", "attn.in_proj_bias"}
+_LAYER_SCALES = {"ls_1.gamma", "ls_2.gamma"}  # which a block may have
+
+
+def _is_plain(visual: nn.Module) -> bool:
+    """Tell whether an image tower is a vision transformer with a class token, of blocks that run_block can run."""
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
+    weights = [{name for name, _ in block.named_parameters()} - _LAYER_SCALES for block in blocks]
+    has_plain_blocks = bool(weights) and all(names == _BLOCK for names in weights)
+    return has_plain_blocks and visual.attn_pool is None and visual.pool_type == "tok"
+
 
 def _check_tower(visual: nn.Module) -> None:
-    plain = (
-        isinstance(visual, VisionTransformer)
-        and visual.attn_pool is None
-        and visual.pool_type == "tok"
-        and all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
-    )
-    if not plain:
+    if not _is_plain(visual):
         raise ValueError(
             f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer, "
             "with a class token and standard attention blocks (ViT-B-32, ViT-B-16, ViT-L-14, ...), no ResNet, timm or "
@@ -32,7 +40,7 @@ def _check_tower(visual: nn.Module) -> None:
         )
 
 
-def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> list[Tensor]:
+def project_heads(block: nn.Module, x: Tensor, count: int | None = None) -> list[Tensor]:
     """Compute queries, keys and values of a block's attention: tokens [B, L, C] -> [B, heads, L, C / heads] each.
 
     Queries are of the first `count` tokens alone; None for all.
@@ -46,13 +54,13 @@ def project_heads(block: ResidualAttentionBlock, x: Tensor, count: int | None = 
     return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
 
 
-def project_values(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+def project_values(block: nn.Module, x: Tensor) -> Tensor:
     """Compute the values of a block's attention alone, heads joined: tokens [B, L, C] -> [B, L, C]."""
     attention, width = block.attn, x.shape[-1]
     return linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
 
 
-def project_smoothing_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+def project_smoothing_keys(block: nn.Module, x: Tensor) -> Tensor:
     """Compute what MaskCLIP smooths by, the patches' keys under the output projection: [B, 1 + N, C] -> [B, N, C]."""
     attention, width = block.attn, x.shape[-1]
     keys = slice(width, 2 * width)
@@ -60,7 +68,7 @@ def project_smoothing_keys(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return run_layers(attention.out_proj, linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
 
 
-def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     """Compute what follows the attention in a block: output projection, residual, MLP.
 
     Args:
@@ -71,7 +79,7 @@ def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> 
     return x + block.ls_2(run_layers(block.mlp, block.ln_2(x)))
 
 
-def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None) -> Tensor:
+def run_block(block: nn.Module, x: Tensor, count: int | None = None) -> Tensor:
     """Compute block(x) of tokens [B, L, C], or its first `count` tokens [B, count, C].
 
     This is faster: nn.MultiheadAttention works sequence first, and splits a batch into many small products.
@@ -80,7 +88,7 @@ def run_block(block: ResidualAttentionBlock, x: Tensor, count: int | None = None
     return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
 
 
-def value_path(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+def value_path(block: nn.Module, x: Tensor) -> Tensor:
     """Compute a block under MaskCLIP's rule, tokens [B, L, C]: each attends to itself alone, by out_proj(v_proj(.))."""
     return finish_block(block, x, project_values(block, x))
 
@@ -89,16 +97,16 @@ class FrozenCLIP(FrozenDualEncoder):
     """CLIP's two encoders. Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`."""
 
     def __init__(self, model: nn.Module):
-        """Freeze an open_clip model whose image tower is open_clip's VisionTransformer; ValueError for others."""
+        """Freeze an open_clip model whose image tower is a plain vision transformer; ValueError for others."""
         _check_tower(model.visual)
         # Without the scale of CLIP's own contrast, for TCL's losses have theirs. The caller's model keeps it
         model = copy(model)
-        model._parameters = {**model._parameters, "logit_scale": None}
+        without_parameter(model, "logit_scale")
         super().__init__(model)
         self._positions = KeptPositions()
 
     @property
-    def visual(self) -> VisionTransformer:
+    def visual(self) -> nn.Module:
         return self.model.visual
 
     @property

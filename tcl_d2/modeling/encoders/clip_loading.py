@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 import open_clip
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
 from ...utils.downloads import PathManager, local_weights
@@ -22,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 # Numbers that OpenAI's files, and no others, carry beside the weights
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-_HUB_CONFIG = "open_clip_config.json"  # beside the weights in a model's folder
+# The files of a model that open_clip put on the hub: its config, and its weights, the first that is there
+_HUB_CONFIG = "open_clip_config.json"
+_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 QUICK_SUFFIX = "-quickgelu"  # of open_clip's names
 _HUB_SECONDS = 5.0  # for each of the hub client's tries to reach the hub
 
@@ -38,7 +38,7 @@ def _open_clip_name(name: str) -> Iterator[str]:
     with _quiet_open_clip(), TemporaryDirectory() as folder:
         if _is_config_file(name):
             Path(folder, _HUB_CONFIG).write_text(json.dumps({"model_cfg": _read_model_config(name)}))
-            name = f"{LOCAL_DIR_PREFIX}{folder}"
+            name = f"local-dir:{folder}"
         yield name
 
 
@@ -157,13 +157,13 @@ def is_file(pretrained: str) -> bool:
 
 
 def _download(tag_cfg: dict) -> str:
-    """Return the local file of a tag's weights, from the hub or its cache, or elsewhere as open_clip does."""
+    """Return the local file of a tag's weights, from the hub or its cache, or from its address."""
     repository, named = os.path.split(tag_cfg.get("hf_hub", ""))  # "owner/name/file", or "owner/name/"
     if not repository:
-        return open_clip.download_pretrained(tag_cfg)
+        return PathManager.get_local_path(tag_cfg["url"])
 
     # The hub client would use the network even for cached files
-    filenames = [named] if named else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    filenames = (named,) if named else _HUB_WEIGHTS
     for filename in filenames:
         if isinstance(path := try_to_load_from_cache(repository, filename), str):
             return path
