@@ -65,7 +65,9 @@ class Preparation:
         parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
         parser.set_defaults(benchmarks=self.benchmarks, download=False)
         if self.address:
-            parser.add_argument("--download", action="store_true", help=f"where there is no source, {self.address}")
+            parser.add_argument(
+                "--download", action="store_true", help=f"download {self.address} where there is no source"
+            )
         if self.add_options:
             self.add_options(parser)
         return parser
