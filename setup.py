@@ -44,8 +44,8 @@ setup(
     python_requires=">=3.11",
     # The lower bounds are tested (tools/lowest.txt); an upper one stands where a break is announced or usual.
     install_requires=[
-        "torch>=2.6.0",
-        "torchvision>=0.21.0",
+        "torch>=2.7.0",
+        "torchvision>=0.22.0",
         "open_clip_torch>=3.0.0,<5",
         "timm>=1.0.17",
         "webdataset>=0.2.100",

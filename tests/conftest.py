@@ -4,6 +4,8 @@ import fcntl
 import os
 import signal
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,8 @@ def pytest_configure(config) -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     tests = ROOT / "tests"
-    items.sort(key=lambda item: item.path.parent not in (tests, tests / "export"))  # slow files first
+    # Slow files first; test_deploy.py takes what test_export.py has made
+    items.sort(key=lambda item: (item.path.parent not in (tests, tests / "export"), item.path.stem == "test_deploy"))
     for item in items:
         if item.path.relative_to(tests).as_posix() in QUICK:
             item.add_marker("quick")
@@ -116,13 +119,25 @@ def seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
+def shared_folder(tmp_path_factory) -> Callable[[str], AbstractContextManager[Path]]:
+    """Gives a folder by its name, one for all workers, which is this one's alone within `with`."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    @contextmanager
+    def shared(name: str) -> Iterator[Path]:
+        (base / name).mkdir(exist_ok=True)
+        with open(base / name / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield base / name
+
+    return shared
+
+
+@pytest.fixture(scope="session")
+def world(shared_folder) -> Path:
     """A folder of datasets with a small world of 300 training pairs and 12 validation images, one for all workers."""
-    folder = tmp_path_factory.getbasetemp()
-    root = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "datasets"
-    root.mkdir(exist_ok=True)
-    with open(root / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared_folder("datasets") as root:
         numbers = ["--train", "300", "--labeled", "12", "--val", "12"]
         shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
     return root

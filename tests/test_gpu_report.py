@@ -1,11 +1,9 @@
 """dev/gpu_report.py: what `make gpu` writes, seen here with the checks of bfloat16 on the CPU and one measurement."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from tests import running
 from tests.conftest import ROOT
 
 REPORT = ROOT / "dev/gpu_report.py"
@@ -18,31 +16,30 @@ import gpu_report
 
 tests = gpu_report.ROOT / "tests/test_devices.py"
 rows, passed = gpu_report.check("-k", "cosines_of_proxyclip", "-p", "no:cacheprovider", tests=tests)
-gpu_report.write_report(Path(sys.argv[2]), rows, gpu_report.measure("one_pass", "--repeat", "1"))
+gpu_report.write_report(Path(sys.argv[2]), rows, gpu_report.measure("scoring", "--repeat", "1"))
 sys.exit(not passed)
 """
 
 
-def run(*command: object) -> str:
-    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
+def run(tmp_path, *command: object) -> str:
+    done = running.run(tmp_path / "none", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_report_has_checks_and_measurements(tmp_path, monkeypatch):
+def test_report_has_checks_and_measurements(tmp_path):
     """On a machine where no dataset was prepared."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
     path = tmp_path / "report/gpu.md"
-    run(sys.executable, "-c", WRITE_A_PART, REPORT, path)
+    run(tmp_path, "-c", WRITE_A_PART, REPORT, path)
     report = path.read_text()
     (check,) = [line for line in report.splitlines() if "[cpu-bfloat16] scores" in line]
     name, outcome, difference, bound = (cell.strip() for cell in check.strip("|").split("|"))
     assert outcome == "passed" and 0 < float(difference) <= float(bound) == 0.02
-    (measurement,) = [line for line in report.splitlines() if "| two benchmarks of the same images" in line]
-    assert "| s " in measurement
+    (measurement,) = [line for line in report.splitlines() if line.startswith("| scoring")]
+    assert "| ms " in measurement or "| s " in measurement
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_says_so(tmp_path):
-    assert "torch finds no GPU" in run(sys.executable, REPORT, "--output", tmp_path / "gpu.md")
+    assert "torch finds no GPU" in run(tmp_path, REPORT, "--output", tmp_path / "gpu.md")
     assert not (tmp_path / "gpu.md").exists()

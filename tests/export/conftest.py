@@ -73,9 +73,12 @@ def tcl(build):
 
 
 @pytest.fixture(scope="package")
-def tcl_onnx(tcl, tmp_path_factory):
-    """The TCL as an ONNX file, with its vocabulary."""
-    vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
-    path = tmp_path_factory.mktemp("onnx") / "tcl.onnx"
-    save_onnx(CropScores(tcl.model, vocabulary.text), path, make_card(tcl.model, tcl.cfg, vocabulary=vocabulary.card))
+def tcl_onnx(tcl, shared_folder):
+    """The TCL as an ONNX file, with its vocabulary, one for all workers."""
+    with shared_folder("onnx") as folder:
+        path = folder / "tcl.onnx"
+        if not path.exists():
+            vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
+            card = make_card(tcl.model, tcl.cfg, vocabulary=vocabulary.card)
+            save_onnx(CropScores(tcl.model, vocabulary.text), path, card)
     return path
