@@ -4,13 +4,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 from torch.nn import functional as F
 
+from tcl_d2 import load_config
+from tcl_d2.modeling import DENSE_HEAD_REGISTRY, build_refiner
+from tcl_d2.modeling.checks import check_meta_architecture
 from tcl_d2.modeling.refiners import LPOSS, PixelLPOSS, RefinerChain, lposs, lposs_plus
 from tcl_d2.modeling.refiners.lposs import patch_centers
 from tcl_d2.modeling.refiners.lposs_plus import PixelGraph, scaled_lab
 from tcl_d2.modeling.refiners.propagation import propagate
 from tcl_d2.modeling.segmentor import words_to_labels
+from tests.conftest import ROOT
 from tests.golden import lposs as golden
 
 ALPHA = 0.95
@@ -360,3 +366,95 @@ def test_mistakes_on_pixels_are_seen(mistake, monkeypatch):
         monkeypatch.setattr(PixelGraph, "weights", lambda graph, pixels: with_squares(graph, pixels, weights))
     refined = spread_pixels(PixelLPOSS(**SETTINGS.get(mistake, {})))
     assert not torch.allclose(refined, golden.load()["pixels"]["refined"], rtol=0, atol=0.1)
+
+
+# ------------------------------------------------------------------------------------ configurations
+
+
+def configured(config: str, *options) -> CfgNode:
+    shared = ["TEST.ZERO_SHOT.LPOSS.NAME", "golden_dino", "TEST.ZERO_SHOT.TEXT_CACHE", "", "MODEL.DEVICE", "cpu"]
+    return load_config(ROOT / "configs" / config, [*shared, *options])
+
+
+def test_refiner_of_the_releases_config(tmp_path):
+    """With a file of DINO's weights in the layout of facebookresearch's."""
+    weights = golden.write_dino(tmp_path)
+    cfg = configured("dense_clip/lposs_plus.yaml", "TEST.ZERO_SHOT.LPOSS.PRETRAINED", weights)
+    refiner = build_refiner(cfg)
+    patches, pixels = refiner.parts
+    refiner.load()
+    assert (patches.neighbors, patches.gamma, patches.sigma, patches.alpha, patches.steps) == (400, 3, 100, 0.95, 10)
+    assert (pixels.tau, pixels.window, pixels.alpha, pixels.steps) == (0.01, 13, 0.95, 10)
+
+    figures = golden.load()["two_windows"]
+    window = figures["image"][..., :48].float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    features = F.normalize(patches.vision_features((window - mean) / std)[0].flatten(1).T, dim=1)
+    torch.testing.assert_close(features, figures["dino_features"][:36], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config, options",
+    [
+        ("shapes/trained.yaml", []),
+        ("shapes/trained.yaml", ["MODEL.TCL.KP_HEAD", "sclip"]),
+        ("shapes/groupvit.yaml", ["MODEL.GROUPVIT.WEIGHTS", ""]),
+        *(("shapes/dense_clip.yaml", ["MODEL.DENSE_CLIP.HEAD", name]) for name, _ in DENSE_HEAD_REGISTRY),
+    ],
+)
+def test_every_method_is_refined(config, options):
+    """Scores of any grid and a background; an image that is of no whole patches, and one smaller than a window."""
+    if "proxyclip" in options:
+        options = [*options, "MODEL.DENSE_CLIP.PROXY.NAME", "golden_dino", "MODEL.DENSE_CLIP.PROXY.PRETRAINED", ""]
+    torch.manual_seed(0)
+    options = [*options, "TEST.ZERO_SHOT.REFINE", "lposs_plus", "TEST.ZERO_SHOT.LPOSS.PRETRAINED", ""]
+    model = build_model(configured(config, *options)).eval()
+    for size in ((50, 75), (20, 30)):
+        image = torch.randint(0, 256, (3, *size))
+        inputs = {"image": image, "vocabulary": ["brick", "lava"], "background": True, "height": 40, "width": 60}
+        scores = model([inputs])[0]["sem_seg"]
+        assert scores.shape == (3, 40, 60) and scores.dtype == torch.float32 and scores.isfinite().all()
+
+
+def test_half_precision_is_for_the_model_alone():
+    """What the refiner computes stays in fp32 and fp64."""
+    figures = golden.load()["image"]
+    image = figures["image"].float()
+    windows = torch.cat([image[..., y:y2, x:x2] for y, y2, x, x2 in figures["locations"].tolist()])
+    arguments = windows, None, figures["locations"][:, [0, 2]]
+    scores = figures["cosines"].view(12, 6, 6, 7).permute(0, 3, 1, 2)
+    expected = build_lposs().bind(*arguments)(scores)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(build_lposs().bind(*arguments)(scores), expected)
+
+
+@pytest.mark.fault("LPOSS with numbers out of their ranges, or an unknown vision model", "an error that names the key")
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("NEIGHBORS", 0, "LPOSS.NEIGHBORS is 0"),
+        ("ALPHA", 1.0, "LPOSS.ALPHA is 1.0; expected at least 0 and less than 1"),
+        ("SIGMA", 0.0, "LPOSS.SIGMA is 0.0"),
+        ("TAU", -1.0, "LPOSS.TAU is -1.0"),
+        ("STEPS", -1, "LPOSS.STEPS is -1"),
+        ("WINDOW", 12, "LPOSS.WINDOW is 12; expected an odd number"),
+        ("NAME", "resnet18", "LPOSS.NAME is 'resnet18', a ResNet"),
+        ("NAME", "vit_none", "LPOSS.NAME is 'vit_none', which timm .* does not have"),
+    ],
+)
+def test_unusable_settings_are_named(key, value, message):
+    options = ["TEST.ZERO_SHOT.REFINE", "lposs_plus", f"TEST.ZERO_SHOT.LPOSS.{key}", value]
+    with pytest.raises(ValueError, match=message):
+        check_meta_architecture(configured("shapes/dense_clip.yaml", *options))
+
+
+@pytest.mark.fault("no weights for LPOSS's vision model", "one error when the model is built, before an image is read")
+def test_missing_weights_are_named_when_the_model_is_built(tmp_path):
+    options = ["TEST.ZERO_SHOT.REFINE", "lposs", "TEST.ZERO_SHOT.LPOSS.PRETRAINED", str(tmp_path / "dino.pth")]
+    with pytest.raises(OSError, match="LPOSS.PRETRAINED: .*dino.pth"):
+        build_model(configured("shapes/dense_clip.yaml", *options))
+
+
+def test_windows_without_their_corners_are_refused():
+    with pytest.raises(ValueError, match="2 windows without their corners"):
+        build_lposs().bind(torch.zeros(2, 3, 48, 48))
