@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...config.ranges import check_values
 from ...utils.errors import expect
@@ -89,45 +90,52 @@ class PixelGraph:
         Args:
             colors: fp32 [3, H, W].
         """
-        self._colors = colors.flatten(1).contiguous()
-        self._size = tuple(colors.shape[1:])
-        self._tau = tau
-        sides = torch.arange(window, device=colors.device) - window // 2
-        offsets = torch.cartesian_prod(sides, sides)
-        self._offsets = offsets[offsets.any(1)]  # without the pixel itself
+        self._height, self._width = colors.shape[1:]
+        self._tau, self._window = tau, window
 
-        self._parts = torch.arange(self._colors.shape[1], device=colors.device).split(_PIXELS_AT_ONCE)
-        sums = [self.weights(pixels)[1].sum(1, dtype=torch.float64) for pixels in self._parts]
-        self._scale = inverse_roots(torch.cat(sums))
-        self._bands: list[Tensor] | None = None
-        if self._colors.shape[1] * len(self._offsets) <= _MOST_EDGES:
-            self._bands = [self.band(pixels) for pixels in self._parts]
+        # What lies around the image is infinitely different, so that its weights are 0
+        padded = F.pad(colors, [window // 2] * 4, value=torch.inf)
+        self._neighbors = padded.unfold(1, window, 1).unfold(2, window, 1)  # [3, H, W, window, window]
+        self._colors = colors
+
+        # Row sums, in the same pass
+        rows = torch.arange(self._height).split(max(1, _PIXELS_AT_ONCE // self._width))
+        self._parts = [slice(int(part[0]), int(part[-1]) + 1) for part in rows]
+        is_held = self._height * self._width * window**2 <= _MOST_EDGES
+        bands, sums = [], []
+        for part in self._parts:
+            band = self.band(part)
+            sums.append(band.values().view(-1, window**2).sum(1))
+            if is_held:
+                bands.append(band)
+        self._bands = bands
+        self._scale = inverse_roots(torch.cat(sums))[:, None]
 
     def multiply(self, values: Tensor) -> Tensor:
         """Multiply S with float64 [H * W, K]."""
+        reach = self._window // 2
+        scaled = (self._scale * values).view(self._height, self._width, -1)
+        padded = F.pad(scaled, (0, 0, reach, reach, reach, reach)).flatten(0, 1)
         bands = self._bands or map(self.band, self._parts)
-        return torch.cat([band @ values for band in bands])
+        return torch.cat([band @ padded for band in bands]).mul_(self._scale)
 
-    def band(self, pixels: Tensor) -> Tensor:
-        """Build the rows of S of some pixels, indices [p]: sparse float64 [p, H * W]."""
-        neighbors, weights = self.weights(pixels)
-        values = weights.double() * self._scale[pixels, None] * self._scale[neighbors]
-        return matrix_of_rows(neighbors, values, self._colors.shape[1])
+    def band(self, rows: slice) -> Tensor:
+        """Build the weights of the pixels of some rows: sparse float64 [h * W, pixels of the padded image]."""
+        padded_height, padded_width = (side + self._window - 1 for side in (self._height, self._width))
+        places = torch.arange(padded_height * padded_width, device=self._colors.device, dtype=torch.int32)
+        places = places.view(padded_height, padded_width)
+        firsts = places[rows, : self._width].flatten()
+        offsets = places[: self._window, : self._window].flatten()
+        weights = self.weights(rows).flatten(2).flatten(0, 1).double()
+        return matrix_of_rows(firsts[:, None] + offsets, weights, places.numel())
 
-    def weights(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the weights of the edges of some pixels, indices [p].
-
-        Returns:
-            indices of their n neighbors, int64 [p, n], and the weights, fp32 [p, n]; 0 for those outside the image.
-        """
-        height, width = self._size
-        rows = pixels[:, None] // width + self._offsets[:, 0]
-        columns = pixels[:, None] % width + self._offsets[:, 1]
-        is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        neighbors = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-
-        squares = sum((channel[neighbors] - channel[pixels, None]).square() for channel in self._colors)
-        return neighbors, torch.exp(-squares.sqrt() / self._tau) * is_inside
+    def weights(self, rows: slice) -> Tensor:
+        """Compute the weights of the pixels of some rows and their neighbors, fp32 [h, W, window, window]."""
+        pairs = zip(self._colors[:, rows, :, None, None], self._neighbors[:, rows])
+        squares = sum((neighbors - color).square() for color, neighbors in pairs)
+        weights = squares.sqrt_().div_(-self._tau).exp_()
+        weights[..., self._window // 2, self._window // 2] = 0  # a pixel is no neighbor of itself
+        return weights
 
 
 def scaled_lab(rgb: Tensor) -> Tensor:
