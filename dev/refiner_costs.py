@@ -5,8 +5,8 @@ python dev/refiner_costs.py                         # all: docs/refiners.md
 python dev/refiner_costs.py lposs --words 21        # one of them
 
 The figures are of the refiner alone, for the scores that the model hands it. On a CPU, seconds are those of all threads
-together, so that other programs do not count; give one thread (OMP_NUM_THREADS=1) for seconds on the clock. LPOSS has the windows of its release, 224
-pixels every 112, and a ViT-B/16 with random weights.
+together, so that other programs do not count; give one thread (OMP_NUM_THREADS=1) for seconds on the clock. LPOSS has
+the windows of its release, 224 pixels every 112, and a ViT-B/16 with random weights.
 """
 
 import argparse

@@ -202,9 +202,9 @@ def test_a_model_without_a_clip_is_the_only_method():
 
 def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    assert Page(page.predictor("tcl")).refiners == ["none", "pamr"]
+    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "lposs", "lposs_plus"}
     monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
-    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
+    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf", "lposs", "lposs_plus"}
 
 
 def test_form_has_the_settings_of_the_method(page):
