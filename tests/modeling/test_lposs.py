@@ -1,6 +1,7 @@
 """LPOSS and LPOSS+ against the figures of the official release; each mistake that is easily made is seen by them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,6 +172,35 @@ def test_words_that_are_joined_at_the_results_size_are_seen(name, different):
     model.join_words_first = False
     labels = segment(model, image, figures["original_size"], labels_only=True)["sem_seg_labels"]
     assert int((labels != figures["labels"]).sum()) == different
+
+
+def test_a_background_has_no_constant_score():
+    """As the release's config says it: a first class with words of its own wins by them alone, below 0 too."""
+    figures, test = golden.load()["image"], configured("dense_clip/lposs.yaml").TEST.ZERO_SHOT
+    model = golden.build_model(build_lposs())
+    (subset,) = model._requested.subsets
+    feature = model.pixel_features(figures["image"]).values.mean((0, 2, 3))
+    request = figures["image"], figures["original_size"]
+
+    def labels(background: bool) -> torch.Tensor:
+        model.set_text_embeddings(0.1 * golden.load()["text"] - feature)  # unlike everything
+        model._requested = replace(model._requested, subsets=[subset._replace(background=background)])
+        return segment(model, *request, labels_only=True)["sem_seg_labels"]
+
+    expected = labels(False)
+    model.logit_scale, model.background_score = test.LOGIT_SCALE, test.BACKGROUND_SCORE
+    assert expected.any() and torch.equal(labels(True), expected)
+    model.logit_scale = 0.0
+    assert (labels(True) == 0).float().mean() > 0.9
+
+
+def test_short_memory_changes_nothing():
+    """Windows are encoded one by one, and again for more words; scores wait on the CPU."""
+    image, figures = golden.load()["image"]["image"], golden.load()["image_plus"]
+    model = golden.build_model(build_lposs_plus())
+    model._batches.is_memory_short, model._batches.pixels_at_once = True, 48 * 48
+    output = segment(model, image, figures["original_size"], labels_only=True)
+    assert torch.equal(output["sem_seg_labels"], figures["labels"].long())
 
 
 # ------------------------------------------------------------------------------------ mistakes on patches
