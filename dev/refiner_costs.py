@@ -29,7 +29,7 @@ REFINERS = {  # the last part of each is measured
     "pamr on the whole image": ("pamr", ("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True)),
     "densecrf": ("densecrf", ()),
     "lposs": ("lposs", ()),
-    "lposs_plus, pixels": ("lposs_plus", ()),
+    "lposs_pixels": ("lposs_pixels", ()),
 }
 
 

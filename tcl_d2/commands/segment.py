@@ -202,7 +202,7 @@ def argument_parser() -> argparse.ArgumentParser:
     # Results
     parser.add_argument(
         "--refine",
-        help="none, pamr, densecrf, lposs, lposs_plus or a refiner of yours, in place of the config's "
+        help="none, pamr, densecrf, lposs, lposs_plus, lposs_pixels or a refiner of yours, in place of the config's "
         "TEST.ZERO_SHOT.REFINE",
     )
     parser.add_argument(

@@ -265,8 +265,8 @@ _C.TEST.ZERO_SHOT.MEASURES = []
 # Similarity of the classes for SoftIoU and ConfusedPairs: a .npy or .csv file of a row and a column for each class,
 # in which {dataset} stands for the dataset's name; "" for that of the model's text features.
 _C.TEST.ZERO_SHOT.SIMILARITY = ""
-# What refines scores: none, pamr, densecrf (which needs pydensecrf2), lposs, lposs_plus, or a name of your own in
-# REFINER_REGISTRY (docs/refiners.md).
+# What refines scores: none, pamr, densecrf (which needs pydensecrf2), lposs, lposs_plus, lposs_pixels, or a name of
+# your own in REFINER_REGISTRY (docs/refiners.md).
 _C.TEST.ZERO_SHOT.REFINE = "pamr"
 _C.TEST.ZERO_SHOT.PAMR = CN()
 # Whether PAMR refines the scores of the whole image at the output's size (NACLIP), rather than each window's masks.

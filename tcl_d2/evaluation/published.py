@@ -39,7 +39,11 @@ class PublishedRow(NamedTuple):
 # Append rows of yours, such as those of benchmarks of your own.
 PUBLISHED = [PublishedRow(**row) for row in json.loads((ASSETS / "published.json").read_text(encoding="utf-8"))]
 
-_LPOSS = {"lposs": "LPOSS", "lposs_plus": "LPOSS+"}  # values of TEST.ZERO_SHOT.REFINE, and their methods
+_LPOSS = {
+    "lposs": "LPOSS",
+    "lposs_plus": "LPOSS+",
+    "lposs_pixels": "",
+}  # values of TEST.ZERO_SHOT.REFINE, and their methods
 
 
 def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> list[PublishedRow]:
@@ -56,7 +60,7 @@ def published_for(cfg: CfgNode) -> list[PublishedRow]:
     if method == "DenseCLIP":
         method = cfg.MODEL.DENSE_CLIP.HEAD
     refine = cfg.TEST.ZERO_SHOT.REFINE
-    if refine in _LPOSS:  # a method of its own, on MaskCLIP
+    if refine in _LPOSS:
         method = _LPOSS[refine] if method.lower() == "maskclip" else ""
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
     if method == "GroupViT":

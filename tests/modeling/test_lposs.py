@@ -414,6 +414,8 @@ def test_refiner_of_the_releases_config(tmp_path):
     refiner.load()
     assert (patches.neighbors, patches.gamma, patches.sigma, patches.alpha, patches.steps) == (400, 3, 100, 0.95, 10)
     assert (pixels.tau, pixels.window, pixels.alpha, pixels.steps) == (0.01, 13, 0.95, 10)
+    (alone,) = build_refiner(configured("dense_clip/lposs.yaml", "TEST.ZERO_SHOT.REFINE", "lposs_pixels")).parts
+    assert (type(alone), alone.stage, alone.pixel_mean) == (PixelLPOSS, "input", pixels.pixel_mean)
 
     figures = golden.load()["two_windows"]
     window = figures["image"][..., :48].float()

@@ -151,7 +151,12 @@ def scaled_lab(rgb: Tensor) -> Tensor:
 
 
 @REFINER_REGISTRY.register()
-def lposs_plus(cfg: CfgNode) -> RefinerChain:
+def lposs_pixels(cfg: CfgNode) -> PixelLPOSS:
     settings = cfg.TEST.ZERO_SHOT.LPOSS
     numbers = settings.TAU, settings.WINDOW, settings.ALPHA, settings.STEPS
-    return RefinerChain(lposs(cfg), PixelLPOSS(*numbers, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    return PixelLPOSS(*numbers, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+
+
+@REFINER_REGISTRY.register()
+def lposs_plus(cfg: CfgNode) -> RefinerChain:
+    return RefinerChain(lposs(cfg), lposs_pixels(cfg))
