@@ -28,6 +28,7 @@ PAGES = (
     "docs/dense_clip.md",
     "docs/objects.md",
     "docs/reco.md",
+    "docs/refiners.md",
     "docs/few_masks.md",
     "docs/operations.md",
     "docs/words.md",

@@ -201,11 +201,14 @@ def test_a_model_without_a_clip_is_the_only_method():
     assert (threshold.value, kp.visible, refine.value) == (0.95, False, "none")
 
 
+LPOSS = ("lposs", "lposs_pixels", "lposs_plus")
+
+
 def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    assert Page(page.predictor("tcl")).refiners == ["none", "pamr"]
+    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", *LPOSS}
     monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
-    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf"}
+    assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf", *LPOSS}
 
 
 def test_form_has_the_settings_of_the_method(page):

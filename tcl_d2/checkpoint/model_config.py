@@ -22,7 +22,12 @@ _KEYS = (
 )
 _PLACES = (
     *("MODEL.GROUPVIT.MULTI_LABEL.WORDS", "MODEL.RECO.INDEX", "MODEL.RECO.CACHE", "TEST.ZERO_SHOT.BY_DATASET"),
-    *("TEST.ZERO_SHOT.SIMILARITY", "TEST.ZERO_SHOT.TEXT_CACHE", "TEST.ZERO_SHOT.WORDS"),
+    *(
+        "TEST.ZERO_SHOT.REGIONS.FOLDER",
+        "TEST.ZERO_SHOT.SIMILARITY",
+        "TEST.ZERO_SHOT.TEXT_CACHE",
+        "TEST.ZERO_SHOT.WORDS",
+    ),
 )
 # Its weights may be a file in the model's folder, or have one of these names
 _WEIGHTS = {
@@ -30,6 +35,7 @@ _WEIGHTS = {
     "MODEL.DENSE_CLIP.PROXY.PRETRAINED": {"timm"},
     "MODEL.GROUPVIT.WEIGHTS": set(),
     "MODEL.RECO.ENCODER.PRETRAINED": {"timm"},
+    "TEST.ZERO_SHOT.LPOSS.PRETRAINED": {"timm"},
 }
 # Detectron2's sections of training: a configuration that has them all is a training's whole one
 _TRAINING = {"DATALOADER", "DATASETS", "SOLVER"}

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..data.benchmarks import benchmark_names
 from ..modeling import FrozenCLIP
-from ..modeling.refiners.base import Refiner, build_refiner, refiner_names
+from ..modeling.refiners.base import Refiner
+from ..modeling.refiners.build import build_refiner, refiner_names
 from ..predictor import EncodedImage, TCLPredictor
 from ..predictor.predictor import words_to_rank
 from ..segmentation import Segmentation, drawing

@@ -5,6 +5,7 @@ tcl-d2 segment photos --classes words.txt --model official --background "sky, wa
 tcl-d2 segment photos --classes "car, not: shadow" --model official  # pixels that "shadow" fits best are of no class
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 tcl-d2 segment photos --classes "dog, cat" --background --model official --boxes
+tcl-d2 segment photos --classes "dog, cat" --model official --regions sam  # sam/NAME.json or .png of each photo
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val --model official
 tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
 tcl-d2 segment photos --classes words.txt --model official --no-overlay --num-gpus 8 --resume   # skips what is done
@@ -32,6 +33,7 @@ from ..predictor import TCLPredictor
 from ..runs.processes import is_first_process
 from ..segmentation import Segmentation
 from ..segmentation.objects import check_opencv
+from ..segmentation.region_files import check_region_files
 from ..utils.errors import one_message
 from ..utils.locks import locked_folder
 from ..utils.tensors import digest_weights
@@ -199,7 +201,15 @@ def argument_parser() -> argparse.ArgumentParser:
 
     # Results
     parser.add_argument(
-        "--refine", help="none, pamr, densecrf or a refiner of yours, in place of the config's TEST.ZERO_SHOT.REFINE"
+        "--refine",
+        help="none, pamr, densecrf, lposs, lposs_plus, lposs_pixels or a refiner of yours, in place of the config's "
+        "TEST.ZERO_SHOT.REFINE",
+    )
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of region files (PNG, or JSON of SAM's tools) named after the images; each region gets one class",
     )
     parser.add_argument("--heat-maps", action="store_true", help="also a picture of each class's scores")
     parser.add_argument(
@@ -243,6 +253,8 @@ def main(args: argparse.Namespace) -> None:
         inputs = args.inputs or args.input
         files = find_inputs(inputs, args.output) if inputs else {}
         check_options(args)
+        if args.regions:
+            check_region_files(args.regions, map(str, files))
         build_predictor, words = read_request(args)
         if files:
             heat_maps = words.names if args.heat_maps else ()
@@ -262,6 +274,8 @@ def main(args: argparse.Namespace) -> None:
 def read_request(args: argparse.Namespace) -> tuple[Callable[[], TCLPredictor], Words]:
     """Return a function that builds the model (see read_model), and the words."""
     options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
+    if args.regions:
+        options += ["TEST.ZERO_SHOT.REGIONS.FOLDER", str(args.regions)]
     build_predictor = read_model(args, *options)  # which registers the user's benchmarks
     return build_predictor, read_words(args.classes, args.background, args.specificity)
 
@@ -273,5 +287,7 @@ def check_options(args: argparse.Namespace) -> None:
         if is_video:
             raise ValueError("--boxes are drawn on images, not on the frames of a video")
         check_opencv()
+    if args.regions and is_video:
+        raise ValueError("--regions are of image files, not of the frames of a video")
     if max(args.num_gpus, args.num_processes) > 1 and is_video:
         raise ValueError("--num-gpus and --num-processes share images, not the frames of a video")

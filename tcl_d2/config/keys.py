@@ -224,6 +224,9 @@ _C.TEST.ZERO_SHOT.LOGIT_SCALE = 0.0
 # Share of the pixels of all classes but the background that a class must win, or it loses them (SCLIP: 0.1 on VOC
 # with background); 0 for none.
 _C.TEST.ZERO_SHOT.AREA_THRESHOLD = 0.0
+# Whether a class takes the score of its best word before scores are enlarged to the image's size (LPOSS's release),
+# rather than after.
+_C.TEST.ZERO_SHOT.JOIN_WORDS_FIRST = False
 # Weight of frozen CLIP's own masks in the mixture (knowledge preservation); 0 for none.
 _C.TEST.ZERO_SHOT.KP_WEIGHT = 0.3
 # Images of a batch in evaluation and in segmenting files; their windows are encoded together. Results are those of
@@ -244,7 +247,8 @@ _C.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
 # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
 _C.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
 # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
-# groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks' own.
+# lposs, groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks'
+# own.
 _C.TEST.ZERO_SHOT.WORDS = ""
 # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
 # {voc: [INPUT.MIN_SIZE_TEST, 336]}.
@@ -261,8 +265,8 @@ _C.TEST.ZERO_SHOT.MEASURES = []
 # Similarity of the classes for SoftIoU and ConfusedPairs: a .npy or .csv file of a row and a column for each class,
 # in which {dataset} stands for the dataset's name; "" for that of the model's text features.
 _C.TEST.ZERO_SHOT.SIMILARITY = ""
-# What brings masks to the image's own edges: none, pamr, densecrf (which needs pydensecrf2), or a name of your own
-# in REFINER_REGISTRY.
+# What refines scores: none, pamr, densecrf (which needs pydensecrf2), lposs, lposs_plus, lposs_pixels, or a name of
+# your own in REFINER_REGISTRY (docs/refiners.md).
 _C.TEST.ZERO_SHOT.REFINE = "pamr"
 _C.TEST.ZERO_SHOT.PAMR = CN()
 # Whether PAMR refines the scores of the whole image at the output's size (NACLIP), rather than each window's masks.
@@ -284,6 +288,32 @@ _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SXY = 67.0
 _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_SRGB = 3.0
 # Weight of DenseCRF's bilateral kernel.
 _C.TEST.ZERO_SHOT.DENSECRF.BILATERAL_COMPAT = 4.0
+_C.TEST.ZERO_SHOT.LPOSS = CN()
+# The vision model whose patches LPOSS connects where they look alike: a VisionTransformer that timm names (this and
+# all of LPOSS: its release).
+_C.TEST.ZERO_SHOT.LPOSS.NAME = "vit_base_patch16_224.dino"
+# Weights of LPOSS's vision model: "timm" for those that timm names, a file of them, or "" for random ones.
+_C.TEST.ZERO_SHOT.LPOSS.PRETRAINED = "timm"
+# Patches that LPOSS connects each patch with, itself among them.
+_C.TEST.ZERO_SHOT.LPOSS.NEIGHBORS = 400
+# Power of the similarity of two patches in LPOSS.
+_C.TEST.ZERO_SHOT.LPOSS.GAMMA = 3.0
+# Distance at which the weight of two patches in LPOSS is 1/e of that at no distance, in pixels of the resized image.
+_C.TEST.ZERO_SHOT.LPOSS.SIGMA = 100.0
+# Share in 0..1 that patches and pixels take over from those they are connected with in LPOSS and LPOSS+.
+_C.TEST.ZERO_SHOT.LPOSS.ALPHA = 0.95
+# Steps of conjugate gradients in LPOSS and LPOSS+; 0 for as many as the solution needs.
+_C.TEST.ZERO_SHOT.LPOSS.STEPS = 10
+# Difference of colors (Lab, its lightness in 0..1) at which the weight of two pixels in LPOSS+ is 1/e of that of equal
+# ones.
+_C.TEST.ZERO_SHOT.LPOSS.TAU = 0.01
+# Side of the square of pixels that LPOSS+ connects each pixel with, an odd number.
+_C.TEST.ZERO_SHOT.LPOSS.WINDOW = 13
+_C.TEST.ZERO_SHOT.REGIONS = CN()
+# Folder of region files, named after the images (docs/refiners.md): at last, each region gets one class. "" for none.
+_C.TEST.ZERO_SHOT.REGIONS.FOLDER = ""
+# The class of a region: "vote" for its most frequent one, or "mean" for that of its best mean score.
+_C.TEST.ZERO_SHOT.REGIONS.RULE = "vote"
 
 
 def add_tcl_config(cfg: CN) -> None:

@@ -116,7 +116,7 @@ def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Coun
     counter = OperatorCounter()
     modules = {name: module for name, module in model.named_children() if name != "clip"}
     parts = {name: Counter() for name in (*modules, "clip")}
-    bind_refiner = getattr(model.refiner, "bind", None)
+    bind_refiner = counter.attribute(model.bind_refiner, parts.get("refiner", Counter()))
 
     def bind(*args: object) -> Callable[[Tensor], Tensor]:
         return counter.attribute(bind_refiner(*args), parts["refiner"])
@@ -127,7 +127,7 @@ def _count_image(model: ZeroShotSegmentor, inputs: dict) -> tuple[dict[str, Coun
             forward = counter.attribute(module.forward, parts[name])
             patches.enter_context(patch.object(module, "forward", forward))
         if model.refiner is not None:
-            patches.enter_context(patch.object(model.refiner, "bind", bind))
+            patches.enter_context(patch.object(model, "bind_refiner", bind))
         encode = counter.attribute(model.encode_crops, parts["clip"], without=[parts[name] for name in modules])
         patches.enter_context(patch.object(model, "encode_crops", encode))
         with counter:

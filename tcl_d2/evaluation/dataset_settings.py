@@ -9,7 +9,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config.loading import dataset_config
 from ..config.ranges import check_ranges
+from ..data.dataset_files import subsample
 from ..modeling.encoders.text import WordReader
+from ..segmentation.region_files import check_region_files
 from ..utils.errors import expect, named
 from ..words.datasets import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..words.files import RELEASES, read_dataset_words, released_words
@@ -66,6 +68,8 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
         check_ranges(cfg, "INPUT.", "TEST.")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
         dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), build_identify(cfg))
+        if cfg.TEST.ZERO_SHOT.REGIONS.FOLDER:
+            _check_regions(cfg, dataset_name)
 
         # Measures
         check_measures(cfg)
@@ -73,6 +77,14 @@ def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
             build_measures(cfg, dataset_name)
         elif MetadataCatalog.get(dataset_name).evaluator_type in PANOPTIC_TYPES:
             check_panoptic(cfg, dataset_name)
+
+
+def _check_regions(cfg: CfgNode, dataset_name: str) -> None:
+    try:
+        images = subsample(DatasetCatalog.get(dataset_name), cfg.TEST.ZERO_SHOT.MAX_IMAGES)
+    except OSError:  # which check_datasets says
+        return
+    check_region_files(cfg.TEST.ZERO_SHOT.REGIONS.FOLDER, (row["file_name"] for row in images))
 
 
 def build_identify(cfg: CfgNode) -> Identify:

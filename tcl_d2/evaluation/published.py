@@ -39,6 +39,12 @@ class PublishedRow(NamedTuple):
 # Append rows of yours, such as those of benchmarks of your own.
 PUBLISHED = [PublishedRow(**row) for row in json.loads((ASSETS / "published.json").read_text(encoding="utf-8"))]
 
+_LPOSS = {
+    "lposs": "LPOSS",
+    "lposs_plus": "LPOSS+",
+    "lposs_pixels": "",
+}  # values of TEST.ZERO_SHOT.REFINE, and their methods
+
 
 def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> list[PublishedRow]:
     """Find the rows of a method, first by its paper; backbone, PAMR and protocol narrow them if any are left."""
@@ -53,8 +59,11 @@ def published_for(cfg: CfgNode) -> list[PublishedRow]:
     method = cfg.MODEL.META_ARCHITECTURE
     if method == "DenseCLIP":
         method = cfg.MODEL.DENSE_CLIP.HEAD
+    refine = cfg.TEST.ZERO_SHOT.REFINE
+    if refine in _LPOSS:
+        method = _LPOSS[refine] if method.lower() == "maskclip" else ""
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
     if method == "GroupViT":
         backbone = cfg.MODEL.GROUPVIT.WEIGHTS
     is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
-    return find_published(method, backbone, cfg.TEST.ZERO_SHOT.REFINE == "pamr", "unified" if is_unified else "own")
+    return find_published(method, backbone, refine == "pamr", "unified" if is_unified else "own")

@@ -19,6 +19,8 @@ def check_exportable(model: nn.Module) -> None:
             f"a {type(model).__name__} cannot be exported: its vocabulary needs more than text embeddings. "
             "TCL and the dense CLIPs can be"
         )
+    if model.join_words_first:
+        raise ValueError("TEST.ZERO_SHOT.JOIN_WORDS_FIRST needs whole images, but the graph sees crops: set it False")
     if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):
         raise ValueError(
             f"{type(model.refiner).__name__} on whole images cannot be exported, for the graph sees crops: give --opts "

@@ -7,7 +7,10 @@ _NAMES = {
     "encoders": ("DualEncoder", "FrozenCLIP", "FrozenDualEncoder", "build_clip", "build_tokenizer"),
     "groupvit": ("GroupViT",),
     "reco": ("ReCo",),
-    "refiners": ("DenseCRF", "PAMR", "REFINER_REGISTRY", "Refiner", "build_refiner"),
+    "refiners": (
+        *("DenseCRF", "LPOSS", "PAMR", "PixelLPOSS", "REFINER_REGISTRY", "Refiner", "RefinerChain", "RegionVote"),
+        "build_refiner",
+    ),
     "segmentor.base": ("ZeroShotSegmentor",),
     "segmentor.crops": ("CropFeatures", "CropMap"),
     "tcl": ("Grounder", "Grounding", "Sim2Mask", "TCL", "TCL_LOSS_REGISTRY", "build_losses"),

@@ -6,7 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..config.keys import missing_keys
 from .dense_clip.heads import check_dense_head
-from .refiners.base import build_refiner
+from .refiners.build import build_refiner
 from .segmentor.base import ZeroShotSegmentor, check_images
 
 

@@ -378,6 +378,52 @@ def test_a_folder_of_results_holds_no_input(tmp_path, photos):
     assert not (tmp_path / "out").exists()
 
 
+# ------------------------------------------------------------------------------------ regions
+
+
+@pytest.fixture
+def regions(tmp_path):
+    """A folder of regions for the pictures a and b: four quarters as a PNG, and two halves as RLE."""
+    folder = tmp_path / "regions"
+    folder.mkdir()
+    numbers = np.kron([[1, 2], [3, 0]], np.ones((24, 24), np.uint8)).astype(np.uint8)
+    Image.fromarray(numbers).save(folder / "a.png")
+    rle = {"size": [47, 48], "counts": [0, 47 * 24, 47 * 24]}
+    (folder / "b.json").write_text(json.dumps([{"segmentation": rle}, {"segmentation": {**rle, "counts": [47 * 48]}}]))
+    return folder
+
+
+def test_regions_get_one_class(world, tmp_path, photos, regions):
+    """The most frequent one of their pixels, after another refiner and under another method, too."""
+    inputs = [photos / "a.png", photos / "b.png"]
+    command = ["demo/demo.py", *inputs, "--classes", "brick, lava, wood", "--method", "naclip", "--refine", "pamr"]
+    done = run(world, *command, "--output", tmp_path / "plain")
+    assert done.returncode == 0, done.stderr
+    done = run(world, *command, "--output", tmp_path / "voted", "--regions", regions)
+    assert done.returncode == 0, done.stderr
+
+    plain, voted = read_labels(tmp_path / "plain"), read_labels(tmp_path / "voted")
+    quarters = [(slice(0, 24), slice(0, 24)), (slice(0, 24), slice(24, 48)), (slice(24, 48), slice(0, 24))]
+    half = slice(0, 47), slice(0, 24)
+    for name, place in [*(("a_labels.png", quarter) for quarter in quarters), ("b_labels.png", half)]:
+        assert (voted[name][place] == np.bincount(plain[name][place].flatten()).argmax()).all()
+    rest = slice(24, 48), slice(24, 48)  # of no region
+    assert np.array_equal(voted["a_labels.png"][rest], plain["a_labels.png"][rest])
+
+
+@pytest.mark.fault("--regions: no folder, no file for an image, one of another size, or a video", "one error names it")
+def test_unusable_regions_are_named(world, tmp_path, photos, regions):
+    output = ["--output", tmp_path / "out"]
+    check_error(run(world, *COMMAND, photos, *output, "--regions", "nowhere"), "no folder of regions 'nowhere'")
+    done = run(world, *COMMAND, photos, *output, "--regions", regions)
+    check_error(done, "2 images have no region file", "broken.jpg", "c.png")
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(regions / "a.png")
+    done = run(world, *COMMAND, photos / "a.png", *output, "--regions", regions)
+    check_error(done, "a.png' cannot be used", "[9, 8]", "[48, 48]")
+    done = run(world, *COMMAND, "--video-input", tmp_path / "a.mp4", *output, "--regions", regions)
+    check_error(done, "--regions", "not of the frames of a video")
+
+
 # ------------------------------------------------------------------------------------ boxes
 
 

@@ -243,3 +243,19 @@ def test_stopped_evaluation_with_settings_by_dataset_goes_on(cfg, monkeypatch):
     assert len(seen) == 3 + 3 + 1  # the fifth one twice
     for name in names:
         assert resumed[name]["sem_seg"] == pytest.approx(expected[name]["sem_seg"], nan_ok=True)
+
+
+def test_votes_of_regions_are_evaluated(cfg, in_world):
+    """Of regions that are the objects themselves; pixels of the background are of none."""
+    plain = evaluate(cfg, "shapes_val")["shapes_val"]
+    cfg.TEST.ZERO_SHOT.REGIONS.FOLDER = str(in_world / "shapes/val/labels")
+    check_dataset_settings(cfg, ["shapes_val"])
+    assert evaluate(cfg, "shapes_val")["shapes_val"] > plain
+
+
+@pytest.mark.fault("an evaluation with votes of regions whose files are missing", "one error at the start names them")
+def test_missing_regions_are_named_at_the_start(cfg, tmp_path):
+    (tmp_path / "00000.png").touch()
+    cfg.TEST.ZERO_SHOT.REGIONS.FOLDER = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Dataset 'shapes_val': 2 images have no region file"):
+        check_dataset_settings(cfg, ["shapes_val"])

@@ -55,6 +55,13 @@ def test_configurations_find_their_rows():
     assert [row.miou["zeroshot_voc_val"] for row in rows] == [38.8, 29.3]
 
 
+@pytest.mark.parametrize("refine, method", [("lposs", "LPOSS"), ("lposs_plus", "LPOSS+")])
+def test_methods_under_lposs_are_others(refine, method):
+    rows = published_for(load_config(ROOT / f"configs/dense_clip/{refine}.yaml"))
+    assert all(row.method == method for row in rows)
+    assert not published_for(load_config(ROOT / "configs/tcl.yaml", ["TEST.ZERO_SHOT.REFINE", refine]))
+
+
 @pytest.mark.parametrize(
     "config, voc",
     [("yfcc", 49.5), ("redcaps", 50.4), ("yfcc_own_protocol", 52.3), ("redcaps_own_protocol", 50.8)],

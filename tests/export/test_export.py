@@ -139,10 +139,15 @@ def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
 # ------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.fault("export of a whole-image refiner, or of labels by area", "one error says which setting to change")
+@pytest.mark.fault(
+    "export of a whole-image refiner, or of rules that need whole images", "one error says which setting to change"
+)
 def test_what_cannot_be_exported_is_said(tcl, build):
     tcl = build("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True, "MODEL.TCL.FREEZE", 1)
     with pytest.raises(ValueError, match="PAMR.*WHOLE_IMAGE"):
+        check_exportable(tcl.model)
+    tcl.model.join_words_first = True
+    with pytest.raises(ValueError, match="JOIN_WORDS_FIRST"):
         check_exportable(tcl.model)
     with pytest.raises(ValueError, match="Linear"):
         check_exportable(nn.Linear(2, 2))

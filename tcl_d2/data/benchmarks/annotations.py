@@ -19,6 +19,7 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.data.detection_utils import check_image_size
 from detectron2.utils.logger import log_first_n
 
+from ...segmentation.run_lengths import check_rle
 from ...utils.downloads import PathManager
 from ...utils.errors import list_problems
 from ...utils.files import path_within
@@ -283,7 +284,7 @@ def _check_category(annotation: dict, categories: Mapping) -> None:
 def _check_segmentation(segmentation: object, height: int, width: int, is_lvis: bool) -> None:
     """Check a segmentation of an image of this size; it may be empty."""
     if isinstance(segmentation, dict) and not is_lvis:
-        return _check_rle(segmentation, height, width)
+        return check_rle(segmentation, height, width)
     if not isinstance(segmentation, list) or (is_lvis and segmentation in _EMPTY):
         expected = "a list of polygons" if is_lvis else "a list of polygons or RLE"
         raise ValueError(f"has the segmentation {segmentation!r:.60}; expected {expected}")
@@ -298,31 +299,6 @@ def _check_segmentation(segmentation: object, height: int, width: int, is_lvis: 
             raise ValueError(f"{name}is {polygon!r:.60}; expected x and y in turn of at least three points")
         if numbers.dtype.kind not in "iuf" or not (np.abs(numbers) <= _FAR * (height + width)).all():
             raise ValueError(f"{name}has coordinates far outside of the image, or that are no numbers")
-
-
-def _check_rle(rle: dict, height: int, width: int) -> None:
-    """Check run-length encoding, compressed or not."""
-    if rle.get("size") != [height, width]:
-        raise ValueError(f"has RLE of the size {rle.get('size')}, but its image has {[height, width]} (height, width)")
-
-    # The runs must cover the image: those that fit into one pixel less are too short
-    counts = rle.get("counts")
-    if isinstance(counts, str):
-        is_whole = _fits(counts, height, width) and not _fits(counts, height * width - 1, 1)
-    else:
-        is_whole = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
-        is_whole = is_whole and sum(counts) == height * width
-    if not is_whole:
-        raise ValueError(f"has RLE whose counts do not cover its {height} x {width} pixels")
-
-
-def _fits(counts: str, height: int, width: int) -> bool:
-    """Return whether compressed runs can be read, and are no longer than an image of this size."""
-    try:
-        pycocotools.mask.decode({"size": [height, width], "counts": counts})
-    except ValueError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------------- drawing

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import timm
 import torch
@@ -19,6 +20,7 @@ from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
+DINO_POSITIONS = PositionRule(offset=0.1)  # as DINO's release resizes them
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -70,13 +72,20 @@ class VisionEncoder(nn.Module):
 
         A rest at the right and at the bottom that is no whole patch is not seen.
         """
+        return self._run(images, _Tokens(self.model))
+
+    def values(self, images: Tensor) -> Tensor:
+        """Compute the values of the last block's attention, heads joined: arguments and result as `forward`'s."""
+        return self._run(images, _LastValues(self.model))
+
+    def _run(self, images: Tensor, part: "_Tokens | _LastValues") -> Tensor:
         grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
 
         # The position embeddings are resized by this rule rather than by timm's
         size = tuple(self.model.patch_embed.grid_size)
         position = self._positions(self.position, self.model.pos_embed[0], size, grid)
-        tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
+        tokens = functional_call(part, {"model.pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 
     def weights(self) -> list[Tensor]:
@@ -89,10 +98,44 @@ class VisionEncoder(nn.Module):
         return f"{digest_weights(self.model)} {normalization} {self.position}"
 
 
+class _Tokens(nn.Module):
+    """All tokens [B, p + h*w, C] of a model's images, after the final norm."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+class _LastValues(_Tokens):
+    """The values of the last block's attention [B, h*w, C]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        options = {"output_fmt": "NLC", "intermediates_only": True, "stop_early": True}
+        (tokens,) = self.model.forward_intermediates(images, indices=[len(self.model.blocks) - 2], **options)
+        block = self.model.blocks[-1]
+        return block.attn.qkv(block.norm1(tokens)).chunk(3, dim=-1)[2]
+
+
 def model_normalization(model: nn.Module) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of RGB in 0..255 that a timm model was trained with."""
     config = resolve_model_data_config(model)
     return [255 * value for value in config["mean"]], [255 * value for value in config["std"]]
+
+
+@lru_cache(maxsize=1)
+def load_vision_encoder(
+    key: str,
+    name: str,
+    pretrained: str,
+    position: PositionRule,
+    pixel_mean: tuple[float, ...],
+    pixel_std: tuple[float, ...],
+) -> VisionEncoder:
+    """Build a VisionEncoder of a model from build_vision_model; the last one is kept for the next call."""
+    return VisionEncoder(build_vision_model(key, name, pretrained), position, pixel_mean, pixel_std)
 
 
 def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer:
@@ -108,7 +151,7 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
         OSError: the weights cannot be read.
     """
-    _check_architecture(key, name)
+    check_vision_model(key, name)
     if pretrained == "timm" and not is_model_pretrained(name):
         raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
 
@@ -130,8 +173,8 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     return _return_tokens(model)
 
 
-def _check_architecture(key: str, name: str) -> None:
-    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded."""
+def check_vision_model(key: str, name: str) -> None:
+    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded; errors as above."""
     if not timm.is_model(name):
         raise ValueError(
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "

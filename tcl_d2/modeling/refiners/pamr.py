@@ -1,6 +1,5 @@
 """PAMR: pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), as a sparse matrix product."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from ...config.ranges import check_values
 from ..resize_matrices import linear_matrix
 from .base import REFINER_REGISTRY, Refiner
+from .sparse import matrix_of_rows
 
 
 class PAMR(Refiner):
@@ -125,18 +125,8 @@ def _sparse_matrix(neighbors: Tensor, weights: Tensor) -> Tensor:
     """Build the sparse matrix [B*H*W, B*H*W] of the weights [B, 48, H*W] of neighbors [48, H*W] within each image."""
     batch_size, count, pixels = weights.shape
     firsts = pixels * torch.arange(batch_size, device=neighbors.device)
-    columns = (neighbors.T + firsts[:, None, None]).flatten()
-    row_starts = torch.arange(0, len(columns) + 1, count, device=neighbors.device)
-    with warnings.catch_warnings():
-        # torch calls them experimental; the product is tested against a plain loop
-        warnings.filterwarnings("ignore", "Sparse (CSR tensor support|invariant checks)", UserWarning)
-        return torch.sparse_csr_tensor(
-            row_starts.int(),  # 32 bits, as MKL and cuSPARSE take them: others are copied in each product
-            columns.int(),
-            weights.transpose(1, 2).flatten(),
-            size=(batch_size * pixels, batch_size * pixels),
-            check_invariants=False,  # a replicated border names the same neighbor twice: the product adds them up
-        )
+    columns = (neighbors.T + firsts[:, None, None]).flatten(0, 1)
+    return matrix_of_rows(columns, weights.transpose(1, 2).flatten(0, 1), batch_size * pixels)
 
 
 @REFINER_REGISTRY.register()

@@ -33,7 +33,8 @@ from ..encoders.base import DualEncoder
 from ..encoders.clip import FrozenCLIP
 from ..encoders.clip_loading import build_clip, build_tokenizer, check_clip
 from ..encoders.text import TextEmbedder
-from ..refiners.base import Refiner, build_refiner
+from ..refiners.base import IMAGE_STAGES, Refiner
+from ..refiners.build import build_refiner
 from .batches import ImageBatches, WindowGrid
 from .crops import CropSegmentor
 from .objects import OUTPUTS, add_objects
@@ -49,6 +50,7 @@ _PROTOCOL = (  # the arguments of set_protocol that are attributes of the model
     "refiner",
     "logit_scale",
     "area_threshold",
+    "join_words_first",
     "components",
 )
 
@@ -173,18 +175,20 @@ class ZeroShotSegmentor(CropSegmentor):
         refiner: Refiner | None = None,
         logit_scale: float = 0.0,
         area_threshold: float = 0.0,
+        join_words_first: bool = False,
         normalize_prompts: bool = False,
         components: ComponentSettings | None = None,
     ) -> None:
         """Set the inference protocol: windows, prompts, and the rule from scores to labels.
 
-        A ValueError names the config key that does not fit.
+        A ValueError names the config key that does not fit; an OSError what a refiner needs and cannot be read.
 
         Args:
             templates: prompt templates, each with one `{}`, for vocabularies that bring none.
             crop_size: side of the sliding windows, in pixels; 0: the whole image is the window. `stride` is the step.
             background_score: constant score of the background, in 0..1.
             logit_scale: as in ScoreSettings, and so is area_threshold; normalize_prompts as in TextEmbedder.
+            join_words_first: see CropSegmentor.
             components: what counts as an object; None for the defaults.
         """
         check_values("TEST.ZERO_SHOT", CROP_SIZE=crop_size, BACKGROUND_SCORE=background_score)
@@ -200,6 +204,9 @@ class ZeroShotSegmentor(CropSegmentor):
         self.background_score = background_score
         self.logit_scale = logit_scale
         self.area_threshold = area_threshold
+        self.join_words_first = join_words_first
+        if refiner is not None:
+            refiner.load()
         self.refiner = refiner
         self.components = components or ComponentSettings()
         self.components.check()
@@ -217,6 +224,7 @@ class ZeroShotSegmentor(CropSegmentor):
             "refiner": build_refiner(cfg),
             "logit_scale": test.LOGIT_SCALE,
             "area_threshold": test.AREA_THRESHOLD,
+            "join_words_first": test.JOIN_WORDS_FIRST,
             "normalize_prompts": test.NORMALIZE_PROMPTS,
             "components": component_settings(cfg),
         }
@@ -422,7 +430,7 @@ class ZeroShotSegmentor(CropSegmentor):
                 "of every image. Trace the masks of one crop instead: encode_crops and crop_masks."
             )
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            one_by_one = self.refines("image") or self.refines("classes")  # what a refiner holds of an image is large
+            one_by_one = any(map(self.refines, IMAGE_STAGES))  # what a refiner holds of an image is large
             return self._batches.segment(self._segment_images, batched_inputs, self._grid, self.device, one_by_one)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """CropSegmentor: what a method says about the masks of crops; windows, words and background are ZeroShotSegmentor's."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,12 @@ class CropMap(NamedTuple):
         return resize_scores(self.values[:, channels], self.size)[(..., *self.place)]
 
 
+def _call_in_turn(functions: Sequence[Callable[[Tensor], Tensor]], scores: Tensor) -> Tensor:
+    for function in functions:
+        scores = function(scores)
+    return scores
+
+
 class CropSegmentor(nn.Module):
     """Predicts scores of words in crops of images, on a frozen CLIP.
 
@@ -63,8 +70,10 @@ class CropSegmentor(nn.Module):
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
+        join_words_first: whether a class has its best word's score before scores are enlarged to the result's size.
     """
 
+    join_words_first = False
     has_background_map = False
     is_memory_short = False
     pad_to: int | None = None
@@ -166,22 +175,27 @@ class CropSegmentor(nn.Module):
 
     def refines(self, stage: str) -> bool:
         """Return whether there is a refiner for scores of this stage, see Refiner."""
-        return self.refiner is not None and self.refiner.stage == stage
+        return bool(self._refiners(stage))
+
+    def _refiners(self, stage: str) -> list[Refiner]:
+        parts = () if self.refiner is None else self.refiner.parts
+        return [part for part in parts if part.stage == stage]
 
     def bind_refiner(
-        self, stage: str, images: Tensor, input_per_image: Mapping | None = None
+        self, stage: str, images: Tensor, input_per_image: Mapping | None = None, *corners: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """Return what refines the scores of images at a stage; elsewhere than at the refiner's they stay as they are.
 
         Args:
             stage: see Refiner.
             images: normalized, [B, 3, H, W].
-            input_per_image: see Refiner.bind.
+            input_per_image: see Refiner.bind, and so is `corners`.
 
         Returns:
             a function of scores [B, K, h, w]. What depends on images alone is computed once.
         """
-        return self.refiner.bind(images, input_per_image) if self.refines(stage) else keep_scores
+        bound = [refiner.bind(images, input_per_image, *corners) for refiner in self._refiners(stage)]
+        return partial(_call_in_turn, bound) if bound else keep_scores
 
     # ------------------------------------------------------------------------------------ crops
 

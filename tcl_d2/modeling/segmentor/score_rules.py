@@ -7,6 +7,7 @@ probability is below a threshold.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class ScoreSettings(NamedTuple):
             them (SCLIP's rule); 0 for none.
         refine: what is done with the scores of all classes at last, fp32 [K, H, W] -> [K, H, W]; None for nothing.
         keep_best: whether labels come with the score of the class at each pixel.
+        enlarge: where the words of a class are joined before scores are enlarged, what enlarges them, [k, h, w] ->
+            [k, H, W]; None where they come enlarged.
     """
 
     background_score: float | Tensor
@@ -34,6 +37,7 @@ class ScoreSettings(NamedTuple):
     area_threshold: float = 0.0
     refine: Callable[[Tensor], Tensor] | None = None
     keep_best: bool = False
+    enlarge: Callable[[Tensor], Tensor] | None = None
 
     @property
     def needs_all_scores(self) -> bool:
@@ -52,6 +56,35 @@ class ScoreSettings(NamedTuple):
         return below if below.ndim else below.item()
 
 
+class JoinedWords:
+    """Joins the words of each class, which come some at a time: a class has the score of its best word."""
+
+    def __init__(self, subset: WordSubset):
+        self._subset = subset
+        self._first = 0
+        self._words_left = Counter(subset.classes.tolist())
+        self._best: dict[int, Tensor] = {}  # of classes whose words have not all come
+
+    def join(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the scores [k, h, w] of the next k words; return those of the classes that are complete with them.
+
+        Returns:
+            scores [c, h, w], and the classes int64 [c].
+        """
+        places, classes = self._subset.split(self._first, len(scores))
+        self._first += len(scores)
+        complete = {}
+        for place, index in zip(places.tolist(), classes.tolist()):
+            best = self._best.pop(index, scores[place])
+            self._best[index] = torch.maximum(best, scores[place])  # a copy, which does not hold the other words
+            self._words_left[index] -= 1
+            if not self._words_left[index]:
+                complete[index] = self._best.pop(index)
+        return torch.stack([*complete.values()]) if complete else scores[:0], torch.tensor(
+            [*complete], dtype=torch.int64
+        )
+
+
 class ScoreRule:
     """Takes the scores of all words, some at a time in their order, and makes the output of one dataset."""
 
@@ -65,10 +98,17 @@ class ScoreRule:
         self.subset = subset
         self.settings = settings
         self._first = 0
-        self._log_sum: Tensor | None = None  # of the softmax, over the words so far
+        self._joined = JoinedWords(subset)
+        self._log_sum: Tensor | None = None  # of the softmax, over the words so far, or the classes of joined ones
 
     def update(self, scores: Tensor) -> None:
         """Take the scores [k, H, W] of the next k words."""
+        if self.settings.enlarge is not None:
+            scores, classes = self._joined.join(scores)
+            if len(classes):
+                self.take(self.settings.enlarge(scores), classes)
+            return
+
         places, classes = self.subset.split(self._first, len(scores))
         self._first += len(scores)
         if not len(places):

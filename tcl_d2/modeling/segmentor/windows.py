@@ -44,17 +44,14 @@ class Windows:
             image: [3, H, W].
             crop_size: side of the windows in pixels; 0: the whole image is the window.
             stride: step between windows in pixels, 1 <= stride <= crop_size.
-            result_size: height and width that the average is enlarged to; None for the image's.
+            result_size: height and width that averages are enlarged to; None for the image's.
         """
         self.image = image
         self.result_size = result_size or tuple(image.shape[-2:])
         self.slices = window_slices(*image.shape[-2:], crop_size, stride)
 
     def average(self, scores: Iterable[Tensor]) -> Tensor:
-        """Average the scores [K, h, w] of the windows, in the order of `slices`: fp32 [K, *result_size]."""
-        return resize_scores(self._average_at_image_size(scores)[None], self.result_size)[0]
-
-    def _average_at_image_size(self, scores: Iterable[Tensor]) -> Tensor:
+        """Average the scores [K, h, w] of the windows, in the order of `slices`: fp32 [K, H, W]."""
         if len(self.slices) == 1:
             (window_scores,) = scores
             return window_scores.float()
@@ -67,6 +64,10 @@ class Windows:
             total[:, y, x] += window_scores.float()
             count[y, x] += 1
         return total.div_(count)
+
+    def enlarge(self, scores: Tensor) -> Tensor:
+        """Resize averages [K, H, W] to [K, *result_size]."""
+        return resize_scores(scores[None], self.result_size)[0]
 
 
 def batch_windows(windows: Iterable[Windows], batch_size: int) -> Iterator[Tensor]:

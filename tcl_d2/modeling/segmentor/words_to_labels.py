@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
+import torch
 from torch import Tensor
 
 from ...words.vocabulary import WordSubset
-from ..functional import resize_scores
 from ..refiners.base import keep_scores
 from .crops import CropMap, CropSegmentor
 from .objects import OUTPUTS
@@ -44,21 +44,29 @@ def score_words(
     # Features, and what is done with scores
     has_map = model.has_background_map and any(subset.background for subset in subsets)
     crops = partial(_prepare, model, encode, text)
-    if (has_map or len(text) > WORDS_AT_ONCE) and not model.is_memory_short:
+    if (has_map or len(text) > WORDS_AT_ONCE or model.refines("windows")) and not model.is_memory_short:
         crops = hold(crops)
-    refiners = [_bind_refiner(model, "image", image, request) for image in images]
+    refine_windows = _bind_window_refiner(model, images, crops, request)
+    refiners = [_bind_refiner(model, "input", image, request) for image in images]
+    enlargers = [_bind_enlarger(model, image, request) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
-        maps = _average(images, _predict(model, model.predict_background, crops()))
-        backgrounds = [refine(scores)[0] for refine, scores in zip(refiners, maps)]
-    rules = [_build_rules(model, *pair, subsets, request) for pair in zip(images, backgrounds)]
+        maps = _average(images, refine_windows(_predict(model, model.predict_background, crops())))
+        backgrounds = [enlarge(refine(scores))[0] for refine, enlarge, scores in zip(refiners, enlargers, maps)]
+    rules = [
+        _build_rules(model, *parts, subsets, request) for parts in zip(images, backgrounds, enlargers, strict=True)
+    ]
 
     # Words by chunks, in each of them windows by batches
     for words in _split(len(text), WORDS_AT_ONCE):
-        predictions = list(_predict(model, partial(model.predict_masks, text=text, words=words), crops()))
+        predictions = _predict(model, partial(model.predict_masks, text=text, words=words), crops())
+        predictions = list(refine_windows(predictions))
         for part in _split_by_bytes(words.stop - words.start, images):
-            for refine, image_rules, scores in zip(refiners, rules, _average(images, predictions, part)):
+            averages = _average(images, predictions, part)
+            for refine, enlarge, image_rules, scores in zip(refiners, enlargers, rules, averages):
                 scores = refine(scores)
+                if not model.join_words_first:
+                    scores = enlarge(scores)
                 for rule in image_rules:
                     rule.update(scores)
     return [[rule.output() for rule in image_rules] for image_rules in rules]
@@ -81,6 +89,39 @@ def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
     return lambda: results
 
 
+def _bind_window_refiner(
+    model: CropSegmentor,
+    images: Sequence[Windows],
+    crops: Callable[[], Iterable[tuple]],
+    input_per_image: Mapping[str, object],
+) -> Callable[[Iterable[CropMap]], Iterable[CropMap]]:
+    """Return what refines the scores of all windows together, see Refiner."""
+    if not model.refines("windows"):
+        return lambda predictions: predictions
+    (image,) = images
+    pixels = torch.cat([features.images for features, _ in crops()])
+    corners = torch.tensor([(rows.start, columns.start) for rows, columns in image.slices], device=pixels.device)
+    if model.is_memory_short:
+        pixels, corners = pixels.cpu(), corners.cpu()
+    refine = model.bind_refiner("windows", pixels, input_per_image, corners)
+
+    def refine_together(predictions: Iterable[CropMap]) -> list[CropMap]:
+        predictions = list(predictions)
+        scores = refine(torch.cat([prediction.values for prediction in predictions]))
+        parts = scores.split([len(prediction.values) for prediction in predictions])
+        return [prediction._replace(values=part) for prediction, part in zip(predictions, parts)]
+
+    return refine_together
+
+
+def _bind_enlarger(
+    model: CropSegmentor, image: Windows, input_per_image: Mapping[str, object]
+) -> Callable[[Tensor], Tensor]:
+    """Return what brings averages [K, H, W] of an image's windows to the result's size, and refines them there."""
+    refine = _bind_refiner(model, "image", image, input_per_image)
+    return lambda scores: refine(image.enlarge(scores))
+
+
 def _bind_refiner(
     model: CropSegmentor, stage: str, image: Windows, input_per_image: Mapping[str, object]
 ) -> Callable[[Tensor], Tensor]:
@@ -88,7 +129,9 @@ def _bind_refiner(
     if not model.refines(stage):
         return keep_scores
     pixels = image.image.cpu() if model.is_memory_short else image.image
-    refine = model.bind_refiner(stage, resize_scores(pixels[None], image.result_size), input_per_image)
+    if stage != "input":
+        pixels = image.enlarge(pixels)
+    refine = model.bind_refiner(stage, pixels[None], input_per_image)
     return lambda scores: refine(scores[None])[0]
 
 
@@ -96,19 +139,22 @@ def _build_rules(
     model: CropSegmentor,
     image: Windows,
     background: float | Tensor,
+    enlarge: Callable[[Tensor], Tensor],
     subsets: Sequence[WordSubset],
     request: Mapping[str, object],
 ) -> list[ScoreRule]:
     """Build the rule of each dataset for an image."""
     keep_best = request.get("label_scores", False) or any(request.get(name) for name in OUTPUTS)
     settings = ScoreSettings(background, model.logit_scale, model.area_threshold, keep_best=keep_best)
+    if model.join_words_first:
+        settings = settings._replace(enlarge=enlarge)
     if model.refines("classes"):
         settings = settings._replace(refine=_bind_refiner(model, "classes", image, request))
     return [build_score_rule(subset, settings, request.get("labels_only", False)) for subset in subsets]
 
 
 def _average(images: Iterable[Windows], predictions: Iterable[CropMap], words: slice = slice(None)) -> Iterator[Tensor]:
-    """Yield the scores fp32 [k, height, width] of some words in each image, averaged over its windows."""
+    """Yield the scores fp32 [k, H, W] of some words in each image, averaged over its windows."""
     scores = chain.from_iterable(prediction.enlarge(words) for prediction in predictions)
     for image in images:
         yield image.average(islice(scores, len(image.slices)))
