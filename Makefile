@@ -10,7 +10,7 @@ SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versio
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
 	@echo "make test   set up, run the tests; EVERY=1 brings DenseCRF and the site too, and fails if a check is skipped but for a GPU"
-	@echo "make lint   set up, check the style"
+	@echo "make lint   set up, check the style, and the types of what other projects use most"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
 	@echo "make docs   set up, build the documentation as a site, output/site/index.html"
@@ -30,6 +30,7 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
 
 bench: setup
 	$(RUN) dev/benchmark.py

@@ -1,5 +1,7 @@
 """The configs that come with the project, and their models by name: Detectron2's `model_zoo` of this project."""
 
+from typing import Any, cast
+
 import torch
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.modeling import build_model
@@ -44,7 +46,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
     path = get_config_file(config_path)
     weights = get_checkpoint_url(config_path) if trained else None
     if path.endswith(".py"):
-        cfg = LazyConfig.load(path)
+        cfg: Any = LazyConfig.load(path)
         if weights is not None:
             cfg.train.init_checkpoint = weights
         return cfg
@@ -67,7 +69,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
         cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
         model, weights = build_model(cfg), cfg.MODEL.WEIGHTS
     else:
-        model, weights = instantiate(cfg.model), cfg.train.init_checkpoint
+        model, weights = cast(nn.Module, instantiate(cfg.model)), cfg.train.init_checkpoint
         model.to(device or cfg.train.device)
 
     TCLCheckpointer(model).load(weights)

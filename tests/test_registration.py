@@ -75,6 +75,6 @@ def test_a_module_that_was_only_looked_for_is_registered_when_it_is_imported(tmp
 def test_other_names_are_refused():
     import tcl_d2.modeling
 
-    with pytest.raises(AttributeError, match="module 'tcl_d2.modeling' has no attribute 'PAMRR'"):
+    with pytest.raises(AttributeError, match="tcl_d2.modeling.*PAMRR"):
         _ = tcl_d2.modeling.PAMRR
     assert "PAMR" in tcl_d2.modeling.__all__

@@ -366,7 +366,7 @@ def tcl_keys() -> CN:
     return _C.clone()
 
 
-def _add_missing(cfg: CN, keys: CN, prefix: str = "") -> None:
+def _add_missing(cfg: CN, keys: dict, prefix: str = "") -> None:
     for name, value in keys.items():
         if name not in cfg:
             setattr(cfg, name, value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode as CN
@@ -44,7 +44,7 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         KeyError, ValueError: keys or values are unknown or do not fit, or the code cannot be imported.
     """
     values = {} if path is None else _read_yaml(path)
-    if values.get("IMPORTS") and not _is_local(path):
+    if path is not None and values.get("IMPORTS") and not _is_local(path):
         raise ValueError(
             f"Config file '{path}' was downloaded, and asks to run code, IMPORTS {values['IMPORTS']}: read that "
             "code, then give a copy of the file"
@@ -83,7 +83,7 @@ def merge_options(cfg: CN, options: Sequence[object]) -> None:
 
     # Merge each as the nested dict that a file would hold: "A.B" 3 as {"A": {"B": "3"}}
     for key, value in zip(options[::2], options[1::2]):
-        nested = str(value)
+        nested: Any = str(value)
         for part in reversed(str(key).split(".")):
             nested = {part: nested}
         _merge(cfg, nested)

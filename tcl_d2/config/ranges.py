@@ -29,8 +29,8 @@ class Range:
     length: int | None = None
 
     def __contains__(self, value: object) -> bool:
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)  # a LazyConfig's too
-        values = list(value) if is_list else [value]
+        # A list of a LazyConfig is a Sequence, too
+        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return len(values) > 0 and self.length in (None, len(values)) and all(map(self._has, values))
 
     def _has(self, value: object) -> bool:
@@ -39,8 +39,8 @@ class Range:
         return (
             isinstance(value, Real)
             and value == value
-            and (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
+            and (self.least is None or not value < self.least)
+            and (self.above is None or not value <= self.above)
             and (self.most is None or value <= self.most)
             and (self.below is None or value < self.below)
         )

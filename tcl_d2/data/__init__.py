@@ -1,20 +1,6 @@
 """Data: image-text pairs to train on, benchmarks to evaluate on, and the small world."""
 
 import detectron2.data  # noqa: F401  (before the modules here, which are needed to register the datasets with it)
+import lazy_loader
 
-from ..utils.imports import lazy_names
-
-_NAMES = {
-    "benchmarks": ("BenchmarkMapper", "register_benchmark", "register_benchmark_folder"),
-    "checks": ("check_datasets",),
-    "labeled": ("LabeledDatasets", "SemSegDatasetMapper"),
-    "loader": ("build_image_text_train_loader",),
-    "pairs.mapper": ("ImageTextDatasetMapper",),
-    "pairs.register": (
-        "register_caption_folder",
-        "register_caption_list",
-        "register_coco_captions",
-        "register_webdataset",
-    ),
-}
-__all__, __getattr__ = lazy_names(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ..utils.files import BLANK, digest_file
 from ..version import __version__
@@ -88,7 +89,10 @@ def write_card(card: ModelCard | EmbeddingsCard) -> str:
     return json.dumps({"format": FORMAT, "version": __version__, **asdict(card)})
 
 
-def read_card(card_type: type, text: str, path: object) -> ModelCard | EmbeddingsCard:
+Card = TypeVar("Card", ModelCard, EmbeddingsCard)
+
+
+def read_card(card_type: type[Card], text: str, path: object) -> Card:
     """Read a card of a type from what write_card wrote; ValueError names the file and says what to do."""
     try:
         values = json.loads(text)

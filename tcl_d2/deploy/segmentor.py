@@ -50,16 +50,17 @@ class OnnxSegmentor:
         self.path = path
         self.session = _open_session(path, providers, num_threads)
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.card: ModelCard = read_card(ModelCard, metadata.get(KEY, ""), path)
+        self.card = read_card(ModelCard, metadata.get(KEY, ""), path)
         if self.card.output != "scores":
             raise ValueError(f"'{path}' gives labels, and windows need scores to be averaged: export without --labels")
         check_files(path, self.card)
 
-        self._inputs, self.vocabulary = {}, self.card.vocabulary
-        if self.vocabulary is None:
-            text, self.vocabulary = self._read_embeddings(embeddings)
-            self._inputs["text"] = text
-        elif embeddings is not None:
+        self._inputs: dict[str, np.ndarray] = {}
+        if self.card.vocabulary is None:
+            self._inputs["text"], self.vocabulary = self._read_embeddings(embeddings)
+        elif embeddings is None:
+            self.vocabulary = self.card.vocabulary
+        else:
             raise ValueError(f"'{path}' was exported with its classes: leave {embeddings} out, or export without them")
 
     def __call__(
@@ -85,8 +86,8 @@ class OnnxSegmentor:
         words, pixels = self.vocabulary, as_array(image)
 
         # Resize the image for the model
-        size = pixels.shape[:2]
-        model_size = segmentation_size(*size, self.card.min_size, self.card.max_size)
+        size = height, width = pixels.shape[:2]
+        model_size = segmentation_size(height, width, self.card.min_size, self.card.max_size)
         resized = pixels if model_size == size else resize_bilinear(pixels, *model_size)
 
         bands = ScoreBands(resized, size, self.card, self.predict, words.num_embeddings)
@@ -103,7 +104,7 @@ class OnnxSegmentor:
     def predict(self, crops: np.ndarray) -> np.ndarray:
         """Run the graph: crops fp32 [n, 3, h, w], RGB in 0..255, padded -> scores of words fp32 [n, W, h', w']."""
         try:
-            return self.session.run(["scores"], {"images": crops, **self._inputs})[0]
+            return np.asarray(self.session.run(["scores"], {"images": crops, **self._inputs})[0])
         except Exception as error:  # its types are its own, without a common base
             height, width = crops.shape[2:]
             sizes = f"{len(crops)} windows of {width} x {height} pixels"
@@ -150,7 +151,7 @@ class OnnxSegmentor:
         except Exception:  # a wrong byte makes the reader of archives raise many types
             raise ValueError(f"'{path}' is no file of text embeddings: expected an .npz file of this project") from None
 
-        card: EmbeddingsCard = read_card(EmbeddingsCard, card_text, path)
+        card = read_card(EmbeddingsCard, card_text, path)
         if card.text_encoder != self.card.text_encoder:
             raise ValueError(f"'{path}' has embeddings of another CLIP than '{self.path}': make both of one model")
         shape = [card.vocabulary.num_embeddings, self.card.embed_dim]

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -36,7 +37,7 @@ def class_colors(num_classes: int, background: bool = False) -> list[Color]:
     """Return an RGB color of each class: light ones for few classes, and black for a background, the first class."""
     black = [(0, 0, 0)] * int(background)
     count = num_classes - len(black)
-    colors = [ImageColor.getrgb(color) for color in _TAB10.split()]
+    colors = [cast(Color, ImageColor.getrgb(color)) for color in _TAB10.split()]
     if count > len(colors):
         colors = distinct_colors(count + 1)[1:]  # without black
     return [*black, *colors[:count]]

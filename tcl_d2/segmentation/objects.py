@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def connected_components(
             continue
 
         # Number the components of this class, within its bounding box
-        numbers, _ = ndimage.label(labels[place] == label, structure)
+        numbers, _ = cast(tuple[np.ndarray, int], ndimage.label(labels[place] == label, structure))
         areas = np.bincount(numbers.ravel())
         sums = np.bincount(numbers.ravel(), scores[place].ravel())
         for number, part in enumerate(ndimage.find_objects(numbers), start=1):

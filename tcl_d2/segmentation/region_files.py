@@ -1,7 +1,7 @@
 """Region files: which pixels of an image belong together, such as SAM's masks or superpixels."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,5 +100,5 @@ def _read_masks(path: Path, size: tuple[int, int]) -> np.ndarray:
     return regions
 
 
-def _other_size(found: object, size: tuple[int, int]) -> str:
+def _other_size(found: Sequence[int] | None, size: tuple[int, int]) -> str:
     return f"they are of the size {list(found) if found else found}, but the image's is {list(size)} (height, width)"

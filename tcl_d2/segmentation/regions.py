@@ -1,6 +1,7 @@
 """Regions of an image that users point at, as masks."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
@@ -26,7 +27,7 @@ def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
 
 def connected_mask(mask: np.ndarray, x: int, y: int) -> np.ndarray:
     """Return the part of a mask bool [H, W] that is connected, side by side, with one of its pixels."""
-    parts, _ = ndimage.label(mask)
+    parts, _ = cast(tuple[np.ndarray, int], ndimage.label(mask))
     return parts == parts[y, x]
 
 
@@ -45,11 +46,12 @@ def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.nda
         ValueError: a mask of another size or type, or without pixels, or a point outside the image or of floats.
     """
     if np.shape(region) == (2,):
-        return point_mask(*region, size)
+        x, y = region
+        return point_mask(x, y, size)
     region = np.asarray(region)
-    is_mask = region.shape == tuple(size) and (region.dtype.kind in "bui" or np.isin(region, (0, 1)).all())
+    is_mask = region.shape == tuple(size) and (region.dtype.kind in "bui" or bool(np.isin(region, (0, 1)).all()))
     expected = f"a mask bool {list(size)}, as the image, as of scores > 0.5; or a point (x, y)"
     expect(is_mask, "The region", f"an array {region.dtype} {list(region.shape)}", expected)
     mask = region.astype(bool)
-    expect(mask.any(), "The region", "a mask without pixels", "at least one")
+    expect(bool(mask.any()), "The region", "a mask without pixels", "at least one")
     return mask

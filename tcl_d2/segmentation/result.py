@@ -184,11 +184,10 @@ class Segmentation:
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw the overlay with matplotlib; return its axes, by default those of a new figure."""
-        if axes is None:
-            axes = import_optional("matplotlib.pyplot", "Segmentation.plot", "matplotlib").subplots()[1]
-        axes.imshow(self.draw_overlay())
-        axes.set_axis_off()
-        return axes
+        drawn = axes or import_optional("matplotlib.pyplot", "Segmentation.plot", "matplotlib").subplots()[1]
+        drawn.imshow(self.draw_overlay())
+        drawn.set_axis_off()
+        return drawn
 
     # ------------------------------------------------------------------------------------------------- files
 

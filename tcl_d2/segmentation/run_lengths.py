@@ -1,16 +1,18 @@
 """COCO's run-length encoding of masks (RLE), compressed or not."""
 
+from typing import Any
+
 import numpy as np
 import pycocotools.mask
 
 
-def check_rle(rle: dict, height: int, width: int) -> None:
+def check_rle(rle: dict[str, Any], height: int, width: int) -> None:
     """Check that an RLE is a mask of an image of this size, for libraries crash on others; a ValueError says why."""
     if rle.get("size") != [height, width]:
         raise ValueError(f"has RLE of the size {rle.get('size')}, but its image has {[height, width]} (height, width)")
 
     # The runs must cover the image: those that fit into one pixel less are too short
-    counts = rle.get("counts")
+    counts: Any = rle.get("counts")
     if isinstance(counts, str):
         is_whole = _fits(counts, height, width) and not _fits(counts, height * width - 1, 1)
     else:
@@ -22,15 +24,17 @@ def check_rle(rle: dict, height: int, width: int) -> None:
 
 def _fits(counts: str, height: int, width: int) -> bool:
     """Return whether compressed runs can be read, and are no longer than an image of this size."""
+    encoded: Any = {"size": [height, width], "counts": counts}
     try:
-        pycocotools.mask.decode({"size": [height, width], "counts": counts})
+        pycocotools.mask.decode(encoded)
     except ValueError:
         return False
     return True
 
 
-def decode_rle(rle: dict) -> np.ndarray:
+def decode_rle(rle: dict[str, Any]) -> np.ndarray:
     """Decode a checked RLE to its mask, bool [H, W]."""
+    encoded: Any = rle
     if isinstance(rle["counts"], list):
-        rle = pycocotools.mask.frPyObjects(rle, *rle["size"])
-    return pycocotools.mask.decode(rle) == 1
+        encoded = pycocotools.mask.frPyObjects(encoded, *rle["size"])
+    return pycocotools.mask.decode(encoded) == 1

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -48,22 +47,6 @@ def import_optional(name: str, needed_by: str, package: str = "") -> ModuleType:
         raise RuntimeError(
             f"{needed_by} needs {name}, which cannot be imported ({error}): pip install {package or name}"
         ) from None
-
-
-def lazy_names(package: str, names: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], object]]:
-    """Return `__all__` and `__getattr__` of a package whose names are imported when they are first used.
-
-    Args:
-        names: those of each of its modules.
-    """
-    modules = {name: module for module, its_names in names.items() for name in its_names}
-
-    def get(name: str) -> object:
-        if name not in modules:
-            raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
-
-    return sorted(modules), get
 
 
 def _import_file(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Specificity: a class by its first word, with its synonyms, or merged into its parent ("dog | puppy < animal")."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from ..utils.errors import expect
 from .parsing import as_vocabulary, is_negative, list_words, split_words, strip_all
@@ -40,7 +41,7 @@ def at_specificity(
 
 def _split_parents(entry: str | Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words of a class, and those of its parent, if it has one."""
-    words = list(entry) if isinstance(entry, (list, tuple)) else [entry]
+    words = cast(list[str], list(entry) if isinstance(entry, (list, tuple)) else [entry])
     if not any(isinstance(word, str) and "<" in word for word in words):
         return words, []
 
@@ -55,7 +56,7 @@ def _merge_families(families: Sequence[tuple[list[str], list[str]]]) -> list[lis
     """Merge classes with the same parent, and the parent where it is a class itself, in the place of the first."""
     merged, by_parent = [], {parents[0]: [] for _, parents in families if parents}
     for words, parents in families:
-        family = by_parent.get((parents or words or [None])[0])
+        family = by_parent.get((parents or words or [""])[0])
         if family is None:
             merged.append(words)
             continue

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -109,14 +109,16 @@ def make_vocabulary(
     _check_negative(negative, [word for word, _ in pairs], texts)
 
     pairs += [(word, len(words_by_class)) for word in negative]
-    return Vocabulary(*zip(*pairs), len(words_by_class), has_background)
+    words, class_indices = zip(*pairs)
+    return Vocabulary(words, class_indices, len(words_by_class), has_background)
 
 
 def _list_words(classes: Sequence[ClassWords], shared_words: bool) -> list[tuple[str, ...]]:
     """Return the words of each class, checked."""
     if isinstance(classes, str) or not classes:
         raise ValueError(f"A vocabulary is a list of at least one class word, not {classes!r}.")
-    words_by_class = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
+    lists = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry,) for entry in classes]
+    words_by_class = cast(list[tuple[str, ...]], lists)
     if () in words_by_class:
         index = words_by_class.index(())
         raise ValueError(f"Class {index} of the vocabulary has an empty list of words; give it one at least.")
@@ -155,7 +157,7 @@ def _check_negative(negative: Sequence[str], asked_words: Sequence[str], texts: 
 
 def dataset_classes(
     dataset_name: str, class_words: Sequence[ClassWords] | None = None
-) -> tuple[list[ClassWords], bool | list[str]]:
+) -> tuple[Sequence[ClassWords], bool | list[str]]:
     """Return the classes of a registered dataset as make_vocabulary takes them: its classes, and its background.
 
     Args:
@@ -170,8 +172,8 @@ def dataset_classes(
     background = dataset_background(dataset_name)
     names = dataset_class_names(dataset_name)
     num_classes = len(names)
-    class_words = class_words or metadata.get("class_words") or names[int(bool(background)) :]
-    class_words = list_words("class_words", class_words)
+    given = class_words or metadata.get("class_words") or names[int(bool(background)) :]
+    class_words = list_words("class_words", given)
 
     # The background's words, if any, come first
     num_words = len(class_words)
@@ -198,7 +200,7 @@ def dataset_vocabulary(
     return vocabulary._replace(categories=dataset_categories(dataset_name), dataset_name=dataset_name)
 
 
-def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
+def leave_to_first(classes: Sequence[ClassWords]) -> Sequence[ClassWords]:
     """Leave each word to the first class that has it, and leave out classes that have none then; labels stay the same.
 
     Args:
@@ -208,7 +210,7 @@ def leave_to_first(classes: Sequence[ClassWords]) -> list[ClassWords]:
     for words in as_lists(classes):
         remaining.append([word for word in words if word not in taken])
         taken.update(words)
-    return as_vocabulary(filter(None, remaining))
+    return as_vocabulary(words for words in remaining if words)
 
 
 def check_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ class Words:
         negative: words whose pixels belong to no class.
     """
 
-    classes: list[str | list[str]]
+    classes: Sequence[str | Sequence[str]]
     background: bool | list[str] = False
     negative: list[str] = field(default_factory=list)
 

@@ -176,7 +176,7 @@ def test_groupvit_has_three_words_of_its_own():
 
 
 def test_methods_without_lists_are_named():
-    with pytest.raises(ValueError, match="'TCL'; there are for sclip, naclip, clearclip, proxyclip, groupvit"):
+    with pytest.raises(ValueError, match="'TCL'; there are for sclip, naclip, clearclip, proxyclip, .*groupvit"):
         released_words("TCL")
 
 
