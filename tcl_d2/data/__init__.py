@@ -12,7 +12,9 @@ _NAMES = {
         "register_caption_folder",
         "register_caption_list",
         "register_coco_captions",
+        "register_image_folder",
         "register_webdataset",
     ),
+    "unlabeled": ("UnlabeledImageMapper",),
 }
 __all__, __getattr__ = lazy_names(__name__, _NAMES)

@@ -131,6 +131,41 @@ def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
     check_graph(session, module, SIZES, text=np.random.default_rng(0).standard_normal((4, 16), np.float32))
 
 
+@pytest.fixture(scope="module")
+def dinoiser(build, clip_config):
+    """A CLIP-DINOiser with three blocks, whose threshold and objects divide the patches."""
+    clip = json.loads(clip_config.read_text())
+    clip["vision_cfg"]["layers"] = 3
+    three_blocks = clip_config.with_name("three_blocks.json")
+    three_blocks.write_text(json.dumps(clip))
+    options = ["MODEL.CLIP.NAME", three_blocks, "MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none"]
+    options += ["MODEL.DENSE_CLIP.HEAD", "clip_dinoiser", "MODEL.DENSE_CLIP.DINOISER.WEIGHTS", ""]
+    options += ["MODEL.DENSE_CLIP.SCORES", "probability", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.5]
+    return build(*options)
+
+
+def test_clip_dinoiser_with_its_background_and_padding(dinoiser, tmp_path):
+    """The graph equals the module; the labels of whole images, with padded windows, are the model's."""
+    model = dinoiser.model
+    vocabulary = embed_vocabulary(model, CLASSES, BACKGROUND)
+    module = CropScores(model, vocabulary.text, vocabulary.background_words)
+    path = tmp_path / "dinoiser.onnx"
+    save_onnx(module, path, make_card(model, dinoiser.cfg, vocabulary=vocabulary.card))
+    segmentor = OnnxSegmentor(path)
+    check_graph(segmentor.session, module, SIZES[:4])
+
+    for size in ((61, 75), (30, 83)):  # windows of 40 pixels, and lower ones
+        image = picture(*size)
+        expected = dinoiser(image, CLASSES, BACKGROUND)
+        labels, shares = segmentor(image).labels, np.bincount(expected.labels.ravel()) / expected.labels.size
+        assert (labels != expected.labels).mean() < 1e-3 and 0.05 < shares[0] < 0.95
+
+
+def test_clip_dinoiser_without_classes_cannot_be_exported(dinoiser):
+    with pytest.raises(ValueError, match="finds the background itself, .* give --classes, or .*FIND_OBJECTS False"):
+        CropScores(dinoiser.model)
+
+
 # ------------------------------------------------------------------------------------------------- refusals
 
 

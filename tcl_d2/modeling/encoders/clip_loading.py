@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import LOCAL_DIR_PREFIX
+from open_clip.model import CLIPVisionCfg
 from torch import Tensor, nn
 
 from ...utils.downloads import PathManager, local_weights
@@ -103,6 +104,13 @@ def _read_model_config(name: str) -> dict:
             "number), 'vision_cfg' and 'text_cfg' (objects)."
         )
     return config
+
+
+def image_tower(name: str) -> CLIPVisionCfg:
+    """Return what the model of MODEL.CLIP.NAME says of its image tower, such as its `width`; errors as build_clip."""
+    _check_name(name)
+    config = _read_model_config(name) if _is_config_file(name) else open_clip.get_model_config(name)
+    return CLIPVisionCfg(**config["vision_cfg"])
 
 
 def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:

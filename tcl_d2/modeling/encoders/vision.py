@@ -79,6 +79,20 @@ class VisionEncoder(nn.Module):
         tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 
+    def last_attention(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute queries, keys and values of the last attention, heads joined; images as `forward`.
+
+        Returns:
+            three maps [B, C, h, w].
+        """
+        projected = []
+        handle = self.model.blocks[-1].attn.qkv.register_forward_hook(lambda *call: projected.append(call[-1]))
+        try:
+            grid = self(images).shape[-2:]
+        finally:
+            handle.remove()
+        return tuple(tokens_to_map(part, grid) for part in projected[0].chunk(3, dim=-1))
+
     def weights(self) -> list[Tensor]:
         """Return all tensors that features depend on."""
         return [*self.model.state_dict().values(), self.scale, self.shift]
@@ -108,7 +122,7 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
         OSError: the weights cannot be read.
     """
-    _check_architecture(key, name)
+    check_vision_model(key, name)
     if pretrained == "timm" and not is_model_pretrained(name):
         raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
 
@@ -130,8 +144,8 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     return _return_tokens(model)
 
 
-def _check_architecture(key: str, name: str) -> None:
-    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded."""
+def check_vision_model(key: str, name: str) -> int:
+    """Return the side of the patches of a VisionTransformer, before its weights are downloaded; ValueError as above."""
     if not timm.is_model(name):
         raise ValueError(
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
@@ -149,6 +163,7 @@ def _check_architecture(key: str, name: str) -> None:
             f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
             "which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
+    return model.patch_embed.patch_size[0]
 
 
 def _return_tokens(model: VisionTransformer) -> VisionTransformer:

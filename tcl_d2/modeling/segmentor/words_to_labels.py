@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
+import torch
 from torch import Tensor
 
 from ...words.vocabulary import WordSubset
@@ -49,7 +50,8 @@ def score_words(
     refiners = [_bind_refiner(model, "image", image, request) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
-        maps = _average(images, _predict(model, model.predict_background, crops()))
+        predict = partial(model.predict_background, words=_background_words(subsets).to(text.device))
+        maps = _average(images, _predict(model, predict, crops()))
         backgrounds = [refine(scores)[0] for refine, scores in zip(refiners, maps)]
     rules = [_build_rules(model, *pair, subsets, request) for pair in zip(images, backgrounds)]
 
@@ -72,13 +74,18 @@ def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterab
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
         scores = predict(features)
-        yield CropMap(scores.cpu() if model.is_memory_short else scores, features.images.shape[-2:], place)
+        yield CropMap(scores.cpu() if model.is_memory_short else scores, *place)
 
 
 def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
     """Compute once, and return a function that gives the results."""
     results = list(compute())
     return lambda: results
+
+
+def _background_words(subsets: Sequence[WordSubset]) -> Tensor:
+    """Return the indices of the words of backgrounds, int64 [b]."""
+    return torch.cat([subset.words[subset.classes == 0] for subset in subsets if subset.background])
 
 
 def _bind_refiner(
