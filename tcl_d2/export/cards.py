@@ -35,14 +35,15 @@ def embed_vocabulary(
     """Embed the words of classes, given as to a predictor, as a model does."""
     words = Words.read(classes, background)
     texts, (subset,) = join_vocabularies([model.make_vocabulary(words)])
+    text, (subset,) = model.word_groups(model.embed_vocabulary(texts, model.templates), [subset])[0]
+
     background_words = None
     if model.has_background_map and subset.background:
         background_words = subset.words[subset.classes == 0]
-        own = torch.tensor([len(texts)])
+        own = torch.tensor([len(text)])
         subset = subset._replace(words=torch.cat([subset.words, own]), classes=torch.cat([subset.classes, 0 * own]))
 
     card = VocabularyCard(**vars(words), word_indices=subset.words.tolist(), class_indices=subset.classes.tolist())
-    text = model.embed_vocabulary(texts, model.templates)
     return EmbeddedVocabulary(text, subset, card, background_words)
 
 
