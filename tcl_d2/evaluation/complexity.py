@@ -25,7 +25,10 @@ from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder
 from ..modeling.segmentor.windows import Windows
 
-_WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
+_WEIGHTS = (
+    *("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "DENSE_CLIP.DINOISER.WEIGHTS"),
+    *("RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS"),
+)
 
 
 def build_without_weights(cfg: CfgNode) -> ZeroShotSegmentor:

@@ -16,6 +16,7 @@ from torch import nn
 from tcl_d2 import load_config
 from tcl_d2.assets import FOLDER
 from tcl_d2.checkpoint import TCLCheckpointer
+from tcl_d2.checkpoint.card import check_resume, make_card
 from tcl_d2.commands.train import argument_parser, check, main
 from tcl_d2.data import UnlabeledImageMapper, register_image_folder
 from tcl_d2.data.unlabeled import read_mask
@@ -255,6 +256,14 @@ def test_unfit_weights_of_a_head_are_named(cfg, models, tmp_path):
         cfg.MODEL.CLIP.NAME = str(path)
         with pytest.raises(ValueError, match=message):
             DenseCLIP(cfg)
+
+
+@pytest.mark.fault("--resume of CLIP-DINOiser without its second convolution", "one error names the key")
+def test_another_number_of_convolutions_is_not_resumed(cfg):
+    checkpoint = {"card": make_card(cfg), "iteration": 1}
+    cfg.merge_from_list([f"{KEY}.FIND_OBJECTS", False])
+    with pytest.raises(ValueError, match="DINOISER.FIND_OBJECTS say .*False.*was trained with .*True"):
+        check_resume("model.pth", checkpoint, make_card(cfg))
 
 
 @pytest.mark.fault("CLIP-DINOiser's probabilities under a second softmax", "the error names the key")
