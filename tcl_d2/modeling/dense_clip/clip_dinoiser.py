@@ -55,7 +55,7 @@ class CLIPDINOiserHead(DenseHead):
         self.obj_proj = nn.Conv2d(width, hidden, 3, padding=1, padding_mode="replicate")
         self.bkg_decoder = nn.Conv2d(width, 1, 1) if finds_objects else None
         self.gamma = gamma
-        self.teacher = teacher
+        self._teacher = teacher  # no number of its rule, which a cache of features would go by
 
     @property
     def finds_objects(self) -> bool:
@@ -104,7 +104,7 @@ class CLIPDINOiserHead(DenseHead):
             tokens = clip.forward_blocks(images, len(clip.blocks) - self.num_blocks, position=self.position)
             _, normed = run_block_with_norm(clip.blocks[-self.num_blocks], tokens)
             intermediate = tokens_to_map(normed, clip.grid(images))
-            similar = self.teacher(images) >= self.gamma
+            similar = self._teacher(images) >= self.gamma
 
         losses = {"loss_correlation": bce(self.correlate(intermediate).clamp(min=0), similar)}
         if self.finds_objects:
