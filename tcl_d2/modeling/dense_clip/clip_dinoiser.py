@@ -4,6 +4,8 @@ Two small convolutions on CLIP's own intermediate features say which patches are
 They are taught by DINO and FOUND, without text and labels.
 """
 
+import logging
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from ..functional import self_similarity, tokens_to_map
 from .heads import DENSE_HEAD_REGISTRY, DenseHead
 from .teachers import Teacher
 
+logger = logging.getLogger(__name__)
 _KEY = "MODEL.DENSE_CLIP.DINOISER"
 _PREFIX = "head."  # of the head's weights in a DenseCLIP's checkpoint
 
@@ -55,7 +58,7 @@ class CLIPDINOiserHead(DenseHead):
         self.obj_proj = nn.Conv2d(width, hidden, 3, padding=1, padding_mode="replicate")
         self.bkg_decoder = nn.Conv2d(width, 1, 1) if finds_objects else None
         self.gamma = gamma
-        self._teacher = teacher  # no number of its rule, which a cache of features would go by
+        self._teacher = teacher  # private: ReCo's cache goes by the public attributes
 
     @property
     def finds_objects(self) -> bool:
@@ -146,6 +149,8 @@ def clip_dinoiser(cfg: CfgNode) -> CLIPDINOiserHead:
         state = _read_head(dinoiser.WEIGHTS, dinoiser.FIND_OBJECTS)
         unfit = f"{_KEY}.WEIGHTS: '{dinoiser.WEIGHTS}' does not fit a clip_dinoiser for MODEL.CLIP.NAME '{clip}'"
         load_weights(head, state, unfit)
+    elif not cfg.MODEL.WEIGHTS:
+        logger.warning("%s.WEIGHTS and MODEL.WEIGHTS are empty: CLIP-DINOiser's convolutions have random weights", _KEY)
     return head
 
 
