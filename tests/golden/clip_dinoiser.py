@@ -10,8 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tcl_d2.modeling import DenseCLIP, FrozenCLIP
 from tcl_d2.modeling.dense_clip import CLIPDINOiserHead
-from tcl_d2.modeling.dense_clip.teachers import DINO_POSITIONS
-from tcl_d2.modeling.encoders.vision import VisionEncoder, _return_tokens
+from tcl_d2.modeling.encoders.vision import DINO_POSITIONS, VisionEncoder, _return_tokens
 from tcl_d2.words.vocabulary import WordSubset
 
 PATH = Path(__file__).parent / "clip_dinoiser.pt"

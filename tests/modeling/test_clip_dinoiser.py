@@ -12,7 +12,7 @@ from tcl_d2.modeling.dense_clip import model as dense_model
 from tcl_d2.modeling.dense_clip.clip_dinoiser import bce, object_targets
 from tcl_d2.modeling.encoders.clip import project_values
 from tcl_d2.modeling.encoders.positions import PositionRule
-from tcl_d2.modeling.functional import self_similarity
+from tcl_d2.modeling.functional import self_similarity, tokens_to_map
 from tcl_d2.modeling.segmentor import crops
 from tcl_d2.modeling.segmentor.windows import pad_below
 from tests.conftest import ROOT
@@ -230,10 +230,19 @@ def teacher_images() -> torch.Tensor:
     return golden.build_model().normalize_images(list(golden.load()["train"]["images"][0]))
 
 
+def last_attention(encoder, images: torch.Tensor) -> list[torch.Tensor]:
+    """Compute queries, keys and values [B, C, h, w] of a vision model's last attention."""
+    projected = []
+    encoder.model.blocks[-1].attn.qkv.register_forward_hook(lambda *call: projected.append(call[-1]))
+    grid = encoder(images).shape[-2:]
+    return [tokens_to_map(part, grid) for part in projected[0].chunk(3, dim=-1)]
+
+
 @torch.no_grad()
 def test_dino_says_which_patches_are_similar():
     figures = golden.load()["train"]
-    queries, keys, values = golden.build_dino().last_attention(teacher_images())
+    queries, keys, _ = last_attention(golden.build_dino(), teacher_images())
+    values = golden.build_dino().values(teacher_images())
     close(F.normalize(values.flatten(2), dim=1), figures["dino_features"], 1e-5)
     target = self_similarity(values) >= 0.2
     assert torch.equal(target, figures["corr_target"].flatten(2).bool())
@@ -245,7 +254,7 @@ def test_dino_says_which_patches_are_similar():
 def test_found_says_where_objects_are():
     """Its probabilities are resized, without antialias, before the threshold."""
     figures = golden.load()["train"]
-    _, keys, _ = golden.build_found().last_attention(teacher_images())
+    _, keys, _ = last_attention(golden.build_found(), teacher_images())
     weight, bias = (figures["found"][f"decoder.{name}"].float() for name in ("weight", "bias"))
     probabilities = torch.sigmoid(F.conv2d(keys, weight, bias))
     close(probabilities, figures["found_probabilities"], 1e-5)
@@ -274,7 +283,7 @@ def training_inputs(step: int) -> list[dict]:
     figures = golden.load()["train"]
     images = figures["images"][step]
     with torch.no_grad():
-        _, keys, _ = golden.build_found().last_attention(golden.build_model().normalize_images(list(images)))
+        _, keys, _ = last_attention(golden.build_found(), golden.build_model().normalize_images(list(images)))
         weight, bias = (figures["found"][f"decoder.{name}"].float() for name in ("weight", "bias"))
         masks = torch.sigmoid(F.conv2d(keys, weight, bias))
     return [{"image": image, "objects": mask} for image, mask in zip(images, masks)]
@@ -285,7 +294,7 @@ class Dino:
         self.encoder = golden.build_dino()
 
     def __call__(self, images):
-        return self_similarity(self.encoder.last_attention(images)[-1])
+        return self_similarity(self.encoder.values(images))
 
 
 def build_trained():

@@ -5,12 +5,10 @@ from torch import Tensor
 
 from ...utils.downloads import local_weights
 from ..encoders.clip_loading import image_tower
-from ..encoders.positions import PositionRule
-from ..encoders.vision import VisionEncoder, build_vision_model, check_vision_model
+from ..encoders.vision import DINO_POSITIONS, VisionEncoder, build_vision_model, check_vision_model
 from ..functional import self_similarity
 
 _KEY = "MODEL.DENSE_CLIP.DINOISER.TEACHER"
-DINO_POSITIONS = PositionRule(offset=0.1)
 
 
 class Teacher:
@@ -28,8 +26,7 @@ class Teacher:
         """Compute the correlations [B, h*w, h*w] of the patches of normalized images [B, 3, H, W]."""
         if self._encoder is None:
             self._encoder = build_teacher(self._cfg).to(images.device)
-        *_, values = self._encoder.last_attention(images)
-        return self_similarity(values.float())
+        return self_similarity(self._encoder.values(images).float())
 
 
 def build_teacher(cfg: CfgNode) -> VisionEncoder:

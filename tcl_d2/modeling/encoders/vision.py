@@ -19,6 +19,7 @@ from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
+DINO_POSITIONS = PositionRule(offset=0.1)  # as DINO's release resizes them
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -79,19 +80,15 @@ class VisionEncoder(nn.Module):
         tokens = functional_call(self.model, {"pos_embed": position[None]}, (images * self.scale + self.shift,))
         return tokens_to_map(tokens, grid)
 
-    def last_attention(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute queries, keys and values of the last attention, heads joined; images as `forward`.
-
-        Returns:
-            three maps [B, C, h, w].
-        """
+    def values(self, images: Tensor) -> Tensor:
+        """Compute the values of the last block's attention, heads joined: arguments and result as `forward`'s."""
         projected = []
         handle = self.model.blocks[-1].attn.qkv.register_forward_hook(lambda *call: projected.append(call[-1]))
         try:
             grid = self(images).shape[-2:]
         finally:
             handle.remove()
-        return tuple(tokens_to_map(part, grid) for part in projected[0].chunk(3, dim=-1))
+        return tokens_to_map(projected[0].chunk(3, dim=-1)[2], grid)
 
     def weights(self) -> list[Tensor]:
         """Return all tensors that features depend on."""
