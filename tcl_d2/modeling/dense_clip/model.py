@@ -100,7 +100,7 @@ class DenseCLIP(ZeroShotSegmentor):
         return self.scores == "probability" and self.head.finds_objects
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Compute the head's losses by name in training; in inference see ZeroShotSegmentor.forward.
+        """Compute the losses by name of a head that is trained, in training; else see ZeroShotSegmentor.forward.
 
         Args:
             batched_inputs: a dict for each image:
@@ -108,7 +108,8 @@ class DenseCLIP(ZeroShotSegmentor):
                 image: Tensor [3, H, W], RGB, 0..255, of whole patches, one size for the batch.
                 others: what the head's compute_losses asks for.
         """
-        if not self.training:
+        has_weights = next(self.head.parameters(), None) is not None
+        if not (self.training and has_weights):
             return super().forward(batched_inputs)
         images = self.normalize_images([input_per_image["image"] for input_per_image in batched_inputs])
         return self.head.compute_losses(self.clip, images, batched_inputs)
