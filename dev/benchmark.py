@@ -203,7 +203,8 @@ def heads(repeat: int) -> list[dict]:
     torch.manual_seed(0)
     cfg = vit_b16()
     cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
-    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.TEST.ZERO_SHOT.TEXT_CACHE = ""
+    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = ""
+    cfg.TEST.ZERO_SHOT.TEXT_CACHE = ""
     cfg.TEST.ZERO_SHOT.REFINE = "none"
     model = build_model(cfg).eval()
     image = torch.randn(1, 3, 448, 448, device=DEVICE)
@@ -214,7 +215,7 @@ def heads(repeat: int) -> list[dict]:
         return _crop_masks(model, image, text, torch.float32)
 
     rows, reference = [], build_dense_head("maskclip", cfg)
-    for name in ("clip", "sclip", "clearclip", "naclip", "proxyclip"):
+    for name in ("clip", "sclip", "clearclip", "naclip", "proxyclip", "clip_dinoiser"):
         head = build_dense_head(name, cfg).to(DEVICE)
         calls = partial(predict, head), partial(predict, reference)
         rows.append(compare(f"{name}, and MaskCLIP: a 448 crop, 21 classes", "s", *calls, min(repeat, 5), float("nan")))

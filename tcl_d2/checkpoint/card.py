@@ -102,6 +102,10 @@ def _check_losses(cfg: CfgNode, saved_cfg: Mapping, path: str) -> None:
     if is_groupvit(cfg):
         keys = "MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS"
         losses, saved = ("a multi-label loss" if find_value(node, keys) else "none" for node in (cfg, saved_cfg))
+    elif cfg.MODEL.META_ARCHITECTURE == "DenseCLIP":
+        keys = "MODEL.DENSE_CLIP.HEAD and DINOISER.FIND_OBJECTS"
+        names = ("MODEL.DENSE_CLIP.HEAD", "MODEL.DENSE_CLIP.DINOISER.FIND_OBJECTS")
+        losses, saved = ([find_value(node, name) for name in names] for node in (cfg, saved_cfg))
     else:
         keys = "MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS"
         losses, saved = map(_loss_heads, (cfg, saved_cfg))

@@ -19,7 +19,7 @@ from ..utils.downloads import local_weights
 from ..utils.files import replacing
 from ..utils.tensors import check_finite, read_metadata, read_tensors, split_checkpoint
 from .card import carried_activation, check_resume
-from .official import from_official, is_official
+from .official import from_clip_dinoiser, from_official, is_clip_dinoiser, is_official
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def warn_if_untrained(cfg: CfgNode) -> None:
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a .pth or .safetensors file, ours or the official release's, which is recognized by its names.
+    """Read a .pth or .safetensors file, ours or of an official release, which is recognized by its names.
 
     Returns:
         model: our state dict, {name: tensor}.
@@ -51,6 +51,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if is_official(model):
         model = from_official(model)
         rest["card"] = {"CLIP": "OpenAI's, as in the official release", "activation": "QuickGELU"}
+    elif is_clip_dinoiser(model):
+        model = from_clip_dinoiser(model)
+        rest["card"] = {"CLIP": "ViT-B-16, laion2b_s34b_b88k, as in CLIP-DINOiser's release", "activation": "GELU"}
     return {**rest, "model": model}
 
 
@@ -270,7 +273,9 @@ class TCLCheckpointer(DetectionCheckpointer):
         # A frozen CLIP comes from MODEL.CLIP.PRETRAINED; scales of losses may start over
         may_lack, keys = ("losses.",), "MODEL.GROUPVIT.DEPTHS"
         if isinstance(getattr(self.model, "clip", None), FrozenDualEncoder):
-            may_lack, keys = ("clip.", "losses."), "MODEL.TCL.FREEZE or DECODER_BLOCKS"
+            may_lack, keys = ("clip.", "losses.", "kp_head."), "MODEL.TCL.FREEZE or DECODER_BLOCKS"
+            if any(name.startswith("head.") for name in model_state):
+                keys = "MODEL.DENSE_CLIP.HEAD, or DINOISER.FIND_OBJECTS"
         missing = sorted(name for name in model_state.keys() - state.keys() if not name.startswith(may_lack))
         extra_blocks = sorted(name for name in state.keys() - model_state.keys() if name.startswith("grounder.blocks."))
         if missing:

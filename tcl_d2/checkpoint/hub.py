@@ -98,6 +98,8 @@ def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
     if is_groupvit(cfg):  # of the CLIP it has the tokenizer alone
         portable.MODEL.GROUPVIT.WEIGHTS = ""
         portable.MODEL.CLIP.PRETRAINED = ""
+    if any(name.startswith(("head.", "kp_head.")) for name in state):  # the weights bring the dense head
+        portable.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = ""
     clip = portable.MODEL.CLIP
     clip.NAME, clip.PRETRAINED = _portable_clip(clip.NAME, clip.PRETRAINED, _has_clip(state))
     check_names(portable, load_config(), folder=None)

@@ -1,4 +1,4 @@
-"""State dicts with the official TCL release's names, and with ours."""
+"""State dicts with the names of official releases, TCL's and CLIP-DINOiser's, and with ours."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,23 @@ _PREFIXES = (
     ("tcli_loss.", "losses.ImageTCLLoss."),
     ("tclf_loss.", "losses.FeatureTCLLoss."),
 )
+_CLIP_DINOISER = {"obj_proj.weight", "obj_proj.bias", "bkg_decoder.weight", "bkg_decoder.bias"}
 _BLOCK = re.compile(r"(grounder\.blocks\.)(\d+)\.")
 
 
 def is_official(state: Mapping[str, Any]) -> bool:
     """Return whether a state dict has the official release's names."""
     return any(key.startswith("masker.") for key in state)
+
+
+def is_clip_dinoiser(state: Mapping[str, Any]) -> bool:
+    """Return whether a state dict has the names of CLIP-DINOiser's release, whose file has two convolutions alone."""
+    return state.keys() == _CLIP_DINOISER
+
+
+def from_clip_dinoiser(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of CLIP-DINOiser's release with our names, those of a DenseCLIP's head."""
+    return {f"head.{name}": value for name, value in state.items()}
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from ..utils.tensors import save_tensors
 
 TOLERANCE = 1e-5
 PARTS = {"clip.": "frozen CLIP", "grounder.": "grounder", "sim2mask.": "grounder", "losses.": "losses' scales"}
+PARTS |= {"head.": "dense head", "kp_head.": "dense head"}
 
 
 def describe(path: Path) -> None:

@@ -72,13 +72,16 @@ def export(predictor: TCLPredictor, args: argparse.Namespace) -> None:
     if args.classes:
         vocabulary = embed_vocabulary(model, read_words(args.classes, args.background))
     if args.output.suffix == ".npz":
+        if vocabulary.background_words is not None:
+            raise ValueError("this model finds the background itself, in a graph with its classes: give an .onnx file")
         save_embeddings(args.output, vocabulary.text, EmbeddingsCard(digest_text_encoder(model), vocabulary.card))
         return
 
     # Make the module
-    module = CropScores(model, vocabulary and vocabulary.text)
+    module = CropScores(model, vocabulary and vocabulary.text, vocabulary and vocabulary.background_words)
     if args.labels:
-        settings = ScoreSettings(model.background_score, model.logit_scale, model.area_threshold)
+        background_score = 0.0 if model.has_background_map else model.background_score
+        settings = ScoreSettings(background_score, model.logit_scale, model.area_threshold)
         module = CropLabels(module, vocabulary.subset, settings)
 
     # Write it

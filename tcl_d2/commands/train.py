@@ -25,7 +25,7 @@ from ..data import check_datasets
 from ..data.loader import check_workers
 from ..engine import Trainer
 from ..engine import argument_parser as engine_parser
-from ..engine.training_data import check_training_data
+from ..engine.training_data import check_training_data, takes_captions
 from ..engine.wandb_writer import import_wandb
 from ..evaluation.cost import keep_cost
 from ..evaluation.dataset_settings import check_dataset_settings
@@ -56,7 +56,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
     problems = []
     for check_part in (
         lambda: check_device(cfg.MODEL.DEVICE),
-        lambda: check_datasets(train=train, test=test),
+        lambda: check_datasets(train=train, test=test, with_captions=takes_captions(cfg)),
         lambda: META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).check_encoder(cfg),
         lambda: check_dataset_settings(cfg, test),
         lambda: check_expected_results(cfg),

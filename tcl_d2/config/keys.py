@@ -35,10 +35,11 @@ _C.MODEL.CLIP.MASK_SHIFT = 0.25
 _C.MODEL.CLIP.MASK_SCALE = 10.0
 
 _C.MODEL.DENSE_CLIP = CN()
-# What CLIP's last block does: clip, maskclip, sclip, clearclip, naclip or proxyclip, or a name of your own in
-# DENSE_HEAD_REGISTRY.
+# What CLIP's last block does: clip, maskclip, sclip, clearclip, naclip, proxyclip or clip_dinoiser, or a name of your
+# own in DENSE_HEAD_REGISTRY.
 _C.MODEL.DENSE_CLIP.HEAD = "maskclip"
-# Scores of words: "mask" for sigmoid((similarity - shift) * scale), see MODEL.CLIP, or "cosine" for similarities.
+# Scores of words: "mask" for sigmoid((similarity - shift) * scale), see MODEL.CLIP, "cosine" for similarities, or
+# "probability" for a softmax over all words in each patch, before windows are averaged (CLIP-DINOiser).
 _C.MODEL.DENSE_CLIP.SCORES = "mask"
 # Threshold of MaskCLIP's prompt denoising (its paper: 0.5); 0 for none.
 _C.MODEL.DENSE_CLIP.PROMPT_DENOISING = 0.0
@@ -55,6 +56,26 @@ _C.MODEL.DENSE_CLIP.PROXY.PRETRAINED = "timm"
 _C.MODEL.DENSE_CLIP.PROXY.BETA = 1.2
 # Scale of the similarities in ProxyCLIP's attention.
 _C.MODEL.DENSE_CLIP.PROXY.GAMMA = 3.0
+_C.MODEL.DENSE_CLIP.DINOISER = CN()
+# Weights of CLIP-DINOiser's two convolutions: the release's file or a checkpoint of ours, or its address; "" to begin
+# a training, or where MODEL.WEIGHTS has them.
+_C.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = "https://github.com/wysoczanska/clip_dinoiser/raw/main/checkpoints/last.pt"
+# CLIP-DINOiser's patches are correlated from this cosine on; in training those of the teacher, too.
+_C.MODEL.DENSE_CLIP.DINOISER.GAMMA = 0.2
+# Whether CLIP-DINOiser's second convolution keeps objects out of the background; otherwise the background goes by its
+# score alone.
+_C.MODEL.DENSE_CLIP.DINOISER.FIND_OBJECTS = True
+# Folder of the object masks from which CLIP-DINOiser's second convolution learns (FOUND's): a gray PNG for each
+# training image, of its size and with the name of its file, 255 for objects.
+_C.MODEL.DENSE_CLIP.DINOISER.OBJECT_MASKS = "./datasets/object_masks"
+# Learning rate of CLIP-DINOiser's second convolution; SOLVER.BASE_LR is the first one's.
+_C.MODEL.DENSE_CLIP.DINOISER.OBJECT_LR = 1.0e-2
+_C.MODEL.DENSE_CLIP.DINOISER.TEACHER = CN()
+# The vision model that says in training which patches are similar: a VisionTransformer that timm names, with patches of
+# MODEL.CLIP's size.
+_C.MODEL.DENSE_CLIP.DINOISER.TEACHER.NAME = "vit_base_patch16_224.dino"
+# Weights of CLIP-DINOiser's teacher: "timm" for those that timm names, a file of them, or "" for random ones.
+_C.MODEL.DENSE_CLIP.DINOISER.TEACHER.PRETRAINED = "timm"
 
 _C.MODEL.RECO = CN()
 # Folder of the index of ReCo's image archive, which `tcl-d2 index` makes; "" to build the model without.
@@ -177,6 +198,11 @@ _C.INPUT.SEM_SEG = CN()
 # masks should be empty.
 _C.INPUT.SEM_SEG.NUM_ABSENT = 8
 
+_C.INPUT.UNLABELED = CN()
+# Colors of training images without captions and labels are multiplied by a factor of 1 - this to 1 + this; 0 for none.
+# Their size and flips are those of INPUT.IMAGE_TEXT.
+_C.INPUT.UNLABELED.BRIGHTNESS = 0.5
+
 _C.INPUT.IMAGE_TEXT = CN()
 # Side of the square training crop, in pixels.
 _C.INPUT.IMAGE_TEXT.SIZE = 224
@@ -247,8 +273,8 @@ _C.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
 # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
 _C.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False
 # Class words in place of the benchmarks' own: those of a release by name (sclip, naclip, clearclip, proxyclip,
-# lposs, groupvit), "first" for the first of each class's own, or a file with a class a line; "" for the benchmarks'
-# own.
+# lposs, groupvit, clip_dinoiser), "first" for the first of each class's own, or a file with a class a line; "" for
+# the benchmarks' own.
 _C.TEST.ZERO_SHOT.WORDS = ""
 # Values for single datasets, by name: a list of KEY, VALUE pairs over the others, such as
 # {voc: [INPUT.MIN_SIZE_TEST, 336]}.

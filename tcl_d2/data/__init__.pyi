@@ -10,4 +10,6 @@ from .pairs.mapper import ImageTextDatasetMapper as ImageTextDatasetMapper
 from .pairs.register import register_caption_folder as register_caption_folder
 from .pairs.register import register_caption_list as register_caption_list
 from .pairs.register import register_coco_captions as register_coco_captions
+from .pairs.register import register_image_folder as register_image_folder
 from .pairs.register import register_webdataset as register_webdataset
+from .unlabeled import UnlabeledImageMapper as UnlabeledImageMapper

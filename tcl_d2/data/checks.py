@@ -25,7 +25,9 @@ _USES = {
 }
 
 
-def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test: Iterable[str] = ()) -> None:
+def check_datasets(
+    names: Iterable[str] = (), *, train: Iterable[str] = (), test: Iterable[str] = (), with_captions: bool = True
+) -> None:
     """Look for the files of all datasets at once, before anything costly is built.
 
     A name that is no dataset's but a path or an address is registered first: see register_benchmark_folder, and
@@ -35,6 +37,7 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
         names: datasets for either use.
         train: datasets to train on, as DATASETS.TRAIN: image-text pairs, and labeled images.
         test: datasets to evaluate on, as DATASETS.TEST and DATASETS.VAL: benchmarks.
+        with_captions: whether images of folders to train on must have captions.
 
     Raises:
         FileNotFoundError: says of every dataset with missing files where it was looked for and how to get it, and what
@@ -45,7 +48,7 @@ def check_datasets(names: Iterable[str] = (), *, train: Iterable[str] = (), test
     problems = []
     for use, name in ((use, name) for use, names in names_by_use.items() for name in names):
         try:
-            _check_dataset(name, use)
+            _check_dataset(name, use, with_captions)
         except (OSError, ValueError) as error:
             problems.append(error)
 
@@ -61,13 +64,13 @@ def check_have_labels(names: Iterable[str]) -> None:
             raise ValueError(f"Dataset '{name}' has objects and no labels of pixels; expected a benchmark.")
 
 
-def _check_dataset(name: str, use: str | None) -> None:
+def _check_dataset(name: str, use: str | None, with_captions: bool) -> None:
     """Look for the files of a dataset; OSError or ValueError. `use` is one of _USES, or None for any."""
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name of a dataset; expected texts, such as ('shapes_val',)")
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
         is_benchmark = use == EVALUATOR_TYPE or Path(name, "classes.txt").is_file()
-        register_benchmark_folder(name) if is_benchmark else register_training_path(name)
+        register_benchmark_folder(name) if is_benchmark else register_training_path(name, with_captions)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 

@@ -94,11 +94,13 @@ class ScoreBands:
             multiple = max(multiple, self.card.patch_size)
         extra = tuple(-side % multiple for side in self.crop)
         size = self.crop[0] + extra[0], self.crop[1] + extra[1]
-        return size, (extra[0] // 2, extra[1] // 2)
+        return size, (0, 0) if self.card.squeezes_padding else (extra[0] // 2, extra[1] // 2)
 
     def _enlarge(self, scores: np.ndarray, first: int, last: int) -> np.ndarray:
         """Enlarge scores [W, h, w] of a padded window, and return rows `first` to before `last` of the window."""
         size, (above, before) = self._padding()
+        if self.card.squeezes_padding:
+            size = self.crop
         rows, columns = (make_side(*sides) for sides in zip(scores.shape[1:], size))
         rows, columns = rows.part(above + first, above + last), columns.part(before, before + self.crop[1])
         return rows.apply(columns.apply(scores[..., rows.span, columns.span], -1), -2)

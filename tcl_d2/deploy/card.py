@@ -10,8 +10,8 @@ from ..utils.files import BLANK, digest_file
 from ..version import __version__
 from ..words.words import Words
 
-FORMAT = 2  # raise it when readers of the old format would go wrong
-_WITHOUT_CHECKSUMS = 1  # an older format, which is read too
+FORMAT = 3  # raise it when readers of the old format would go wrong
+_OLDER = (1, 2)  # formats that are read too: without checksums, and without squeezes_padding
 KEY = "tcl_d2"  # of the card among a file's metadata
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class ModelCard:
         patch_size: windows that are smaller are padded, in pixels.
         pad_to: windows are padded to multiples of so many pixels; 1: not at all.
         pixel_mean: color of the padding, RGB in 0..255.
+        squeezes_padding: whether padding is at the right and at the bottom, and scores of padded windows are squeezed
+            into the windows; otherwise it is on all sides, and cut off.
         background_score: a pixel whose best score is not above this is background, if there is one.
         logit_scale: scale of a softmax over words; 0 for none.
         area_threshold: classes that win at most this share of the pixels lose them; 0 for none.
@@ -73,6 +75,7 @@ class ModelCard:
     logit_scale: float
     area_threshold: float
     vocabulary: VocabularyCard | None
+    squeezes_padding: bool = False
     sha256: str = BLANK
     external_data: dict[str, str] = field(default_factory=dict)
 
@@ -99,7 +102,7 @@ def read_card(card_type: type[Card], text: str, path: object) -> Card:
         file_format, version = values.pop("format"), values.pop("version")
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise ValueError(f"'{path}' does not say how it is used: expected a file that this project exported") from None
-    if file_format not in (FORMAT, _WITHOUT_CHECKSUMS):
+    if file_format not in (FORMAT, *_OLDER):
         raise ValueError(
             f"'{path}' is of format {file_format}, which tcl_d2 {version} wrote; tcl_d2 {__version__} reads format "
             f"{FORMAT}: export it again, or use that version"

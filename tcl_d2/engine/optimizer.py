@@ -8,7 +8,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import nn
 
 from ..config.ranges import check_ranges
-from ..modeling import FrozenDualEncoder
+from ..modeling import TCL, DenseCLIP, FrozenDualEncoder
 from ..modeling.scalars import is_scalar
 from ..utils.errors import expect
 
@@ -42,22 +42,16 @@ class FullModelClippedAdamW(torch.optim.AdamW):
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that train at some stage: all outside of frozen encoders, even if frozen now."""
-    encoders = [module for module in model.modules() if isinstance(module, FrozenDualEncoder)]
-    frozen_parameters = {id(p) for encoder in encoders for p in encoder.parameters()}
+    """Return the parameters that train at some stage, even if frozen now: not frozen encoders, nor TCL's partner."""
+    frozen = [module for module in model.modules() if isinstance(module, FrozenDualEncoder)]
+    frozen += [model.kp_head] if isinstance(model, TCL) else []
+    frozen_parameters = {id(p) for module in frozen for p in module.parameters()}
     return {name: p for name, p in model.named_parameters() if id(p) not in frozen_parameters}
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Return the trained parameters in two groups: with weight decay, and without it (biases and 1-d parameters).
-
-    Raises:
-        ValueError: the model has nothing to train.
-    """
+    """Return the trained parameters in two groups: with weight decay, and without it (biases and 1-d parameters)."""
     parameters = trained_parameters(model)
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
-
     # As officially: 1-d parameters and biases do not decay; scalars (gates, w, b, log-scales) do.
     decayed, spared = [], []
     for name, parameter in parameters.items():
@@ -73,7 +67,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: the model has nothing to train, or a number or SOLVER.CLIP_GRADIENTS.CLIP_TYPE does not fit.
     """
     check_ranges(cfg)
-    groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
+    if isinstance(model, DenseCLIP):  # each dense head has its own
+        groups = model.head.parameter_groups(cfg)
+    else:
+        groups = parameter_groups(model, cfg.SOLVER.WEIGHT_DECAY)
+    if not any(group["params"] for group in groups):
+        raise ValueError(f"{type(model).__name__} has nothing to train; evaluate it with --eval-only.")
     clip = cfg.SOLVER.CLIP_GRADIENTS
     is_total = not clip.ENABLED or clip.CLIP_TYPE == "full_model"
     expect(is_total, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip.CLIP_TYPE, "full_model, the total norm")

@@ -21,6 +21,7 @@ from ..checkpoint.card import make_card
 from ..config.ranges import check_ranges
 from ..data import BenchmarkMapper, build_image_text_train_loader
 from ..data.loader import RestartableLoader
+from ..data.unlabeled import UnlabeledImageMapper
 from ..evaluation import build_evaluator
 from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings, load_test_dicts
 from ..evaluation.report import report_results, verify_results
@@ -38,7 +39,7 @@ from .hooks import (
 )
 from .optimizer import build_optimizer
 from .step import NanSafeAMPTrainer, training_precision
-from .training_data import check_training_data
+from .training_data import check_training_data, takes_captions
 from .wandb_writer import WandbWriter
 
 logger = logging.getLogger(__name__)
@@ -175,13 +176,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        """Build the loader of training batches.
+        """Build the loader of training batches; a dense CLIP learns from images alone.
 
         A subclass may return any endless loader. Only that of build_image_text_train_loader, with any mapper, goes on
         at the right sample after --resume.
         """
         check_training_data(cfg)
-        return build_image_text_train_loader(cfg)
+        mapper = None if takes_captions(cfg) else UnlabeledImageMapper(cfg)
+        return build_image_text_train_loader(cfg, mapper=mapper)
 
     # ------------------------------------------------------------------------------------ evaluation
 

@@ -6,11 +6,19 @@ from detectron2.utils import comm
 
 from ..config.ranges import check_ranges
 from ..data.labeled import is_labeled, split_batch
+from ..data.unlabeled import check_object_masks
 from ..evaluation.dataset_settings import build_identify
-from ..modeling import TCL, GroupViT, build_losses
+from ..modeling import TCL, DenseCLIP, GroupViT, build_losses
+from ..modeling.dense_clip.teachers import check_teacher
+from ..modeling.encoders.clip_loading import image_tower
 from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
 from ..utils.errors import expect, named
 from ..words.vocabulary import dataset_vocabulary
+
+
+def takes_captions(cfg: CfgNode) -> bool:
+    """Return whether a configuration's model learns from captions or labels: a dense CLIP takes images alone."""
+    return not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), DenseCLIP)
 
 
 def check_training_data(cfg: CfgNode) -> None:
@@ -34,6 +42,9 @@ def check_training_data(cfg: CfgNode) -> None:
         size = cfg.SOLVER.IMS_PER_BATCH
         expect(size > 1, "SOLVER.IMS_PER_BATCH", size, "at least 2: GroupViT contrasts the pairs of a batch")
         expect(not labeled, "DATASETS.TRAIN", labeled, f"captions alone, which {model.__name__} learns from")
+    elif issubclass(model, DenseCLIP):
+        expect(not labeled, "DATASETS.TRAIN", labeled, "images without labels, which a dense head learns from")
+        _check_dense_head(cfg)
 
 
 def _check_sizes(cfg: CfgNode) -> None:
@@ -50,6 +61,19 @@ def _check_words(cfg: CfgNode, labeled: list[str]) -> None:
     for name in labeled:
         with named(f"Dataset '{name}'"):
             dataset_vocabulary(name, identify=identify)
+
+
+def _check_dense_head(cfg: CfgNode) -> None:
+    """Raise a ValueError or OSError if CLIP-DINOiser cannot be trained as configured; other heads are not known."""
+    if cfg.MODEL.DENSE_CLIP.HEAD != "clip_dinoiser":
+        return
+    check_teacher(cfg)
+    size, patch_size = cfg.INPUT.IMAGE_TEXT.SIZE, image_tower(cfg.MODEL.CLIP.NAME).patch_size
+    expect(size % patch_size == 0, "INPUT.IMAGE_TEXT.SIZE", size, f"a multiple of CLIP's patches, {patch_size} pixels")
+
+    if cfg.MODEL.DENSE_CLIP.DINOISER.FIND_OBJECTS:
+        for name in cfg.DATASETS.TRAIN:
+            check_object_masks(cfg.MODEL.DENSE_CLIP.DINOISER.OBJECT_MASKS, name)
 
 
 def _check_heads(cfg: CfgNode, labeled: list[str], has_captions: bool) -> None:

@@ -24,7 +24,10 @@ from ..modeling.encoders.vision import VisionEncoder
 from ..modeling.segmentor.windows import Windows
 from ..utils.upstream import TorchDispatchMode, flop_registry
 
-_WEIGHTS = ("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS")
+_WEIGHTS = (
+    *("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "DENSE_CLIP.DINOISER.WEIGHTS"),
+    *("RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS"),
+)
 
 
 def build_without_weights(cfg: CfgNode) -> ZeroShotSegmentor:

@@ -65,5 +65,5 @@ def published_for(cfg: CfgNode) -> list[PublishedRow]:
     backbone = cfg.MODEL.CLIP.NAME.removesuffix("-quickgelu")
     if method == "GroupViT":
         backbone = cfg.MODEL.GROUPVIT.WEIGHTS
-    is_unified = cfg.MODEL.DENSE_CLIP.SCORES == "mask" and not cfg.TEST.ZERO_SHOT.WORDS
+    is_unified = cfg.MODEL.DENSE_CLIP.SCORES != "cosine" and not cfg.TEST.ZERO_SHOT.WORDS
     return find_published(method, backbone, refine == "pamr", "unified" if is_unified else "own")

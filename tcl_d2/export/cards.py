@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
@@ -13,11 +14,19 @@ from ..words.words import BackgroundLike, ClassesLike, Words
 
 
 class EmbeddedVocabulary(NamedTuple):
-    """A vocabulary as it is exported, with the text features of its words [W, D]."""
+    """A vocabulary as it is exported.
+
+    Attributes:
+        text: features of its words, [W, D].
+        subset: the class of each word; where the model finds the background itself, the graph's last score is another
+            word of it.
+        background_words: indices of the background's own words, int64 [b], where the model finds it itself.
+    """
 
     text: Tensor
     subset: WordSubset
     card: VocabularyCard
+    background_words: Tensor | None = None
 
 
 def embed_vocabulary(
@@ -26,8 +35,16 @@ def embed_vocabulary(
     """Embed the words of classes, given as to a predictor, as a model does."""
     words = Words.read(classes, background)
     texts, (subset,) = join_vocabularies([model.make_vocabulary(words)])
+    text, (subset,) = model.word_groups(model.embed_vocabulary(texts, model.templates), [subset])[0]
+
+    background_words = None
+    if model.has_background_map and subset.background:
+        background_words = subset.words[subset.classes == 0]
+        own = torch.tensor([len(text)])
+        subset = subset._replace(words=torch.cat([subset.words, own]), classes=torch.cat([subset.classes, 0 * own]))
+
     card = VocabularyCard(**vars(words), word_indices=subset.words.tolist(), class_indices=subset.classes.tolist())
-    return EmbeddedVocabulary(model.embed_vocabulary(texts, model.templates), subset, card)
+    return EmbeddedVocabulary(text, subset, card, background_words)
 
 
 def make_card(
@@ -49,9 +66,10 @@ def make_card(
         windows_at_once=8,
         patch_size=patch_size,
         pad_to=model.pad_to or patch_size,
-        pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
+        pixel_mean=[0.0, 0.0, 0.0] if model.squeezes_padding else list(cfg.MODEL.PIXEL_MEAN),
+        squeezes_padding=model.squeezes_padding,
         # Scores
-        background_score=model.background_score,
+        background_score=0.0 if model.has_background_map else model.background_score,
         logit_scale=model.logit_scale,
         area_threshold=model.area_threshold,
         vocabulary=vocabulary,

@@ -31,18 +31,39 @@ def check_exportable(model: nn.Module) -> None:
 class CropScores(nn.Module):
     """Scores of words at the masks' own resolution; whoever runs the graph enlarges and averages them over windows."""
 
-    def __init__(self, model: ZeroShotSegmentor, text: Tensor | None = None):
-        """Copy the exported parts of a model to the CPU, with the text features of all words [W, D] unless an input."""
+    def __init__(self, model: ZeroShotSegmentor, text: Tensor | None = None, background_words: Tensor | None = None):
+        """Copy the exported parts of a model to the CPU, with the text features of all words [W, D] unless an input.
+
+        Args:
+            background_words: where the model finds the background itself: indices of its own words, int64 [b]. Its
+                score is then given after those of the words.
+
+        Raises:
+            ValueError: see check_exportable; or the model finds the background itself, and texts are an input.
+        """
         super().__init__()
         check_exportable(model)
+        if model.has_background_map and text is None:
+            raise ValueError(
+                f"{type(model.head).__name__} finds the background itself, for which the graph needs the classes: give "
+                "--classes, or --opts MODEL.DENSE_CLIP.DINOISER.FIND_OBJECTS False for a background by its score"
+            )
         self.model = _graph_parts(model)
         self.register_buffer("text", None if text is None else text.detach().cpu().clone(), persistent=text is not None)
+        self.register_buffer("background_words", background_words, persistent=False)
 
     def forward(self, images: Tensor, text: Tensor | None = None) -> Tensor:
-        """Compute scores fp32 [B, W, h, w] of words in crops [B, 3, H, W], RGB in 0..255, padded as the model pads."""
+        """Compute scores fp32 [B, W, h, w] of words in crops [B, 3, H, W], RGB in 0..255, padded as the model pads.
+
+        With `background_words`, [B, W + 1, h, w]: the last ones are the background's.
+        """
         text = self.text if text is None else text
         features = self.model.encode((images - self.model.pixel_mean) / self.model.pixel_std)
-        return self.model.predict_masks(self.model.prepare(features, text), text, slice(None))
+        features = self.model.prepare(features, text)
+        scores = self.model.predict_masks(features, text, slice(None))
+        if self.background_words is None:
+            return scores
+        return torch.cat([scores, self.model.predict_background(features, self.background_words)], 1)
 
 
 class CropLabels(nn.Module):

@@ -16,6 +16,12 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens[:, -grid[0] * grid[1] :].unflatten(1, grid).permute(0, 3, 1, 2)
 
 
+def self_similarity(features: Tensor) -> Tensor:
+    """Compute the cosines [B, h*w, h*w] of the patches of features [B, C, h, w]."""
+    unit = F.normalize(features.flatten(2), dim=1)
+    return unit.transpose(1, 2) @ unit
+
+
 def gather(x: Tensor) -> Tensor:
     """Concatenate x [B, ...] of all processes, in rank order; gradient flows back to each process's part."""
     return torch.cat(differentiable_all_gather(x))

@@ -34,6 +34,7 @@ _SETTINGS = re.compile(
     r"numpy\.|_codecs\.encode$|"  # numbers and arrays of numpy
     r"pathlib\.|typing\.|collections\.(defaultdict|OrderedDict)$|builtins\.(list|dict|int|float|str|bool|tuple|set)$)"
 )
+_STATES = ("model", "state_dict", "model_state_dict")  # under which files have their state dict
 # What DistributedDataParallel and torch.compile put before the names of weights
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 
@@ -91,14 +92,14 @@ def read_tensors(path: str | Path) -> Any:
 def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split the content of a file into a state dict and the rest.
 
-    The state dict is under "model" or "state_dict", or all tensors of the file. Its names come without the prefixes of
-    DistributedDataParallel and torch.compile.
+    The state dict is under "model", "state_dict" or "model_state_dict", or all tensors of the file. Its names come
+    without the prefixes of DistributedDataParallel and torch.compile.
 
     Raises:
         ValueError: there is no state dict, or two of its weights have one name; names `path`.
     """
     content = loaded if isinstance(loaded, dict) else {}
-    keys = [key for key in ("model", "state_dict") if isinstance(content.get(key), dict)]
+    keys = [key for key in _STATES if isinstance(content.get(key), dict)]
     if keys:
         state, beside = content[keys[0]], {name: value for name, value in content.items() if name != keys[0]}
     else:
@@ -108,8 +109,8 @@ def split_checkpoint(loaded: Any, path: str | Path) -> tuple[dict[str, Tensor], 
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         given = f"the names {list(state or content)[:3]}" if content else f"a {type(loaded).__name__}"
         raise ValueError(
-            f"'{path}' holds no model: expected a state dict, or a dict with a state dict 'model' or 'state_dict'; it "
-            f"has {given}"
+            f"'{path}' holds no model: expected a state dict, or a dict with a state dict under "
+            f"{', '.join(map(repr, _STATES))}; it has {given}"
         )
     unwrapped = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     if len(unwrapped) < len(state):

@@ -14,6 +14,7 @@ from .parsing import strip_all
 _FOLDER = ASSETS / "words"
 _INDEX = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
 _EVERY_METHOD = "every method"  # in the index: the lists that all releases share
+_OWN = "own"  # in place of files: the names of the dataset's classes
 RELEASES = tuple(name for name in _INDEX if name != _EVERY_METHOD)
 
 
@@ -172,8 +173,11 @@ def released_words(method: str) -> dict[str, list[list[str]]]:
     shared, files_by_dataset = _INDEX[_EVERY_METHOD], _INDEX[method]
     if isinstance(files_by_dataset, str):
         files_by_dataset = _INDEX[files_by_dataset]
-    return {
-        name: [words for file in files for words in read_class_words(_FOLDER / file)]
-        for name, files in {**shared, **files_by_dataset}.items()
-        if files
-    }
+    return {name: _read_release(name, files) for name, files in {**shared, **files_by_dataset}.items() if files}
+
+
+def _read_release(dataset_name: str, files: list[str] | str) -> list[list[str]]:
+    """Read the words of a dataset's classes from a release's files, or take the names of the classes."""
+    if files == _OWN:
+        return [[name] for name in dataset_class_names(dataset_name)]
+    return [words for file in files for words in read_class_words(_FOLDER / file)]

@@ -76,6 +76,7 @@ def test_image_encoder_by_hand():
             ["TEST.ZERO_SHOT.REFINE", "pamr", "TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True],
             {"clip", "head", "scores", "refiner"},
         ),
+        ("shapes/clip_dinoiser.yaml", [], {"clip", "head", "scores"}),
         ("shapes/reco.yaml", ["MODEL.RECO.INDEX", "none"], {"clip", "head", "scores"}),
         (
             "shapes/reco.yaml",

@@ -125,6 +125,9 @@ def test_published_settings():
         ("naclip", "voc20"): (336, 0, 112, 40, 0.1, 30),
         ("proxyclip", "ade20k"): (448, 336, 112, 40, 0.3, 150),
         ("proxyclip", "coco_object"): (336, 336, 112, 40, 0.25, 97),
+        ("clip_dinoiser", "voc"): (448, 448, 224, 0, 0.99, 21),
+        ("clip_dinoiser", "context"): (448, 448, 224, 0, 0, 60),  # the background is a word like any other
+        ("clip_dinoiser", "coco_object"): (448, 448, 224, 0, 0.99, 81),
     }
 
     for (method, benchmark), values in expected.items():

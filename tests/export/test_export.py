@@ -18,6 +18,7 @@ from tcl_d2.export import (
     embed_vocabulary,
     make_card,
     make_program,
+    save_onnx,
     save_program,
 )
 from tcl_d2.modeling.encoders.positions import PositionRule
@@ -134,6 +135,53 @@ def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
     torch.onnx.export(program, f=path, **names, dynamo=True, verbose=False, optimize=False)
     session = onnxruntime.InferenceSession(path)
     check_graph(session, module, SIZES, text=np.random.default_rng(0).standard_normal((4, 16), np.float32))
+
+
+@pytest.fixture(scope="module")
+def dinoiser(build, clip_config):
+    """A CLIP-DINOiser with three blocks, whose threshold and objects divide the patches."""
+    clip = json.loads(clip_config.read_text())
+    clip["vision_cfg"]["layers"] = 3
+    three_blocks = clip_config.with_name("three_blocks.json")
+    three_blocks.write_text(json.dumps(clip))
+    options = ["MODEL.CLIP.NAME", three_blocks, "MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none"]
+    options += ["MODEL.DENSE_CLIP.HEAD", "clip_dinoiser", "MODEL.DENSE_CLIP.DINOISER.WEIGHTS", ""]
+    options += ["MODEL.DENSE_CLIP.SCORES", "probability", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.5]
+    return build(*options)
+
+
+def test_clip_dinoiser_with_its_background_and_padding(dinoiser, tmp_path):
+    """The graph equals the module; the labels of whole images, with padded windows, are the model's."""
+    model = dinoiser.model
+    vocabulary = embed_vocabulary(model, CLASSES, BACKGROUND)
+    module = CropScores(model, vocabulary.text, vocabulary.background_words)
+    path = tmp_path / "dinoiser.onnx"
+    save_onnx(module, path, make_card(model, dinoiser.cfg, vocabulary=vocabulary.card))
+    segmentor = OnnxSegmentor(path)
+    check_graph(segmentor.session, module, SIZES[:4])
+
+    for size in ((61, 75), (30, 83)):  # windows of 40 x 40 and of 35 x 40 pixels
+        image = picture(*size)
+        segmentation, expected = segmentor(image), dinoiser(image, CLASSES, BACKGROUND)
+        np.testing.assert_allclose(segmentation.scores, expected.scores, rtol=0, atol=1e-4)
+        share = (expected.labels == 0).mean()
+        assert np.array_equal(segmentation.labels, expected.labels) and 0.05 < share < 1
+
+
+def test_labels_of_crops_by_clip_dinoiser(dinoiser):
+    vocabulary = embed_vocabulary(dinoiser.model, CLASSES, BACKGROUND)
+    scores = CropScores(dinoiser.model, vocabulary.text, vocabulary.background_words)
+    image = torch.from_numpy(picture(160, 160).copy()).permute(2, 0, 1)
+    images = image.unfold(1, 40, 40).unfold(2, 40, 40).flatten(1, 2).transpose(0, 1)  # 16 crops
+    inputs = [{"image": crop, "vocabulary": CLASSES, "background": BACKGROUND} for crop in images]
+    expected = torch.stack([output["sem_seg"].argmax(0) for output in dinoiser.model(inputs)])
+    labels = CropLabels(scores, vocabulary.subset, ScoreSettings(0.0))(images.float())
+    assert torch.equal(labels, expected) and len(labels.unique()) > 1
+
+
+def test_clip_dinoiser_without_classes_cannot_be_exported(dinoiser):
+    with pytest.raises(ValueError, match="finds the background itself, .* give --classes, or .*FIND_OBJECTS False"):
+        CropScores(dinoiser.model)
 
 
 # ------------------------------------------------------------------------------------------------- refusals

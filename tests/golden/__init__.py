@@ -89,8 +89,8 @@ def build_model(pamr: bool = False, kp_weight: float = 0.0, heads: Sequence[Loss
         kp_weight=kp_weight,
         **options,
     )
-    # The scales of its contrasts are the checkpoint's; other heads keep theirs
-    model.load_state_dict(from_official(load()["model"]), strict=not heads)
+    # The scales of its contrasts are the checkpoint's; other heads keep theirs, and a partner has its own weights
+    model.load_state_dict(from_official(load()["model"]), strict=not heads and "kp_head" not in options)
     return model.eval()
 
 

@@ -24,7 +24,7 @@ def cfg(tmp_path):
     cfg = load_config(ROOT / "configs/shapes/maskclip.yaml", ["OUTPUT_DIR", tmp_path])
     cfg.MODEL.META_ARCHITECTURE = "DenseCLIP"
     cfg.MODEL.DENSE_CLIP.PROXY.NAME = VISION
-    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = ""
+    cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = ""
     return cfg
 
 
@@ -64,7 +64,7 @@ def test_a_head_of_ones_own(cfg, monkeypatch):
 @pytest.mark.parametrize("scores", ["logit", ""])
 def test_unknown_scores_are_named(cfg, scores):
     cfg.MODEL.DENSE_CLIP.SCORES = scores
-    with pytest.raises(ValueError, match="MODEL.DENSE_CLIP.SCORES.*mask, cosine"):
+    with pytest.raises(ValueError, match="MODEL.DENSE_CLIP.SCORES.*mask, cosine, probability"):
         DenseCLIP(cfg)
 
 

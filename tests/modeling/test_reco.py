@@ -257,6 +257,7 @@ def test_any_dense_head_and_an_encoder_of_timm(model, cfg, head):
     cfg.MODEL.DENSE_CLIP.HEAD = head
     cfg.MODEL.DENSE_CLIP.PROXY.NAME = cfg.MODEL.RECO.ENCODER.NAME = "test_vit"
     cfg.MODEL.DENSE_CLIP.PROXY.PRETRAINED = cfg.MODEL.RECO.ENCODER.PRETRAINED = ""
+    cfg.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = ""
     cfg.MODEL.RECO.IMAGE_SIZE = 112 if head == "proxyclip" else 64
     cfg.MODEL.RECO.CONTEXT = []
     other = ReCo(cfg).eval()

@@ -160,6 +160,16 @@ def test_releases_have_their_own_words():
     assert ["bed"] in sclip[OBJECT] and "bed" in sclip[OBJECT][0]  # a class's word, and the background's
 
 
+def test_clip_dinoiser_has_the_names_of_classes():
+    """But for three words; the background is one, and spaces stay."""
+    class_words = released_words("clip_dinoiser")
+    assert class_words.keys() == EIGHT.keys()
+    changed = {"diningtable": "dining table", "pottedplant": "potted plant"}
+    for name, words in class_words.items():
+        others = {"airplane": "aeroplane"} if name == OBJECT else changed
+        assert words == [[others.get(word, word)] for word in MetadataCatalog.get(name).stuff_classes]
+
+
 def test_groupvit_has_three_words_of_its_own():
     """On the three benchmarks of its release; the background has no words."""
     class_words = released_words("groupvit")

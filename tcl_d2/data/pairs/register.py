@@ -270,7 +270,20 @@ def register_caption_folder(name: str, folder: str) -> None:
     _register(name, load, "put a caption in NAME.txt beside each image NAME.jpg; shards are 'FOLDER/*.tar'")
 
 
-def register_training_path(path: str) -> None:
+def register_image_folder(name: str, folder: str) -> None:
+    """Register a folder of images without captions, also in folders below it, for a dense head to train on.
+
+    `DatasetCatalog.get(name)` raises FileNotFoundError if there is no such folder, or no image in it. The folder is
+    absolute, or relative to DETECTRON2_DATASETS.
+    """
+
+    def load() -> list[dict]:
+        return [{"file_name": str(path)} for path in sorted(find_images(folder).values())]
+
+    _register(name, load, "put images into that folder")
+
+
+def register_training_path(path: str, with_captions: bool = True) -> None:
     """Register pairs under their path as their name; FileNotFoundError if it is none of these.
 
     It is a .tar (also with braces or a glob), a .csv, .tsv or .jsonl, or a folder of images with captions, relative to
@@ -282,7 +295,7 @@ def register_training_path(path: str) -> None:
 
     absolute = os.path.abspath(path)
     if os.path.isdir(absolute):
-        register_caption_folder(path, absolute)
+        (register_caption_folder if with_captions else register_image_folder)(path, absolute)
     elif path.endswith(_LIST_SUFFIXES):
         register_caption_list(path, absolute)
     elif ".tar" in os.path.basename(path):

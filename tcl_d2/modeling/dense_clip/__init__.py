@@ -1,5 +1,6 @@
-"""Training-free segmentors that change what CLIP's last block does: MaskCLIP, SCLIP, ClearCLIP, NACLIP, ProxyCLIP."""
+"""Segmentors that change what CLIP's last block does: MaskCLIP, SCLIP, ClearCLIP, NACLIP, ProxyCLIP, CLIP-DINOiser."""
 
+from .clip_dinoiser import CLIPDINOiserHead
 from .heads import (
     DENSE_HEAD_REGISTRY,
     ClearCLIPHead,
@@ -15,6 +16,7 @@ from .model import DenseCLIP, MaskCLIP
 from .proxyclip import ProxyCLIPHead
 
 __all__ = [
+    "CLIPDINOiserHead",
     "CLIPHead",
     "ClearCLIPHead",
     "DENSE_HEAD_REGISTRY",

@@ -19,9 +19,10 @@ configuration that returns a DenseHead.
 
 
 class DenseHead(nn.Module):
-    """A rule for CLIP's last block, or its last ones. Nothing in it is trained.
+    """A rule for CLIP's last block, or its last ones.
 
-    A subclass gives `attend`, or `forward`. All other blocks are CLIP's own.
+    A subclass gives `attend`, or `forward`. All other blocks are CLIP's own. A head with weights of its own may be
+    trained: it gives `compute_losses` and `parameter_groups`.
 
     Attributes:
         num_blocks: how many blocks the rule is for; `forward` is given the tokens before them.
@@ -30,6 +31,9 @@ class DenseHead(nn.Module):
         keeps_block: whether residual and MLP are computed; otherwise the attention's output is the block's.
         pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all, so
             that a rest at the right and at the bottom is not seen.
+        squeezes_padding: see CropSegmentor.
+        finds_objects: whether `forward` takes `with_objects`, and then returns beside the features a logit of each
+            patch, [B, 1, h, w], above 0 for objects.
     """
 
     num_blocks = 1
@@ -37,6 +41,8 @@ class DenseHead(nn.Module):
     keeps_grid = True
     keeps_block = False
     pad_to: int | None = 1
+    squeezes_padding = False
+    finds_objects = False
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
         """Gather values: queries, keys and values [B, heads, 1 + h*w, d] -> [B, heads, 1 + h*w, d].
@@ -57,6 +63,14 @@ class DenseHead(nn.Module):
         if self.keeps_block:
             return clip.project(finish_block(block, tokens, attended), grid)
         return clip.project(run_layers(block.attn.out_proj, attended), grid)
+
+    def compute_losses(self, clip: FrozenCLIP, images: Tensor, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Compute the losses by name, from normalized images [B, 3, H, W] and the batch that they are of."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to train")
+
+    def parameter_groups(self, cfg: CfgNode) -> list[dict]:
+        """Return what is trained, in the groups of torch's optimizers; [] for nothing."""
+        return []
 
     def continue_features(self, clip: FrozenCLIP, tokens: Tensor, depth: int, images: Tensor) -> Tensor:
         """Compute features as `forward`, from tokens after the first `depth` blocks, all of them before its own."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, project_values
 from ..encoders.vision import VisionEncoder, build_vision_model
-from ..functional import tokens_to_map
+from ..functional import self_similarity, tokens_to_map
 from .heads import DENSE_HEAD_REGISTRY, DenseHead
 
 
@@ -61,8 +61,7 @@ class ProxyCLIPHead(DenseHead):
     def attention(self, vision: Tensor) -> Tensor:
         """Compute the attention [B, h'*w', h'*w'] of the patches of features [B, C', h', w']."""
         with torch.autocast(vision.device.type, enabled=False):  # similarities close to the threshold flip
-            unit = F.normalize(vision.float().flatten(2), dim=1)
-            similarity = unit.transpose(1, 2) @ unit
+            similarity = self_similarity(vision.float())
             logits = self.gamma * (similarity - self.beta * similarity.mean((1, 2), keepdim=True))
 
             # A patch sees itself at least: in a flat image all would be left out

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SCALE = 100.0  # of the softmax over classes, CLIP's own
+SOFTMAX_SCALE = 100.0  # over classes, CLIP's own
 _ABSENT = -100.0  # cosine of a class that is not in the image
 
 
@@ -13,7 +13,7 @@ def denoise_prompts(cosines: Tensor, threshold: float) -> Tensor:
 
     That is where its probability, by a softmax over the classes, is below the threshold in every patch.
     """
-    probability = (_SCALE * cosines).softmax(1)
+    probability = (SOFTMAX_SCALE * cosines).softmax(1)
     absent = probability.amax((2, 3), keepdim=True) < threshold
     return cosines.masked_fill(absent, _ABSENT)
 
@@ -28,7 +28,7 @@ def smooth_keys(cosines: Tensor, keys: Tensor, threshold: float) -> Tensor:
         keys: of the last attention, after its output projection, [B, h*w, C].
         threshold: patches whose largest probability, by a softmax over the classes, is less are smoothed.
     """
-    probability = (_SCALE * cosines).softmax(1)
+    probability = (SOFTMAX_SCALE * cosines).softmax(1)
     unit = F.normalize(keys.float(), dim=1)
     smoothed = (unit @ (unit.transpose(1, 2) @ probability.flatten(2).transpose(1, 2))).transpose(1, 2)
 

@@ -75,8 +75,13 @@ def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
         x: the block's input, tokens [B, L, C].
         attended: what the attention gathered, heads joined, [B, L, C].
     """
+    return _finish_block(block, x, attended)[0]
+
+
+def _finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
     x = x + block.ls_1(run_layers(block.attn.out_proj, attended))
-    return x + block.ls_2(run_layers(block.mlp, block.ln_2(x)))
+    normed = block.ln_2(x)
+    return x + block.ls_2(run_layers(block.mlp, normed)), normed
 
 
 def run_block(block: nn.Module, x: Tensor, count: int | None = None) -> Tensor:
@@ -86,6 +91,12 @@ def run_block(block: nn.Module, x: Tensor, count: int | None = None) -> Tensor:
     """
     attended = F.scaled_dot_product_attention(*project_heads(block, x, count))
     return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
+
+
+def run_block_with_norm(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute block(x) of tokens [B, L, C], and the output of the norm before its MLP, [B, L, C]."""
+    attended = F.scaled_dot_product_attention(*project_heads(block, x))
+    return _finish_block(block, x, attended.transpose(1, 2).flatten(2))
 
 
 def value_path(block: nn.Module, x: Tensor) -> Tensor:

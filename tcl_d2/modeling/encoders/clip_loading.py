@@ -105,6 +105,13 @@ def _read_model_config(name: str) -> dict:
     return config
 
 
+def image_tower(name: str) -> open_clip.CLIPVisionCfg:
+    """Return what the model of MODEL.CLIP.NAME says of its image tower, such as its `width`; errors as build_clip."""
+    _check_name(name)
+    config = _read_model_config(name) if _is_config_file(name) else open_clip.get_model_config(name)
+    return open_clip.CLIPVisionCfg(**config["vision_cfg"])
+
+
 def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """Build the tokenizer of MODEL.CLIP.NAME: N texts -> int64 [N, context], truncated and padded.
 

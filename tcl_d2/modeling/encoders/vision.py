@@ -173,8 +173,8 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     return _return_tokens(model)
 
 
-def check_vision_model(key: str, name: str) -> None:
-    """Check that a name is of a VisionTransformer on patches, before its weights are downloaded; errors as above."""
+def check_vision_model(key: str, name: str) -> int:
+    """Return the side of the patches of a VisionTransformer, before its weights are downloaded; ValueError as above."""
     if not timm.is_model(name):
         raise ValueError(
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
@@ -192,6 +192,7 @@ def check_vision_model(key: str, name: str) -> None:
             f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
             "which gives a token for each patch, such as vit_base_patch8_224.dino."
         )
+    return model.patch_embed.patch_size[0]
 
 
 def _return_tokens(model: VisionTransformer) -> VisionTransformer:

@@ -229,7 +229,7 @@ class GroupViT(ZeroShotSegmentor):
     def predict_masks(self, features: GroupFeatures, text: Tensor, words: slice) -> Tensor:
         return _look_up(features.table[:, words], features.group_of_pixel)
 
-    def predict_background(self, features: GroupFeatures) -> Tensor:
+    def predict_background(self, features: GroupFeatures, words: Tensor) -> Tensor:
         """Predict 1 where a pixel's group has no word above the background's score, and 0 elsewhere, [B, 1, H, W].
 
         The threshold is at most the best score of the crop: the surest group is never background.

@@ -445,7 +445,7 @@ class ZeroShotSegmentor(CropSegmentor):
         def encode() -> Iterator[tuple]:
             return map(self.encode_crops, batch_windows(windows, batch_size))
 
-        groups = self._word_groups(text, subsets)
+        groups = self.word_groups(text, subsets)
         kept_crops = batched_inputs[0].get("kept_crops")
         if kept_crops is not None and len(batched_inputs) == 1 and not self.is_memory_short:
             if not kept_crops:
@@ -475,7 +475,7 @@ class ZeroShotSegmentor(CropSegmentor):
         height, width = (input_per_image.get(key, side) for key, side in zip(("height", "width"), image.shape[1:]))
         return Windows(image, self.crop_size, self.stride, (height, width))
 
-    def _word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
+    def word_groups(self, text: Tensor, subsets: list[WordSubset]) -> list[tuple[Tensor, list[WordSubset]]]:
         """Group datasets that can share scores: the text features of their words, and the words of each."""
         if not self.scores_depend_on_vocabulary:
             return [(text, subsets)]

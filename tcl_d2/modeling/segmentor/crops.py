@@ -11,7 +11,7 @@ from ...config.ranges import check_values
 from ..encoders.base import DualEncoder
 from ..functional import normalize, resize_scores
 from ..refiners.base import Refiner, keep_scores
-from .windows import pad_to_multiple
+from .windows import pad_below, pad_to_multiple
 
 
 class CropFeatures(NamedTuple):
@@ -30,13 +30,24 @@ class CropFeatures(NamedTuple):
     refine: Callable[[Tensor], Tensor] = keep_scores
 
 
+class CropPlace(NamedTuple):
+    """Where crops are in the map of their scores.
+
+    Attributes:
+        size: height and width of the enlarged map, in pixels.
+        place: the slices (rows, columns) of the crops in it.
+    """
+
+    size: tuple[int, int]
+    place: tuple[slice, slice]
+
+
 class CropMap(NamedTuple):
     """Scores or features of crops, as predicted.
 
     Attributes:
         values: [B, k, h, w], of any resolution.
-        size: height and width of the padded crops, in pixels.
-        place: the slices (rows, columns) at which the crops lie in the padded ones.
+        size: of the enlarged map, see CropPlace; so is `place`.
     """
 
     values: Tensor
@@ -49,7 +60,7 @@ class CropMap(NamedTuple):
         return self.size[0] / self.values.shape[-2], self.size[1] / self.values.shape[-1]
 
     def enlarge(self, channels: slice = slice(None)) -> Tensor:
-        """Enlarge some of the channels to the padded crops, bilinear, and cut the padding off: [B, k', H, W]."""
+        """Enlarge some of the channels, bilinear, and cut the padding off: [B, k', H, W]."""
         return resize_scores(self.values[:, channels], self.size)[(..., *self.place)]
 
 
@@ -67,7 +78,9 @@ class CropSegmentor(nn.Module):
 
     Attributes:
         has_background_map: whether `predict_background` takes the place of the background's constant score.
-        pad_to: crops are padded with zeros to multiples of so many pixels; None: to whole patches; 1: not at all.
+        pad_to: crops are padded to multiples of so many pixels; None: to whole patches; 1: not at all.
+        squeezes_padding: whether padding is black, at the right and at the bottom, and scores of the padded crops are
+            squeezed into the crops; otherwise it is of the mean color, on all sides, and cut off.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
         join_words_first: whether a class has its best word's score before scores are enlarged to the result's size.
@@ -77,6 +90,7 @@ class CropSegmentor(nn.Module):
     has_background_map = False
     is_memory_short = False
     pad_to: int | None = None
+    squeezes_padding = False
 
     def __init__(
         self,
@@ -140,13 +154,14 @@ class CropSegmentor(nn.Module):
         """
         raise NotImplementedError
 
-    def predict_background(self, features: CropFeatures) -> Tensor:
+    def predict_background(self, features: CropFeatures, words: Tensor) -> Tensor:
         """Predict the background's own scores [B, 1, h, w]; it is asked for where `has_background_map`.
 
         They are averaged over windows and enlarged as a word's, and a pixel is background where no word is above them.
 
         Args:
             features: of crops, from `encode` and `prepare`.
+            words: indices of the background's words, int64 [b]; there may be none.
         """
         raise NotImplementedError
 
@@ -169,7 +184,7 @@ class CropSegmentor(nn.Module):
             features fp32 [B, D, h, w] of length 1, of the padded images.
         """
         features, place = self.encode_crops(self.normalize_images(list(images)))
-        return CropMap(normalize(self.dense_features(features), 1), tuple(features.images.shape[-2:]), place)
+        return CropMap(normalize(self.dense_features(features), 1), *place)
 
     # ------------------------------------------------------------------------------------ refinement
 
@@ -217,29 +232,33 @@ class CropSegmentor(nn.Module):
         """Bring normalized images [B, 3, H, W] back to 0..255; rounding errors may leave that range."""
         return images * self.pixel_std + self.pixel_mean
 
-    def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, tuple[slice, slice]]:
+    def encode_crops(self, crops: Tensor) -> tuple[CropFeatures, CropPlace]:
         """Pad normalized crops [B, 3, H, W] of any size, as `pad_to` says, and encode them.
 
         Returns:
-            their features, and the slices (rows, columns) at which the crops lie in the padded ones.
+            their features, and where the crops are in a map of them.
         """
-        patch_size = self.clip.patch_size
+        patch_size, size = self.clip.patch_size, tuple(crops.shape[-2:])
         multiple = self.pad_to or patch_size
-        if min(crops.shape[-2:]) < patch_size:
+        if min(size) < patch_size:
             multiple = max(multiple, patch_size)
-        padded, place = pad_to_multiple(crops, multiple)
-        return self.encode(padded), place
+        if self.squeezes_padding:
+            black = -self.pixel_mean / self.pixel_std
+            return self.encode(pad_below(crops, multiple, black)), CropPlace(size, (slice(None), slice(None)))
 
-    def crop_masks(self, features: CropFeatures, place: tuple[slice, slice], text: Tensor) -> Tensor:
+        padded, place = pad_to_multiple(crops, multiple)
+        return self.encode(padded), CropPlace(tuple(padded.shape[-2:]), place)
+
+    def crop_masks(self, features: CropFeatures, place: CropPlace, text: Tensor) -> Tensor:
         """Predict scores [B, W, H, W] of crops, at their own size.
 
         Args:
             features: of the crops, from encode_crops.
-            place: of the crops in the padded ones, from encode_crops.
+            place: of the crops, from encode_crops.
             text: text features of all words [W, D].
         """
         scores = self.predict_masks(self.prepare(features, text), text, slice(None))
-        return CropMap(scores, features.images.shape[-2:], place).enlarge()
+        return CropMap(scores, *place).enlarge()
 
     # ------------------------------------------------------------------------------------ CLIP's own features
 

@@ -24,6 +24,17 @@ def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice,
     return padded, (slice(top, top + height), slice(left, left + width))
 
 
+def pad_below(images: Tensor, multiple: int, value: Tensor) -> Tensor:
+    """Pad [B, C, H, W] at the bottom and at the right with a value of each channel [C, 1, 1] to multiples."""
+    height, width = images.shape[-2:]
+    size = height + -height % multiple, width + -width % multiple
+    if size == (height, width):
+        return images
+    padded = value.expand(*images.shape[:2], *size).clone()
+    padded[..., :height, :width] = images
+    return padded
+
+
 def window_slices(height: int, width: int, crop_size: int, stride: int) -> list[tuple[slice, slice]]:
     """List the sliding windows of an image as slices (rows, columns); for the arguments see Windows."""
     crop_size = crop_size or max(height, width)

@@ -51,7 +51,8 @@ def score_words(
     enlargers = [_bind_enlarger(model, image, request) for image in images]
     backgrounds = [model.background_score] * len(images)
     if has_map:
-        maps = _average(images, refine_windows(_predict(model, model.predict_background, crops())))
+        predict = partial(model.predict_background, words=_background_words(subsets).to(text.device))
+        maps = _average(images, refine_windows(_predict(model, predict, crops())))
         backgrounds = [enlarge(refine(scores))[0] for refine, enlarge, scores in zip(refiners, enlargers, maps)]
     rules = [
         _build_rules(model, *parts, subsets, request) for parts in zip(images, backgrounds, enlargers, strict=True)
@@ -80,7 +81,7 @@ def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterab
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
         scores = predict(features)
-        yield CropMap(scores.cpu() if model.is_memory_short else scores, features.images.shape[-2:], place)
+        yield CropMap(scores.cpu() if model.is_memory_short else scores, *place)
 
 
 def hold(compute: Callable[[], Iterable]) -> Callable[[], Iterable]:
@@ -120,6 +121,11 @@ def _bind_enlarger(
     """Return what brings averages [K, H, W] of an image's windows to the result's size, and refines them there."""
     refine = _bind_refiner(model, "image", image, input_per_image)
     return lambda scores: refine(image.enlarge(scores))
+
+
+def _background_words(subsets: Sequence[WordSubset]) -> Tensor:
+    """Return the indices of the words of backgrounds, int64 [b]."""
+    return torch.cat([subset.words[subset.classes == 0] for subset in subsets if subset.background])
 
 
 def _bind_refiner(

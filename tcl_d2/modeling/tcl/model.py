@@ -76,7 +76,7 @@ class TCL(ZeroShotSegmentor):
         self.grounder = Grounder(self.clip, freeze, decoder_blocks)
         self.sim2mask = sim2mask or Sim2Mask()
         self.losses = nn.ModuleDict({type(head).__name__: head for head in losses})
-        self.kp_head = kp_head or MaskCLIPHead()
+        self.kp_head = (kp_head or MaskCLIPHead()).requires_grad_(False)
 
         # Inference and training
         self.kp_weight = kp_weight
