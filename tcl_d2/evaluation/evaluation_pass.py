@@ -130,13 +130,14 @@ def _run_pass(
     else:
         results = evaluator.evaluate()
 
-    # Count them
-    counted = {}
-    for name in evaluators:
-        num_skipped = skipped[name].total() if skipped else 0
-        metrics = (results[name] if is_shared else results) or {}
-        counted[name] = {**metrics, "images": num_images - num_skipped, "skipped": num_skipped}
-    return counted
+    results = results if is_shared else {first: results}
+    return {name: _with_counts(results[name], num_images, skipped.get(name)) for name in evaluators}
+
+
+def _with_counts(metrics: Mapping | None, num_images: int, skipped: SkippedImages | None) -> dict:
+    """Return a dataset's metrics with the number of its images that were evaluated, and of the skipped ones."""
+    num_skipped = skipped.total() if skipped else 0
+    return {**(metrics or {}), "images": num_images - num_skipped, "skipped": num_skipped}
 
 
 def _takes_datasets(model: nn.Module) -> bool:

@@ -31,15 +31,11 @@ def score_words(
     subsets: Sequence[WordSubset],
     request: Mapping[str, object],
 ) -> list[list[dict]]:
-    """Segment images into the classes of datasets, whose words share their scores.
+    """Segment images in windows of one size into the classes of datasets; return their outputs by image.
 
     Args:
-        images: windows of one size.
-        text: text features of all words [W, D].
+        text: text features [W, D] of all words, whose scores the datasets share.
         request: an image's input, which says what is asked for.
-
-    Returns:
-        for each image, the output of each dataset.
     """
     # Features, and what is done with scores
     has_map = model.has_background_map and any(subset.background for subset in subsets)
@@ -54,9 +50,7 @@ def score_words(
         predict = partial(model.predict_background, words=_background_words(subsets).to(text.device))
         maps = _average(images, refine_windows(_predict(model, predict, crops())))
         backgrounds = [enlarge(refine(scores))[0] for refine, enlarge, scores in zip(refiners, enlargers, maps)]
-    rules = [
-        _build_rules(model, *parts, subsets, request) for parts in zip(images, backgrounds, enlargers, strict=True)
-    ]
+    rules = [_build_rules(model, *parts, subsets, request) for parts in zip(images, backgrounds, enlargers)]
 
     # Words by chunks, in each of them windows by batches
     for words in _split(len(text), WORDS_AT_ONCE):
@@ -65,9 +59,7 @@ def score_words(
         for part in _split_by_bytes(words.stop - words.start, images):
             averages = _average(images, predictions, part)
             for refine, enlarge, image_rules, scores in zip(refiners, enlargers, rules, averages):
-                scores = refine(scores)
-                if not model.join_words_first:
-                    scores = enlarge(scores)
+                scores = refine(scores) if model.join_words_first else enlarge(refine(scores))
                 for rule in image_rules:
                     rule.update(scores)
     return [[rule.output() for rule in image_rules] for image_rules in rules]
