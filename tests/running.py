@@ -38,7 +38,7 @@ def _script(command: list[str], folder: Path, env: dict[str, str], files: list[s
     os.chdir(folder)
     os.environ.update(env)
     if command[0] == "-c":
-        sys.argv, sys.path[0] = [command[0], *command[2:]], ""
+        sys.argv, sys.path[0] = command[:1], ""
         exec(command[1], {"__name__": "__main__"})
     elif command[0] == "-m":
         sys.argv, sys.path[0] = command[1:], str(folder)

@@ -165,7 +165,7 @@ def test_keys_that_are_named_exist():
     pattern = r"\b((?:MODEL|TEST|SOLVER|DATASETS|INPUT|DATALOADER|WANDB)\.[A-Z0-9_.]*\w)"
     for page in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")):
         text = page.read_text()
-        added = set(re.findall(r'add_key\("([\w.]+)"', text))
+        added = set(re.findall(r'add_key\(\s*"([\w.]+)"', text))
         for key in set(re.findall(pattern, text)) - added:
             node = cfg
             for part in key.split("."):

@@ -1,5 +1,9 @@
 """dev/gpu_report.py: what `make gpu` writes, seen here with the checks of bfloat16 on the CPU and one measurement."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -21,16 +25,13 @@ sys.exit(not passed)
 """
 
 
-def run(tmp_path, *command: object) -> str:
-    done = running.run(tmp_path / "none", *command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_report_has_checks_and_measurements(tmp_path):
     """On a machine where no dataset was prepared."""
     path = tmp_path / "report/gpu.md"
-    run(tmp_path, "-c", WRITE_A_PART, REPORT, path)
+    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "none")}
+    command = [sys.executable, "-c", WRITE_A_PART, REPORT, path]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     report = path.read_text()
     (check,) = [line for line in report.splitlines() if "[cpu-bfloat16] scores" in line]
     name, outcome, difference, bound = (cell.strip() for cell in check.strip("|").split("|"))
@@ -41,5 +42,6 @@ def test_report_has_checks_and_measurements(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_says_so(tmp_path):
-    assert "torch finds no GPU" in run(tmp_path, REPORT, "--output", tmp_path / "gpu.md")
+    done = running.run(tmp_path, REPORT, "--output", tmp_path / "gpu.md")
+    assert done.returncode == 0 and "torch finds no GPU" in done.stdout, done.stderr
     assert not (tmp_path / "gpu.md").exists()
