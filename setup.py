@@ -80,7 +80,7 @@ setup(
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
         "dev": [
             "pytest>=8.3.0",
-            "pytest-xdist>=3.7.0",
+            "pytest-xdist>=3.8.0",
             "hypothesis>=6.115.0",
             "ruff",
             "pyright[nodejs]",
