@@ -30,7 +30,7 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m basedpyright
 
 bench: setup
 	$(RUN) dev/benchmark.py

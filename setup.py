@@ -83,7 +83,7 @@ setup(
             "pytest-xdist>=3.8.0",
             "hypothesis>=6.115.0",
             "ruff",
-            "pyright[nodejs]",
+            "basedpyright",
             "selenium",
             "opencv-python>=4.9.0.80",
             "setuptools>=70.1,<82",
