@@ -30,7 +30,7 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m basedpyright
+	$(RUN) -m basedpyright --pythonpath $(RUN)
 
 bench: setup
 	$(RUN) dev/benchmark.py
