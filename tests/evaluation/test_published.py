@@ -95,3 +95,22 @@ def test_documentation_has_the_same_figures():
     order = ("voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k")
     assert list(EIGHT) == [f"zeroshot_{name}_val" for name in order]
     assert len(rows) > 3 and all(row in known for row in rows)
+
+
+def test_the_page_of_methods_has_the_means_of_these_rows():
+    """docs/methods.md: the average, the method and what follows its name, the refiner, the protocol."""
+    table = (ROOT / "docs/methods.md").read_text().split("## Published averages")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([\d.]+) \| ([\w-]+).*? \| (.+?) \| (.+?) \|", table, re.MULTILINE)
+    assert len(rows) > 15
+    for average, method, refiner, protocol in rows:
+        known = [row for row in PUBLISHED if row.method == method and row.pamr == (refiner == "PAMR")]
+        means = [sum(row.miou.values()) / 8 for row in known if row.protocol == protocol and len(row.miou) == 8]
+        assert any(mean == pytest.approx(float(average), abs=0.051) for mean in means), (method, average, means)
+
+
+def test_the_page_of_methods_has_the_costs_of_the_model_zoo():
+    table = (ROOT / "docs/methods.md").read_text().split("| GFLOPs |")[1].split("\n\n")[0]
+    zoo = (ROOT / "MODEL_ZOO.md").read_text() + (ROOT / "docs/dense_clip.md").read_text()
+    counted = {f"{float(value):.1f}" for value in re.findall(r"(?<=[ |])\d+\.\d+", zoo)}
+    costs = re.findall(r"\d+\.\d", table)
+    assert len(costs) == 9 and set(costs) <= counted
