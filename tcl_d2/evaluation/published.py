@@ -16,8 +16,9 @@ class PublishedRow(NamedTuple):
         miou: in percent, by dataset.
         source: the table or file that has the figures.
         protocol: "unified" (the TCL paper's), "own" (the method's), or another's name.
-        backbone: open_clip's name of the CLIP; for GroupViT the hub's name of its model; None for a method without.
-        pamr: whether masks are refined by PAMR.
+        backbone: open_clip's name of the CLIP; for GroupViT the hub's name of its model; None for a method without, or
+            if it is not known.
+        pamr: whether masks are refined by PAMR; None if that is not known.
     """
 
     method: str
@@ -25,12 +26,13 @@ class PublishedRow(NamedTuple):
     source: str
     protocol: str
     backbone: str | None = None
-    pamr: bool = False
+    pamr: bool | None = False
     note: str = ""
 
     def describe(self) -> str:
         """Return a line of text with all but the figures."""
-        parts = [self.method, *filter(None, [self.backbone]), "with PAMR" if self.pamr else "no PAMR"]
+        refinement = {True: "with PAMR", False: "no PAMR", None: None}[self.pamr]
+        parts = filter(None, [self.method, self.backbone, refinement])
         protocol = f"protocol {self.protocol}" if self.protocol == "not said" else f"{self.protocol} protocol"
         note = f" ({self.note})" if self.note else ""
         return f"{', '.join([*parts, protocol])}: {self.source}{note}"
@@ -47,11 +49,18 @@ _LPOSS = {
 
 
 def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> list[PublishedRow]:
-    """Find the rows of a method, first by its paper; backbone, PAMR and protocol narrow them if any are left."""
-    rows = [row for row in PUBLISHED if row.method.lower() == method.lower()]
+    """Find the rows of a method, first by its paper; backbone, PAMR and protocol narrow them if any are left.
+
+    A dense head's name stands for its method: clip_dinoiser for CLIP-DINOiser.
+    """
+    rows = [row for row in PUBLISHED if _key(row.method) == _key(method)]
     for attribute, value in (("backbone", backbone), ("pamr", pamr), ("protocol", protocol)):
         rows = [row for row in rows if getattr(row, attribute) == value] or rows
     return rows
+
+
+def _key(method: str) -> str:
+    return method.lower().replace("-", "_")
 
 
 def published_for(cfg: CfgNode) -> list[PublishedRow]:

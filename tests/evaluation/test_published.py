@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tcl_d2 import load_config
-from tcl_d2.evaluation.published import PUBLISHED, find_published, published_for
+from tcl_d2.evaluation.published import PUBLISHED, PublishedRow, find_published, published_for
 from tests.conftest import ROOT
 from tests.data.test_benchmarks import EIGHT
 
@@ -19,7 +19,14 @@ SETTINGS = {  # method, backbone, PAMR, protocol -> the average over the eight t
     ("NACLIP", "ViT-B-16", True, "own"): 42.46,
     ("ProxyCLIP", "ViT-B-16", False, "own"): 42.3,
     ("ProxyCLIP", "ViT-H-14", False, "own"): 44.4,
+    ("CLIP-DINOiser", "ViT-B-16", False, "own"): 40.3,
+    ("LPOSS", "ViT-B-16", False, "own"): 41.3,
+    ("Talk2DINO", "ViT-B-16", None, "own"): 46.3,
+    ("Trident", "ViT-H-14", None, "own"): 48.6,
+    ("CorrCLIP", "ViT-L-14", None, "own"): 53.6,
+    ("OV-Stitcher", "ViT-L-14", None, "own"): 51.6,
 }
+LARGE = {"zeroshot_context459_val", "zeroshot_ade847_val"}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -31,9 +38,15 @@ def test_figures_have_the_averages_of_their_sources(setting):
 
 def test_every_row_is_of_known_benchmarks_and_says_its_source():
     for row in PUBLISHED:
-        assert row.miou and set(row.miou) <= EIGHT.keys() and all(0 < value < 100 for value in row.miou.values())
+        assert row.miou and set(row.miou) <= EIGHT.keys() | LARGE
+        assert all(0 < value < 100 for value in row.miou.values())
         assert row.source and row.protocol and row.source in row.describe()
     assert len({row[:1] + row[2:] + tuple(row.miou.items()) for row in PUBLISHED}) == len(PUBLISHED)
+
+
+@pytest.mark.parametrize("pamr, said", [(True, "with PAMR, "), (False, "no PAMR, "), (None, "")])
+def test_a_row_says_of_pamr_what_its_source_does(pamr, said):
+    assert PublishedRow("X", {}, "a table", "own", pamr=pamr).describe() == f"X, {said}own protocol: a table"
 
 
 def test_what_no_row_has_does_not_narrow():
@@ -53,12 +66,14 @@ def test_configurations_find_their_rows():
         assert row.miou["zeroshot_voc_val"] == value
     rows = published_for(load_config(ROOT / "configs/tcl.yaml", ["MODEL.META_ARCHITECTURE", "MaskCLIP"]))
     assert [row.miou["zeroshot_voc_val"] for row in rows] == [38.8, 29.3]
+    for config in ("configs/dense_clip/clip_dinoiser.yaml", "configs/unified/clip_dinoiser.yaml"):
+        assert published_for(load_config(ROOT / config))[0].miou["zeroshot_voc_val"] == 62.1
 
 
 @pytest.mark.parametrize("refine, method", [("lposs", "LPOSS"), ("lposs_plus", "LPOSS+")])
 def test_methods_under_lposs_are_others(refine, method):
     rows = published_for(load_config(ROOT / f"configs/dense_clip/{refine}.yaml"))
-    assert all(row.method == method for row in rows)
+    assert [row.method for row in rows] == ["LPOSS"] * (method == "LPOSS")  # of LPOSS+ only an average is known
     assert not published_for(load_config(ROOT / "configs/tcl.yaml", ["TEST.ZERO_SHOT.REFINE", refine]))
 
 
@@ -80,3 +95,22 @@ def test_documentation_has_the_same_figures():
     order = ("voc", "context", "coco_object", "voc20", "context59", "coco_stuff", "cityscapes", "ade20k")
     assert list(EIGHT) == [f"zeroshot_{name}_val" for name in order]
     assert len(rows) > 3 and all(row in known for row in rows)
+
+
+def test_the_page_of_methods_has_the_means_of_these_rows():
+    """docs/methods.md: the average, the method and what follows its name, the refiner, the protocol."""
+    table = (ROOT / "docs/methods.md").read_text().split("## Published averages")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([\d.]+) \| ([\w-]+).*? \| (.+?) \| (.+?) \|", table, re.MULTILINE)
+    assert len(rows) > 15
+    for average, method, refiner, protocol in rows:
+        known = [row for row in PUBLISHED if row.method == method and row.pamr == (refiner == "PAMR")]
+        means = [sum(row.miou.values()) / 8 for row in known if row.protocol == protocol and len(row.miou) == 8]
+        assert any(mean == pytest.approx(float(average), abs=0.051) for mean in means), (method, average, means)
+
+
+def test_the_page_of_methods_has_the_costs_of_the_model_zoo():
+    table = (ROOT / "docs/methods.md").read_text().split("| GFLOPs |")[1].split("\n\n")[0]
+    zoo = (ROOT / "MODEL_ZOO.md").read_text() + (ROOT / "docs/dense_clip.md").read_text()
+    counted = {f"{float(value):.1f}" for value in re.findall(r"(?<=[ |])\d+\.\d+", zoo)}
+    costs = re.findall(r"\d+\.\d", table)
+    assert len(costs) == 9 and set(costs) <= counted
