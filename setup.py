@@ -44,11 +44,11 @@ setup(
     python_requires=">=3.11",
     # The lower bounds are tested (tools/lowest.txt); an upper one stands where a break is announced or usual.
     install_requires=[
-        "torch>=2.7.0",
-        "torchvision>=0.22.0",
+        "torch>=2.11.0",
+        "torchvision>=0.26.0",
         "open_clip_torch>=3.0.0,<5",
-        "timm>=1.0.17",
-        "webdataset>=0.2.100",
+        "timm>=1.0.26",
+        "webdataset>=1.0.2",
         "braceexpand>=0.1.7",
         "huggingface_hub>=0.34.0,<3",
         "fvcore>=0.1.5.post20221221",
@@ -68,12 +68,12 @@ setup(
         "matplotlib>=3.8.4",
     ],
     extras_require={
-        "demo": ["gradio>=6.0.0,<7"],
+        "demo": ["gradio>=6.31.0,<7"],
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
         "supervision": ["supervision>=0.25.0"],
-        "wandb": ["wandb>=0.19.0"],
+        "wandb": ["wandb>=0.31.0"],
         "groupvit": ["transformers>=4.57.0,<6"],
-        "export": ["onnx>=1.17.0", "onnx-ir>=0.1.10", "onnxscript>=0.5.0", "onnxruntime>=1.20.0"],
+        "export": ["onnx>=1.20.0", "onnx-ir>=1.0.0", "onnxscript>=0.7.0", "onnxruntime>=1.24.0"],
         "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does. From 82 on it has no pkg_resources, without
         # which detectron2.model_zoo cannot be imported.
@@ -89,11 +89,11 @@ setup(
             "setuptools>=70.1,<82",
             "supervision>=0.25.0",
             "transformers>=4.57.0,<6",
-            "wandb>=0.19.0",
-            "onnx>=1.17.0",
-            "onnx-ir>=0.1.10",
-            "onnxscript>=0.5.0",
-            "onnxruntime>=1.20.0",
+            "wandb>=0.31.0",
+            "onnx>=1.20.0",
+            "onnx-ir>=1.0.0",
+            "onnxscript>=0.7.0",
+            "onnxruntime>=1.24.0",
         ],
     },
 )

@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from types import ModuleType
 
 _METHODS = ("tcl", "dense_clip", "groupvit", "reco")
@@ -53,9 +54,11 @@ def _register_models() -> None:
 def _read_labels_under_numpy_2() -> None:
     """Let Detectron2's SemSegEvaluator read labels by its default function under NumPy 2.
 
-    The function passes copy=False together with another dtype, which NumPy 2 refuses. None copies where that is needed,
-    as False did before, so this changes nothing that works.
+    The function passes copy=False together with another dtype, which NumPy 2 refuses. None copies there where that is
+    needed, as False did before, which has no None.
     """
+    if version("numpy").startswith("1."):
+        return
     read = getattr(sys.modules[_SEM_SEG_EVALUATION], "load_image_into_numpy_array", None)
     if getattr(read, "__defaults__", None) == (False, None):  # copy, dtype; not mended by Detectron2 itself
         read.__defaults__ = (None, None)

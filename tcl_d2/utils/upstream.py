@@ -1,6 +1,6 @@
 """Private parts of other libraries, where no public one serves: here alone, each with its reason.
 
-Versions: torch 2.7 to 2.14, Detectron2 0.6, gradio 6. tests/test_upstream.py fails where one of them changes.
+Versions: torch 2.11 to 2.14, Detectron2 0.6, gradio 6. tests/test_upstream.py fails where one of them changes.
 """
 
 from typing import TYPE_CHECKING
