@@ -30,7 +30,7 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m basedpyright --pythonpath $(RUN)
+	$(RUN) -m basedpyright --project pyproject.toml --pythonpath $(RUN)
 
 bench: setup
 	$(RUN) dev/benchmark.py
