@@ -3,6 +3,7 @@
 PYTHON ?=
 RUN = $(or $(PYTHON),.venv/bin/python)
 PINS = $(if $(PYTHON)$(LATEST)$(LOWEST),,-c constraints.txt)
+OPTIONAL = densecrf,docs
 VERSIONS = $(if $(LATEST),latest,$(if $(LOWEST),lowest,tested))
 SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versions $(VERSIONS)
 
@@ -24,7 +25,7 @@ demo: setup
 	$(RUN) tools/shapes_demo.py
 
 test: setup
-	$(if $(EVERY),$(RUN) -m pip install -q $(PINS) -e '.[densecrf,docs]')
+	$(if $(EVERY),$(RUN) -m pip install -q $(PINS) -e '.[$(OPTIONAL)]')
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(EVERY),--every-check)
 
 lint: setup
