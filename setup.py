@@ -79,9 +79,9 @@ setup(
         # which detectron2.model_zoo cannot be imported.
         # opencv-python and not opencv-python-headless: lvis brings it, and both write into one folder.
         "dev": [
-            "pytest>=8.3.0",
+            "pytest>=9.2.0",
             "pytest-xdist>=3.8.0",
-            "hypothesis>=6.115.0",
+            "hypothesis>=6.170.17",
             "ruff",
             "basedpyright",
             "selenium",

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ def segment_video(predictor: TCLPredictor, args: argparse.Namespace, words: Word
     cv2 = import_optional("cv2", "--webcam or --video-input with OpenCV", package)
 
     # Open the video
-    capture = cv2.VideoCapture(0 if args.webcam else os.fsencode(args.video_input))  # of any bytes
+    capture = cv2.VideoCapture(0 if args.webcam else _file_name(args.video_input))
     if not capture.isOpened():
         sys.exit(f"error: cannot open {'the webcam' if args.webcam else args.video_input}")
     count = None if args.webcam else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -63,7 +64,7 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
         for picture in pictures:
             if writer is None:
                 size = picture.shape[1::-1]
-                writer = cv2.VideoWriter(os.fsencode(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+                writer = cv2.VideoWriter(_file_name(unfinished), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
             writer.write(picture)
     except KeyboardInterrupt:
         print("stopped")
@@ -73,3 +74,10 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
     writer.release()
     unfinished.replace(path)
     print(path)
+
+
+def _file_name(path: str | Path) -> str | bytes:
+    """Return a path as OpenCV takes it: text, or where it is no UTF-8 its bytes, which OpenCV takes since version 5."""
+    with suppress(UnicodeDecodeError):
+        return os.fsencode(path).decode()
+    return os.fsencode(path)
