@@ -1,6 +1,6 @@
 """Refiner: makes scores follow the image's edges; and the registry of refiners."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fvcore.common.registry import Registry
@@ -81,6 +81,12 @@ class RefinerChain(Refiner):
     def load(self) -> None:
         for refiner in self.refiners:
             refiner.load()
+
+
+def to_colors(images: Tensor, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> Tensor:
+    """Undo the normalization of images [B, 3, H, W]: whole numbers in 0..255, in the images' dtype."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (pixel_mean, pixel_std))
+    return (images * std + mean).round().clamp(0, 255)
 
 
 def keep_scores(scores: Tensor) -> Tensor:

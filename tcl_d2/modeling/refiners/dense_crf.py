@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...config.ranges import check_values
 from ..functional import resize_scores
-from .base import REFINER_REGISTRY, Refiner
+from .base import REFINER_REGISTRY, Refiner, to_colors
 
 # Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.
 _MOST_SCORES = 2**26
@@ -69,10 +69,7 @@ class DenseCRF(Refiner):
             log_first_n(logging.WARNING, message, name=__name__)
             images, scores = resize_scores(images, smaller), resize_scores(scores, smaller)
 
-        # Back to colors
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.pixel_mean, self.pixel_std))
-        pixels = (images * std + mean).round().clamp(0, 255).byte()
-
+        pixels = to_colors(images, self.pixel_mean, self.pixel_std).byte()
         probabilities = torch.stack([self._infer(*image_and_scores) for image_and_scores in zip(pixels, scores)])
         return resize_scores(probabilities, size)
 

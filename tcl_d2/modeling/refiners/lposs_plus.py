@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ...config.ranges import check_values
 from ...utils.errors import expect
-from .base import REFINER_REGISTRY, Refiner, RefinerChain
+from .base import REFINER_REGISTRY, Refiner, RefinerChain, to_colors
 from .lposs import lposs
 from .propagation import inverse_roots, propagate
 from .sparse import matrix_of_rows
@@ -64,8 +64,7 @@ class PixelLPOSS(Refiner):
 
     def bind(self, images: Tensor, input_per_image: Mapping | None = None) -> Callable[[Tensor], Tensor]:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            mean, std = (images.new_tensor(values)[:, None, None] for values in (self.pixel_mean, self.pixel_std))
-            pixels = (images[0] * std + mean).round().clamp(0, 255)
+            (pixels,) = to_colors(images, self.pixel_mean, self.pixel_std)
             graph = PixelGraph(scaled_lab(pixels / 255), self.tau, self.window)
         return partial(self._spread, graph)
 
