@@ -78,6 +78,7 @@ def write_video(cv2: ModuleType, pictures: Iterator[np.ndarray], rate: float, pa
 
 def _file_name(path: str | Path) -> str | bytes:
     """Return a path as OpenCV takes it: text, or where it is no UTF-8 its bytes, which OpenCV takes since version 5."""
+    name = os.fsencode(path)
     with suppress(UnicodeDecodeError):
-        return os.fsencode(path).decode()
-    return os.fsencode(path)
+        return name.decode()
+    return name
