@@ -1,13 +1,15 @@
 """Region files: which pixels of an image belong together, such as SAM's masks or superpixels."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..utils.errors import list_problems
+from ..utils.images import image_size
 from .run_lengths import check_rle, decode_rle
 
 _SUFFIXES = (".png", ".json")
@@ -23,17 +25,38 @@ def region_file(folder: str | Path, image: str) -> Path:
 
 
 def check_region_files(folder: str | Path, images: Iterable[str]) -> None:
-    """Check that each image has a region file; one FileNotFoundError names those without, or a missing folder."""
+    """Check that each image has a region file of its size, before any of them is read in full.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or images without a file; names them.
+        ValueError: files are of another size, or no region files; names them.
+    """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder of regions '{folder}'")
-    problems = []
+    missing, unfit = [], []
     for image in images:
         try:
-            region_file(folder, image)
+            path, size = region_file(folder, image), image_size(image)
+            if size is not None:
+                _check_region_file(path, size)
         except FileNotFoundError as error:
-            problems.append(error)
-    if problems:
-        raise FileNotFoundError(f"{len(problems)} images have no region file:\n{list_problems(problems)}")
+            missing.append(error)
+        except (OSError, ValueError) as error:
+            unfit.append(error)
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} images have no region file:\n{list_problems(missing)}")
+    if unfit:
+        raise ValueError(f"{len(unfit)} region files cannot be used:\n{list_problems(unfit)}")
+
+
+def _check_region_file(path: Path, size: tuple[int, int]) -> None:
+    """Check what the beginning of a region file says; errors as read_regions."""
+    with _named(path):
+        if path.suffix == ".json":
+            _read_rles(path, size, most=1)
+        else:
+            with Image.open(path) as picture:
+                _check_size(picture, size)
 
 
 def read_regions(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -50,19 +73,24 @@ def read_regions(path: Path, size: tuple[int, int]) -> np.ndarray:
         OSError: the file cannot be read.
         ValueError: it has another size, or is no such file; names it.
     """
-    try:
+    with _named(path):
         return _read_masks(path, size) if path.suffix == ".json" else _read_numbers(path, size)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"the regions in '{path}' cannot be used: {error}") from None
 
 
 def _read_numbers(path: Path, size: tuple[int, int]) -> np.ndarray:
-    with Image.open(path) as image:
-        if image.size != size[::-1]:
-            raise ValueError(_other_size(image.size[::-1], size))
-        pixels = np.asarray(image)
+    with Image.open(path) as picture:
+        _check_size(picture, size)
+        pixels = np.asarray(picture)
     if pixels.ndim == 3 and pixels.shape[2] != 3:
-        raise ValueError(f"its pixels are of the kind {image.mode}; expected gray, palette or RGB")
+        raise ValueError(f"its pixels are of the kind {picture.mode}; expected gray, palette or RGB")
     if pixels.ndim == 3:
         pixels = pixels.astype(np.int64) @ (1, 2**8, 2**16)
 
@@ -71,23 +99,15 @@ def _read_numbers(path: Path, size: tuple[int, int]) -> np.ndarray:
     return indices.reshape(size).astype(np.int64) + int(values[0] != 0)
 
 
-def _read_masks(path: Path, size: tuple[int, int]) -> np.ndarray:
-    content = json.loads(path.read_bytes())
-    entries = content.get("annotations") if isinstance(content, dict) else content
-    if not isinstance(entries, list):
-        raise ValueError('expected a list of masks, or one under "annotations"')
+def _check_size(picture: Image.Image, size: tuple[int, int]) -> None:
+    height, width = size
+    if picture.size != (width, height):
+        raise ValueError(f"it has {picture.height} x {picture.width} pixels, but its image {height} x {width}")
 
+
+def _read_masks(path: Path, size: tuple[int, int]) -> np.ndarray:
     masks, areas = [], []
-    for number, entry in enumerate(entries):
-        rle = entry.get("segmentation") if isinstance(entry, dict) else None
-        if not isinstance(rle, dict):
-            raise ValueError(f'entry {number} has no RLE: expected {{"segmentation": {{"size": ..., "counts": ...}}}}')
-        if rle.get("size") != list(size):
-            raise ValueError(f"entry {number}: {_other_size(rle.get('size'), size)}")
-        try:
-            check_rle(rle, *size)
-        except ValueError as error:
-            raise ValueError(f"entry {number} {error}") from None
+    for rle in _read_rles(path, size):
         mask = decode_rle(rle)
         masks.append(np.packbits(mask))
         areas.append(mask.sum())
@@ -100,5 +120,21 @@ def _read_masks(path: Path, size: tuple[int, int]) -> np.ndarray:
     return regions
 
 
-def _other_size(found: Sequence[int] | None, size: tuple[int, int]) -> str:
-    return f"they are of the size {list(found) if found else found}, but the image's is {list(size)} (height, width)"
+def _read_rles(path: Path, size: tuple[int, int], most: int | None = None) -> list[dict]:
+    """Read the first `most` masks of a JSON file, or all; a ValueError says which is no mask of an image of `size`."""
+    content = json.loads(path.read_bytes())
+    entries = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise ValueError('expected a list of masks, or one under "annotations"')
+
+    rles = []
+    for number, entry in enumerate(entries[:most]):
+        rle = entry.get("segmentation") if isinstance(entry, dict) else None
+        if not isinstance(rle, dict):
+            raise ValueError(f'entry {number} has no RLE: expected {{"segmentation": {{"size": ..., "counts": ...}}}}')
+        try:
+            check_rle(rle, *size)
+        except ValueError as error:
+            raise ValueError(f"entry {number} {error}") from None
+        rles.append(rle)
+    return rles

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .files import open_path
 
@@ -15,6 +15,7 @@ MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 ImageLike = str | Path | Image.Image | np.ndarray
 _LEFTOVERS = {"__MACOSX", ".AppleDouble", "@eaDir", ".ipynb_checkpoints"}  # folders of macOS, Synology and Jupyter
 _WHITES = {8: 255, 12: 4095, 16: 65535}  # the brightest value of so many bits
+_TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that exchange height and width; a TIFF's size has them already
 _MAX_WARNINGS = 5  # of pictures whose bits are guessed; a dataset may have millions
 _guessed: list[str] = []
 
@@ -62,6 +63,16 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # PIL and its decoders raise many types
         raise BrokenSample("unreadable image", name, error) from None
+
+
+def image_size(path: str) -> tuple[int, int] | None:
+    """Return the height and width that `read_image` gives a file, without decoding it; None where it cannot be told."""
+    try:
+        with open_path(path) as file, Image.open(file) as image:
+            is_turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+            return image.size if is_turned else image.size[::-1]
+    except Exception:  # PIL raises many types; who reads the image says what is wrong with it
+        return None
 
 
 def to_rgb(image: Image.Image, name: str = "a picture") -> Image.Image:

@@ -419,7 +419,8 @@ def test_unusable_regions_are_named(world, tmp_path, photos, regions):
     check_error(done, "2 images have no region file", "broken.jpg", "c.png")
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(regions / "a.png")
     done = run(world, *COMMAND, photos / "a.png", *output, "--regions", regions)
-    check_error(done, "a.png' cannot be used", "[9, 8]", "[48, 48]")
+    check_error(done, "1 region files cannot be used", "a.png' cannot be used", "9 x 8", "48 x 48")
+    assert not (tmp_path / "out").exists()  # before anything was begun
     done = run(world, *COMMAND, "--video-input", tmp_path / "a.mp4", *output, "--regions", regions)
     check_error(done, "--regions", "not of the frames of a video")
 

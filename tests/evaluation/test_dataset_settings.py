@@ -1,7 +1,9 @@
 """Settings and words by dataset: what a configuration says for one dataset, and what does not fit."""
 
+import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.config.loading import dataset_config
@@ -256,9 +258,15 @@ def test_votes_of_regions_are_evaluated(cfg, in_world):
     assert evaluate(cfg, "shapes_val")["shapes_val"] > plain
 
 
-@pytest.mark.fault("an evaluation with votes of regions whose files are missing", "one error at the start names them")
-def test_missing_regions_are_named_at_the_start(cfg, tmp_path):
-    (tmp_path / "00000.png").touch()
+@pytest.mark.fault(
+    "an evaluation with votes of regions whose files are missing or of another size",
+    "one error at the start names them",
+)
+def test_unfit_regions_are_named_at_the_start(cfg, tmp_path):
     cfg.TEST.ZERO_SHOT.REGIONS.FOLDER = str(tmp_path)
-    with pytest.raises(FileNotFoundError, match="Dataset 'shapes_val': 2 images have no region file"):
+    for number, size in enumerate(((96, 96), (96, 95), (48, 48))):
+        with pytest.raises(FileNotFoundError, match=f"'shapes_val': {3 - number} images have no region file"):
+            check_dataset_settings(cfg, ["shapes_val"])
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f"{4 * number:05}.png")  # three images are evaluated
+    with pytest.raises(ValueError, match="(?s)2 region files.*00004.*96 x 95.*00008.*48 x 48"):
         check_dataset_settings(cfg, ["shapes_val"])

@@ -49,6 +49,7 @@ def test_damaged_exif_spoils_no_picture(tmp_path):
     path = tmp_path / "a.jpg"
     Image.fromarray(PIXELS).save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff damaged")
     assert as_array(path).shape == benchmark_image(path).shape == (40, 60, 3)
+    assert images.image_size(str(path)) == (40, 60)
 
 
 @pytest.mark.fault("pictures that EXIF turns, as file and as PIL image", "upright, whatever way they come")
@@ -58,6 +59,7 @@ def test_pil_images_are_turned_as_files_are(tmp_path):
     with Image.open(path) as image:
         np.testing.assert_array_equal(as_array(image), np.rot90(PIXELS, -1))
     np.testing.assert_array_equal(as_array(str(path)), np.rot90(PIXELS, -1))
+    assert images.image_size(str(path)) == (60, 40)
 
 
 @pytest.mark.fault("16-bit gray pictures", "scaled to 8 bits, not clipped to white, whatever way they come")
@@ -77,6 +79,7 @@ def test_tiffs_are_turned_once(tmp_path, options):
     """PIL itself turns them when it decodes them, as no other format."""
     Image.fromarray(PIXELS).save(tmp_path / "a.tif", exif=TURNED, **options)
     np.testing.assert_array_equal(as_array(tmp_path / "a.tif"), np.rot90(PIXELS, -1))
+    assert images.image_size(str(tmp_path / "a.tif")) == (60, 40)
     with Image.open(tmp_path / "a.tif") as image:
         np.testing.assert_array_equal(as_array(image), np.rot90(PIXELS, -1))
 
