@@ -1,7 +1,6 @@
 """From pictures and words to masks: what the predictor takes, returns and refuses."""
 
 import copy
-import logging
 import pickle
 from pathlib import Path
 
@@ -51,7 +50,6 @@ def test_paths_arrays_and_pil_images_give_the_same(predictor, tmp_path):
 def test_runs_without_a_gpu_and_says_so(monkeypatch, caplog):
     """A config made for GPUs serves on a laptop."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", "cuda", "MODEL.WEIGHTS", "")
     assert predictor.model.device.type == "cpu"
     assert "torch finds no GPU here" in caplog.text and "MODEL.WEIGHTS is empty" in caplog.text
@@ -333,7 +331,6 @@ def test_a_device_that_torch_does_not_know_is_refused(device):
 def test_other_accelerators_are_checked_as_cuda_is(device, caplog, monkeypatch):
     """A predictor goes on on the CPU; a training and the other commands say so at once."""
     monkeypatch.setattr(torch.get_device_module(device.partition(":")[0]), "is_available", lambda: False)
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     assert TCLPredictor(ROOT / "configs/shapes/trained.yaml", "MODEL.DEVICE", device).model.device.type == "cpu"
     assert f"MODEL.DEVICE is {device}, but torch finds no GPU" in caplog.text
     with pytest.raises(ValueError, match=f"MODEL.DEVICE.*{device}"):

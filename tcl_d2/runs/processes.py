@@ -49,7 +49,10 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         work = (main, args, get_start_method())
         launch_on_gpus(_work, num_processes, args.num_machines, args.machine_rank, args.dist_url, args=work)
     except ProcessRaisedException as error:
-        sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}")
+        hint = ""
+        if args.num_machines > 1:
+            hint = "\nIf the connection to another machine was lost, its log says why; --resume goes on on all of them"
+        sys.exit(f"error: process {error.error_index} failed, the others were ended:\n{error}{hint}")
     except ProcessExitedException as error:
         _exit_like(error)
 

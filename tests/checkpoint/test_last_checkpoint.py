@@ -170,7 +170,6 @@ def test_the_same_loss_heads_may_stand_in_either_list(folder):
     ],
 )
 def test_settings_that_make_it_another_training_are_said(folder, caplog, options, message):
-    logging.getLogger("tcl_d2").propagate = True
     with caplog.at_level(logging.INFO, logger="tcl_d2"):
         assert resume(folder, *options) == 6
     assert message in caplog.text

@@ -114,13 +114,12 @@ def test_another_activation_is_refused(cfg, tmp_path, layout):
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
-def test_weights_that_do_not_say_their_activation(cfg, tmp_path, monkeypatch, caplog, quick_gelu):
+def test_weights_that_do_not_say_their_activation(cfg, tmp_path, caplog, quick_gelu):
     """A state dict alone, with its CLIP: a warning where the model's GELU would be a guess."""
     cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED = str(tmp_path / "clip.json"), ""
     (tmp_path / "clip.json").write_text(json.dumps({**golden.CLIP_CONFIG, "quick_gelu": quick_gelu}))
     torch.save(from_official(golden.load()["model"]), tmp_path / "ours.pth")
     model = build_model(cfg)
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     caplog.clear()
     TCLCheckpointer(model).load(str(tmp_path / "ours.pth"))
     assert ("that ends in -quickgelu" in messages(caplog)) == (not quick_gelu)
@@ -134,8 +133,6 @@ def test_every_weight_is_accounted_for(cfg, tmp_path, caplog):
     state = without_clip() | {"masker.extra": torch.zeros(1), "tcli_loss.queue": torch.zeros(1)}
     torch.save({"model": state, "optimizer": {}, "step": 3}, tmp_path / "tcl.pth")
     model = build_model(cfg)
-    for name in ("tcl_d2", "detectron2", "fvcore"):
-        logging.getLogger(name).propagate = True
     with caplog.at_level(logging.INFO):
         TCLCheckpointer(model).load(str(tmp_path / "tcl.pth"))
     said = messages(caplog)

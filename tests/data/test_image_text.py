@@ -235,7 +235,6 @@ def test_captions_are_read_as_they_are_written(root, register, suffix, end):
 @pytest.mark.fault("a list of captions that is not UTF-8", "an error at the start; of some captions, a warning")
 def test_a_caption_that_is_no_text_spoils_no_list(root, register, caplog):
     """It is counted as broken when it is its turn."""
-    logging.getLogger("tcl_d2").propagate = True
     save_image(root / "a.png")
     (root / "l.csv").write_bytes(b"image,caption\na.png,stra\xdfe\na.png,street\n")
     load = register(register_caption_list, "t_list", "l.csv")

@@ -1,6 +1,5 @@
 """Labeled images to train on: image and label stay in step, the classes that are drawn, their share of a batch."""
 
-import logging
 from itertools import islice
 
 import numpy as np
@@ -121,7 +120,6 @@ def test_images_of_another_size_than_their_rows(labeled):
 
 @pytest.mark.fault("masks of 0 and 255 as labels to train on", "a warning: 255 is ignored")
 def test_masks_of_0_and_255_are_told(labeled, caplog):
-    logging.getLogger("tcl_d2").propagate = True
     for name, value in (("t_masks", 255), ("t_labels", 1)):
         labeled(name, [random_label(16, 16, classes=2) * value] * 3, CLASSES[:2])
         LabeledDatasets([name], mapper=dict)

@@ -1,7 +1,6 @@
 """Shards that are read as they come, from a web server, the hub or a command: slow, broken and gone ones too."""
 
 import json
-import logging
 import os
 from collections import Counter
 from itertools import islice
@@ -27,7 +26,6 @@ def site(tmp_path, monkeypatch):
     """A server of four shards of ten pairs, with _info.json; nobody waits before another try."""
     monkeypatch.setattr(shards, "PAUSES", (0, 0))
     monkeypatch.setattr(shards, "CHECK_PAUSES", (0,))
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     with serve() as site:
         for i in range(NUM_SHARDS):
             samples = {}

@@ -47,7 +47,6 @@ def cfg(shapes_cfg):
 @pytest.fixture
 def info(caplog):
     for name in ("tcl_d2", "detectron2"):
-        logging.getLogger(name).propagate = True
         caplog.set_level(logging.INFO, logger=name)  # which the demo sets higher
     caplog.set_level(logging.INFO)
     return caplog

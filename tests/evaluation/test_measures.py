@@ -352,7 +352,6 @@ def cfg(shapes_cfg):
 
 def test_measures_come_into_the_report_and_leave_the_rest_as_it_is(cfg, caplog):
     model = Trainer.build_model(cfg).eval()
-    logging.getLogger("tcl_d2").propagate = True
     with caplog.at_level(logging.INFO):
         results = Trainer.test(cfg, model)
     report = json.loads(Path(cfg.OUTPUT_DIR, "results.json").read_text())

@@ -175,7 +175,6 @@ def test_a_signal_saves_what_is_done(cfg, monkeypatch, caplog, number):
 
     monkeypatch.setattr(model, "forward", run)
     before = signal.getsignal(number)
-    logging.getLogger("tcl_d2").propagate = True
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as stop:
         Trainer.test(cfg, model)
     assert stop.value.code == 128 + number and signal.getsignal(number) == before

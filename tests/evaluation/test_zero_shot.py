@@ -202,7 +202,6 @@ def test_predictions_have_files_of_their_own(four_classes, tmp_path, image_id, m
 @pytest.fixture
 def warnings(caplog):
     """What was warned of."""
-    logging.getLogger("tcl_d2").propagate = True
     return lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 

@@ -135,7 +135,6 @@ def activation_of(tmp_path, monkeypatch, caplog):
         config = {**SMALL, "quick_gelu": True} if name.endswith("quickgelu") else SMALL
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
 
     def build(name="ViT-B-16", file="weights.pt", write=torch.save, state=None, tag=None):
         path = tmp_path / file
@@ -233,7 +232,6 @@ def test_random_weights_are_warned_of_once(tmp_path, monkeypatch, caplog, logger
         return create(*arguments, **options)
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     build_clip(str(golden.write_clip(tmp_path)[0]), "")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2 and "MODEL.CLIP.PRETRAINED is empty" in warnings[0] and warnings[1] == "something else"

@@ -1,6 +1,5 @@
 """Downloads by address: whole or not at all, once, also where the connection, the site or the network fails."""
 
-import logging
 import multiprocessing
 import os
 import random
@@ -28,7 +27,6 @@ def site(tmp_path, monkeypatch):
     """A server that has /model.pth; the cache is a folder of the test's, and nobody waits before another try."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(downloads, "PAUSES", (0, 0))
-    monkeypatch.setattr(logging.getLogger("tcl_d2"), "propagate", True)
     with serve() as site:
         site.files["/model.pth"] = CONTENT
         yield site
