@@ -33,6 +33,7 @@ saw the outcome. The long runs are `python dev/soak.py` and `python dev/soak_fol
 |---|---|---|
 """
 SOAK = "\n## The long run\n"
+LACKS = ("GPU", "network namespaces")  # what a machine may lack that cannot be installed
 # Of every part, what tells most in a minute: `-m quick`
 QUICK = (
     "checkpoint/test_official.py",
@@ -53,7 +54,7 @@ QUICK = (
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--fault-table", type=Path, help="file for a table of the tests marked `fault`")
-    parser.addoption("--every-check", action="store_true", help="fail if a test is skipped that does not need a GPU")
+    parser.addoption("--every-check", action="store_true", help="fail if a test is skipped that could run here")
 
 
 def pytest_configure(config) -> None:
@@ -82,7 +83,8 @@ def skipped_checks(reporter) -> Counter:
 
 def pytest_sessionfinish(session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if session.config.option.every_check and reporter and any("GPU" not in why for why in skipped_checks(reporter)):
+    skipped = skipped_checks(reporter) if session.config.option.every_check and reporter else ()
+    if any(not any(lack in reason for lack in LACKS) for reason in skipped):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
