@@ -16,6 +16,7 @@ Needs the right to make network namespaces (root, `ip` of iproute2).
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -94,6 +96,12 @@ def work(args: argparse.Namespace) -> None:
     check(cfg, eval_only=False, weights="")  # registers the shards' addresses as a dataset
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     seed_all_rng(cfg.SEED)
+    if args.count:
+        loader = islice(Trainer.build_train_loader(cfg), cfg.SOLVER.MAX_ITER)
+        keys = [sample["key"] for batch in loader for sample in batch]
+        Path(cfg.OUTPUT_DIR, f"keys_{comm.get_rank()}.json").write_text(json.dumps(keys))
+        return
+
     trainer = (ReplayTrainer if args.replay else Trainer)(cfg)
     trainer.resume_or_load(args.resume)
     recorder = Recorder(Path(cfg.OUTPUT_DIR))
@@ -133,9 +141,9 @@ def start(name: str, command: Sequence[object], log: Path) -> subprocess.Popen:
         return subprocess.Popen(words, stdout=file, stderr=file, env=environment, start_new_session=True)
 
 
-def train_command(launcher: str, rank: int, options: Sequence[object], resume: bool) -> list[object]:
+def train_command(launcher: str, rank: int, options: Sequence[object], *flags: str) -> list[object]:
     """Return the command of one of the two machines."""
-    script = [ROOT / "dev/two_machines.py", "--work", *(["--resume"] if resume else [])]
+    script = [ROOT / "dev/two_machines.py", "--work", *flags]
     if launcher == "torchrun":
         places = ["--nnodes", 2, "--nproc-per-node", 1, "--node-rank", rank, "--master-addr", ADDRESSES[0]]
         return ["-m", "torch.distributed.run", *places, *script, *options]
@@ -144,12 +152,12 @@ def train_command(launcher: str, rank: int, options: Sequence[object], resume: b
 
 
 def train_on_both(
-    names: Sequence[str], launcher: str, options: Sequence[object], folder: Path, resume: bool = False
+    names: Sequence[str], launcher: str, options: Sequence[object], folder: Path, *flags: str
 ) -> list[subprocess.Popen]:
     """Start a training on both machines."""
     folder.mkdir(parents=True, exist_ok=True)
     options = [*options, "OUTPUT_DIR", folder]
-    commands = [train_command(launcher, rank, options, resume) for rank in (0, 1)]
+    commands = [train_command(launcher, rank, options, *flags) for rank in (0, 1)]
     return [start(name, command, folder / f"log_{name[-1]}") for name, command in zip(names, commands)]
 
 
@@ -171,7 +179,8 @@ def kill_second(processes: Sequence[subprocess.Popen], folder: Path, after: int)
     try:
         status = processes[0].wait(timeout=PATIENCE)
     finally:
-        os.killpg(processes[0].pid, signal.SIGKILL) if processes[0].poll() is None else None
+        if processes[0].poll() is None:
+            os.killpg(processes[0].pid, signal.SIGKILL)
     if status == 0:
         raise RuntimeError("the first machine ended as if nothing had happened")
     return time.monotonic() - start
@@ -212,20 +221,20 @@ def check_launcher(launcher: str, names: Sequence[str], options: list[object], k
     report(f"{launcher}: seconds until the other machine ended", seconds, PATIENCE)
     print(f"  its last line: {(killed / 'log_0').read_text().strip().splitlines()[-1]}")
     subprocess.run(["cp", "-r", killed, moved], check=True)
-    finish(train_on_both(names, launcher, options, killed, resume=True), killed)
+    finish(train_on_both(names, launcher, options, killed, "--resume"), killed)
     report(f"{launcher}: largest difference after the kill", difference(killed, both), 0)
     command = [ROOT / "dev/two_machines.py", "--work", "--resume", "--num-processes", 2]
     finish([start(names[0], [*command, *options, "OUTPUT_DIR", moved], moved / "log_0")], moved)
     report(f"{launcher}: largest difference on one machine", difference(moved, both), 0)
 
 
-def count_pairs(folder: Path) -> Counter:
-    """Count how often each pair came in a training of both machines."""
-    counts = Counter()
-    for path in folder.glob("batches_*.pt"):
-        for batch in torch.load(path, weights_only=True).values():
-            counts.update(sample["key"] for sample in batch)
-    return counts
+def check_epoch(names: Sequence[str], options: list[object], num_pairs: int, root: Path) -> None:
+    """Read an epoch on both machines, and print how many of the pairs have not come once."""
+    folder = root / "epoch"
+    one_epoch = ["SOLVER.MAX_ITER", num_pairs // 4, "DATALOADER.SHUFFLE_BUFFER", 1]  # no pair waits for a later epoch
+    finish(train_on_both(names, "detectron2", [*options, *one_epoch], folder, "--count"), folder)
+    counts = Counter(key for path in folder.glob("keys_*.json") for key in json.loads(path.read_text()))
+    report(f"of {num_pairs} pairs did not come once", num_pairs - sum(n == 1 for n in counts.values()), 0)
 
 
 def report(what: str, value: float, most: float) -> None:
@@ -248,6 +257,8 @@ def run(args: argparse.Namespace) -> None:
             options += ["SOLVER.MAX_ITER", args.iterations, "MODEL.TCL.UNFREEZE_ITER", args.iterations // 2]
             options += ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "SOLVER.CHECKPOINT_PERIOD", 3]
             options += ["DATALOADER.SHUFFLE_BUFFER", 50, "DATALOADER.NUM_WORKERS", 1]
+            stats = [json.loads(path.read_text()) for path in shards.glob("*_stats.json")]
+            check_epoch(names, options, sum(each["successes"] for each in stats), root)
             for launcher in args.launchers:
                 check_launcher(launcher, names, options, args.iterations // 2, root)
         finally:
@@ -258,6 +269,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--replay", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--launchers", nargs="+", choices=LAUNCHERS, default=LAUNCHERS)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--output", type=Path, help="keep the trainings in this folder")

@@ -41,7 +41,7 @@ def test_losses_are_those_of_one_process(machines, in_world, tmp_path):
     with ExitStack() as stack:
         scripts = []
         for rank, name in enumerate(machines):
-            command = two_machines.train_command("detectron2", rank, [*OPTIONS, "OUTPUT_DIR", both], resume=False)
+            command = two_machines.train_command("detectron2", rank, [*OPTIONS, "OUTPUT_DIR", both])
             values = f"name, interface, command = {(name, two_machines.INTERFACE, list(map(str, command)))!r}"
             scripts.append(stack.enter_context(running.started(in_world, "-c", values + RUN)))
         for script in scripts:

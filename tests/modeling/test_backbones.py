@@ -11,6 +11,13 @@ from tests.conftest import ROOT
 CONFIGS = sorted((ROOT / "configs/backbones").glob("*.yaml"))
 
 
+@pytest.fixture
+def quick_weights(monkeypatch):
+    """Weights that are not drawn, which takes seconds for a ViT-L."""
+    for name in ("kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.data.fill_(0.01))
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_weights_are_known(path):
     clip = load_config(path).MODEL.CLIP
@@ -18,8 +25,8 @@ def test_weights_are_known(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_model_segments(path):
-    """With random weights, on a small image; the shared depth is that of all blocks but the last."""
+def test_model_segments(path, quick_weights):
+    """On a small image; the shared depth is that of all blocks but the last."""
     model = build_model(load_config(path, ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])).eval()
     assert len(model.grounder.blocks) == 1
     model.set_text_embeddings(torch.randn(2, model.clip.embed_dim))
