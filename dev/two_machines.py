@@ -24,7 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,8 +113,15 @@ def work(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- two machines
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+def ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
+
+
+def kill_all(name: str) -> None:
+    """Kill all processes of a namespace."""
+    for pid in ip("netns", "pids", name).split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 @contextmanager
@@ -125,6 +132,7 @@ def machines() -> Iterator[list[str]]:
         for name in names:
             ip("netns", "add", name)
             stack.callback(ip, "netns", "delete", name)
+            stack.callback(kill_all, name)
         ip("link", "add", INTERFACE, "netns", names[0], "type", "veth", "peer", "name", INTERFACE, "netns", names[1])
         for name, address in zip(names, ADDRESSES):
             ip("-n", name, "address", "add", f"{address}/24", "dev", INTERFACE)
@@ -168,20 +176,17 @@ def finish(processes: Sequence[subprocess.Popen], folder: Path) -> None:
         raise RuntimeError("\n".join([f"the training in {folder} failed:", *logs]))
 
 
-def kill_second(processes: Sequence[subprocess.Popen], folder: Path, after: int) -> float:
-    """Kill the second machine's processes after so many iterations; return the seconds until the first one ended."""
+def kill_second(names: Sequence[str], launcher: str, options: Sequence[object], folder: Path, after: int) -> float:
+    """Train, and kill all of the second machine after so many iterations; return the seconds until the first ended."""
+    processes = train_on_both(names, launcher, options, folder)
     while len(read_losses(folder)) < after:
         if processes[0].poll() is not None:
             finish(processes, folder)
         time.sleep(0.05)
-    os.killpg(processes[1].pid, signal.SIGKILL)
+
+    kill_all(names[1])
     start = time.monotonic()
-    try:
-        status = processes[0].wait(timeout=PATIENCE)
-    finally:
-        if processes[0].poll() is None:
-            os.killpg(processes[0].pid, signal.SIGKILL)
-    if status == 0:
+    if processes[0].wait(timeout=PATIENCE) == 0:
         raise RuntimeError("the first machine ended as if nothing had happened")
     return time.monotonic() - start
 
@@ -217,7 +222,7 @@ def check_launcher(launcher: str, names: Sequence[str], options: list[object], k
     report(f"{launcher}: largest difference of losses from one process", difference(one, both), TOLERANCE)
 
     # A kill, and on with the same machines, or with two processes of one
-    seconds = kill_second(train_on_both(names, launcher, options, killed), killed, kill_after)
+    seconds = kill_second(names, launcher, options, killed, kill_after)
     report(f"{launcher}: seconds until the other machine ended", seconds, PATIENCE)
     print(f"  its last line: {(killed / 'log_0').read_text().strip().splitlines()[-1]}")
     subprocess.run(["cp", "-r", killed, moved], check=True)
@@ -250,19 +255,16 @@ def run(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as temporary, machines() as names:
         root = args.output or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
-        server = start(names[0], ["-m", "http.server", "-d", shards, "-b", ADDRESSES[0], "8080"], root / "server.log")
-        try:
-            address = f"http://{ADDRESSES[0]}:8080/{{00000..{len(list(shards.glob('*.tar'))) - 1:05d}}}.tar"
-            options = ["DATASETS.TRAIN", f"('{address}',)", "DATASETS.TEST", "()", "VIS_PERIOD", 0]
-            options += ["SOLVER.MAX_ITER", args.iterations, "MODEL.TCL.UNFREEZE_ITER", args.iterations // 2]
-            options += ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "SOLVER.CHECKPOINT_PERIOD", 3]
-            options += ["DATALOADER.SHUFFLE_BUFFER", 50, "DATALOADER.NUM_WORKERS", 1]
-            stats = [json.loads(path.read_text()) for path in shards.glob("*_stats.json")]
-            check_epoch(names, options, sum(each["successes"] for each in stats), root)
-            for launcher in args.launchers:
-                check_launcher(launcher, names, options, args.iterations // 2, root)
-        finally:
-            server.kill()
+        start(names[0], ["-m", "http.server", "-d", shards, "-b", ADDRESSES[0], "8080"], root / "server.log")
+        address = f"http://{ADDRESSES[0]}:8080/{{00000..{len(list(shards.glob('*.tar'))) - 1:05d}}}.tar"
+        options = ["DATASETS.TRAIN", f"('{address}',)", "DATASETS.TEST", "()", "VIS_PERIOD", 0]
+        options += ["SOLVER.MAX_ITER", args.iterations, "MODEL.TCL.UNFREEZE_ITER", args.iterations // 2]
+        options += ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 2, "SOLVER.CHECKPOINT_PERIOD", 3]
+        options += ["DATALOADER.SHUFFLE_BUFFER", 50, "DATALOADER.NUM_WORKERS", 1]
+        stats = [json.loads(path.read_text()) for path in shards.glob("*_stats.json")]
+        check_epoch(names, options, sum(each["successes"] for each in stats), root)
+        for launcher in args.launchers:
+            check_launcher(launcher, names, options, args.iterations // 2, root)
 
 
 def main() -> None:
