@@ -38,3 +38,8 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
     if isinstance(rle["counts"], list):
         encoded = pycocotools.mask.frPyObjects(encoded, *rle["size"])
     return pycocotools.mask.decode(encoded) == 1
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask bool [H, W] to compressed RLE, whose counts are bytes."""
+    return dict(pycocotools.mask.encode(np.asfortranarray(mask)))
