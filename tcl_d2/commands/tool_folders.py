@@ -46,7 +46,7 @@ class ToolFolders:
         taken = {name.split("/")[0] for name in names if "/" in name}
         for name in self.formats:
             if name in taken:
-                raise ValueError(f"--save {name}: the results of a folder '{name}' go there too: give that folder alone")
+                raise ValueError(f"--save {name}: results of a folder '{name}' go there too: give that folder alone")
             self._check_unchanged(name)
 
     def write(self, sources: Sequence[Source]) -> None:
@@ -77,8 +77,8 @@ class ToolFolders:
         place, record = self.folder / name, self._record(name)
         if place.exists() and (not record.exists() or json.loads(record.read_bytes()) != _stat_files(place)):
             raise ValueError(
-                f"--save {name}: {place} has files that were changed since they were written, such as corrected labels: "
-                "move that folder, or give another --output"
+                f"--save {name}: {place} has files that were changed since they were written, such as corrected "
+                "labels: move that folder, or give another --output"
             )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-# By direction (right, down, left, up): the step of a corner (x, y), and the pixels (y, x) before it to the left and right
+# By direction (right, down, left, up): the step of a corner (x, y), and the pixels (y, x) ahead to the left and right
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 _AHEAD = (((-1, 0), (0, 0)), ((0, 0), (0, -1)), ((0, -1), (-1, -1)), ((-1, -1), (-1, 0)))
 
@@ -37,7 +37,7 @@ def label_outlines(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _trace(mask: np.ndarray) -> np.ndarray:
-    """Return the corners (x, y), integers [n, 2], around a connected mask bool [H, W], clockwise; its border is empty."""
+    """Return the corners (x, y), integers [n, 2], around a connected mask bool [H, W] with an empty border, clockwise."""
     rows = mask.tolist()  # single elements of lists are read faster than those of arrays
     y, x = divmod(int(mask.argmax()), mask.shape[1])  # the first pixel of the first row, reached from below
     direction, corners = 3, []
@@ -59,7 +59,7 @@ def _area(corners: np.ndarray) -> float:
 
 
 def find_crossing(corners: np.ndarray) -> tuple[int, int] | None:
-    """Return the first two sides of a polygon [n, 2] that cross, by the numbers of their first corners; None if none do.
+    """Return two sides of a polygon [n, 2] that cross, by the numbers of their first corners; None if none do.
 
     Sides that touch, or lie on each other, do not cross. Outlines along pixels, whose sides are many, are not searched.
     """
