@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..data.labels import read_label
 from ..segmentation.result import result_paths
-from ..segmentation.tool_files import WRITERS, LabeledPicture, check_words
+from ..segmentation.tool_files import MASKS, WRITERS, LabeledPicture, check_words
 from ..utils.files import replacing, stat_file
 from ..words.words import Words
 from .result_folder import Source
@@ -20,8 +20,8 @@ from .result_folder import Source
 class ToolFolders:
     """A folder for each tool in the folder of results, which comes to its place whole.
 
-    It is written anew by each run, after all pictures, unless something in it was changed: .FORMAT.files.json beside it
-    has the sizes and times of its files.
+    It is written anew by each run, after all pictures, unless labels in it were changed: .FORMAT.files.json beside it
+    has the sizes and times of their files.
     """
 
     def __init__(self, folder: Path, formats: Iterable[str], words: Words, names: Iterable[str]):
@@ -83,6 +83,6 @@ class ToolFolders:
 
 
 def _stat_files(folder: Path) -> dict[str, list[int] | None]:
-    """Return the size and time of each file below a folder, by its path; not of links."""
-    paths = (path for path in folder.rglob("*") if not path.is_dir() and not path.is_symlink())
+    """Return the size and time of each file of labels in a tool's folder, by its path."""
+    paths = (path for pattern in ("**/*.json", "**/*.txt", f"{MASKS}/**/*.png") for path in folder.glob(pattern))
     return {path.relative_to(folder).as_posix(): stat_file(path) for path in sorted(paths)}

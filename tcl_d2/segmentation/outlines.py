@@ -37,7 +37,7 @@ def label_outlines(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _trace(mask: np.ndarray) -> np.ndarray:
-    """Return the corners (x, y), integers [n, 2], around a connected mask bool [H, W] with an empty border, clockwise."""
+    """Return the corners (x, y), integers [n, 2], of a connected mask bool [H, W] whose border is empty, clockwise."""
     rows = mask.tolist()  # single elements of lists are read faster than those of arrays
     y, x = divmod(int(mask.argmax()), mask.shape[1])  # the first pixel of the first row, reached from below
     direction, corners = 3, []

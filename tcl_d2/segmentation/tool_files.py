@@ -1,10 +1,12 @@
 """Labels as annotation tools read them: COCO's JSON, CVAT's "Segmentation mask 1.1", and labelme's JSON.
 
-Each writer makes a folder of links to the pictures and their labels, which is also a dataset, see
+Each writer makes a folder of the pictures and their labels, which is also a dataset, see
 data.benchmarks.register_label_path. Pixels of no word are the background.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +48,7 @@ def write_coco(folder: Path, pictures: Iterable[LabeledPicture], words: Sequence
     images, annotations, results = [], [], []
     for image_id, picture in enumerate(pictures, start=1):
         height, width = picture.labels.shape
-        file_name = _link(picture, folder / "images")
+        file_name = _add_picture(picture, folder / "images")
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for label in np.unique(picture.labels[picture.labels > 0]).tolist():
             ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label, "iscrowd": 0}
@@ -69,7 +71,7 @@ def write_cvat(folder: Path, pictures: Iterable[LabeledPicture], words: Sequence
 
     names = []
     for picture in pictures:
-        _link(picture, folder / IMAGES)
+        _add_picture(picture, folder / IMAGES)
         path = folder / MASKS / f"{picture.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.array(colors, np.uint8)[picture.labels]).save(path)
@@ -85,7 +87,7 @@ def write_labelme(folder: Path, pictures: Iterable[LabeledPicture], words: Seque
             {"label": [BACKGROUND, *words][label], "points": corners.astype(float).tolist(), **_SHAPE}
             for label, corners in label_outlines(picture.labels)
         ]
-        file_name = _link(picture, folder)
+        file_name = _add_picture(picture, folder)
         content = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": Path(file_name).name}
         content |= {"imageData": None, "imageHeight": height, "imageWidth": width}
         _write(folder / f"{picture.name}.json", json.dumps(content, indent=1))
@@ -112,12 +114,18 @@ def _describe(mask: np.ndarray) -> dict:
     }
 
 
-def _link(picture: LabeledPicture, folder: Path) -> str:
-    """Link a picture into a folder, and return its path below it."""
+def _add_picture(picture: LabeledPicture, folder: Path) -> str:
+    """Put a picture into a folder, and return its path below it.
+
+    It is a hard link, or a copy where there can be none: tools refuse links that lead out of their folder.
+    """
     file_name = picture.name + picture.path.suffix
     link = folder / file_name
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(picture.path.resolve())
+    try:
+        os.link(picture.path.resolve(), link)
+    except OSError:  # another disk, or another user's file
+        shutil.copy(picture.path, link)
     return file_name
 
 
