@@ -121,6 +121,8 @@ def _add_picture(picture: LabeledPicture, folder: Path) -> str:
     """
     file_name = picture.name + picture.path.suffix
     link = folder / file_name
+    if link.exists():  # labels that are written again, beside their pictures
+        return file_name
     link.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(picture.path.resolve(), link)
