@@ -1,6 +1,5 @@
 """`tcl-d2 segment --save`: labels for annotation tools, read by the tools themselves."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +107,10 @@ def test_datumaro_reads_coco_and_cvat(saved, path, kind):
     assert words == CLASSES[path == "coco" :] and sorted(item.id for item in dataset) == NAMES
     for item in dataset:
         labels = labels_of(saved, item.id)
-        assert item.media.data.shape[:2] == labels.shape and item.annotations
-        for annotation in item.annotations:
-            expected = labels == CLASSES.index(words[annotation.label])
-            np.testing.assert_array_equal(np.asarray(annotation.image) == 1, expected)
+        drawn = np.zeros(item.media.data.shape[:2], int)
+        for annotation in (entry for entry in item.annotations if entry.type == datumaro.AnnotationType.mask):
+            drawn[np.asarray(annotation.image) == 1] = CLASSES.index(words[annotation.label])
+        np.testing.assert_array_equal(drawn, labels)
 
 
 def test_labelme_reads_its_files(saved):
@@ -142,7 +141,7 @@ def results(tmp_path, photos):
         paths = find_inputs([f"{photos}/{name}.png" for name in NAMES[:count]], tmp_path)
         folder = ResultFolder(tmp_path, paths)
         tools = ToolFolders(tmp_path, ["labelme", "cvat"], Words.read("brick, lava"), [])
-        for source in folder.begin({}, resume=True):
+        for source in folder.begin({"words": "brick, lava"}, resume=True):
             image = np.asarray(Image.open(source.path))
             segmentation = Segmentation(image, ["brick", "lava"], (image[..., 0] > 99).astype(int))
             segmentation.save(tmp_path, source.name, state=source.state)
@@ -177,8 +176,8 @@ def test_folders_are_whole_or_not_there(results, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dumps", fail)
-    with pytest.raises(OSError):
+    monkeypatch.setattr("tcl_d2.segmentation.tool_files.label_outlines", fail)
+    with pytest.raises(OSError, match="No space left"):
         results(2)
     monkeypatch.undo()
     assert contents(tmp_path) == before
