@@ -1,5 +1,7 @@
 """Outlines of masks as polygons, along the borders of pixels: pixel (x, y) covers x..x + 1 and y..y + 1."""
 
+from typing import cast
+
 import numpy as np
 from scipy import ndimage
 
@@ -21,10 +23,9 @@ def label_outlines(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
         the class and the corners (x, y), integers [n, 2], of each region.
     """
     outlines = []
-    for label, place in enumerate(ndimage.find_objects(labels + 1)):
-        if place is None:
-            continue
-        numbers, _ = ndimage.label(np.pad(labels, 1, constant_values=-1) == label)
+    padded = np.pad(labels, 1, constant_values=-1)
+    for label in np.unique(labels).tolist():
+        numbers, _ = cast(tuple[np.ndarray, int], ndimage.label(padded == label))
         at_border = np.unique(np.concatenate([numbers[1], numbers[-2], numbers[:, 1], numbers[:, -2]]))
         for number, part in enumerate(ndimage.find_objects(numbers), start=1):
             if label or number not in at_border:

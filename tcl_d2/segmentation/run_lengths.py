@@ -41,5 +41,6 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Encode a mask bool [H, W] to compressed RLE, whose counts are bytes."""
-    return dict(pycocotools.mask.encode(np.asfortranarray(mask)))
+    """Encode a mask bool [H, W] to compressed RLE, as JSON holds it."""
+    rle: Any = pycocotools.mask.encode(np.asfortranarray(mask))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}

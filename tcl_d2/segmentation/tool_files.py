@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycocotools.mask
@@ -106,12 +106,8 @@ def check_words(words: Sequence[str], formats: Iterable[str]) -> None:
 
 def _describe(mask: np.ndarray) -> dict:
     """Return what COCO's format says of a mask bool [H, W]."""
-    rle = encode_rle(mask)
-    return {
-        "bbox": pycocotools.mask.toBbox(rle).tolist(),
-        "area": int(pycocotools.mask.area(rle)),
-        "segmentation": {**rle, "counts": rle["counts"].decode()},
-    }
+    rle: Any = encode_rle(mask)
+    return {"bbox": pycocotools.mask.toBbox(rle).tolist(), "area": int(mask.sum()), "segmentation": rle}
 
 
 def _add_picture(picture: LabeledPicture, folder: Path) -> str:

@@ -119,5 +119,4 @@ def _read_mask(shape: Mapping, points: np.ndarray, size: tuple[int, int], place:
             mask[y0 : y1 + 1, x0 : x1 + 1] = np.asarray(image.convert("L"))
     except Exception as error:  # PIL raises many types
         raise ValueError(f"{place}whose mask cannot be read: {error}") from None
-    rle = encode_rle(mask)
-    return {**rle, "counts": rle["counts"].decode()}
+    return encode_rle(mask)
