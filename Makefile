@@ -10,7 +10,7 @@ SETUP = $(or $(PYTHON),python3) tools/setup_env.py --python "$(PYTHON)" --versio
 .PHONY: help setup demo test lint bench gpu docs
 help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
-	@echo "make test   set up, run the tests; EVERY=1 brings DenseCRF and the site too, and fails if a check is skipped but for a GPU"
+	@echo "make test   set up, run the tests; EVERY=1 brings DenseCRF, the site and label tools too, and fails if a check is skipped but for a GPU"
 	@echo "make lint   set up, check the style, and the types of what other projects use most"
 	@echo "make bench  set up, measure speed and memory against plain references (20 minutes)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
@@ -26,6 +26,7 @@ demo: setup
 
 test: setup
 	$(if $(EVERY),$(RUN) -m pip install -q $(PINS) -e '.[$(OPTIONAL)]')
+	$(if $(EVERY),$(RUN) -m pip install -q --no-deps -r tools/label_tools.txt)
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(EVERY),--every-check)
 
 lint: setup

@@ -30,6 +30,7 @@ PAGES = (
     "docs/reco.md",
     "docs/refiners.md",
     "docs/few_masks.md",
+    "docs/label.md",
     "docs/operations.md",
     "docs/words.md",
     "docs/reproduce.md",
@@ -43,7 +44,7 @@ ELSEWHERE = (  # commands that are not run here, by what they need
     r"datasets/prepare_(?!shapes)",  # archives of the benchmarks' owners
     r"^tcl-d2 app",  # runs until it is stopped: tests/test_page.py
     r"--model official|^tcl-d2 reproduce",  # the paper's weights
-    r"tools/shapes_demo\.py|dev/(?!config_table|notebook)",  # take long
+    r"tools/shapes_demo\.py|dev/(?!config_table|notebook|shapes_correct)",  # take long
     r"-m pytest",  # these tests
     r"--num-processes 2|^torchrun",  # in several processes: tests/test_train_net.py
     r"^tcl-d2 compare",  # in a process for each configuration: tests/test_compare.py

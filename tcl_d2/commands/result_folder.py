@@ -102,9 +102,13 @@ class ResultFolder:
             unfinished.write_text(text)
         return left
 
+    def done(self) -> list[Source]:
+        """Return the images that have their results."""
+        return list(filter(self._is_done, self.sources))
+
     def finish(self) -> NoReturn:
         """Print how many images have their results, and exit with 1 unless all have."""
-        num_done = sum(map(self._is_done, self.sources))
+        num_done = len(self.done())
         print(f"{num_done} of {len(self.sources)} images segmented, in {self.folder}")
         sys.exit(1 if num_done < len(self.sources) else 0)
 

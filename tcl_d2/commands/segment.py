@@ -5,6 +5,7 @@ tcl-d2 segment photos --classes words.txt --model official --background "sky, wa
 tcl-d2 segment photos --classes "car, not: shadow" --model official  # pixels that "shadow" fits best are of no class
 tcl-d2 segment photos --classes words.txt --model official --method sclip
 tcl-d2 segment photos --classes "dog, cat" --background --model official --boxes
+tcl-d2 segment photos --classes "dog, cat" --model official --save coco cvat labelme  # labels to correct in a tool
 tcl-d2 segment photos --classes "dog, cat" --model official --regions sam  # sam/NAME.json or .png of each photo
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val --model official
 tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
@@ -34,6 +35,7 @@ from ..runs.processes import is_first_process
 from ..segmentation import Segmentation
 from ..segmentation.objects import check_opencv
 from ..segmentation.region_files import check_region_files
+from ..segmentation.tool_files import WRITERS
 from ..utils.errors import one_message
 from ..utils.locks import locked_folder
 from ..utils.tensors import digest_weights
@@ -45,6 +47,7 @@ from ..words.words import Words
 from .inputs import SUFFIXES, find_inputs
 from .model_options import add_model_options, read_model, with_method
 from .result_folder import PURPOSE, ResultFolder, Source, check_apart
+from .tool_folders import ToolFolders
 from .video import segment_video
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
@@ -217,6 +220,16 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also boxes of objects, connected components of a class's mask, drawn with words and scores and as JSON",
     )
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=tuple(WRITERS),
+        metavar="FORMAT",
+        help="also the labels of all images for annotation tools, in a folder of that name: coco (with what --boxes "
+        "writes), cvat, labelme",
+    )
     parser.add_argument("--no-overlay", action="store_true", help="labels and areas alone, which take less time")
 
     # How a long list is processed
@@ -259,6 +272,7 @@ def main(args: argparse.Namespace) -> None:
         if files:
             heat_maps = words.names if args.heat_maps else ()
             folder = ResultFolder(args.output, files, heat_maps, boxes=args.boxes, overlay=not args.no_overlay)
+            tool_folders = ToolFolders(args.output, args.save, words, (source.name for source in folder.sources))
         elif args.video_input:
             check_apart([Path(args.video_input)], [args.output])
         if is_first_process() and not args.webcam:
@@ -267,6 +281,9 @@ def main(args: argparse.Namespace) -> None:
         # Segment the files in this process or several, or the frames
         if files:
             launch(partial(segment_share, folder=folder), args)
+            comm.synchronize()  # with the processes of torchrun
+            if is_first_process():
+                tool_folders.write(folder.done())
             folder.finish()
         segment_video(with_method(build_predictor(), args.method), args, words)
 
@@ -283,6 +300,9 @@ def read_request(args: argparse.Namespace) -> tuple[Callable[[], TCLPredictor], 
 def check_options(args: argparse.Namespace) -> None:
     """Check that the options go together, and that GPUs and packages are there."""
     is_video = args.webcam or args.video_input
+    if args.save and is_video:
+        raise ValueError("--save is for image files, not for the frames of a video")
+    args.boxes |= "coco" in args.save
     if args.boxes:
         if is_video:
             raise ValueError("--boxes are drawn on images, not on the frames of a video")

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..words.datasets import has_classes, is_of_objects
-from .benchmarks import EVALUATOR_TYPE, read_annotations, register_benchmark_folder
+from .benchmarks import EVALUATOR_TYPE, find_format, read_annotations, register_label_path
 from .labeled.datasets import is_labeled, read_labeled_dataset
 from .labels import LabelMapper
 from .pairs.register import TRAIN_ONLY_TYPE, register_training_path
@@ -30,8 +30,8 @@ def check_datasets(
 ) -> None:
     """Look for the files of all datasets at once, before anything costly is built.
 
-    A name that is no dataset's but a path or an address is registered first: see register_benchmark_folder, and
-    register_training_path for what is no benchmark.
+    A name that is no dataset's but a path or an address is registered first: see register_label_path, and
+    register_training_path for what has no labels.
 
     Args:
         names: datasets for either use.
@@ -69,8 +69,8 @@ def _check_dataset(name: str, use: str | None, with_captions: bool) -> None:
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name of a dataset; expected texts, such as ('shapes_val',)")
     if name not in DatasetCatalog.list() and ("/" in name or is_remote(name) or Path(name).exists()):
-        is_benchmark = use == EVALUATOR_TYPE or Path(name, "classes.txt").is_file()
-        register_benchmark_folder(name) if is_benchmark else register_training_path(name, with_captions)
+        are_labels = use == EVALUATOR_TYPE or find_format(name)
+        register_label_path(name) if are_labels else register_training_path(name, with_captions)
     if name not in DatasetCatalog.list():
         raise ValueError(f"Dataset '{name}' is not registered. Registered are, among others: {_similar_names(name)}.")
 

@@ -1,6 +1,6 @@
 """Benchmarks' label files: reading them, and the meaning of their values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral
 
@@ -85,12 +85,19 @@ def parse_range(text: str) -> range:
 class LabelMapper:
     """Turns the values of label files into class indices, and refuses values without a meaning."""
 
-    def __init__(self, num_classes: int, label_map: dict[int, int] | None, ignore_label: int):
+    def __init__(
+        self,
+        num_classes: int,
+        label_map: dict[int, int] | None,
+        ignore_label: int,
+        read_values: Callable[[str], np.ndarray] = read_label,
+    ):
         """Build the table of all values.
 
         Args:
             label_map: value in the file -> class index or `ignore_label`; None: values are class indices.
             ignore_label: value of ignored pixels; must be no class index.
+            read_values: reads the values of a label, integers [H, W], by its `sem_seg_file_name`.
 
         Raises:
             ValueError: the rule has a value that no file can have, names a missing class, or ignores one.
@@ -110,6 +117,7 @@ class LabelMapper:
 
         # 65536 entries serve every 8 and 16-bit file without a check of its largest value; int32 is fast to look up.
         self.num_classes = num_classes
+        self._read_values = read_values
         self._is_beyond_8_bits = any(value > 255 for value, target in rule.items() if target != ignore_label)
         self._table = np.full(_NUM_VALUES, -1, np.int32)
         for value, target in rule.items():
@@ -117,14 +125,17 @@ class LabelMapper:
 
     @classmethod
     def of(cls, dataset_name: str) -> "LabelMapper":
-        """Build the mapper of a registered dataset from its `stuff_classes`, `ignore_label` and optional `label_map`.
+        """Build the mapper of a registered dataset from its metadata.
+
+        These are `stuff_classes`, and optionally `label_map`, `ignore_label` and `read_label`, see register_rows.
 
         Raises:
             ValueError: see __init__; names the dataset.
         """
         metadata = MetadataCatalog.get(dataset_name)
         with named(f"Dataset '{dataset_name}'"):
-            return cls(len(metadata.stuff_classes), metadata.get("label_map"), metadata.get("ignore_label", 255))
+            ignore_label, read_values = metadata.get("ignore_label", 255), metadata.get("read_label", read_label)
+            return cls(len(metadata.stuff_classes), metadata.get("label_map"), ignore_label, read_values)
 
     def describe_masks(self, paths: Sequence[str]) -> str:
         """Return what is wrong if label files have only the values 0 and 255, and 255 is ignored; "" for others.
@@ -134,7 +145,7 @@ class LabelMapper:
         values = set()
         for path in subsample(paths, 20):
             with suppress(OSError):
-                values.update(np.unique(read_label(path)).tolist())
+                values.update(np.unique(self._read_values(path)).tolist())
         if values != {0, 255} or self.num_classes < 2 or self._table[255] != self.num_classes:
             return ""
         return (
@@ -148,7 +159,7 @@ class LabelMapper:
         Raises:
             OSError, ValueError: see read_label and __call__.
         """
-        return self(read_label(path), path)
+        return self(self._read_values(path), path)
 
     def __call__(self, label: np.ndarray, path: str) -> np.ndarray:
         """Map the values of a label file, integers [H, W], to class indices int32 [H, W], `num_classes` where ignored.

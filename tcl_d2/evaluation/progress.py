@@ -126,10 +126,13 @@ class SkippedImages:
 
 
 def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] | None]:
-    """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone."""
+    """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone.
+
+    A label may be part of a file, FILE#PART.
+    """
     keys = ("file_name", "sem_seg_file_name")
     paths = (dataset_dict[key] for dataset_dict in dataset_dicts for key in keys if key in dataset_dict)
-    return [stat_file(path) for path in paths]
+    return [stat_file(path) or stat_file(path.rpartition("#")[0]) for path in paths]
 
 
 def fingerprint(weights: str, **facts: Mapping | list) -> str:

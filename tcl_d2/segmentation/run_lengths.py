@@ -38,3 +38,9 @@ def decode_rle(rle: dict[str, Any]) -> np.ndarray:
     if isinstance(rle["counts"], list):
         encoded = pycocotools.mask.frPyObjects(encoded, *rle["size"])
     return pycocotools.mask.decode(encoded) == 1
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask bool [H, W] to compressed RLE, as JSON holds it."""
+    rle: Any = pycocotools.mask.encode(np.asfortranarray(mask))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}

@@ -212,6 +212,13 @@ def test_it_becomes_detections_of_supervision(segmentation):
     assert len(supervision.Detections.merge([detections, detections])) == 4
 
 
+@pytest.mark.fault("Segmentation.to_detections without supervision", "one error says what to install")
+def test_detections_without_supervision(segmentation, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(RuntimeError, match="to_detections needs supervision.*pip install supervision"):
+        segmentation.to_detections()
+
+
 def test_it_is_drawn_by_matplotlib(segmentation):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

@@ -10,6 +10,7 @@ from .register import (
     register_benchmark,
     register_benchmark_folder,
 )
+from .tool_files import find_format, register_label_path
 
 __all__ = [
     "EVALUATOR_TYPE",
@@ -17,8 +18,10 @@ __all__ = [
     "benchmark_classes",
     "benchmark_names",
     "class_legend",
+    "find_format",
     "model_input",
     "read_annotations",
     "register_benchmark",
     "register_benchmark_folder",
+    "register_label_path",
 ]

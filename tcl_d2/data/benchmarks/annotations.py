@@ -68,7 +68,7 @@ def read_annotations(dataset_name: str) -> dict:
     metadata = MetadataCatalog.get(dataset_name)
     with loading(dataset_name, metadata.get("prepare", "put its files there")):
         if metadata.evaluator_type == "coco" and metadata.get("json_file") is None:
-            return _check_content(_convert_rows(dataset_name), _KEYS["coco"], "its rows")  # Detectron2 takes them too
+            return check_content(_convert_rows(dataset_name), _KEYS["coco"], "its rows")  # Detectron2 takes them too
         return _read_file_of(metadata)
 
 
@@ -120,7 +120,7 @@ def read_annotation_file(
 
     if may_lack_annotations and isinstance(content, dict) and "annotations" not in content:
         keys = {name: needed for name, needed in keys.items() if name != "annotations"}
-    return _check_content(content, keys, local_path, is_lvis)
+    return check_content(content, keys, local_path, is_lvis)
 
 
 def check_categories(
@@ -167,7 +167,8 @@ def _convert_rows(dataset_name: str) -> dict:
 # ------------------------------------------------------------------------------------------------- checking
 
 
-def _check_content(content: Any, keys: Mapping[str, Sequence[str]], source: str | Path, is_lvis: bool = False) -> dict:
+def check_content(content: Any, keys: Mapping[str, Sequence[str]], source: str | Path, is_lvis: bool = False) -> dict:
+    """Check the content of an annotation file, and renumber its annotations; see read_annotation_file."""
     by_id = {}
     for name, needed in keys.items():
         entries = content.get(name) if isinstance(content, dict) else None

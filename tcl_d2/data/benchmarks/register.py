@@ -1,6 +1,6 @@
 """Registering zero-shot benchmarks to evaluate on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -97,19 +97,30 @@ def register_benchmark(
         _check_words(class_words, classes, background, shared_words, source)
 
     labels = [labels] if isinstance(labels, str) else labels
-    DatasetCatalog.register(name, partial(_load, name, prepare, images, labels, ids))
-    MetadataCatalog.get(name).set(
+    register_rows(
+        name,
+        partial(list_pairs, images, labels, ids),
+        prepare,
         stuff_classes=list(classes),
         stuff_colors=[tuple(color) for color in colors or distinct_colors(len(classes))],
         background=background,
         label_map=label_map,
         ignore_label=ignore_label,
-        evaluator_type=EVALUATOR_TYPE,
         title=title or name,
         num_images=tuple(num_images),
         class_words=class_words,
         shared_words=shared_words,
     )
+
+
+def register_rows(name: str, list_rows: Callable[[], list[dict]], prepare: str, **metadata: object) -> None:
+    """Register a benchmark by a function that lists its rows; for the metadata see register_benchmark.
+
+    With `read_label` among these, a function from a row's `sem_seg_file_name` to the values of its label, integers
+    [H, W], labels need not be files of their own.
+    """
+    DatasetCatalog.register(name, partial(_load, name, prepare, list_rows))
+    MetadataCatalog.get(name).set(evaluator_type=EVALUATOR_TYPE, **metadata)
 
 
 def _check_words(
@@ -121,9 +132,9 @@ def _check_words(
     check_fits_classes(class_words, classes, source, background, shared_words)
 
 
-def _load(name: str, prepare: str, *files: object) -> list[dict]:
+def _load(name: str, prepare: str, list_rows: Callable[[], list[dict]]) -> list[dict]:
     with loading(name, prepare):
-        return [{**pair, "dataset_name": name} for pair in list_pairs(*files)]  # by which the model knows the words
+        return [{**row, "dataset_name": name} for row in list_rows()]  # by which the model knows the words
 
 
 def benchmark_names() -> list[str]:
@@ -171,7 +182,8 @@ def register_benchmark_folder(folder: str, name: str | None = None) -> str:
     if not words_file.is_file():
         raise FileNotFoundError(
             f"Dataset '{name}': no file {words_file}. A folder that is a benchmark holds images/, labels/ (PNGs of the "
-            "same names) and classes.txt (a class a line, in the order of the label values)."
+            "same names) and classes.txt (a class a line, in the order of the label values); or CVAT's masks with "
+            "their labelmap.txt, or labelme's JSON files beside their pictures."
         )
     class_words = read_class_words(words_file)
     classes = class_names(class_words)

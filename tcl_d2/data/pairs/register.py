@@ -303,5 +303,5 @@ def register_training_path(path: str, with_captions: bool = True) -> None:
     else:
         raise FileNotFoundError(
             f"Dataset '{path}' is not registered, and no path of pairs to train on: expected a folder of images with "
-            "captions (NAME.jpg, NAME.txt), a list (.csv, .tsv, .jsonl), or shards (.tar)"
+            "captions (NAME.jpg, NAME.txt), a list (.csv, .tsv, .jsonl), or shards (.tar); or of labels (docs/label.md)"
         )

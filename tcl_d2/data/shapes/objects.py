@@ -10,6 +10,7 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image
 
+from ...segmentation.run_lengths import encode_rle
 from ...utils.files import replacing
 from ..dataset_files import glob_files
 from ..labels import read_label
@@ -50,11 +51,11 @@ def _describe_objects(label: np.ndarray, image_id: int) -> list[dict]:
     annotations = []
     for k in _visible_classes(label):
         if k < len(OBJECTS):
-            rle = pycocotools.mask.encode(np.asfortranarray(label == k))
+            rle = encode_rle(label == k)
             annotation = {"image_id": image_id, "category_id": k + 1, "iscrowd": 0}
             annotation["bbox"] = pycocotools.mask.toBbox(rle).tolist()
             annotation["area"] = int(pycocotools.mask.area(rle))
-            annotation["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+            annotation["segmentation"] = rle
             annotations.append(annotation)
     return annotations
 
