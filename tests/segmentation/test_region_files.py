@@ -74,7 +74,7 @@ def test_no_masks_are_no_regions(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([{"segmentation": rle(np.ones((4, 5), bool))}], r"entry 0: they are of the size \[4, 5\], .* \[4, 6\]"),
+        ([{"segmentation": rle(np.ones((4, 5), bool))}], r"entry 0 has RLE of the size \[4, 5\], .* \[4, 6\]"),
         ([{"segmentation": {"size": [4, 6], "counts": [3, 4]}}], "entry 0 has RLE whose counts do not cover"),
         ([{"segmentation": {"size": [4, 6], "counts": "0"}}], "entry 0 has RLE whose counts do not cover"),
         ([{"segmentation": [[0, 0, 3, 0, 3, 3]]}], "entry 0 has no RLE"),
@@ -88,7 +88,7 @@ def test_unusable_masks_are_named(content, message, tmp_path):
         read_regions(write(tmp_path, content), SIZE)
 
 
-@pytest.mark.parametrize("shape, message", [((6, 4), r"size \[6, 4\], but .* \[4, 6\]"), ((4, 6, 4), "kind RGBA")])
+@pytest.mark.parametrize("shape, message", [((6, 4), "6 x 4 pixels, but .* 4 x 6"), ((4, 6, 4), "kind RGBA")])
 def test_unusable_pngs_are_named(shape, message, tmp_path):
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=f"a.png' cannot be used: .*{message}"):
