@@ -93,7 +93,8 @@ _C.MODEL.RECO.DENSE_CLIP = True
 # Folder that keeps reference embeddings between runs, by archive, models and words; "" for none.
 _C.MODEL.RECO.CACHE = "~/.cache/tcl_d2/references"
 _C.MODEL.RECO.ENCODER = CN()
-# The image encoder of ReCo: a VisionTransformer or a DINOv3 that timm names, or "clip" for the first blocks of MODEL.CLIP.
+# The image encoder of ReCo: a VisionTransformer or a DINOv3 that timm names, or "clip" for the first blocks of
+# MODEL.CLIP.
 _C.MODEL.RECO.ENCODER.NAME = "deit_small_distilled_patch16_224"
 # Weights of ReCo's image encoder: "timm" for those that timm names, a file of them or its address (paper: DeiT-S
 # trained on Stylized ImageNet), or "" for random ones.
