@@ -153,6 +153,11 @@ _C.MODEL.TALK2DINO.IMAGE_SIZE = 448
 # Weight of the background cleaning, by which scores fall where the class token does not look (release: 0.2 on VOC with
 # background and COCO-Object); 0 for none.
 _C.MODEL.TALK2DINO.CLEANING = 0.0
+# Folder of the features of DATASETS.TRAIN from which Talk2DINO's projection is trained: tcl-d2 features makes it.
+_C.MODEL.TALK2DINO.FEATURES = "./output/talk2dino/features"
+# Whether Talk2DINO's loss is divided by the square of SOLVER.IMS_PER_BATCH, as in its release. With Adam's epsilon that
+# damps small gradients: the plain loss takes the same steps with SOLVER.EPS times this square.
+_C.MODEL.TALK2DINO.DIVIDE_LOSS = True
 
 _C.MODEL.TCL = CN()
 # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.

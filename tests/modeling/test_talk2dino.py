@@ -4,13 +4,17 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch.nn import functional as F
+from torchvision.transforms.functional import to_pil_image
 
 from tcl_d2 import load_config
+from tcl_d2.data.features import read_square
+from tcl_d2.engine.optimizer import FullModelClippedAdamW, trained_parameters
 from tcl_d2.modeling import PAMR, Talk2DINO
 from tcl_d2.modeling.encoders.positions import PositionRule
 from tcl_d2.modeling.encoders.text import TextEmbedder
 from tcl_d2.modeling.functional import normalize, tokens_to_map
 from tcl_d2.modeling.talk2dino.attention import ClassAttention
+from tcl_d2.modeling.talk2dino.loss import contrast, own_heads
 from tcl_d2.modeling.talk2dino.model import stretch
 from tcl_d2.modeling.talk2dino.projection import Projection, load_projection
 from tests.golden import talk2dino as golden
@@ -348,3 +352,106 @@ def test_checkpoints_hold_the_projection_and_no_image_model():
         f"projection.{name}" for name in golden.weights("projection")
     }
     assert not [name for name in names if "visual" in name]
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+class Captions:
+    """The golden captions' tokens, in place of a tokenizer: each caption is its number."""
+
+    def __call__(self, texts: list[str]) -> torch.Tensor:
+        return golden.load()["extraction"]["captions"][list(map(int, texts))].long()
+
+
+def test_features_are_the_golden_ones(model):
+    """Images resized by the short side, bicubic, and cropped; captions as they are, not normalized."""
+    figures = golden.load()["extraction"]
+    images = [to_pil_image(image) for image in figures["images"].values()]
+    heads = model.encode_squares(torch.stack([read_square(image, figures["crop"]) for image in images]))
+    check(heads, figures["heads"], 5e-7)
+
+    model.tokenizer = Captions()
+    check(model.encode_captions([str(number) for number in range(len(figures["captions"]))]), figures["text"], 5e-6)
+
+
+def contrast_of(**options) -> tuple[torch.Tensor, Projection]:
+    figures, projection = golden.load()["train"], golden.build_projection()
+    with torch.enable_grad():
+        loss = contrast(projection(figures["texts"].float()), figures["images"].float(), **options)
+        loss.backward()
+    return loss.detach(), projection
+
+
+def test_loss_and_gradients_are_the_golden_ones():
+    figures = golden.load()["train"]
+    loss, projection = contrast_of()
+    check(loss, figures["loss"], 1e-8)
+    for name, parameter in projection.named_parameters():
+        check(parameter.grad, figures["gradients"][name], 5e-9)
+
+
+def test_heads_are_those_nearest_to_the_own_captions():
+    """The same for all captions; the nearest head of each pair would be another matrix."""
+    figures = golden.load()["train"]
+    text = normalize(golden.build_projection()(figures["texts"].float()), 1)
+    heads = normalize(figures["images"].float(), 2)
+    images = own_heads(text, heads)
+    assert torch.equal(images, heads[torch.arange(len(heads)), torch.tensor(figures["head_of_pair"])])
+    check(text @ images.T, figures["scores"], 5e-7)
+    assert (torch.einsum("bc,ihc->bih", text, heads).amax(2) - figures["scores"]).abs().max() > 0.1
+
+
+def test_loss_is_divided_by_the_square_of_the_batch():
+    """Which the plain loss is not; the factor 1/N of the heads' means vanishes."""
+    size = len(golden.load()["train"]["texts"])
+    check(contrast_of(divided=False)[0], size**2 * golden.load()["train"]["loss"], 1e-6)
+
+
+@torch.enable_grad()
+@pytest.mark.parametrize("divided, eps", [(True, 1e-8), (False, 36e-8)])
+def test_three_steps_are_the_golden_ones(divided, eps):
+    """Those of the plain loss, with an epsilon that is larger by the same factor, too."""
+    figures, projection = golden.load()["train"], golden.build_projection()
+    optimizer = FullModelClippedAdamW(projection.parameters(), max_norm=0, lr=figures["lr"], eps=eps, weight_decay=0)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = contrast(projection(figures["texts"].float()), figures["images"].float(), divided)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item() / (1 if divided else 36))
+
+    assert sum(losses) / 3 == pytest.approx(figures["mean_loss_of_3_steps"], abs=1e-7)
+    state = projection.state_dict()
+    for name, value in figures["after_3_steps"].items():
+        check(state[name], value, 1e-7)
+    for name, value in figures["after_3_steps_weight_rows"].items():
+        check(state[name][: len(value)], value, 1e-7)
+
+
+def test_a_larger_epsilon_takes_other_steps():
+    """Of the plain loss with the divided one's epsilon; so the division is not without effect."""
+    figures = golden.load()["train"]
+    _, projection = contrast_of(divided=False)
+    before = projection.linear_layer.bias.clone()
+    FullModelClippedAdamW(projection.parameters(), max_norm=0, lr=1e-4, eps=1e-8, weight_decay=0).step()
+    with_plain = projection.linear_layer.bias - before
+
+    _, projection = contrast_of(divided=True)
+    FullModelClippedAdamW(projection.parameters(), max_norm=0, lr=1e-4, eps=1e-8, weight_decay=0).step()
+    assert (projection.linear_layer.bias - before - with_plain).abs().max() > 1e-7 * figures["lr"]
+
+
+def test_training_trains_the_projection_alone():
+    """The loss of a batch of features, by name; the scale does not learn."""
+    model = build_model(build_cfg()).train()
+    with torch.enable_grad():
+        batch = [{"text": torch.randn(model.clip.width), "heads": torch.randn(3, 64)} for _ in range(4)]
+        (loss,) = model(batch).values()
+        loss.backward()
+    assert (
+        {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        == set(trained_parameters(model))
+        == {f"projection.{name}" for name in golden.weights("projection")}
+    )

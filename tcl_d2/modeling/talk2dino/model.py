@@ -6,6 +6,7 @@ from copy import copy
 from functools import reduce
 from typing import NamedTuple
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ..encoders.vision import DINOV2_POSITIONS, VisionEncoder, build_vision_mode
 from ..functional import normalize, resize_scores, tokens_to_map
 from ..segmentor.base import ZeroShotSegmentor
 from .attention import ClassAttention, Extremes
+from .loss import contrast
 from .projection import Projection, load_projection
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Talk2DINO(ZeroShotSegmentor):
         projection: Projection,
         image_size: int = 448,
         cleaning: float = 0.0,
+        divide_loss: bool = True,
         **zero_shot,
     ):
         """Build the segmentor from its parts.
@@ -86,6 +89,7 @@ class Talk2DINO(ZeroShotSegmentor):
             vision: the image model; its first token is the class's.
             image_size: side of the square that each window is stretched to, in pixels.
             cleaning: weight of the background's cleaning; 0 for none. With it, a word's scores depend on the others.
+            divide_loss: see `contrast`.
             zero_shot: the arguments of ZeroShotSegmentor, with a TextTower for `clip`.
         """
         super().__init__(**zero_shot)
@@ -97,6 +101,7 @@ class Talk2DINO(ZeroShotSegmentor):
         self.embed_vocabulary.projection = projection
         self.image_size = image_size
         self.cleaning = cleaning
+        self.divide_loss = divide_loss
 
     @classmethod
     def from_config(cls, cfg: CfgNode, clip: TextTower | None = None) -> dict:
@@ -125,6 +130,7 @@ class Talk2DINO(ZeroShotSegmentor):
             "projection": projection,
             "image_size": settings.IMAGE_SIZE,
             "cleaning": settings.CLEANING,
+            "divide_loss": settings.DIVIDE_LOSS,
         }
 
     @classmethod
@@ -135,6 +141,36 @@ class Talk2DINO(ZeroShotSegmentor):
     @property
     def scores_depend_on_vocabulary(self) -> bool:
         return self.cleaning > 0
+
+    # ------------------------------------------------------------------------------------ training
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Compute the loss of the projection by name in training; in inference see ZeroShotSegmentor.forward.
+
+        Args:
+            batched_inputs: a dict for each caption, with features that were computed before:
+
+                text: of the caption, from encode_captions, [D].
+                heads: of its image, from encode_squares, [heads, C].
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        text, heads = (
+            torch.stack([inputs[name] for inputs in batched_inputs]).to(self.device).float()
+            for name in ("text", "heads")
+        )
+        return {"loss_contrast": contrast(self.projection(text), heads, self.divide_loss)}
+
+    @torch.no_grad()
+    def encode_squares(self, images: Tensor) -> Tensor:
+        """Compute the embeddings of images by each head, fp32 [B, heads, C]: RGB in 0..255, [B, 3, size, size]."""
+        _, attention = self.attend(self.normalize_images(list(images)))
+        return attention.pool()
+
+    @torch.no_grad()
+    def encode_captions(self, captions: list[str]) -> Tensor:
+        """Compute CLIP's features of captions as they are, not normalized, fp32 [N, D]."""
+        return self.clip.encode_text(self.tokenizer(captions).to(self.device)).float()
 
     # ------------------------------------------------------------------------------------ scores
 
