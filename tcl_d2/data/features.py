@@ -71,8 +71,10 @@ def feature_facts(cfg: CfgNode) -> dict[str, str]:
     talk2dino, clip = cfg.MODEL.TALK2DINO, cfg.MODEL.CLIP
     return {
         "MODEL.TALK2DINO.NAME": talk2dino.NAME,
+        "MODEL.TALK2DINO.PRETRAINED": Path(talk2dino.PRETRAINED).name,
         "MODEL.TALK2DINO.IMAGE_SIZE": str(talk2dino.IMAGE_SIZE),
-        "MODEL.CLIP.NAME": clip.NAME,
+        "MODEL.CLIP.NAME": Path(clip.NAME).name,
+        "MODEL.CLIP.PRETRAINED": Path(clip.PRETRAINED).name,
         "DATASETS.TRAIN": ", ".join(cfg.DATASETS.TRAIN),
     }
 
