@@ -48,7 +48,7 @@ _C.MODEL.DENSE_CLIP.KEY_SMOOTHING = 0.0
 # Size of NACLIP's neighborhood, a standard deviation in patches.
 _C.MODEL.DENSE_CLIP.SIGMA = 5.0
 _C.MODEL.DENSE_CLIP.PROXY = CN()
-# The vision model whose attention ProxyCLIP uses: a VisionTransformer that timm names.
+# The vision model whose attention ProxyCLIP uses: a VisionTransformer or a DINOv3 that timm names.
 _C.MODEL.DENSE_CLIP.PROXY.NAME = "vit_base_patch8_224.dino"
 # Weights of ProxyCLIP's vision model: "timm" for those that timm names, a file of them, or "" for random ones.
 _C.MODEL.DENSE_CLIP.PROXY.PRETRAINED = "timm"
@@ -93,7 +93,8 @@ _C.MODEL.RECO.DENSE_CLIP = True
 # Folder that keeps reference embeddings between runs, by archive, models and words; "" for none.
 _C.MODEL.RECO.CACHE = "~/.cache/tcl_d2/references"
 _C.MODEL.RECO.ENCODER = CN()
-# The image encoder of ReCo: a VisionTransformer that timm names, or "clip" for the first blocks of MODEL.CLIP.
+# The image encoder of ReCo: a VisionTransformer or a DINOv3 that timm names, or "clip" for the first blocks of
+# MODEL.CLIP.
 _C.MODEL.RECO.ENCODER.NAME = "deit_small_distilled_patch16_224"
 # Weights of ReCo's image encoder: "timm" for those that timm names, a file of them or its address (paper: DeiT-S
 # trained on Stylized ImageNet), or "" for random ones.

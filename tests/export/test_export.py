@@ -22,7 +22,7 @@ from tcl_d2.export import (
     save_program,
 )
 from tcl_d2.modeling.encoders.positions import PositionRule
-from tcl_d2.modeling.resize_matrices import cubic_matrix, linear_matrix
+from tcl_d2.modeling.resize_matrices import antialias_matrix, cubic_matrix, linear_matrix
 from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 
@@ -52,12 +52,17 @@ def test_matrices_resize_as_torch_does(source, target):
     for matrix, options in (
         (cubic_matrix(source, target, target / source), {"mode": "bicubic", "align_corners": False}),
         (linear_matrix(source, target), {"mode": "bilinear", "align_corners": True}),
+        (antialias_matrix(source, target, "bicubic"), {"mode": "bicubic", "antialias": True}),
+        (antialias_matrix(source, target, "bilinear"), {"mode": "bilinear", "antialias": True}),
     ):
         expected = F.interpolate(values, size=(target, target), **options)
         torch.testing.assert_close(matrix @ values @ matrix.T, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", [PositionRule(), PositionRule(0.1, True), PositionRule(0.1), PositionRule(0.0, True)])
+RULES = [PositionRule(), PositionRule(0.1, True), PositionRule(0.1), PositionRule(0.0, True)]
+
+
+@pytest.mark.parametrize("rule", [*RULES, PositionRule(antialias="bicubic"), PositionRule(antialias="bilinear")])
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3), (2, 6), (5, 7)])
 def test_positions_of_a_graph_are_those_of_the_rule(rule, grid):
     position = torch.randn(1 + 12, 5)

@@ -3,6 +3,8 @@
 arXiv 2408.04883. The attention comes from another frozen vision model, of timm.
 """
 
+import math
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, project_values
+from ..encoders.clip_loading import image_tower
 from ..encoders.vision import VisionEncoder, build_vision_model
 from ..functional import self_similarity, tokens_to_map
 from .heads import DENSE_HEAD_REGISTRY, DenseHead
@@ -27,7 +30,7 @@ class ProxyCLIPHead(DenseHead):
     """
 
     keeps_grid = False
-    pad_to = 56
+    pad_to = 56  # as the release, for patches of 8 and 14 pixels; where others are no part of it, to whole patches
 
     def __init__(self, vision: nn.Module, beta: float = 1.2, gamma: float = 3.0):
         """Set the vision model, and how its similarities become attention.
@@ -75,4 +78,7 @@ def proxyclip(cfg: CfgNode) -> ProxyCLIPHead:
     model = build_vision_model("MODEL.DENSE_CLIP.PROXY", proxy.NAME, proxy.PRETRAINED)
     # Position embeddings are resized by the release's rule, the head's
     vision = VisionEncoder(model, ProxyCLIPHead.position, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
-    return ProxyCLIPHead(vision, proxy.BETA, proxy.GAMMA)
+    head = ProxyCLIPHead(vision, proxy.BETA, proxy.GAMMA)
+    if head.pad_to % vision.patch_size:
+        head.pad_to = math.lcm(vision.patch_size, image_tower(cfg.MODEL.CLIP.NAME).patch_size)
+    return head

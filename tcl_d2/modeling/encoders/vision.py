@@ -7,20 +7,25 @@ from functools import lru_cache
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
 from timm.models import is_model_pretrained
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.eva import checkpoint_filter_fn as read_dinov3_layout
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn as read_dinov2_layout
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...utils.tensors import digest_weights
 from ..functional import tokens_to_map
+from .last_block import LastBlock
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
 DINO_POSITIONS = PositionRule(offset=0.1)  # as DINO's release resizes them
+DINOV2_POSITIONS = PositionRule(antialias="bicubic")  # as DINOv2's release does for models with registers
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -72,21 +77,38 @@ class VisionEncoder(nn.Module):
 
         A rest at the right and at the bottom that is no whole patch is not seen.
         """
+        return tokens_to_map(self.tokens(images), self.grid(images))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Compute all tokens after the final norm, prefix tokens such as the class's first: [B, p + h*w, C]."""
         return self._run(images, _Tokens(self.model))
 
     def values(self, images: Tensor) -> Tensor:
         """Compute the values of the last block's attention, heads joined: arguments and result as `forward`'s."""
-        return self._run(images, _LastValues(self.model))
+        _, _, value = self.last_block(images).project_heads()
+        return tokens_to_map(value.transpose(1, 2).flatten(2), self.grid(images))
 
-    def _run(self, images: Tensor, part: "_Tokens | _LastValues") -> Tensor:
-        grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+    def last_block(self, images: Tensor) -> LastBlock:
+        """Return the model's last block, with what it is given for images as `forward` takes them."""
+        tokens = self._run(images, _BeforeLastBlock(self.model))
+        rope = self.model.rope.get_embed(shape=self.grid(images)) if isinstance(self.model, Eva) else None
+        return LastBlock(self.model, tokens, rope)
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """Return how many rows and columns of patches images [B, 3, H, W] have."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def _run(self, images: Tensor, part: "_Tokens | _BeforeLastBlock") -> Tensor:
+        grid = self.grid(images)
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
 
-        # The position embeddings are resized by this rule rather than by timm's
-        size = tuple(self.model.patch_embed.grid_size)
-        position = self._positions(self.position, self.model.pos_embed[0], size, grid)
-        tokens = functional_call(part, {"model.pos_embed": position[None]}, (images * self.scale + self.shift,))
-        return tokens_to_map(tokens, grid)
+        # Position embeddings, where there are any, are resized by this rule rather than by timm's
+        replaced = {}
+        if self.model.pos_embed is not None:
+            size = tuple(self.model.patch_embed.grid_size)
+            position = self._positions(self.position, self.model.pos_embed[0], size, grid)
+            replaced["model.pos_embed"] = position[None]
+        return functional_call(part, replaced, (images * self.scale + self.shift,))
 
     def weights(self) -> list[Tensor]:
         """Return all tensors that features depend on."""
@@ -109,14 +131,13 @@ class _Tokens(nn.Module):
         return self.model(images)
 
 
-class _LastValues(_Tokens):
-    """The values of the last block's attention [B, h*w, C]."""
+class _BeforeLastBlock(_Tokens):
+    """All tokens [B, p + h*w, C] before a model's last block."""
 
     def forward(self, images: Tensor) -> Tensor:
-        options = {"output_fmt": "NLC", "intermediates_only": True, "stop_early": True}
+        options = {"output_fmt": "NLC", "intermediates_only": True, "stop_early": True, "return_prefix_tokens": True}
         (tokens,) = self.model.forward_intermediates(images, indices=[len(self.model.blocks) - 2], **options)
-        block = self.model.blocks[-1]
-        return block.attn.qkv(block.norm1(tokens)).chunk(3, dim=-1)[2]
+        return tokens if isinstance(tokens, Tensor) else torch.cat(tokens[::-1], 1)  # a pair: patches, prefix tokens
 
 
 def model_normalization(model: nn.Module) -> tuple[list[float], list[float]]:
@@ -138,17 +159,17 @@ def load_vision_encoder(
     return VisionEncoder(build_vision_model(key, name, pretrained), position, pixel_mean, pixel_std)
 
 
-def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer:
+def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer | Eva:
     """Build a vision model that returns all its tokens.
 
     Args:
         key: has the next two as its NAME and PRETRAINED in the configuration; for errors.
-        name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino".
+        name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino", or a DINOv3.
         pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights. A
-            classifier in the file is left out.
+            classifier in the file is left out; files of DINOv2's and DINOv3's releases are read, too.
 
     Raises:
-        ValueError: timm has no such model, it is no VisionTransformer, or the file does not fit.
+        ValueError: timm has no such model, it is neither of the two, or the file does not fit.
         OSError: the weights cannot be read.
     """
     check_vision_model(key, name)
@@ -165,37 +186,54 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
             f"give a file of them: {key}.PRETRAINED /path/to/weights.safetensors"
         ) from None
     if pretrained not in ("", "timm"):
-        state = read_weights(f"{key}.PRETRAINED", pretrained)
-        state = {weight: value for weight, value in state.items() if not weight.startswith(("head.", "head_dist."))}
+        state = _read_state(model, f"{key}.PRETRAINED", pretrained)
         load_weights(model, state, f"{key}.PRETRAINED: '{pretrained}' does not fit {key}.NAME '{name}'")
     mean, std = ([round(value, 1) for value in values] for values in model_normalization(model))
     logger.info("%s: '%s' was trained on images of mean %s and deviation %s, as timm says", key, name, mean, std)
     return _return_tokens(model)
 
 
+def _read_state(model: VisionTransformer | Eva, key: str, path: str) -> dict[str, Tensor]:
+    """Read a file of weights in timm's names, or in those of DINOv2's and DINOv3's releases, without a classifier."""
+    state = read_weights(key, path)
+    if "mask_token" in state:  # a release's
+        state = (read_dinov3_layout if isinstance(model, Eva) else read_dinov2_layout)(state, model)
+    return {name: value for name, value in state.items() if not name.startswith(("head.", "head_dist."))}
+
+
 def check_vision_model(key: str, name: str) -> int:
-    """Return the side of the patches of a VisionTransformer, before its weights are downloaded; ValueError as above."""
+    """Return the side of a model's patches, before its weights are downloaded; ValueError as above."""
     if not timm.is_model(name):
         raise ValueError(
             f"{key}.NAME is '{name}', which timm {timm.__version__} does not have; expected a VisionTransformer, such "
-            "as vit_base_patch8_224.dino."
+            "as vit_base_patch8_224.dino, or a DINOv3."
         )
 
     with torch.device("meta"):
         model = timm.create_model(name)
-    has_patches = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
-    if not has_patches or model.pos_embed is None:
+    if not (_has_positions_of_patches(model) or _is_dinov3(model)):
         description = type(model).__name__
-        if isinstance(model, VisionTransformer) and not has_patches:
+        if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
             description += " on the features of a convolutional network"
         raise ValueError(
             f"{key}.NAME is '{name}', a {description}; expected a VisionTransformer of timm with position embeddings, "
-            "which gives a token for each patch, such as vit_base_patch8_224.dino."
+            "which gives a token for each patch, such as vit_base_patch8_224.dino, or a DINOv3, such as "
+            "vit_base_patch16_dinov3."
         )
     return model.patch_embed.patch_size[0]
 
 
-def _return_tokens(model: VisionTransformer) -> VisionTransformer:
+def _has_positions_of_patches(model: nn.Module) -> bool:
+    is_plain = isinstance(model, VisionTransformer) and isinstance(model.patch_embed, PatchEmbed)
+    return is_plain and model.pos_embed is not None
+
+
+def _is_dinov3(model: nn.Module) -> bool:
+    """Check for positions by RoPE alone, in images of any size; EVA's own models have position embeddings, too."""
+    return isinstance(model, Eva) and model.pos_embed is None and isinstance(model.rope, RotaryEmbeddingDinoV3)
+
+
+def _return_tokens(model: VisionTransformer | Eva) -> VisionTransformer | Eva:
     """Make the model return all tokens of windows of any size, with position embeddings as they are given."""
     # After the final norm, which some models have behind their pooling
     if isinstance(model, VisionTransformerDistilled):  # it takes no other pooling
@@ -203,9 +241,10 @@ def _return_tokens(model: VisionTransformer) -> VisionTransformer:
     else:
         model.reset_classifier(0, global_pool="")
 
-    # timm's own dynamic_img_size would resize the position embeddings a second time
-    model.dynamic_img_size = model.patch_embed.strict_img_size = False
-    model.patch_embed.flatten = True
+    # timm's own dynamic_img_size would resize the position embeddings a second time; a DINOv3 has none, and needs it
+    if not isinstance(model, Eva):
+        model.dynamic_img_size = model.patch_embed.strict_img_size = False
+        model.patch_embed.flatten = True
     return model
 
 
