@@ -18,7 +18,8 @@ WEIGHTS = "model.safetensors"  # in the model's folder
 # The beginnings of keys that it may set; and of keys among them that are its user's, for they name places
 _KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.DEVICE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.CLIP.", "MODEL.TCL."),
-    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "INPUT.", "TEST.DETECTIONS_PER_IMAGE", "TEST.ZERO_SHOT."),
+    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "MODEL.TIPS.", "INPUT.", "TEST.DETECTIONS_PER_IMAGE"),
+    "TEST.ZERO_SHOT.",
 )
 _PLACES = (
     "MODEL.DENSE_CLIP.DINOISER.OBJECT_MASKS",
@@ -38,6 +39,9 @@ _WEIGHTS = {
     "MODEL.DENSE_CLIP.DINOISER.WEIGHTS": set(),
     "MODEL.GROUPVIT.WEIGHTS": set(),
     "MODEL.RECO.ENCODER.PRETRAINED": {"timm"},
+    "MODEL.TIPS.PRETRAINED": {"timm"},
+    "MODEL.TIPS.TEXT": set(),
+    "MODEL.TIPS.TOKENIZER": set(),
     "TEST.ZERO_SHOT.LPOSS.PRETRAINED": {"timm"},
 }
 # Detectron2's sections of training: a configuration that has them all is a training's whole one

@@ -138,6 +138,25 @@ _C.MODEL.GROUPVIT.MULTI_LABEL.WORDS = ""
 # Prompt templates of these nouns, or the name of a set (tcl, openai_imagenet, maskclip); each gets one of them.
 _C.MODEL.GROUPVIT.MULTI_LABEL.TEMPLATES = ["openai_imagenet"]
 
+_C.MODEL.TIPS = CN()
+# The image tower of TIPSv2: a VisionTransformer that timm names.
+_C.MODEL.TIPS.NAME = "vit_large_patch14_reg1_tipsv2.webli"
+# Weights of TIPSv2's image tower: "timm" for those that timm names, a file of timm's, of the release (.npz) or of the
+# hub, or "" for random ones.
+_C.MODEL.TIPS.PRETRAINED = "timm"
+# Weights of TIPSv2's text tower: a file of the release (.npz) or of the hub, or its address; "" for random ones.
+_C.MODEL.TIPS.TEXT = "https://storage.googleapis.com/tips_data/v2_0/checkpoints/pytorch/tips_v2_oss_l14_text.npz"
+# Attention heads of TIPSv2's text tower; 0 for as many as the image tower's, as in all that were released.
+_C.MODEL.TIPS.TEXT_HEADS = 0
+# Blocks of a text tower of TIPSv2 with random weights; others are as their weights.
+_C.MODEL.TIPS.TEXT_DEPTH = 12
+# TIPSv2's tokenizer: the release's tokenizer.model or its address, the folder of one that transformers reads, a model
+# on the Hugging Face hub, or "" for that of MODEL.CLIP.NAME.
+_C.MODEL.TIPS.TOKENIZER = "https://storage.googleapis.com/tips_data/v1_0/checkpoints/tokenizer.model"
+# Scores of words in TIPSv2: "probability" for a softmax over all words, without a scale, of the cosines at the window's
+# size (its release), or "cosine" for the cosines.
+_C.MODEL.TIPS.SCORES = "probability"
+
 _C.MODEL.TCL = CN()
 # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
 _C.MODEL.TCL.KP_HEAD = "maskclip"
@@ -193,6 +212,10 @@ _C.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
 # Benchmarks to evaluate while training; their average picks the best checkpoint. () for DATASETS.TEST.
 _C.DATASETS.VAL = ()
+
+# How test images are resized: "opencv_bilinear" without antialias, or "pil_bicubic" with antialias, whose long side is
+# rounded down (TIPSv2).
+_C.INPUT.RESIZE_TEST = "opencv_bilinear"
 
 _C.INPUT.SEM_SEG = CN()
 # Classes of a labeled dataset that are drawn for each of its images from those that the image does not have. Their

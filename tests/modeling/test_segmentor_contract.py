@@ -164,3 +164,32 @@ class TestGroupViT(SegmentorContract):
     @classmethod
     def _need_transformers(cls) -> None:
         pytest.importorskip("transformers")
+
+
+class TestTIPSv2(SegmentorContract):
+    """With random towers, and the tokenizer of the small CLIP."""
+
+    config = "tips/tipsv2.yaml"
+    options = (
+        *(
+            "MODEL.TIPS.NAME",
+            "test_vit",
+            "MODEL.TIPS.PRETRAINED",
+            "",
+            "MODEL.TIPS.TEXT",
+            "",
+            "MODEL.TIPS.TOKENIZER",
+            "",
+        ),
+        *("MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.TIPS.TEXT_DEPTH", 2),
+        *("TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24),
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _need_transformers(cls) -> None:
+        pytest.importorskip("transformers")
+
+
+class TestTIPSv2WithCosines(TestTIPSv2):
+    options = (*TestTIPSv2.options, "MODEL.TIPS.SCORES", "cosine")
