@@ -18,7 +18,15 @@ WEIGHTS = "model.safetensors"  # in the model's folder
 # The beginnings of keys that it may set; and of keys among them that are its user's, for they name places
 _KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.DEVICE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.CLIP.", "MODEL.TCL."),
-    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "MODEL.TIPS.", "INPUT.", "TEST.DETECTIONS_PER_IMAGE"),
+    *(
+        "MODEL.DENSE_CLIP.",
+        "MODEL.GROUPVIT.",
+        "MODEL.RECO.",
+        "MODEL.TIPS.",
+        "MODEL.DINO_TXT.",
+        "INPUT.",
+        "TEST.DETECTIONS_PER_IMAGE",
+    ),
     "TEST.ZERO_SHOT.",
 )
 _PLACES = (
@@ -40,6 +48,7 @@ _WEIGHTS = {
     "MODEL.GROUPVIT.WEIGHTS": set(),
     "MODEL.RECO.ENCODER.PRETRAINED": {"timm"},
     "MODEL.TIPS.PRETRAINED": {"timm"},
+    "MODEL.DINO_TXT.PRETRAINED": {"timm"},
     "MODEL.TIPS.TEXT": set(),
     "MODEL.TIPS.TOKENIZER": set(),
     "TEST.ZERO_SHOT.LPOSS.PRETRAINED": {"timm"},

@@ -157,6 +157,22 @@ _C.MODEL.TIPS.TOKENIZER = "https://storage.googleapis.com/tips_data/v1_0/checkpo
 # size (its release), or "cosine" for the cosines.
 _C.MODEL.TIPS.SCORES = "probability"
 
+_C.MODEL.DINO_TXT = CN()
+# The image tower of dino.txt: a DINOv3 that timm names.
+_C.MODEL.DINO_TXT.NAME = "vit_large_patch16_dinov3.lvd1689m"
+# Weights of dino.txt's image tower: "timm" for those that timm names, a file of them, or "" for random ones. Its head
+# and its text tower come by MODEL.WEIGHTS.
+_C.MODEL.DINO_TXT.PRETRAINED = "timm"
+# Patches that dino.txt compares with texts: "head" for its head's, or "backbone" for the image tower's, as in the
+# release's notebook.
+_C.MODEL.DINO_TXT.PATCHES = "head"
+# Width of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_WIDTH = 1280
+# Blocks of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_DEPTH = 24
+# Attention heads of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_HEADS = 20
+
 _C.MODEL.TCL = CN()
 # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
 _C.MODEL.TCL.KP_HEAD = "maskclip"

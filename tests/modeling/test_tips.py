@@ -55,7 +55,7 @@ def model(encoder) -> TIPSv2:
 
 def values(model: TIPSv2, name: str) -> Tensor:
     features, _ = model.encode_crops(model.normalize_images([GOLDEN["images"][name]["image"]]))
-    return model.clip.encode_values(features.images).permute(0, 2, 3, 1)
+    return model.clip.encode_patches(features.images).permute(0, 2, 3, 1)
 
 
 def difference(model: TIPSv2, name: str) -> float:
@@ -194,7 +194,7 @@ def test_the_giant_gates_first_and_heads_may_be_of_any_width(folder):
     text = tips.text_tower()
     text.config.hidden_size = 144
     image = torch.rand(3, 56, 56, generator=torch.Generator().manual_seed(1))
-    found = TIPSEncoder(tower, text, (0, 0, 0), (255, 255, 255)).encode_values(image[None])
+    found = TIPSEncoder(tower, text, (0, 0, 0), (255, 255, 255)).encode_patches(image[None])
     torch.testing.assert_close(found[0].flatten(1).T, plain_values(state, image, heads=2), rtol=0, atol=1e-5)
 
 

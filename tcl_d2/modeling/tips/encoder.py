@@ -55,7 +55,7 @@ class TIPSEncoder(FrozenDualEncoder):
         weights = weights_by_name(self.model)
         return {name: weights[name] for name in weights if name.startswith("text.")}
 
-    def encode_values(self, images: Tensor) -> Tensor:
+    def encode_patches(self, images: Tensor) -> Tensor:
         """Compute the features [B, D, h, w] of normalized images by the values of the last block (MaskCLIP's rule)."""
         tokens = self.vision.last_block(images).finish(each_alone=True)
         return tokens_to_map(tokens, self.vision.grid(images))
