@@ -100,6 +100,8 @@ def portable_config(cfg: CfgNode, state: Mapping[str, Tensor]) -> CfgNode:
         portable.MODEL.CLIP.PRETRAINED = ""
     if any(name.startswith(("head.", "kp_head.")) for name in state):  # the weights bring the dense head
         portable.MODEL.DENSE_CLIP.DINOISER.WEIGHTS = ""
+    if any(name.startswith("projection.") for name in state):
+        portable.MODEL.TALK2DINO.PROJECTION = ""
     clip = portable.MODEL.CLIP
     clip.NAME, clip.PRETRAINED = _portable_clip(clip.NAME, clip.PRETRAINED, _has_clip(state))
     check_names(portable, load_config(), folder=None)

@@ -18,20 +18,13 @@ WEIGHTS = "model.safetensors"  # in the model's folder
 # The beginnings of keys that it may set; and of keys among them that are its user's, for they name places
 _KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.DEVICE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.CLIP.", "MODEL.TCL."),
-    *(
-        "MODEL.DENSE_CLIP.",
-        "MODEL.GROUPVIT.",
-        "MODEL.RECO.",
-        "MODEL.TIPS.",
-        "MODEL.DINO_TXT.",
-        "INPUT.",
-        "TEST.DETECTIONS_PER_IMAGE",
-    ),
-    "TEST.ZERO_SHOT.",
+    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "MODEL.TIPS.", "MODEL.DINO_TXT.", "MODEL.TALK2DINO."),
+    *("INPUT.", "TEST.DETECTIONS_PER_IMAGE", "TEST.ZERO_SHOT."),
 )
 _PLACES = (
     "MODEL.DENSE_CLIP.DINOISER.OBJECT_MASKS",
-    *("MODEL.GROUPVIT.MULTI_LABEL.WORDS", "MODEL.RECO.INDEX", "MODEL.RECO.CACHE", "TEST.ZERO_SHOT.BY_DATASET"),
+    *("MODEL.GROUPVIT.MULTI_LABEL.WORDS", "MODEL.RECO.INDEX", "MODEL.RECO.CACHE", "MODEL.TALK2DINO.FEATURES"),
+    "TEST.ZERO_SHOT.BY_DATASET",
     *(
         "TEST.ZERO_SHOT.REGIONS.FOLDER",
         "TEST.ZERO_SHOT.SIMILARITY",
@@ -51,6 +44,8 @@ _WEIGHTS = {
     "MODEL.DINO_TXT.PRETRAINED": {"timm"},
     "MODEL.TIPS.TEXT": set(),
     "MODEL.TIPS.TOKENIZER": set(),
+    "MODEL.TALK2DINO.PRETRAINED": {"timm"},
+    "MODEL.TALK2DINO.PROJECTION": set(),
     "TEST.ZERO_SHOT.LPOSS.PRETRAINED": {"timm"},
 }
 # Detectron2's sections of training: a configuration that has them all is a training's whole one

@@ -23,6 +23,7 @@ COMMANDS = {
     "prepare": "bring a dataset into place, or draw COCO instances as labels",
     "keys": "list config keys, those of your own code too, with their ranges and meanings",
     "index": "make the index of an image archive, for ReCo",
+    "features": "make the features of images and captions on which Talk2DINO is trained",
 }
 DATASETS = {
     "shapes": "the small world, a synthetic dataset that is drawn here",
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command.argument_parser()
     parser.prog = prog
     args = parser.parse_args(words)
-    if name == "train":
+    if name in ("train", "features"):
         from ..engine import launch
 
         launch(command.main, args)

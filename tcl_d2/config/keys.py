@@ -135,7 +135,8 @@ _C.MODEL.GROUPVIT.MULTI_LABEL = CN()
 _C.MODEL.GROUPVIT.MULTI_LABEL.NUM_NOUNS = 0
 # File of the words that count as nouns, one a line.
 _C.MODEL.GROUPVIT.MULTI_LABEL.WORDS = ""
-# Prompt templates of these nouns, or the name of a set (tcl, openai_imagenet, maskclip); each gets one of them.
+# Prompt templates of these nouns, or the name of a set (tcl, openai_imagenet, maskclip, talk2dino); each gets one of
+# them.
 _C.MODEL.GROUPVIT.MULTI_LABEL.TEMPLATES = ["openai_imagenet"]
 
 _C.MODEL.TIPS = CN()
@@ -172,6 +173,26 @@ _C.MODEL.DINO_TXT.TEXT_WIDTH = 1280
 _C.MODEL.DINO_TXT.TEXT_DEPTH = 24
 # Attention heads of dino.txt's text tower.
 _C.MODEL.DINO_TXT.TEXT_HEADS = 20
+
+_C.MODEL.TALK2DINO = CN()
+# The image model of Talk2DINO: a VisionTransformer or a DINOv3 that timm names, with a class token. Its texts are those
+# of MODEL.CLIP.
+_C.MODEL.TALK2DINO.NAME = "vit_base_patch14_reg4_dinov2.lvd142m"
+# Weights of Talk2DINO's image model: "timm" for those that timm names, a file of them, or "" for random ones.
+_C.MODEL.TALK2DINO.PRETRAINED = "timm"
+# Weights of Talk2DINO's projection: a file of the release or of a training, or its address; "" to begin a training, or
+# where MODEL.WEIGHTS has them. It must be of the image model's training: files do not say which that is.
+_C.MODEL.TALK2DINO.PROJECTION = ""
+# Side of the square that Talk2DINO's image model sees, in pixels: each window is stretched to it.
+_C.MODEL.TALK2DINO.IMAGE_SIZE = 448
+# Weight of the background cleaning, by which scores fall where the class token does not look (release: 0.2 on VOC with
+# background and COCO-Object); 0 for none.
+_C.MODEL.TALK2DINO.CLEANING = 0.0
+# Folder of the features of DATASETS.TRAIN from which Talk2DINO's projection is trained: tcl-d2 features makes it.
+_C.MODEL.TALK2DINO.FEATURES = "./output/talk2dino/features"
+# Whether Talk2DINO's loss is divided by the square of SOLVER.IMS_PER_BATCH, as in its release. With Adam's epsilon that
+# damps small gradients: the plain loss takes the same steps with SOLVER.EPS times this square.
+_C.MODEL.TALK2DINO.DIVIDE_LOSS = True
 
 _C.MODEL.TCL = CN()
 # Dense head that makes CLIP's own masks for knowledge preservation (paper: maskclip); see MODEL.DENSE_CLIP.HEAD.
@@ -308,7 +329,8 @@ _C.TEST.ZERO_SHOT.SKIP_BROKEN = False
 _C.TEST.ZERO_SHOT.PRECISION = "float32"
 # Folder that keeps text embeddings between runs, by CLIP's weights and prompts; "" for none.
 _C.TEST.ZERO_SHOT.TEXT_CACHE = "~/.cache/tcl_d2/text"
-# Prompt templates, or the name of a set (tcl, openai_imagenet, maskclip); a word's embedding is the mean over them.
+# Prompt templates, or the name of a set (tcl, openai_imagenet, maskclip, talk2dino); a word's embedding is the mean
+# over them.
 _C.TEST.ZERO_SHOT.TEMPLATES = ["tcl"]
 # Whether each prompt's embedding is normalized before the mean (SCLIP and its successors).
 _C.TEST.ZERO_SHOT.NORMALIZE_PROMPTS = False

@@ -34,12 +34,13 @@ def _register_pairs() -> None:
     register_webdataset("yfcc14m_train", "yfcc14m/*.tar", prepare="img2dataset, from a list of YFCC100M with captions")
     register_webdataset("shapes_train", "shapes/train/*.tar", prepare=_PREPARE_SHAPES)
 
-    register_coco_captions(
-        "coco_captions_train2017",
-        "coco/annotations/captions_train2017.json",
-        "coco/train2017",
-        "annotations_trainval2017 and train2017 from https://cocodataset.org",
-    )
+    for split in ("train2014", "train2017"):
+        register_coco_captions(
+            f"coco_captions_{split}",
+            f"coco/annotations/captions_{split}.json",
+            f"coco/{split}",
+            f"annotations_trainval{split[-4:]} and {split} from https://cocodataset.org",
+        )
 
 
 # --------------------------------------------------------------------------------------------- benchmarks

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -20,11 +21,13 @@ from ..checkpoint import TCLCheckpointer
 from ..checkpoint.card import make_card
 from ..config.ranges import check_ranges
 from ..data import BenchmarkMapper, build_image_text_train_loader
+from ..data.feature_loader import build_feature_loader
 from ..data.loader import RestartableLoader
 from ..data.unlabeled import UnlabeledImageMapper
 from ..evaluation import build_evaluator
 from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings, load_test_dicts
 from ..evaluation.report import report_results, verify_results
+from ..modeling import Talk2DINO
 from ..runs.processes import unwrap_ddp, wrap_ddp
 from ..runs.signals import SignalCatcher
 from ..utils.errors import expect
@@ -176,12 +179,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        """Build the loader of training batches; a dense CLIP learns from images alone.
+        """Build the loader of training batches; a dense CLIP learns from images alone, Talk2DINO from features.
 
         A subclass may return any endless loader. Only that of build_image_text_train_loader, with any mapper, goes on
         at the right sample after --resume.
         """
         check_training_data(cfg)
+        if issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), Talk2DINO):
+            return build_feature_loader(cfg)
         mapper = None if takes_captions(cfg) else UnlabeledImageMapper(cfg)
         return build_image_text_train_loader(cfg, mapper=mapper)
 

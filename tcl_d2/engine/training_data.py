@@ -5,10 +5,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from ..config.ranges import check_ranges
+from ..data.feature_loader import find_features
 from ..data.labeled import is_labeled, split_batch
 from ..data.unlabeled import check_object_masks
 from ..evaluation.dataset_settings import build_identify
-from ..modeling import TCL, DenseCLIP, GroupViT, build_losses
+from ..modeling import TCL, DenseCLIP, GroupViT, Talk2DINO, build_losses
 from ..modeling.dense_clip.teachers import check_teacher
 from ..modeling.encoders.clip_loading import image_tower
 from ..modeling.tcl.losses import SemSegBCELoss, SemSegDiceLoss, takes_labels
@@ -42,6 +43,11 @@ def check_training_data(cfg: CfgNode) -> None:
         size = cfg.SOLVER.IMS_PER_BATCH
         expect(size > 1, "SOLVER.IMS_PER_BATCH", size, "at least 2: GroupViT contrasts the pairs of a batch")
         expect(not labeled, "DATASETS.TRAIN", labeled, f"captions alone, which {model.__name__} learns from")
+    elif issubclass(model, Talk2DINO):
+        size = cfg.SOLVER.IMS_PER_BATCH
+        expect(size > 1, "SOLVER.IMS_PER_BATCH", size, "at least 2: Talk2DINO contrasts the captions of a batch")
+        expect(not labeled, "DATASETS.TRAIN", labeled, f"captions alone, which {model.__name__} learns from")
+        find_features(cfg)
     elif issubclass(model, DenseCLIP):
         expect(not labeled, "DATASETS.TRAIN", labeled, "images without labels, which a dense head learns from")
         _check_dense_head(cfg)

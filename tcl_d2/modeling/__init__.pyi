@@ -23,6 +23,7 @@ from .refiners import build_refiner as build_refiner
 from .segmentor.base import ZeroShotSegmentor as ZeroShotSegmentor
 from .segmentor.crops import CropFeatures as CropFeatures
 from .segmentor.crops import CropMap as CropMap
+from .talk2dino import Talk2DINO as Talk2DINO
 from .tcl import TCL as TCL
 from .tcl import TCL_LOSS_REGISTRY as TCL_LOSS_REGISTRY
 from .tcl import Grounder as Grounder

@@ -34,8 +34,8 @@ def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Resize scores [B, K, h, w] to `size`, bilinear; nothing is done where they have it."""
     if scores.shape[-2:] == size:
         return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=align_corners)

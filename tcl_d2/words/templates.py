@@ -20,6 +20,16 @@ TEMPLATES = {
         "a photo of many {}.",
         "a photo of {}s.",
     ],
+    # Talk2DINO's seven
+    "talk2dino": [
+        "itap of a {}.",
+        "a bad photo of a {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ],
     # The 80 with which OpenAI evaluated CLIP on ImageNet; SCLIP, ClearCLIP, NACLIP and ProxyCLIP use them
     "openai_imagenet": _OPENAI_IMAGENET,
     # MaskCLIP's 85

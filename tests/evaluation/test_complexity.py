@@ -77,6 +77,8 @@ def test_image_encoder_by_hand():
             {"clip", "head", "scores", "refiner"},
         ),
         ("shapes/clip_dinoiser.yaml", [], {"clip", "head", "scores"}),
+        ("shapes/talk2dino.yaml", [], {"vision", "scores"}),
+        ("shapes/talk2dino.yaml", ["MODEL.TALK2DINO.CLEANING", 0.2], {"clip", "scores"}),
         ("shapes/reco.yaml", ["MODEL.RECO.INDEX", "none"], {"clip", "head", "scores"}),
         (
             "shapes/reco.yaml",

@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from tcl_d2 import load_config
 from tcl_d2.modeling import ReCo, ZeroShotSegmentor
 from tcl_d2.modeling.reco.model import ReCoFeatures
+from tests.golden import dinov3  # noqa: F401  (registers golden_dinov3 in timm)
 
 OPTIONS = ["MODEL.DEVICE", "cpu", "TEST.ZERO_SHOT.TEXT_CACHE", ""]
 WORDS = ["brick", ["wood", "sand"], "lava"]
@@ -136,6 +137,24 @@ class TestDenseCLIP(SegmentorContract):
 class TestProxyCLIP(SegmentorContract):
     config = "shapes/dense_clip.yaml"
     options = ("MODEL.DENSE_CLIP.HEAD", "proxyclip", "MODEL.DENSE_CLIP.PROXY.NAME", "test_vit")
+
+
+class TestTalk2DINO(SegmentorContract):
+    config = "shapes/talk2dino.yaml"
+
+
+class TestTalk2DINOCleaned(SegmentorContract):
+    """On a DINOv3, with refined masks."""
+
+    config = "shapes/talk2dino.yaml"
+    options = (
+        "MODEL.TALK2DINO.NAME",
+        "golden_dinov3",
+        "MODEL.TALK2DINO.CLEANING",
+        0.2,
+        "TEST.ZERO_SHOT.REFINE",
+        "pamr",
+    )
 
 
 class TestReCo(SegmentorContract):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from detectron2.evaluation import inference_context
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
 from ...words.parsing import split_templates, without_templates
@@ -134,6 +134,7 @@ class TextEmbedder(WordReader):
         tokenizer: Callable[[list[str]], Tensor],
         folder: Path | None = None,
         normalize_prompts: bool = False,
+        projection: nn.Module | None = None,
     ):
         """Begin with an empty cache.
 
@@ -144,19 +145,21 @@ class TextEmbedder(WordReader):
                 nowhere.
             normalize_prompts: whether each prompt's embedding is normalized before the mean over templates (SCLIP and
                 its successors), which the official TCL does not do.
+            projection: of the mean over templates, [K, D] -> [K, D'], before it is normalized; None for none.
         """
         super().__init__(tokenizer)
         self.clip = clip
         self.folder = folder
         self.normalize_prompts = normalize_prompts
+        self.projection = projection or nn.Identity()
         self._features: dict[tuple, Tensor] = {}
         self._weights_version: list[tuple] = []
 
     def __call__(self, words: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Embed words: the mean of T(template) over templates, normalized. Only words that are new are computed.
+        """Embed words: the mean of T(template) over templates, projected and normalized.
 
-        A word that brings templates of its own, see split_templates, is embedded with these.
-        A word's feature may differ in the last bit with the words that it is computed with.
+        Only words that are new are computed. A word that brings templates of its own, see split_templates, is embedded
+        with these. A word's feature may differ in the last bit with the words that it is computed with.
 
         Returns:
             text features fp32 [K, D].
@@ -199,7 +202,7 @@ class TextEmbedder(WordReader):
         prompts = torch.cat(parts).unflatten(0, (count, -1))
         if self.normalize_prompts:
             prompts = normalize(prompts, 2)
-        return normalize(prompts.mean(1), 1)
+        return normalize(self.projection(prompts.mean(1)), 1)
 
     def _digest(self, tokens: Tensor) -> str:
         """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder."""
@@ -207,11 +210,13 @@ class TextEmbedder(WordReader):
         if self.normalize_prompts:
             digest.update(b"normalized")
         digest.update(digest_weights(self.clip.model, self.clip.text_weights()).encode())
+        if weights := self.projection.state_dict():
+            digest.update(digest_weights(self.projection, weights).encode())
         return digest.hexdigest()
 
     def _forget_old_weights(self) -> None:
         """Empty the cache if the text encoder's weights have changed: they were loaded, or trained."""
-        version = weights_version(self.clip.text_weights().values())
+        version = weights_version([*self.clip.text_weights().values(), *self.projection.state_dict().values()])
         if version != self._weights_version:
             self._features.clear()
             self._weights_version = version

@@ -165,8 +165,8 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     Args:
         key: has the next two as its NAME and PRETRAINED in the configuration; for errors.
         name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino", or a DINOv3.
-        pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights. A
-            classifier in the file is left out; files of DINOv2's and DINOv3's releases are read, too.
+        pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights, the same
+            each time. A classifier in the file is left out; files of DINOv2's and DINOv3's releases are read, too.
 
     Raises:
         ValueError: timm has no such model, it is neither of the two, or the file does not fit.
@@ -176,9 +176,11 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     if pretrained == "timm" and not is_model_pretrained(name):
         raise ValueError(f"{key}.PRETRAINED is 'timm', which has no weights of '{name}': give a file of them.")
 
-    # Build it
+    # Build it; random weights are the same each time, for what was trained on them needs them again
     try:
-        model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
     except OSError as error:
         raise OSError(
             f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "

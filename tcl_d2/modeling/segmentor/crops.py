@@ -36,10 +36,12 @@ class CropPlace(NamedTuple):
     Attributes:
         size: height and width of the enlarged map, in pixels.
         place: the slices (rows, columns) of the crops in it.
+        align_corners: see CropSegmentor.
     """
 
     size: tuple[int, int]
     place: tuple[slice, slice]
+    align_corners: bool = False
 
 
 class CropMap(NamedTuple):
@@ -47,12 +49,13 @@ class CropMap(NamedTuple):
 
     Attributes:
         values: [B, k, h, w], of any resolution.
-        size: of the enlarged map, see CropPlace; so is `place`.
+        size: of the enlarged map, see CropPlace; so are the others.
     """
 
     values: Tensor
     size: tuple[int, int]
     place: tuple[slice, slice]
+    align_corners: bool = False
 
     @property
     def stride(self) -> tuple[float, float]:
@@ -61,7 +64,7 @@ class CropMap(NamedTuple):
 
     def enlarge(self, channels: slice = slice(None)) -> Tensor:
         """Enlarge some of the channels, bilinear, and cut the padding off: [B, k', H, W]."""
-        return resize_scores(self.values[:, channels], self.size)[(..., *self.place)]
+        return resize_scores(self.values[:, channels], self.size, self.align_corners)[(..., *self.place)]
 
 
 def _call_in_turn(functions: Sequence[Callable[[Tensor], Tensor]], scores: Tensor) -> Tensor:
@@ -82,6 +85,7 @@ class CropSegmentor(nn.Module):
         squeezes_padding: whether padding is black, at the right and at the bottom, and scores of the padded crops are
             squeezed into the crops; otherwise it is of the mean color, on all sides, and cut off.
         enlarges_once: whether scores of windows that are whole images are enlarged at once to the result's size.
+        align_corners: whether a crop's scores are enlarged with the centers of the corners' patches on its corners.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
         join_words_first: whether a class has its best word's score before scores are enlarged to the result's size.
@@ -93,6 +97,7 @@ class CropSegmentor(nn.Module):
     pad_to: int | None = None
     squeezes_padding = False
     enlarges_once = False
+    align_corners = False
 
     def __init__(
         self,
@@ -246,10 +251,11 @@ class CropSegmentor(nn.Module):
             multiple = max(multiple, patch_size)
         if self.squeezes_padding:
             black = -self.pixel_mean / self.pixel_std
-            return self.encode(pad_below(crops, multiple, black)), CropPlace(size, (slice(None), slice(None)))
+            place = CropPlace(size, (slice(None), slice(None)), self.align_corners)
+            return self.encode(pad_below(crops, multiple, black)), place
 
         padded, place = pad_to_multiple(crops, multiple)
-        return self.encode(padded), CropPlace(tuple(padded.shape[-2:]), place)
+        return self.encode(padded), CropPlace(tuple(padded.shape[-2:]), place, self.align_corners)
 
     def crop_masks(self, features: CropFeatures, place: CropPlace, text: Tensor) -> Tensor:
         """Predict scores [B, W, H, W] of crops, at their own size.
