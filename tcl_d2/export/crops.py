@@ -15,7 +15,7 @@ from ..words.vocabulary import WordSubset
 def check_exportable(model: nn.Module) -> None:
     """Check that a model can be exported; ValueError says why not."""
     if not isinstance(model, (TCL, DenseCLIP)):
-        raise ValueError(f"a {type(model).__name__} cannot be exported: expected TCL or a dense CLIP")
+        raise ValueError(f"a {type(model).__name__} cannot be exported: only TCL and the dense CLIPs can be")
     if model.join_words_first:
         raise ValueError("TEST.ZERO_SHOT.JOIN_WORDS_FIRST needs whole images, but the graph sees crops: set it False")
     if model.refiner is not None and not (type(model.refiner) is PAMR and model.refines("crop")):

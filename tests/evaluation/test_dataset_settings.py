@@ -16,7 +16,7 @@ from tests.running import check_error, run
 
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs")
-    for name in ("dense_clip", "unified")
+    for name in ("dense_clip", "talk2dino", "unified")
     for path in (ROOT / "configs" / name).glob("*.yaml")
 )
 BY_DATASET = "TEST.ZERO_SHOT.BY_DATASET"

@@ -147,14 +147,8 @@ class TestTalk2DINOCleaned(SegmentorContract):
     """On a DINOv3, with refined masks."""
 
     config = "shapes/talk2dino.yaml"
-    options = (
-        "MODEL.TALK2DINO.NAME",
-        "golden_dinov3",
-        "MODEL.TALK2DINO.CLEANING",
-        0.2,
-        "TEST.ZERO_SHOT.REFINE",
-        "pamr",
-    )
+    options = ("MODEL.TALK2DINO.NAME", "golden_dinov3", "MODEL.TALK2DINO.PRETRAINED", "")
+    options += ("MODEL.TALK2DINO.CLEANING", 0.2, "TEST.ZERO_SHOT.REFINE", "pamr")
 
 
 class TestReCo(SegmentorContract):

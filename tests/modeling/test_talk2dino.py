@@ -327,7 +327,9 @@ def test_a_projection_of_another_width_is_refused(tmp_path):
 
 
 def build_cfg(*options):
-    return load_config("shapes/talk2dino.yaml", ["MODEL.DEVICE", "cpu", *options])
+    return load_config(
+        "shapes/talk2dino.yaml", ["MODEL.TALK2DINO.NAME", "test_vit", "MODEL.TALK2DINO.PRETRAINED", "", *options]
+    )
 
 
 @pytest.mark.fault("an image model of Talk2DINO without a class token, or a window of no whole patches", "it is named")

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from tcl_d2.modeling import FrozenCLIP, build_clip
 from tcl_d2.modeling.encoders.vision import VisionEncoder, build_vision_model, model_normalization
 
 KEY = "MODEL.RECO.ENCODER"
@@ -136,3 +137,23 @@ def test_checkpoints_do_not_hold_the_vision_model():
     """It comes by its name; but it moves with the module."""
     encoder = VisionEncoder(build_vision_model(KEY, VISION, ""))
     assert not encoder.state_dict() and encoder.double().model.pos_embed.dtype == torch.float64
+
+
+@torch.no_grad()
+def test_the_small_worlds_image_tower_is_that_of_its_clip():
+    """As a model of timm, with the CLIP's own file of weights."""
+    name, weights = "tcl_d2://shapes_clip/model.json", "tcl_d2://shapes_clip/weights.safetensors"
+    clip, vision = FrozenCLIP(build_clip(name, weights)), build_vision_model(KEY, "shapes_clip_vit", weights)
+    images = torch.randn(2, 3, 48, 48)
+    expected = clip.visual.ln_post(clip.forward_blocks(images, len(clip.blocks)))
+    torch.testing.assert_close(VisionEncoder(vision).tokens(images), expected, rtol=0, atol=1e-5)
+
+
+def test_random_weights_are_the_same_each_time():
+    """What is trained on them needs them again, in another process too; the caller's random numbers go on."""
+    torch.manual_seed(1)
+    first = build_vision_model(KEY, VISION, "")
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)
+    assert torch.equal(build_vision_model(KEY, VISION, "").pos_embed, first.pos_embed)

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from ...utils.tensors import digest_weights
 from ..functional import tokens_to_map
+from . import shapes_vit  # noqa: F401  (registers its model)
 from .last_block import LastBlock
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
@@ -166,7 +167,7 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
         key: has the next two as its NAME and PRETRAINED in the configuration; for errors.
         name: a VisionTransformer of timm, such as "vit_base_patch8_224.dino", or a DINOv3.
         pretrained: "timm" for the weights that timm names, a file or its address, or "" for random weights, the same
-            each time. A classifier in the file is left out; files of DINOv2's and DINOv3's releases are read, too.
+            each time. A classifier in the file is left out; files of DINOv2, DINOv3 and OpenAI's CLIP are read, too.
 
     Raises:
         ValueError: timm has no such model, it is neither of the two, or the file does not fit.
@@ -196,9 +197,9 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
 
 
 def _read_state(model: VisionTransformer | Eva, key: str, path: str) -> dict[str, Tensor]:
-    """Read a file of weights in timm's names, or in those of DINOv2's and DINOv3's releases, without a classifier."""
+    """Read a file of weights without a classifier, in timm's names or those of DINOv2, DINOv3 and OpenAI's CLIP."""
     state = read_weights(key, path)
-    if "mask_token" in state:  # a release's
+    if "mask_token" in state or "visual.class_embedding" in state:
         state = (read_dinov3_layout if isinstance(model, Eva) else read_dinov2_layout)(state, model)
     return {name: value for name, value in state.items() if not name.startswith(("head.", "head_dist."))}
 
