@@ -6,6 +6,7 @@ import re
 import pytest
 import timm
 import torch
+from detectron2.modeling import build_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
@@ -199,3 +200,21 @@ def test_proxyclip_pads_to_whole_patches(name, multiple):
     """To 56, as the release, where that is whole patches; else to those of the vision model and of CLIP."""
     proxy = ["MODEL.DENSE_CLIP.PROXY.NAME", name, "MODEL.DENSE_CLIP.PROXY.PRETRAINED", ""]
     assert build_dense_head("proxyclip", load_config("shapes/dense_clip.yaml", proxy)).pad_to == multiple
+
+
+DINOV3 = {
+    "shapes/dense_clip.yaml": ("MODEL.DENSE_CLIP.PROXY", ("MODEL.DENSE_CLIP.HEAD", "proxyclip")),
+    "shapes/reco.yaml": ("MODEL.RECO.ENCODER", ("MODEL.RECO.INDEX", "", "MODEL.RECO.IMAGE_SIZE", 48)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", DINOV3)
+def test_proxyclip_and_reco_take_dinov3(config):
+    """Crops are padded to whole patches of both models."""
+    key, options = DINOV3[config]
+    model = build_model(load_config(config, [f"{key}.NAME", "golden_dinov3", f"{key}.PRETRAINED", "", *options])).eval()
+    features, place = model.encode_crops(torch.randn(1, 3, 40, 70))
+    assert model.pad_to == 16 and place.size == (48, 80)
+    vision = features.embedding if "reco" in config else features.clip_features
+    assert vision.shape[2:] == (3, 5) and vision.isfinite().all()

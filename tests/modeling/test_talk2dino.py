@@ -17,6 +17,7 @@ from tcl_d2.modeling.talk2dino.attention import ClassAttention
 from tcl_d2.modeling.talk2dino.loss import contrast, own_heads
 from tcl_d2.modeling.talk2dino.model import stretch
 from tcl_d2.modeling.talk2dino.projection import Projection, load_projection
+from tcl_d2.words.templates import get_templates
 from tests.golden import talk2dino as golden
 
 WINDOWS = ("square", "stretched")
@@ -286,6 +287,18 @@ def test_other_attention_cleans_otherwise(vision, change, monkeypatch):
     assert (grid - golden.load()["window"]["square"]["cleaned_grid"]).abs().max() > 2e-6
 
 
+def test_configs_are_of_the_releases_parts():
+    """Seven templates, TCL's without the last two; the text tower of ViT-B/16 beside ViT-L, too."""
+    assert get_templates("talk2dino") == get_templates("tcl")[:7]
+    for name, background in (("vitb", 0.55), ("vitl", 0.54), ("dinov3_vitb", 0.55), ("dinov3_vitl", 0.54)):
+        cfg = load_config(f"talk2dino/{name}.yaml")
+        test = cfg.TEST.ZERO_SHOT
+        assert (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED) == ("ViT-B-16", "openai")
+        assert (["talk2dino"], background) == (test.TEMPLATES, test.BACKGROUND_SCORE)
+        assert (test.CROP_SIZE, test.STRIDE) == (448, 224)
+        assert not cfg.MODEL.TALK2DINO.CLEANING and cfg.MODEL.TALK2DINO.PROJECTION.endswith(f"/{name}_mlp_infonce.pth")
+
+
 # ------------------------------------------------------------------------------------ files of the projection
 
 
@@ -402,6 +415,17 @@ def test_heads_are_those_nearest_to_the_own_captions():
     assert torch.equal(images, heads[torch.arange(len(heads)), torch.tensor(figures["head_of_pair"])])
     check(text @ images.T, figures["scores"], 5e-7)
     assert (torch.einsum("bc,ihc->bih", text, heads).amax(2) - figures["scores"]).abs().max() > 0.1
+
+
+def test_several_processes_have_the_loss_of_their_whole_batch(monkeypatch):
+    """Scores are of all their captions and images, and so is the square of their number."""
+    figures = golden.load()["train"]
+    text = golden.build_projection()(figures["texts"].float())
+    heads = figures["images"].float()
+    unit = normalize(text, 1)
+    others = iter([unit[2:], own_heads(unit, normalize(heads, 2))[2:]])
+    monkeypatch.setattr("tcl_d2.modeling.talk2dino.loss.gather", lambda x: torch.cat([x, next(others)]))
+    check(contrast(text[:2], heads[:2]), figures["loss"], 1e-8)
 
 
 def test_loss_is_divided_by_the_square_of_the_batch():
