@@ -56,27 +56,20 @@ def measure_entropies(
     """Measure how sure a model is of each class's pixels under each template alone.
 
     Probabilities are a softmax over the classes of scores times TEST.ZERO_SHOT.LOGIT_SCALE or, where that is 0, SCALE;
-    scores are not refined. A run that is stopped goes on from the progress that is saved in `folder`.
-
-    Args:
-        class_words: the words of K classes.
-        rows: images, each with its `file_name`.
+    scores are not refined. A run that is stopped goes on from `folder`.
 
     Returns:
-        the mean entropy in nats of the pixels of each class, nan where it has none, float64 [T, K]; and the number of
-        these pixels, int64 [T, K].
+        mean entropies of each class's pixels in nats, nan where it has none, float64 [T, K]; their numbers, int64.
     """
-    shape = len(templates), len(class_words)
     facts = {"settings": evaluation_settings(cfg), "words": class_words, "templates": list(templates)}
-    data = {"data": [row["file_name"] for row in rows], "files": stat_files(rows)}
-    progress = EvaluationProgress(folder, fingerprint(digest_weights(model), **facts, **data), resume=True)
-    progress.restore({"entropies": np.zeros(shape), "pixels": np.zeros(shape, np.int64)})
-    sums = progress.statistics
+    mark = fingerprint(digest_weights(model), **facts, data=[row["file_name"] for row in rows], files=stat_files(rows))
+    progress = _open_progress(folder, mark, (len(templates), len(class_words)))
+    sums, done = progress.statistics, set(progress.done)
 
     mapper, vocabulary = BenchmarkMapper(cfg), _without_twins(class_words)
     scale = cfg.TEST.ZERO_SHOT.LOGIT_SCALE or SCALE
     with model.keep_settings(), SignalCatcher() as catcher:
-        for row in tqdm([row for row in rows if row["file_name"] not in progress.done], unit="image"):
+        for row in tqdm([row for row in rows if row["file_name"] not in done], unit="image"):
             inputs = mapper(row)
             if "error" in inputs:
                 logger.warning("Image left out: %s", inputs["error"])
@@ -86,11 +79,17 @@ def measure_entropies(
             if progress.is_due or catcher.number:
                 progress.save(sums, progress.done)
             if catcher.number:
-                logger.info("Stopped, and what is done is saved: the same command goes on from it")
+                print("stopped, and what is done is saved: the same command goes on from it", file=sys.stderr)
                 sys.exit(128 + catcher.number)
     progress.save(sums, progress.done)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0 is nan
         return sums["entropies"] / sums["pixels"], sums["pixels"]
+
+
+def _open_progress(folder: Path, mark: str, shape: tuple[int, int]) -> EvaluationProgress:
+    progress = EvaluationProgress(folder, mark, resume=True)
+    progress.restore({"entropies": np.zeros(shape), "pixels": np.zeros(shape, np.int64)})
+    return progress
 
 
 def _without_twins(class_words: Sequence[Sequence[str]]) -> list[str | list[str]]:
