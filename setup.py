@@ -73,6 +73,7 @@ setup(
         "supervision": ["supervision>=0.25.0"],
         "wandb": ["wandb>=0.31.0"],
         "groupvit": ["transformers>=5.24.0,<6"],
+        "tips": ["transformers>=5.24.0,<6", "sentencepiece>=0.2.3"],
         "export": ["onnx>=1.20.0", "onnx-ir>=1.0.0", "onnxscript>=0.7.0", "onnxruntime>=1.25.0"],
         "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0"],
         # setuptools from 70.1 on builds a wheel by itself, as a test does. From 82 on it has no pkg_resources, without

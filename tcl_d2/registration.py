@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from types import ModuleType
 
-_METHODS = ("tcl", "dense_clip", "groupvit", "reco", "talk2dino")
+_METHODS = ("tcl", "dense_clip", "groupvit", "reco", "talk2dino", "tips")
 _SEM_SEG_EVALUATION = "detectron2.evaluation.sem_seg_evaluation"
 
 

@@ -148,7 +148,8 @@ def test_a_model_under_detectron2s_defaults_is_refused(options, key):
 @pytest.mark.parametrize("name", ["GeneralizedRCNN", "NoSuchModel", ""])
 def test_a_model_that_is_no_segmentor_is_named(name):
     """Detectron2's default, without a config file, is a detector."""
-    with pytest.raises(ValueError, match=f"is '{name}', .*one of DenseCLIP, GroupViT, MaskCLIP, ReCo, TCL.*shapes/tcl"):
+    known = "DenseCLIP, DinoTxt, GroupViT, MaskCLIP, ReCo, TCL, TIPSv2, Talk2DINO"
+    with pytest.raises(ValueError, match=f"is '{name}', .*one of {known}.*shapes/tcl"):
         check_meta_architecture(load_config(None, ["MODEL.META_ARCHITECTURE", name]))
     check_meta_architecture(load_config(ROOT / "configs/tcl.yaml"))
 

@@ -27,7 +27,7 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "registration",
     "__init__",
 )
-METHODS = {"tcl", "dense_clip", "groupvit", "reco"}  # in modeling
+METHODS = {"tcl", "dense_clip", "groupvit", "reco", "talk2dino", "tips"}  # in modeling
 
 
 def imported_parts(path, package: str = "tcl_d2") -> set[str]:

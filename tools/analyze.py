@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Look into an evaluation: classes, confusions, best and worst images, settings, wording.
+"""Look into an evaluation: classes, confusions, best and worst images, settings, wording, prompt templates.
 
 python train_net.py --config-file configs/shapes/trained.yaml --eval-only TEST.ZERO_SHOT.SAVE_PREDICTIONS True
 python tools/analyze.py predictions shapes_val output/shapes/tcl/inference/shapes_val/predictions
 python tools/analyze.py settings shapes_val
 python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall, brick | red brick"
+python tools/analyze.py templates shapes_val --images datasets/shapes/train
 """
 
 import argparse
@@ -19,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
 
+from tcl_d2.commands.inputs import find_inputs
 from tcl_d2.data import check_datasets
 from tcl_d2.data.benchmarks import BenchmarkMapper, class_legend
 from tcl_d2.data.checks import check_have_labels
@@ -26,6 +28,7 @@ from tcl_d2.data.dataset_files import subsample
 from tcl_d2.data.labels import LabelMapper, read_label
 from tcl_d2.evaluation.confusion import check_class_indices, compute_metrics, confusion_matrix, most_confused
 from tcl_d2.evaluation.dataset_settings import words_from_config
+from tcl_d2.evaluation.template_choice import choose_templates, measure_entropies, words_to_choose_for, write_words
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
 from tcl_d2.modeling.segmentor.score_rules import AllScores, ScoreSettings
@@ -35,6 +38,7 @@ from tcl_d2.utils.errors import one_message
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
 from tcl_d2.words.parsing import as_lists, class_names, split_words
+from tcl_d2.words.templates import get_templates
 from tcl_d2.words.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
 
 matplotlib.use("Agg")
@@ -275,14 +279,51 @@ def analyze_wording(data: str, predictor: TCLPredictor, output: Path, count: int
     return ious
 
 
+def analyze_templates(data: str, predictor: TCLPredictor, output: Path, images: list[dict], keep: int) -> dict:
+    """Choose each class's prompt templates among OpenAI's 80 without labels, and write them to words.txt.
+
+    Args:
+        data: the benchmark of the classes.
+        predictor: holds the model.
+        output: folder of the file, and of the progress of a run that is stopped.
+        images: rows with `file_name`.
+        keep: how many templates a class gets.
+
+    Returns:
+        for each class, by its first word, its `templates`, the surest first, their `entropies` in nats, and its
+        `pixels` under each of them.
+    """
+    class_words, templates = words_to_choose_for(predictor.cfg, data), get_templates("openai_imagenet")
+    folder = output / "templates"
+    entropies, pixels = measure_entropies(predictor.cfg, predictor.model, class_words, templates, images, folder)
+    chosen = choose_templates(entropies, keep)
+    write_words(output / "words.txt", class_words, [[templates[index] for index in indices] for indices in chosen])
+
+    # Print
+    missing = [words[0] for words, indices in zip(class_words, chosen) if not indices]
+    if missing:
+        print(f"no pixel became one of these classes, which keep the model's templates: {', '.join(missing)}")
+    print(f"for all methods: TEST.ZERO_SHOT.WORDS {output / 'words.txt'}")
+    return {
+        words[0]: {
+            "templates": [templates[index] for index in indices],
+            "entropies": entropies[indices, column].tolist(),
+            "pixels": pixels[indices, column].tolist(),
+        }
+        for column, (words, indices) in enumerate(zip(class_words, chosen))
+    }
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("predictions", "settings", "wording"))
+    parser.add_argument("what", choices=("predictions", "settings", "wording", "templates"))
     parser.add_argument("data", help="a benchmark, registered or a folder")
     parser.add_argument("folder", type=Path, nargs="?", help="predictions: palette PNGs, named by image ID")
     parser.add_argument("--config-file", default=CONFIG)
     parser.add_argument("--words", default="", help="wording: a class of the dataset, then other words for it")
+    parser.add_argument("--images", nargs="+", help="templates: pictures, folders or globs in place of the benchmark's")
+    parser.add_argument("--keep", type=int, default=4, help="templates: how many each class gets")
     parser.add_argument("--count", type=int, default=0, help="number of images, evenly spaced; 0: all")
     parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
@@ -297,12 +338,20 @@ def main() -> None:
         parser.error("give the folder of predictions")
     if args.what == "wording" and len(words) < 2:
         parser.error("give --words: a class, and at least one other word for it")
+    if args.keep < 1:
+        parser.error("--keep is at least 1")
 
     with one_message():
         check_datasets(test=[args.data])
-        check_have_labels([args.data])
+        if args.what != "templates":
+            check_have_labels([args.data])
         if args.what == "predictions":
             result = analyze_predictions(args.data, args.folder, args.output, args.count)
+        elif args.what == "templates":
+            files = find_inputs(args.images, args.output) if args.images else {}
+            rows = [{"file_name": str(path)} for path in files] or DatasetCatalog.get(args.data)
+            predictor = TCLPredictor(args.config_file, *args.opts)
+            result = analyze_templates(args.data, predictor, args.output, subsample(rows, args.count), args.keep)
         else:
             predictor = TCLPredictor(args.config_file, *args.opts)
             common = args.data, predictor, args.output, args.count

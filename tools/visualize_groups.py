@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tcl_d2.data.benchmarks import model_input
+from tcl_d2.data.benchmarks import image_settings, model_input
 from tcl_d2.modeling import GroupViT
 from tcl_d2.modeling.segmentor.windows import pad_to_multiple
 from tcl_d2.predictor import TCLPredictor
@@ -39,7 +39,7 @@ def draw_row(predictor: TCLPredictor, path: Path, classes: str, background: bool
     image = as_array(path)
 
     # Resize the image as the model sees it
-    inputs = model_input(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)["image"]
+    inputs = model_input(image, **image_settings(cfg))["image"]
     seen = inputs.clamp(0, 255).byte().permute(1, 2, 0).numpy()
     padded, (rows, columns) = pad_to_multiple(model.normalize_images([inputs]), model.clip.patch_size)
 

@@ -18,7 +18,7 @@ WEIGHTS = "model.safetensors"  # in the model's folder
 # The beginnings of keys that it may set; and of keys among them that are its user's, for they name places
 _KEYS = (
     *("MODEL.META_ARCHITECTURE", "MODEL.DEVICE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.CLIP.", "MODEL.TCL."),
-    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "MODEL.TALK2DINO."),
+    *("MODEL.DENSE_CLIP.", "MODEL.GROUPVIT.", "MODEL.RECO.", "MODEL.TIPS.", "MODEL.DINO_TXT.", "MODEL.TALK2DINO."),
     *("INPUT.", "TEST.DETECTIONS_PER_IMAGE", "TEST.ZERO_SHOT."),
 )
 _PLACES = (
@@ -40,6 +40,10 @@ _WEIGHTS = {
     "MODEL.DENSE_CLIP.DINOISER.WEIGHTS": set(),
     "MODEL.GROUPVIT.WEIGHTS": set(),
     "MODEL.RECO.ENCODER.PRETRAINED": {"timm"},
+    "MODEL.TIPS.PRETRAINED": {"timm"},
+    "MODEL.DINO_TXT.PRETRAINED": {"timm"},
+    "MODEL.TIPS.TEXT": set(),
+    "MODEL.TIPS.TOKENIZER": set(),
     "MODEL.TALK2DINO.PRETRAINED": {"timm"},
     "MODEL.TALK2DINO.PROJECTION": set(),
     "TEST.ZERO_SHOT.LPOSS.PRETRAINED": {"timm"},

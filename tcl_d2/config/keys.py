@@ -139,6 +139,41 @@ _C.MODEL.GROUPVIT.MULTI_LABEL.WORDS = ""
 # them.
 _C.MODEL.GROUPVIT.MULTI_LABEL.TEMPLATES = ["openai_imagenet"]
 
+_C.MODEL.TIPS = CN()
+# The image tower of TIPSv2: a VisionTransformer that timm names.
+_C.MODEL.TIPS.NAME = "vit_large_patch14_reg1_tipsv2.webli"
+# Weights of TIPSv2's image tower: "timm" for those that timm names, a file of timm's, of the release (.npz) or of the
+# hub, or "" for random ones.
+_C.MODEL.TIPS.PRETRAINED = "timm"
+# Weights of TIPSv2's text tower: a file of the release (.npz) or of the hub, or its address; "" for random ones.
+_C.MODEL.TIPS.TEXT = "https://storage.googleapis.com/tips_data/v2_0/checkpoints/pytorch/tips_v2_oss_l14_text.npz"
+# Attention heads of TIPSv2's text tower; 0 for as many as the image tower's, as in all that were released.
+_C.MODEL.TIPS.TEXT_HEADS = 0
+# Blocks of a text tower of TIPSv2 with random weights; others are as their weights.
+_C.MODEL.TIPS.TEXT_DEPTH = 12
+# TIPSv2's tokenizer: the release's tokenizer.model or its address, the folder of one that transformers reads, a model
+# on the Hugging Face hub, or "" for that of MODEL.CLIP.NAME.
+_C.MODEL.TIPS.TOKENIZER = "https://storage.googleapis.com/tips_data/v1_0/checkpoints/tokenizer.model"
+# Scores of words in TIPSv2: "probability" for a softmax over all words, without a scale, of the cosines at the window's
+# size (its release), or "cosine" for the cosines.
+_C.MODEL.TIPS.SCORES = "probability"
+
+_C.MODEL.DINO_TXT = CN()
+# The image tower of dino.txt: a DINOv3 that timm names.
+_C.MODEL.DINO_TXT.NAME = "vit_large_patch16_dinov3.lvd1689m"
+# Weights of dino.txt's image tower: "timm" for those that timm names, a file of them, or "" for random ones. Its head
+# and its text tower come by MODEL.WEIGHTS.
+_C.MODEL.DINO_TXT.PRETRAINED = "timm"
+# Patches that dino.txt compares with texts: "head" for its head's, or "backbone" for the image tower's, as in the
+# release's notebook.
+_C.MODEL.DINO_TXT.PATCHES = "head"
+# Width of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_WIDTH = 1280
+# Blocks of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_DEPTH = 24
+# Attention heads of dino.txt's text tower.
+_C.MODEL.DINO_TXT.TEXT_HEADS = 20
+
 _C.MODEL.TALK2DINO = CN()
 # The image model of Talk2DINO: a VisionTransformer or a DINOv3 that timm names, with a class token. Its texts are those
 # of MODEL.CLIP.
@@ -214,6 +249,10 @@ _C.MODEL.TCL.LOSS_WEIGHT.WHOLE_IMAGE = 0.1
 
 # Benchmarks to evaluate while training; their average picks the best checkpoint. () for DATASETS.TEST.
 _C.DATASETS.VAL = ()
+
+# How test images are resized: "opencv_bilinear" without antialias, or "pil_bicubic" with antialias, whose long side is
+# rounded down (TIPSv2).
+_C.INPUT.RESIZE_TEST = "opencv_bilinear"
 
 _C.INPUT.SEM_SEG = CN()
 # Classes of a labeled dataset that are drawn for each of its images from those that the image does not have. Their

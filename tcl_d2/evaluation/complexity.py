@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ..data.benchmarks import model_input
+from ..data.benchmarks import image_settings, model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder
@@ -26,7 +26,8 @@ from ..utils.upstream import TorchDispatchMode, flop_registry
 
 _WEIGHTS = (
     *("CLIP.PRETRAINED", "DENSE_CLIP.PROXY.PRETRAINED", "DENSE_CLIP.DINOISER.WEIGHTS"),
-    *("RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS", "TALK2DINO.PRETRAINED", "TALK2DINO.PROJECTION"),
+    *("RECO.ENCODER.PRETRAINED", "GROUPVIT.WEIGHTS", "TIPS.PRETRAINED", "TIPS.TEXT", "TIPS.TOKENIZER"),
+    *("DINO_TXT.PRETRAINED", "TALK2DINO.PRETRAINED", "TALK2DINO.PROJECTION"),
 )
 
 
@@ -56,7 +57,7 @@ def _with_random_references(features: NamedTuple, text: Tensor) -> NamedTuple:
 def image_input(cfg: CfgNode, height: int, width: int) -> dict:
     """Return the model's input for a random image."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    return {**model_input(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), "labels_only": True}
+    return {**model_input(image, **image_settings(cfg)), "labels_only": True}
 
 
 # ------------------------------------------------------------------------------------------- parameters

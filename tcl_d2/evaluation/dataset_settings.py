@@ -15,7 +15,7 @@ from ..segmentation.region_files import check_region_files
 from ..utils.errors import expect, named
 from ..words.datasets import PANOPTIC_TYPES, has_classes, is_of_objects
 from ..words.files import RELEASES, read_dataset_words, released_words
-from ..words.parsing import class_names
+from ..words.parsing import as_lists
 from ..words.templates import get_templates
 from ..words.vocabulary import Identify, dataset_classes, dataset_vocabulary
 from .measures import build_measures, check_measures
@@ -30,7 +30,7 @@ def words_from_config(cfg: CfgNode, dataset_name: str) -> list[list[str]] | None
     if not words:
         return None
     if words == FIRST_WORDS:
-        return [[name] for name in class_names(dataset_classes(dataset_name)[0])]
+        return [class_words[:1] for class_words in as_lists(dataset_classes(dataset_name)[0])]
     if words not in RELEASES:
         try:
             return read_dataset_words(words, dataset_name)

@@ -88,7 +88,7 @@ def evaluation_settings(cfg: CfgNode) -> dict:
         "tcl_d2": __version__,
         "torch": torch.__version__,
         "MODEL": {key: value for key, value in cfg.MODEL.items() if key not in others},
-        "INPUT": {key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST")},
+        "INPUT": {key: cfg.INPUT[key] for key in ("MIN_SIZE_TEST", "MAX_SIZE_TEST", "RESIZE_TEST")},
         "TEST.ZERO_SHOT": cfg.TEST.ZERO_SHOT,
     }
 

@@ -60,7 +60,7 @@ def find_published(method: str, backbone: str, pamr: bool, protocol: str) -> lis
 
 
 def _key(method: str) -> str:
-    return method.lower().replace("-", "_")
+    return method.lower().replace("-", "_").replace(".", "")
 
 
 def published_for(cfg: CfgNode) -> list[PublishedRow]:

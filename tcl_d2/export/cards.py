@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..deploy.card import ModelCard, VocabularyCard
 from ..modeling import ZeroShotSegmentor
+from ..utils.errors import expect
 from ..utils.tensors import digest_weights
 from ..words.vocabulary import WordSubset, join_vocabularies
 from ..words.words import BackgroundLike, ClassesLike, Words
@@ -52,6 +53,8 @@ def make_card(
 ) -> ModelCard:
     """Make the card of a model whose graph gives "scores" or "labels", with a vocabulary if that is in the graph."""
     patch_size = model.clip.patch_size
+    resize = cfg.INPUT.RESIZE_TEST
+    expect(resize == "opencv_bilinear", "INPUT.RESIZE_TEST", resize, "opencv_bilinear, as exported models resize")
     return ModelCard(
         # Model and words
         method=cfg.MODEL.META_ARCHITECTURE,

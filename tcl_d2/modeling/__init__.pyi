@@ -30,3 +30,5 @@ from .tcl import Grounder as Grounder
 from .tcl import Grounding as Grounding
 from .tcl import Sim2Mask as Sim2Mask
 from .tcl import build_losses as build_losses
+from .tips import DinoTxt as DinoTxt
+from .tips import TIPSv2 as TIPSv2

@@ -24,7 +24,7 @@ from ..checkpoint.hub import is_hub_name, load_folder_config
 from ..config import load_config, merge_options
 from ..config.loading import dense_head_config
 from ..config.ranges import check_ranges
-from ..data.benchmarks import benchmark_classes, model_input
+from ..data.benchmarks import benchmark_classes, image_settings, model_input
 from ..modeling import DenseCLIP, FrozenCLIP
 from ..modeling.checks import check_device, check_meta_architecture, num_devices
 from ..segmentation import Segmentation
@@ -281,7 +281,7 @@ class TCLPredictor:
             pixels, inputs = image.pixels, dict(image.inputs)
         else:
             pixels = as_array(image)
-            inputs = model_input(pixels, self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+            inputs = model_input(pixels, **image_settings(self.cfg))
             if isinstance(image, (str, Path)):
                 inputs["file_name"] = str(image)
 

@@ -1,6 +1,7 @@
-"""Sizes at which images are segmented, and plain bilinear resizing, on arrays."""
+"""Sizes at which images are segmented, and resizing as OpenCV and PIL do, on arrays."""
 
 import numpy as np
+from PIL import Image
 
 
 def segmentation_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
@@ -31,6 +32,22 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     upper = rows[top] * weight_top[:, None, None] >> 16
     lower = rows[bottom] * weight_bottom[:, None, None] >> 16
     return (upper + lower + 2 >> 2).astype(np.uint8)
+
+
+def resize_bicubic(image: np.ndarray, short: int, long: int) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to a short side by PIL's bicubic, which antialiases when it shrinks.
+
+    Sizes are segmentation_size's, but rounded down.
+    """
+    height, width = image.shape[:2]
+    least, greatest = min(height, width), max(height, width)
+    if short == 0 or least == short:
+        return image
+    target = short, greatest * short // least
+    if target[1] > long:
+        target = max(1, least * long // greatest), long
+    size = target if width <= height else target[::-1]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _neighbors(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Reading files of tensors without running code from them, and writing safetensors.
 
 It reads torch's own files (the zip format and the older one, with plain values or settings beside the tensors),
-safetensors, and TorchScript archives.
+safetensors, TorchScript archives, and NumPy's .npz.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ def keep_tensors(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def read_tensors(path: str | Path) -> Any:
-    """Read a file of torch.save or safetensors: tensors on the CPU, and plain values around them.
+    """Read a file of torch.save, safetensors or numpy.savez: tensors on the CPU, and plain values around them.
 
     Large files are memory-mapped; their tensors must not be written to.
 
@@ -77,6 +77,9 @@ def read_tensors(path: str | Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         is_zip = zipfile.is_zipfile(path)
         state = _read_torchscript(path) if is_zip else None
         return _read_pickled(path, mmap=is_zip) if state is None else state

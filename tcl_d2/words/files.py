@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..assets import FOLDER as ASSETS
 from ..utils.downloads import PathManager
 from .datasets import dataset_background, dataset_class_names, dataset_metadata, is_of_objects
-from .parsing import strip_all
+from .parsing import strip_all, without_templates
 
 _FOLDER = ASSETS / "words"
 _INDEX = json.loads((_FOLDER / "index.json").read_text(encoding="utf-8"))
@@ -42,6 +42,8 @@ class Source(NamedTuple):
 def read_class_words(path: str | Path, background: bool = False, shared_words: bool = False) -> list[list[str]]:
     """Read the words of each class from a file with a class a line, its words separated by commas or semicolons.
 
+    A word may bring prompt templates of its own, see split_templates.
+
     The file is UTF-8, with or without a byte-order mark, at any path that Detectron2's PathManager knows. Blank lines
     at its end are ignored. For the other arguments, see check_class_words.
 
@@ -66,6 +68,8 @@ def read_class_words(path: str | Path, background: bool = False, shared_words: b
 def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
     """Read a file of words, as read_class_words, for the classes of a registered dataset: a line each, in their order.
 
+    The line of a background may be left out; then it has no words.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: see read_class_words and check_fits_classes; names the file and the line.
@@ -75,6 +79,8 @@ def read_dataset_words(path: str | Path, dataset_name: str) -> list[list[str]]:
         names, background = names[1:], False
     shared_words = dataset_metadata(dataset_name).get("shared_words", False)
     class_words = read_class_words(path, background, shared_words)
+    if background and len(class_words) == len(names) - 1:
+        names, background = names[1:], False
 
     source = Source(f"Words of '{dataset_name}' in {path}", "line", first=1)
     check_fits_classes(class_words, names, source, background, shared_words)
@@ -153,8 +159,8 @@ def check_fits_classes(
 
 
 def _without_spaces(word: str) -> str:
-    """Return a word without its spaces: releases write 'trafficlight'."""
-    return "".join(word.split())
+    """Return a word's text without its spaces: releases write 'trafficlight'."""
+    return "".join(without_templates(word).split())
 
 
 # ------------------------------------------------------------------------------------------------- releases

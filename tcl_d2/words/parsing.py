@@ -1,7 +1,8 @@
 """Words as users write them.
 
 A class is a word (str) or a list of words, the first of which is its name. Users write negative words ("not: shadow",
-see split_negative) and parents ("dog < animal", see utils.specificity) among the classes.
+see split_negative) and parents ("dog < animal", see utils.specificity) among the classes. A word may bring prompt
+templates of its own ("lawn @ itap of a {}.", see split_templates).
 """
 
 import re
@@ -12,6 +13,7 @@ from contextlib import suppress
 BACKGROUND = "background"  # the name of that class
 NO_CLASS = "(no class)"  # the name of pixels that belong to none
 MAX_WORD_LENGTH = 500  # characters; the 77 tokens of CLIP's context are some 400 of English
+_TEMPLATE = "@"  # what comes before each template of a word's own
 _NEGATIVE = re.compile(r"\s*not\s*:", re.IGNORECASE)  # how an entry of negative words begins
 
 
@@ -78,13 +80,34 @@ def as_lists(vocabulary: Iterable[str | Sequence[str]]) -> list[list[str]]:
 
 
 def class_names(vocabulary: Iterable[str | Sequence[str]]) -> list[str]:
-    return [words[0] for words in as_lists(vocabulary)]
+    return [without_templates(words[0]) for words in as_lists(vocabulary)]
 
 
 def unique_names(class_words: Sequence[Sequence[str]]) -> list[str]:
     """Return the first word of each class, with the second where the first is not unique: "bag (handbag)"."""
+    class_words = [[*map(without_templates, words)] for words in class_words]
     count = Counter(words[0] for words in class_words)
     return [f"{words[0]} ({words[1]})" if count[words[0]] > 1 and len(words) > 1 else words[0] for words in class_words]
+
+
+def split_templates(word: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a word such as "lawn @ itap of a {}. @ art of the {}.", and the templates of its own.
+
+    A word without templates stays as it is: an @ that no template follows is part of the text.
+    """
+    text, *templates = word.split(_TEMPLATE)
+    if not any("{}" in template for template in templates):
+        return word, ()
+    return text.strip(), tuple(template.strip() for template in templates)
+
+
+def without_templates(word: str) -> str:
+    return split_templates(word)[0]
+
+
+def join_templates(text: str, templates: Iterable[str]) -> str:
+    """Return a word with templates of its own, as split_templates reads it; ValueError for one that it could not."""
+    return check_word(f" {_TEMPLATE} ".join([text, *templates]))
 
 
 def strip_all(words: Iterable[str]) -> list[str]:
@@ -101,12 +124,18 @@ def decode_argument(text: str) -> str:
 
 
 def check_word(word: str) -> str:
-    """Return a word; ValueError if it is not UTF-8 or longer than MAX_WORD_LENGTH."""
-    if len(word) > MAX_WORD_LENGTH:
+    """Return a word; ValueError if it is not UTF-8, too long (MAX_WORD_LENGTH), or has wrong templates of its own."""
+    text, templates = split_templates(word)
+    if max(map(len, (text, *templates))) > MAX_WORD_LENGTH:
         raise ValueError(
             f"The word '{word[:30]}...' has {len(word):,} characters; at most {MAX_WORD_LENGTH} are read, and "
             "CLIP's context of 77 tokens holds fewer: shorten it, or separate words with commas."
         )
     if any("\ud800" <= letter <= "\udfff" for letter in word):
         raise ValueError(f"The word {word[:30]!r} is not UTF-8: write it, or save its file, as UTF-8.")
+    if not text or any(template.count("{}") != 1 for template in templates):
+        raise ValueError(
+            f"The word '{word[:100]}' has prompt templates of its own, but not as they are written: a word, and behind "
+            "each @ a template with the place '{}' exactly once, such as 'lawn @ itap of a {}. @ art of the {}.'."
+        )
     return word

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+from .parsing import split_templates
+
 _OPENAI_IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
 TEMPLATES = {
     # The nine of the TCL paper's published results
@@ -59,6 +61,12 @@ def get_templates(templates: str | Sequence[str]) -> list[str]:
             f"the word, nor the name of a set of them: {', '.join(TEMPLATES)}."
         )
     return list(check_templates([template for entry in entries for template in TEMPLATES.get(entry, [entry])]))
+
+
+def make_prompts(word: str, templates: Sequence[str]) -> list[str]:
+    """Put a word into each template of its own or, where it has none, of these."""
+    text, own = split_templates(word)
+    return [template.replace("{}", text) for template in own or templates]
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:

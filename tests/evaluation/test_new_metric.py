@@ -67,7 +67,7 @@ def test_results_name_the_settings_that_zero_shot_segmentation_reads(shapes_cfg)
     settings = json.loads(Path(shapes_cfg.OUTPUT_DIR, "results.json").read_text())["settings"]
     assert settings["MODEL"].keys() == {
         "META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD", "CLIP", "DENSE_CLIP", "GROUPVIT", "TCL",
-        "RECO", "MY_KEY"
+        "RECO", "TIPS", "DINO_TXT", "TALK2DINO", "MY_KEY"
     }  # fmt: skip
-    assert settings["INPUT"] == {"MIN_SIZE_TEST": 96, "MAX_SIZE_TEST": 96}
+    assert settings["INPUT"] == {"MIN_SIZE_TEST": 96, "MAX_SIZE_TEST": 96, "RESIZE_TEST": "opencv_bilinear"}
     assert settings["TEST.ZERO_SHOT"]["MAX_IMAGES"] == 1 and {"tcl_d2", "torch"} <= settings.keys()

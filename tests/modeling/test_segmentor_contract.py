@@ -177,3 +177,42 @@ class TestGroupViT(SegmentorContract):
     @classmethod
     def _need_transformers(cls) -> None:
         pytest.importorskip("transformers")
+
+
+class TestTIPSv2(SegmentorContract):
+    """With random towers, and the tokenizer of the small CLIP."""
+
+    config = "tips/tipsv2.yaml"
+    options = (
+        *(
+            "MODEL.TIPS.NAME",
+            "test_vit",
+            "MODEL.TIPS.PRETRAINED",
+            "",
+            "MODEL.TIPS.TEXT",
+            "",
+            "MODEL.TIPS.TOKENIZER",
+            "",
+        ),
+        *("MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.TIPS.TEXT_DEPTH", 2),
+        *("TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24),
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _need_transformers(cls) -> None:
+        pytest.importorskip("transformers")
+
+
+class TestTIPSv2WithCosines(TestTIPSv2):
+    options = (*TestTIPSv2.options, "MODEL.TIPS.SCORES", "cosine")
+
+
+class TestDinoTxt(SegmentorContract):
+    config = "tips/dino_txt.yaml"
+    options = (
+        *("MODEL.DINO_TXT.NAME", "test_vit", "MODEL.DINO_TXT.PRETRAINED", ""),
+        *("MODEL.CLIP.NAME", "tcl_d2://shapes_clip/model.json", "MODEL.DINO_TXT.TEXT_DEPTH", 2),
+        *("MODEL.DINO_TXT.TEXT_WIDTH", 64, "MODEL.DINO_TXT.TEXT_HEADS", 2),
+        *("TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24),
+    )

@@ -2,7 +2,14 @@
 
 import pytest
 
-from tcl_d2.words.parsing import MAX_WORD_LENGTH, split_background_words, split_words
+from tcl_d2.words.parsing import (
+    MAX_WORD_LENGTH,
+    class_names,
+    split_background_words,
+    split_templates,
+    split_words,
+    unique_names,
+)
 from tcl_d2.words.vocabulary import make_vocabulary
 
 
@@ -33,3 +40,19 @@ def test_long_words_are_refused():
             read("ab" * 50_000)
         assert len(str(refused.value)) < 300
     assert split_words("a" * MAX_WORD_LENGTH)
+
+
+def test_a_word_may_bring_templates_of_its_own():
+    assert split_templates("lawn @ itap of a {}. @art of the {}.") == ("lawn", ("itap of a {}.", "art of the {}."))
+    for word in ("lawn", "me@home", "a @ b"):
+        assert split_templates(word) == (word, ())
+    classes = split_words("lawn @ a {} | grass, brick")
+    assert classes == [["lawn @ a {}", "grass"], "brick"] and class_names(classes) == ["lawn", "brick"]
+    assert unique_names([["bag @ a {}", "handbag"], ["bag", "sack"]]) == ["bag (handbag)", "bag (sack)"]
+
+
+@pytest.mark.fault("a word with a template of its own that has no place for it, or no word", "an error shows the form")
+@pytest.mark.parametrize("word", ["lawn @ a {} @ art", "lawn @ a {} of {}", "@ a {}", "lawn @ a {} @"])
+def test_wrong_templates_of_a_word_are_refused(word):
+    with pytest.raises(ValueError, match="such as 'lawn @ itap of a {}. @ art"):
+        make_vocabulary([word])

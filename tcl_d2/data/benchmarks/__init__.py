@@ -1,7 +1,7 @@
 """Datasets to evaluate on: benchmarks with labels of pixels, and annotations of objects."""
 
 from .annotations import read_annotations
-from .mapper import BenchmarkMapper, model_input
+from .mapper import BenchmarkMapper, image_settings, model_input
 from .register import (
     EVALUATOR_TYPE,
     benchmark_classes,
@@ -19,6 +19,7 @@ __all__ = [
     "benchmark_names",
     "class_legend",
     "find_format",
+    "image_settings",
     "model_input",
     "read_annotations",
     "register_benchmark",

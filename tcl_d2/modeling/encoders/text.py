@@ -10,7 +10,8 @@ from detectron2.evaluation import inference_context
 from torch import Tensor, nn
 
 from ...utils.tensors import UnreadableFile, digest_weights, keep_tensors, read_tensors, weights_version
-from ...words.templates import check_templates
+from ...words.parsing import split_templates, without_templates
+from ...words.templates import check_templates, make_prompts
 from ...words.vocabulary import check_words
 from ..functional import normalize
 from .base import DualEncoder
@@ -43,7 +44,7 @@ class _Reading(NamedTuple):
     """How a tokenizer reads a word.
 
     Attributes:
-        text: digest of its tokens, as far as any prompt shows them.
+        text: digest of its tokens, as far as any prompt shows them, and of its own templates.
         is_cut: whether a prompt with it fills the context, so that its end is lost.
     """
 
@@ -77,7 +78,8 @@ class WordReader:
             messages.append(f"Longer than the model's context of {context} tokens, so the end is cut: {_quote(cut)}")
 
         known = getattr(self.tokenizer, "known_words", None)
-        unknown = [word for word in words if known is not None and not known.issuperset(word.lower().split())]
+        texts = map(without_templates, words)
+        unknown = [text for text in texts if known is not None and not known.issuperset(text.lower().split())]
         if unknown:
             messages.append(
                 f"This small model was not trained on {_quote(unknown)}, so what it finds for them means nothing; it "
@@ -87,23 +89,32 @@ class WordReader:
         return messages
 
     def _read(self, words: Sequence[str], templates: Sequence[str]) -> list[_Reading]:
-        # The prompt that shows most of a word, and the one that is cut first
-        prefix = min((template.partition("{}")[0] for template in templates), key=len)
-        longest = max(templates, key=len)
-        readings = {word: self._readings.get((word, prefix, longest)) for word in words}
+        # The prompt that shows most of each word, and the one that is cut first
+        frame, prompts = _frame(templates), {}
+        for word in words:
+            text, own = split_templates(word)
+            prefix, longest = _frame(own) if own else frame
+            prompts[word] = (prefix + text, longest.replace("{}", text), own)
+        readings = {key: self._readings.get(key) for key in prompts.values()}
 
-        new = [word for word, reading in readings.items() if reading is None]
+        new = [key for key, reading in readings.items() if reading is None]
         if new:
-            prompts = [prefix + word for word in new] + [longest.replace("{}", word) for word in new]
-            *tokens, blank = self.tokenizer([*prompts, ""])
-            for word, visible, whole in zip(new, tokens, tokens[len(new) :]):
-                text = hashlib.blake2b(visible.numpy(), digest_size=16).digest()
-                readings[word] = _Reading(text, is_cut=bool(whole[-1] != blank[-1]))
+            starts, wholes, _ = zip(*new)
+            *tokens, blank = self.tokenizer([*starts, *wholes, ""])
+            for key, visible, whole in zip(new, tokens, tokens[len(new) :]):
+                text = hashlib.blake2b(visible.numpy(), digest_size=16)
+                text.update("".join(key[2]).encode())
+                readings[key] = _Reading(text.digest(), is_cut=bool(whole[-1] != blank[-1]))
 
             if len(self._readings) > _WORDS_REMEMBERED:
                 self._readings.clear()
-            self._readings.update({(word, prefix, longest): readings[word] for word in new})
-        return [readings[word] for word in words]
+            self._readings.update({key: readings[key] for key in new})
+        return [readings[prompts[word]] for word in words]
+
+
+def _frame(templates: Sequence[str]) -> tuple[str, str]:
+    """Return what stands before a word in the prompt that shows most of it, and the template that is cut first."""
+    return min((template.partition("{}")[0] for template in templates), key=len), max(templates, key=len)
 
 
 def _quote(words: Sequence[str], limit: int = 5) -> str:
@@ -147,8 +158,8 @@ class TextEmbedder(WordReader):
     def __call__(self, words: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Embed words: the mean of T(template) over templates, projected and normalized.
 
-        Only words that are new are computed.
-        A word's feature may differ in the last bit with the words that it is computed with.
+        Only words that are new are computed. A word that brings templates of its own, see split_templates, is embedded
+        with these. A word's feature may differ in the last bit with the words that it is computed with.
 
         Returns:
             text features fp32 [K, D].
@@ -160,16 +171,16 @@ class TextEmbedder(WordReader):
         words, templates = check_words(words), check_templates(templates)
         context = (templates, self.normalize_prompts, self.clip.device)
         new_words = tuple(word for word in words if (word, context) not in self._features)
-        if new_words:
-            if len(self._features) > _WORDS_REMEMBERED:
-                self._features.clear()
-                new_words = words
-            features = self._embed(new_words, templates)  # rows are cloned: pickled, each would bring all others
-            self._features.update({(word, context): feature.clone() for word, feature in zip(new_words, features)})
+        if new_words and len(self._features) > _WORDS_REMEMBERED:
+            self._features.clear()
+            new_words = words
+        for group in _group_by_count(new_words, templates):
+            features = self._embed(group, templates)  # rows are cloned: pickled, each would bring all others
+            self._features.update({(word, context): feature.clone() for word, feature in zip(group, features)})
         return torch.stack([self._features[word, context] for word in words])
 
     def _embed(self, words: tuple[str, ...], templates: tuple[str, ...]) -> Tensor:
-        tokens = self.tokenizer([template.replace("{}", word) for word in words for template in templates])
+        tokens = self.tokenizer([prompt for word in words for prompt in make_prompts(word, templates)])
         if self.folder is None:
             return self._compute(tokens, len(words))
 
@@ -209,3 +220,11 @@ class TextEmbedder(WordReader):
         if version != self._weights_version:
             self._features.clear()
             self._weights_version = version
+
+
+def _group_by_count(words: Sequence[str], templates: Sequence[str]) -> list[tuple[str, ...]]:
+    """Group words by their number of templates."""
+    groups: dict[int, list[str]] = {}
+    for word in words:
+        groups.setdefault(len(split_templates(word)[1] or templates), []).append(word)
+    return [tuple(group) for group in groups.values()]

@@ -1,5 +1,6 @@
 """Loading a GroupViT with transformers: by the hub's name, from a folder, or from the official release's file."""
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from ...utils.downloads import local_weights
 from ...utils.tensors import check_finite
+from ..encoders.transformers import import_transformers as import_library
 from ..encoders.weights import load_weights, read_weights
 from .official import from_official
 
-_OLDEST = (4, 57)  # of transformers, of which results are known to be the release's
+import_transformers = partial(import_library, "GroupViT", (4, 57))  # results of it are known to be the release's
 _HUB_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 
@@ -26,22 +28,6 @@ def check_groupvit(weights: str) -> None:
         local_weights("MODEL.GROUPVIT.WEIGHTS", weights)
     elif weights:
         _check_folder(transformers, weights)
-
-
-def import_transformers() -> ModuleType:
-    """Import the library, which takes seconds and is optional."""
-    oldest = ".".join(map(str, _OLDEST))
-    remedy = f"pip install 'transformers>={oldest}'"
-    try:
-        import transformers
-    except ImportError as error:
-        raise RuntimeError(f"GroupViT needs transformers, which cannot be imported ({error}): {remedy}") from None
-
-    if tuple(map(int, transformers.__version__.split(".")[:2])) < _OLDEST:
-        raise RuntimeError(
-            f"GroupViT needs transformers {oldest} or newer, but {transformers.__version__} is installed: {remedy}"
-        )
-    return transformers
 
 
 # ------------------------------------------------------------------------------------ the hub and its folders

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Official and transformers' names: # is a number, * the rest, ? is q, k and v, which are one weight in the release. The
-# first pair that fits counts
+from ..encoders.renaming import rename_weights
+
 _NAMES = (
     ("logit_scale", "logit_scale"),
     # Image encoder
@@ -49,24 +49,8 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Other names stay as they are.
     """
-    renamed = {}
-    for key, value in state.items():
-        name = _rename(key)
-        if key == _TRAINING_ONLY:
-            continue
-        if "?" in name:
-            renamed |= {name.replace("?", part): chunk for part, chunk in zip("qkv", value.chunk(3))}
-        elif _CONVOLUTION.fullmatch(key) and value.ndim == 3:
-            renamed[name] = value.squeeze(2)
-        else:
-            renamed[name] = value
-    return renamed
-
-
-def _rename(key: str) -> str:
-    for official, ours in _NAMES:
-        pattern = official.replace(".", r"\.").replace("#", r"(\d+)").replace("*", "(.+)")
-        if match := re.fullmatch(pattern, key):
-            parts = iter(match.groups())
-            return re.sub("[#*]", lambda _, parts=parts: next(parts), ours)
-    return key
+    kept = {key: value for key, value in state.items() if key != _TRAINING_ONLY}
+    for key, value in kept.items():
+        if _CONVOLUTION.fullmatch(key) and value.ndim == 3:
+            kept[key] = value.squeeze(2)
+    return rename_weights(kept, _NAMES)

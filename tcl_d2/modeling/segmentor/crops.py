@@ -84,6 +84,7 @@ class CropSegmentor(nn.Module):
         pad_to: crops are padded to multiples of so many pixels; None: to whole patches; 1: not at all.
         squeezes_padding: whether padding is black, at the right and at the bottom, and scores of the padded crops are
             squeezed into the crops; otherwise it is of the mean color, on all sides, and cut off.
+        enlarges_once: whether scores of windows that are whole images are enlarged at once to the result's size.
         align_corners: whether a crop's scores are enlarged with the centers of the corners' patches on its corners.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
@@ -95,6 +96,7 @@ class CropSegmentor(nn.Module):
     is_memory_short = False
     pad_to: int | None = None
     squeezes_padding = False
+    enlarges_once = False
     align_corners = False
 
     def __init__(

@@ -73,6 +73,8 @@ def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterab
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
         scores = predict(features)
+        if model.enlarges_once:  # they are averaged as they are, over one window
+            place = tuple(scores.shape[-2:]), (slice(None), slice(None))
         yield CropMap(scores.cpu() if model.is_memory_short else scores, *place)
 
 
