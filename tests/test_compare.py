@@ -168,7 +168,7 @@ def test_comparison_names_a_killed_evaluation(in_world, tmp_path):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(SystemExit, match="error: 'maskclip' was ended by SIGKILL; the same command goes on"):
+    with pytest.raises(SystemExit, match="of 'maskclip', 'trained' was ended by SIGKILL; the same command goes on"):
         compare(tmp_path)
     thread.join()
 

@@ -261,7 +261,7 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     assert json.loads((out / "predictions.json").read_text())["mIoU"] == pytest.approx(expected["mIoU"])
 
     sweep = json.loads((out / "settings.json").read_text())
-    row = sweep["mIoU"][sweep["shares"].index(0.3)]
+    row = sweep["mIoU"][0][sweep["shares"].index(0.3)]
     column = np.abs(np.array(sweep["background scores"]) - 0.4).argmin()
     assert row[column] == pytest.approx(expected["mIoU"], abs=0.02)
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
@@ -311,7 +311,7 @@ def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path,
     predictor.cfg.DATASETS.TEST = (data,)
     expected = Trainer.test(predictor.cfg, predictor.model)[data]["sem_seg"]["mIoU"]
     column = np.abs(np.array(sweep["background scores"]) - predictor.model.background_score).argmin()
-    assert sweep["mIoU"][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
+    assert sweep["mIoU"][0][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
 
 
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):
