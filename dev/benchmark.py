@@ -11,10 +11,13 @@ import io
 import json
 import logging
 import os
+import resource
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -25,7 +28,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
+from measure import DEVICE, cpu_time_call, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
@@ -376,6 +379,131 @@ def one_pass(repeat: int) -> list[dict]:
         return [compare("two benchmarks of the same images", "s", *calls, min(repeat, 3), difference)]
 
 
+_HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")
+_SWEEP = tuple(product(("none", "pamr"), (0.0, 0.3), (0.2, 0.4, 0.6)))  # refiners, shares of CLIP's masks, backgrounds
+
+
+@contextmanager
+def _pictures(count: int) -> Iterator[str]:
+    """Yield the name of a benchmark of some pictures of 448 x 448, a window each, with 21 classes."""
+    rng = np.random.default_rng(0)
+    name = "benchmark_methods"
+    with TemporaryDirectory() as folder:
+        for number, part in product(range(count), ("images", "labels")):
+            values = draw_scene(seed=7, index=number, size=112).image.repeat(4, 0).repeat(4, 1)
+            if part == "labels":
+                values = rng.integers(0, 21, (14, 14)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
+            Path(folder, part).mkdir(exist_ok=True)
+            Image.fromarray(values).save(Path(folder, part, f"{number}.png"))
+        register_benchmark(name, f"{folder}/images", f"{folder}/labels", [f"class {k}" for k in range(21)])
+        try:
+            yield name
+        finally:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _methods(names: Sequence[str], data: str, folder: str) -> tuple[list[CfgNode], list[ZeroShotSegmentor]]:
+    """Build dense heads and TCL by name, ViT-B/16, on one CLIP of random weights."""
+    cfgs, models = [], []
+    for name in names:
+        options = ["DATASETS.TEST", (data,), "OUTPUT_DIR", f"{folder}/{name}", "DATALOADER.NUM_WORKERS", 0]
+        options += [
+            "TEST.ZERO_SHOT.TEXT_CACHE",
+            "",
+            "TEST.ZERO_SHOT.TEMPLATES",
+            ["{}"],
+            "TEST.ZERO_SHOT.REFINE",
+            "none",
+        ]
+        if name != "tcl":
+            options += ["MODEL.META_ARCHITECTURE", "DenseCLIP", "MODEL.DENSE_CLIP.HEAD", name]
+        cfgs.append(vit_b16(*options, "TEST.ZERO_SHOT.IMS_PER_BATCH", 1, "TEST.ZERO_SHOT.SAVE_PREDICTIONS", True))
+        torch.manual_seed(0)
+        model = build_model(cfgs[-1]).eval()
+        for other in models:
+            model.share_weights(other)
+        models.append(_trained_like(model) if name == "tcl" else model)
+    return cfgs, models
+
+
+def _evaluate_each(cfgs: Sequence[CfgNode], models: Sequence[ZeroShotSegmentor]) -> None:
+    for cfg, model in zip(cfgs, models):
+        Trainer.test(cfg, model)
+
+
+def _read_labels(folder: str) -> np.ndarray:
+    paths = sorted(Path(folder).glob("*/inference/*/predictions/*.png"))
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def _peak_of_methods(names: Sequence[str]) -> float:
+    """Return the peak of memory in MB of a process that builds methods and evaluates them on a picture together."""
+    with _pictures(1) as data, TemporaryDirectory() as folder:
+        Trainer.test_together(*_methods(names, data, folder), resume=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def methods(repeat: int) -> list[dict]:
+    """Measure methods on one CLIP in one pass against one by one: ViT-B/16, 448 windows, 21 words; CPU time.
+
+    The difference is the largest share of pixels with other labels. Loading a model and its texts does not count, which
+    one by one takes for each.
+    """
+    for name in ("detectron2", "tcl_d2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    rows = []
+    for names, part in ((_HEADS, "five dense heads"), ((*_HEADS, "tcl"), "five dense heads and TCL")):
+        with _pictures(2) as data, TemporaryDirectory() as folder:
+            built = _methods(names, data, folder)
+            together = partial(Trainer.test_together, *built, resume=False)
+            one_by_one = partial(_evaluate_each, *built)
+            ours, reference = seconds(together, one_by_one, repeat=min(repeat, 3), time_call=cpu_time_call)
+            expected = _read_labels(folder)
+            together()
+            difference = float((_read_labels(folder) != expected).mean())
+        row = {"part": f"{part}: 2 windows", "unit": "s", "ours": ours, "reference": reference}
+        rows.append({**row, "difference": difference})
+
+    peaks = [in_new_process(_peak_of_methods, names) for names in ((*_HEADS, "tcl"), ("tcl",))]
+    row = {"part": "  peak memory of the process, and of TCL's alone", "unit": "MB"}
+    return [*rows, {**row, "ours": peaks[0], "reference": peaks[1]}]
+
+
+@torch.no_grad()
+def sweep(repeat: int) -> list[dict]:
+    """Measure 12 settings of TCL in one pass, as tools/analyze.py does, against one by one; CPU time.
+
+    They are 2 refiners, 2 shares of CLIP's own masks and 3 background scores: ViT-B/16, a 448 window, 21 words.
+    """
+    sys.path.append(str(ROOT / "tools"))
+    from analyze import build_refiners, labels_by_threshold
+
+    cfg = vit_b16("TEST.ZERO_SHOT.TEXT_CACHE", "", "TEST.ZERO_SHOT.TEMPLATES", ["{}"])
+    model, refiners = _trained_like(build_model(cfg).eval()), build_refiners(cfg, ["none", "pamr"])
+    model.set_vocabulary([f"class {k}" for k in range(21)], background=True)
+    inputs = {"image": torch.randint(0, 256, (3, 448, 448), dtype=torch.uint8)}
+
+    def in_one_pass() -> list[np.ndarray]:
+        labels = []
+        with model.clip.results.keep():
+            for model.refiner, model.kp_weight in product(refiners.values(), (0.0, 0.3)):
+                labels += labels_by_threshold(model, inputs, (0.2, 0.4, 0.6))
+        return labels
+
+    def one_by_one() -> list[np.ndarray]:
+        labels = []
+        for refiner, model.kp_weight, model.background_score in _SWEEP:
+            model.refiner = refiners[refiner]
+            labels.append(model([{**inputs, "labels_only": True}])[0]["sem_seg_labels"].cpu().numpy())
+        return labels
+
+    difference = max(float((ours != expected).mean()) for ours, expected in zip(in_one_pass(), one_by_one()))
+    ours, reference = seconds(in_one_pass, one_by_one, repeat=min(repeat, 3), time_call=cpu_time_call)
+    row = {"part": "12 settings of TCL: a window", "unit": "s", "ours": ours, "reference": reference}
+    return [{**row, "difference": difference}]
+
+
 def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray], repeat: int) -> dict:
     """Time files that are read, segmented in batches and written with overlays, against the same one at a time.
 
@@ -483,6 +611,8 @@ BENCHMARKS = {
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
+    "methods": methods,
+    "sweep": sweep,
     "throughput": throughput,
     "loader": loader,
     "scoring": scoring,

@@ -81,7 +81,10 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
         assert float(row["average soft_mIoU"]) == pytest.approx(evaluated["average"]["soft_mIoU"])
         assert 0 < float(row["seconds per image"]) < 60 and 100 < float(row["peak memory in MB"]) < 10_000
     assert (tmp_path / "comparison.png").stat().st_size > 1000
-    assert (tmp_path / "comparison.md").read_text() in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (tmp_path / "comparison.md").read_text() in printed and "maskclip, trained: in one pass" in printed
+    for log in (printed, *((tmp_path / name / "log.txt").read_text() for name in ("maskclip", "trained"))):
+        assert log.count("Start inference on 4 batches") == 1
 
     # Again: no image goes through a model, so none is measured
     compare(tmp_path, options=options, configs=CONFIGS[:1])

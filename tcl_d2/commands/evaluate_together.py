@@ -5,6 +5,7 @@ python -m tcl_d2.commands.evaluate_together --configs A.yaml B.yaml --datasets s
 
 import argparse
 import logging
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def build_model(path: str, cfg: CfgNode, others: list[ZeroShotSegmentor]) -> Zer
     for other in others:
         model.share_weights(other)
 
-    # Each log has a file of its own; the terminal has all once
+    # Each configuration has a log file; the terminal has every line once
     for logger in map(logging.getLogger, _LOGGERS):
-        streams = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
-        for handler in streams[1:]:
+        on_terminal = [handler for handler in logger.handlers if getattr(handler, "stream", None) is sys.stdout]
+        for handler in on_terminal[1:]:
             logger.removeHandler(handler)
     return model
 
