@@ -153,11 +153,12 @@ def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):
 
 
 @pytest.mark.fault("weights that cannot be read, in a comparison", "it ends with their error, without a table")
-def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path):
+def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path, capfd):
     (tmp_path / "weights.pth").write_text("no weights")
     with pytest.raises(SystemExit) as error:
         compare(tmp_path, options=[*FEW, "MODEL.WEIGHTS", str(tmp_path / "weights.pth")])
     assert error.value.code == 1 and not (tmp_path / "comparison.md").exists()
+    assert f"error: --configs {CONFIGS[0]}: " in capfd.readouterr().err
 
 
 @pytest.mark.fault("a process of a comparison is killed", "an error names the config and the signal")
