@@ -11,10 +11,13 @@ import io
 import json
 import logging
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -24,8 +27,9 @@ import plain
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
+from measure import DEVICE, cpu_time_call, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
@@ -40,6 +44,7 @@ from tcl_d2.data.shapes import OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
 from tcl_d2.engine.optimizer import FullModelClippedAdamW
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
+from tcl_d2.evaluation.together import ModelsInTurn, Turn
 from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
 from tcl_d2.modeling.reco.index import ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
@@ -376,6 +381,98 @@ def one_pass(repeat: int) -> list[dict]:
         return [compare("two benchmarks of the same images", "s", *calls, min(repeat, 3), difference)]
 
 
+_HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")
+_SWEEP = tuple(product(("none", "pamr"), (0.0, 0.3), (0.2, 0.4, 0.6)))  # refiners, shares of CLIP's masks, backgrounds
+
+
+def _methods(names: Sequence[str]) -> list[ZeroShotSegmentor]:
+    """Build dense heads and TCL by name, ViT-B/16, on one CLIP of random weights, for 21 classes."""
+    models = []
+    for name in names:
+        options = ["TEST.ZERO_SHOT.TEXT_CACHE", "", "TEST.ZERO_SHOT.TEMPLATES", ["{}"], "TEST.ZERO_SHOT.REFINE", "none"]
+        if name != "tcl":
+            options += ["MODEL.META_ARCHITECTURE", "DenseCLIP", "MODEL.DENSE_CLIP.HEAD", name]
+        torch.manual_seed(0)
+        model = build_model(vit_b16(*options)).eval()
+        for other in models:
+            model.share_weights(other)
+        model.set_vocabulary([f"class {k}" for k in range(21)])
+        models.append(_trained_like(model) if name == "tcl" else model)
+    return models
+
+
+@torch.no_grad()
+def _segment_in_turn(models: Sequence[ZeroShotSegmentor], share: bool) -> list[np.ndarray]:
+    """Return each model's labels of a 448 x 448 image, a window, in one pass or one by one."""
+    image = torch.randint(0, 256, (3, 448, 448), generator=torch.Generator().manual_seed(0))
+    inputs = [{"file_name": "image", "image": image, "labels_only": True}]
+    if share:
+        outputs = list(ModelsInTurn([Turn(model, DatasetEvaluators([]), {"image"}, {}) for model in models])(inputs))
+    else:
+        outputs = [model(inputs) for model in models]
+    return [output["sem_seg_labels"].cpu().numpy() for (output,) in outputs]
+
+
+def _peak_of_methods(names: Sequence[str]) -> float:
+    """Return the peak of memory in MB of a process that builds methods and segments an image in one pass."""
+    _segment_in_turn(_methods(names), True)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def methods(repeat: int) -> list[dict]:
+    """Measure methods on one CLIP in one pass against one by one: ViT-B/16, a 448 window, 21 words; CPU time.
+
+    The difference is the largest share of pixels with other labels.
+    """
+    rows = []
+    for names, part in ((_HEADS, "five dense heads"), ((*_HEADS, "tcl"), "five dense heads and TCL")):
+        models = _methods(names)
+        calls = [partial(_segment_in_turn, models, share) for share in (True, False)]
+        ours, reference = seconds(*calls, repeat=min(repeat, 3), time_call=cpu_time_call)
+        difference = max(float((labels != expected).mean()) for labels, expected in zip(calls[0](), calls[1]()))
+        row = {"part": f"{part}: a window", "unit": "s", "ours": ours, "reference": reference}
+        rows.append({**row, "difference": difference})
+        del models, calls
+
+    peaks = [in_new_process(_peak_of_methods, names) for names in ((*_HEADS, "tcl"), ("tcl",))]
+    row = {"part": "  peak memory of the process, and of TCL's alone", "unit": "MB"}
+    return [*rows, {**row, "ours": peaks[0], "reference": peaks[1]}]
+
+
+@torch.no_grad()
+def sweep(repeat: int) -> list[dict]:
+    """Measure 12 settings of TCL in one pass, as tools/analyze.py does, against one by one; CPU time.
+
+    They are 2 refiners, 2 shares of CLIP's own masks and 3 background scores: ViT-B/16, a 448 window, 21 words.
+    """
+    sys.path.append(str(ROOT / "tools"))
+    from analyze import build_refiners, labels_by_threshold
+
+    cfg = vit_b16("TEST.ZERO_SHOT.TEXT_CACHE", "", "TEST.ZERO_SHOT.TEMPLATES", ["{}"])
+    model, refiners = _trained_like(build_model(cfg).eval()), build_refiners(cfg, ["none", "pamr"])
+    model.set_vocabulary([f"class {k}" for k in range(21)], background=True)
+    inputs = {"image": torch.randint(0, 256, (3, 448, 448), dtype=torch.uint8)}
+
+    def in_one_pass() -> list[np.ndarray]:
+        labels = []
+        with model.clip.results.keep():
+            for model.refiner, model.kp_weight in product(refiners.values(), (0.0, 0.3)):
+                labels += labels_by_threshold(model, inputs, (0.2, 0.4, 0.6))
+        return labels
+
+    def one_by_one() -> list[np.ndarray]:
+        labels = []
+        for refiner, model.kp_weight, model.background_score in _SWEEP:
+            model.refiner = refiners[refiner]
+            labels.append(model([{**inputs, "labels_only": True}])[0]["sem_seg_labels"].cpu().numpy())
+        return labels
+
+    difference = max(float((ours != expected).mean()) for ours, expected in zip(in_one_pass(), one_by_one()))
+    ours, reference = seconds(in_one_pass, one_by_one, repeat=min(repeat, 3), time_call=cpu_time_call)
+    row = {"part": "12 settings of TCL: a window", "unit": "s", "ours": ours, "reference": reference}
+    return [{**row, "difference": difference}]
+
+
 def _time_files(part: str, predictor: TCLPredictor, scenes: Sequence[np.ndarray], repeat: int) -> dict:
     """Time files that are read, segmented in batches and written with overlays, against the same one at a time.
 
@@ -483,6 +580,8 @@ BENCHMARKS = {
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
+    "methods": methods,
+    "sweep": sweep,
     "throughput": throughput,
     "loader": loader,
     "scoring": scoring,

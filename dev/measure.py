@@ -41,7 +41,16 @@ def time_call(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def seconds(*functions: Callable[[], object], repeat: int) -> list[float]:
+def cpu_time_call(function: Callable[[], object]) -> float:
+    """Return the seconds of a call that a CPU has worked for this process, which neighbors do not lengthen much."""
+    if DEVICE == "cuda":
+        return time_call(function)
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def seconds(*functions: Callable[[], object], repeat: int, time_call: Callable = time_call) -> list[float]:
     """Return the median time of a call of each function; they are called in turn, after a round that does not count."""
     rounds = [[time_call(function) for function in functions] for _ in range(1 + repeat)]
     return [statistics.median(column) for column in zip(*rounds[1:])]

@@ -81,7 +81,10 @@ def test_configs_are_compared_and_what_is_done_is_not_done_again(in_world, tmp_p
         assert float(row["average soft_mIoU"]) == pytest.approx(evaluated["average"]["soft_mIoU"])
         assert 0 < float(row["seconds per image"]) < 60 and 100 < float(row["peak memory in MB"]) < 10_000
     assert (tmp_path / "comparison.png").stat().st_size > 1000
-    assert (tmp_path / "comparison.md").read_text() in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (tmp_path / "comparison.md").read_text() in printed and "maskclip, trained: in one pass" in printed
+    for log in (printed, *((tmp_path / name / "log.txt").read_text() for name in ("maskclip", "trained"))):
+        assert log.count("Start inference on 4 batches") == 1
 
     # Again: no image goes through a model, so none is measured
     compare(tmp_path, options=options, configs=CONFIGS[:1])
@@ -150,11 +153,12 @@ def test_comparison_names_what_is_wrong(world, tmp_path, arguments, parts):
 
 
 @pytest.mark.fault("weights that cannot be read, in a comparison", "it ends with their error, without a table")
-def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path):
+def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path, capfd):
     (tmp_path / "weights.pth").write_text("no weights")
     with pytest.raises(SystemExit) as error:
         compare(tmp_path, options=[*FEW, "MODEL.WEIGHTS", str(tmp_path / "weights.pth")])
     assert error.value.code == 1 and not (tmp_path / "comparison.md").exists()
+    assert f"error: --configs {CONFIGS[0]}: " in capfd.readouterr().err
 
 
 @pytest.mark.fault("a process of a comparison is killed", "an error names the config and the signal")
@@ -168,7 +172,7 @@ def test_comparison_names_a_killed_evaluation(in_world, tmp_path):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(SystemExit, match="error: 'maskclip' was ended by SIGKILL; the same command goes on"):
+    with pytest.raises(SystemExit, match="of 'maskclip', 'trained' was ended by SIGKILL; the same command goes on"):
         compare(tmp_path)
     thread.join()
 

@@ -9,12 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.commands.inputs import find_inputs
 from tcl_d2.commands.result_folder import SETTINGS
-from tcl_d2.data import register_benchmark_folder
+from tcl_d2.data import BenchmarkMapper, register_benchmark_folder
 from tcl_d2.data.shapes import GROUNDS, OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
 from tcl_d2.predictor import TCLPredictor
@@ -261,7 +262,7 @@ def test_analysis_has_the_figures_of_the_evaluation(world, tmp_path):
     assert json.loads((out / "predictions.json").read_text())["mIoU"] == pytest.approx(expected["mIoU"])
 
     sweep = json.loads((out / "settings.json").read_text())
-    row = sweep["mIoU"][sweep["shares"].index(0.3)]
+    row = sweep["mIoU"][0][sweep["shares"].index(0.3)]
     column = np.abs(np.array(sweep["background scores"]) - 0.4).argmin()
     assert row[column] == pytest.approx(expected["mIoU"], abs=0.02)
     assert {"iou.png", "best_and_worst.png", "settings.png"} <= {path.name for path in out.iterdir()}
@@ -292,8 +293,29 @@ def analyze(monkeypatch):
 
 def test_analysis_of_settings_leaves_the_model_as_it_was(in_world, tmp_path, analyze):
     predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", "TEST.ZERO_SHOT.REFINE", "none")
-    analyze.analyze_settings("shapes_val", predictor, tmp_path, count=1)
-    assert predictor.model.kp_weight == 0.3
+    sweep = analyze.analyze_settings("shapes_val", predictor, tmp_path, 1, ["none", "pamr"])
+    assert np.shape(sweep["mIoU"]) == (2, 8, 41) and sweep["refiners"] == ["none", "pamr"]
+    assert predictor.model.kp_weight == 0.3 and predictor.model.refiner is None
+
+
+@pytest.mark.parametrize("option", [(), ("AREA_THRESHOLD", 0.05), ("LOGIT_SCALE", 20.0)])
+def test_analysis_of_settings_has_the_labels_of_each_alone(in_world, analyze, option):
+    """Of scores that are kept, or, where labels depend on all of them, of the whole model."""
+    options = [f"TEST.ZERO_SHOT.{option[0]}", option[1]] if option else []
+    predictor = TCLPredictor(ROOT / "configs/shapes/trained.yaml", *options)
+    model, thresholds = predictor.model, (0.1, 0.4, 0.7)
+    inputs = BenchmarkMapper(predictor.cfg)(DatasetCatalog.get("shapes_val")[0])
+    model.set_dataset("shapes_val")
+    counted = []
+    with model.clip.results.keep():
+        for model.refiner in analyze.build_refiners(predictor.cfg, ["none", "pamr"]).values():
+            for model.kp_weight in (0.0, 0.3):
+                labels = list(analyze.labels_by_threshold(model, inputs, thresholds))
+                counted += [(model.refiner, model.kp_weight, *row) for row in zip(thresholds, labels)]
+    assert len(counted) == 12 and model.clip.results.spared > 0
+    for model.refiner, model.kp_weight, model.background_score, labels in counted:
+        expected = model([{**inputs, "labels_only": True}])[0]["sem_seg_labels"]
+        assert np.array_equal(labels, expected)
 
 
 def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path, analyze):
@@ -311,7 +333,7 @@ def test_analysis_of_settings_keeps_the_words_of_a_benchmark(in_world, tmp_path,
     predictor.cfg.DATASETS.TEST = (data,)
     expected = Trainer.test(predictor.cfg, predictor.model)[data]["sem_seg"]["mIoU"]
     column = np.abs(np.array(sweep["background scores"]) - predictor.model.background_score).argmin()
-    assert sweep["mIoU"][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
+    assert sweep["mIoU"][0][sweep["shares"].index(0.3)][column] == pytest.approx(expected, abs=0.02)
 
 
 def test_analysis_of_wording_takes_several_words_together(in_world, tmp_path, analyze):

@@ -3,19 +3,21 @@
 
 python train_net.py --config-file configs/shapes/trained.yaml --eval-only TEST.ZERO_SHOT.SAVE_PREDICTIONS True
 python tools/analyze.py predictions shapes_val output/shapes/tcl/inference/shapes_val/predictions
-python tools/analyze.py settings shapes_val
+python tools/analyze.py settings shapes_val --refiners none pamr
 python tools/analyze.py wording shapes_val --words "brick, red brick, brick wall, brick | red brick"
 python tools/analyze.py templates shapes_val --images datasets/shapes/train
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tabulate import tabulate
 from tqdm import tqdm
@@ -31,7 +33,9 @@ from tcl_d2.evaluation.dataset_settings import words_from_config
 from tcl_d2.evaluation.template_choice import choose_templates, measure_entropies, words_to_choose_for, write_words
 from tcl_d2.evaluation.zero_shot import prediction_path
 from tcl_d2.modeling import TCL
-from tcl_d2.modeling.segmentor.score_rules import AllScores, ScoreSettings
+from tcl_d2.modeling.refiners.base import Refiner
+from tcl_d2.modeling.refiners.build import build_refiner
+from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation.drawing import draw_overlay
 from tcl_d2.utils.errors import one_message
@@ -39,7 +43,7 @@ from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import as_array
 from tcl_d2.words.parsing import as_lists, class_names, split_words
 from tcl_d2.words.templates import get_templates
-from tcl_d2.words.vocabulary import dataset_classes, dataset_vocabulary, join_vocabularies
+from tcl_d2.words.vocabulary import dataset_classes, dataset_vocabulary
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
@@ -141,93 +145,118 @@ def analyze_predictions(data: str, folder: Path, output: Path, count: int) -> di
     return {"mIoU": result["mIoU"], "most confused": confused}
 
 
-def scores_with_and_without_clip(predictor: TCLPredictor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scores [words, H, W] by TCL's own masks and by CLIP's, of which those of a mixture are the mixture."""
-    model, scores = predictor.model, []
-    kp_weight = model.kp_weight
-    try:
-        for weight in (0.0, 1.0):
-            model.kp_weight = weight
-            scores.append(model([inputs])[0]["sem_seg"].cpu())
-    finally:
-        model.kp_weight = kp_weight
-    return tuple(scores)
+def labels_by_threshold(model: TCL, inputs: dict, thresholds: Sequence[float]) -> Iterator[np.ndarray]:
+    """Yield the labels [H, W] of an image with each score of the background, as an evaluation with it gives them."""
+    inputs = {**inputs, "labels_only": True, "label_scores": True}
+    if model.area_threshold > 0 or model.refines("classes"):  # by which the background's score goes into all others
+        for model.background_score in thresholds:
+            yield model([inputs])[0]["sem_seg_labels"].cpu().numpy()
+        return
+
+    model.background_score = 0.0
+    output = model([inputs])[0]
+    for threshold in thresholds:
+        highest = ScoreSettings(threshold, model.logit_scale).highest_background
+        is_background = output["sem_seg_scores"] <= highest if len(thresholds) > 1 else False
+        yield torch.where(is_background, 0, output["sem_seg_labels"]).cpu().numpy()
 
 
 @torch.no_grad()
-def analyze_settings(data: str, predictor: TCLPredictor, output: Path, count: int) -> dict:
-    """Compute mIoU for each background score and share of CLIP's own masks, from one pass over the images.
+def analyze_settings(
+    data: str, predictor: TCLPredictor, output: Path, count: int, refiners: Sequence[str] = ()
+) -> dict:
+    """Compute mIoU for each refiner, share of CLIP's own masks and background score, in one pass over the images.
 
     Args:
         data: name of the benchmark.
         predictor: holds a TCL model.
         output: folder of the pictures.
         count: number of images, evenly spaced; 0 for all.
+        refiners: values of TEST.ZERO_SHOT.REFINE; none for that of the configuration.
 
     Returns:
-        `best` pair of settings, and the `mIoU` in percent of each pair: a row for each of `shares`, a column for each
-        of `background scores`.
+        the `best` settings, and `mIoU` in percent by the positions in `refiners`, `shares` and `background scores`.
 
     Raises:
-        ValueError: the model is no TCL model.
+        ValueError: the model is no TCL model, or a refiner is not known.
     """
     if not isinstance(predictor.model, TCL):
         raise ValueError("The effect of settings needs a TCL model.")
-    model, mapper, classes = predictor.model, BenchmarkMapper(predictor.cfg), MetadataCatalog.get(data).stuff_classes
+    cfg, model, classes = predictor.cfg, predictor.model, MetadataCatalog.get(data).stuff_classes
+    mapper, words = BenchmarkMapper(cfg), words_from_config(cfg, data)
+    built = build_refiners(cfg, refiners or [cfg.TEST.ZERO_SHOT.REFINE])
+    has_background = dataset_vocabulary(data, words, model.identify).background
+    thresholds = THRESHOLDS if has_background else [0.0]
 
-    # Each word is a class of its own, so that the scores of words can be mixed
-    vocabulary = dataset_vocabulary(data, words_from_config(predictor.cfg, data), model.identify)
-    words, (subset,) = join_vocabularies([vocabulary])
-    model.set_text_embeddings(model.embed_vocabulary(words, model.templates))
-    first = int(vocabulary.background)
-    thresholds = THRESHOLDS if vocabulary.background else [0.0]
+    # Count pixels for each triple of settings; what they share of an image is computed once
+    totals = np.zeros((len(built), len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
+    with model.keep_settings(), keep_kp_weight(model):
+        model.set_dataset(data, class_words={data: words})
+        for dataset_dict, label in read_labels(data, count):
+            inputs = mapper(dataset_dict)
+            with model.clip.results.keep():
+                for i, model.refiner in enumerate(built.values()):
+                    for j, model.kp_weight in enumerate(KP_WEIGHTS):
+                        for k, prediction in enumerate(labels_by_threshold(model, inputs, thresholds)):
+                            totals[i, j, k] += count_pixels(prediction, label, len(classes))
+    flat = [compute_metrics(matrix, classes)["mIoU"] for matrix in totals.reshape(-1, *totals.shape[-2:])]
+    mious = np.reshape(flat, totals.shape[:3])
+    draw_settings(thresholds, dict(zip(built, mious)), output / "settings.png")
 
-    # Count pixels for each pair of settings
-    totals = np.zeros((len(KP_WEIGHTS), len(thresholds), len(classes), len(classes)), np.int64)
-    for dataset_dict, label in read_labels(data, count):
-        tcl, clip = scores_with_and_without_clip(predictor, mapper(dataset_dict))
-        for i, weight in enumerate(KP_WEIGHTS):
-            rule = AllScores(subset, ScoreSettings(background_score=0.0))
-            rule.update(weight * clip + (1 - weight) * tcl)
-            scores = rule.output()["sem_seg"]
-            best, winner = scores[first:].max(0)
-            for j, threshold in enumerate(thresholds):
-                prediction = winner
-                if vocabulary.background:
-                    prediction = torch.where(best > scores[0].clamp(min=threshold), winner + 1, 0)
-                totals[i, j] += count_pixels(prediction.numpy(), label, len(classes))
-    mious = [[compute_metrics(matrix, classes)["mIoU"] for matrix in row] for row in totals]
-
-    draw_settings(thresholds, mious, output / "settings.png")
-
-    # Find the best pair
-    i, j = np.unravel_index(np.argmax(mious), np.shape(mious))
-    best = {"mIoU": mious[i][j], "share of CLIP's masks": KP_WEIGHTS[i]}
-    if vocabulary.background:
-        best["score of the background"] = float(thresholds[j])
+    # Find the best triple
+    i, j, k = np.unravel_index(np.argmax(mious), mious.shape)
+    best = {"mIoU": float(mious[i, j, k]), "refiner": list(built)[i], "share of CLIP's masks": KP_WEIGHTS[j]}
+    if has_background:
+        best["score of the background"] = float(thresholds[k])
     print(f"best on these images: {best}. Results are reported on them: do not choose settings by them.")
-    return {"best": best, "shares": KP_WEIGHTS, "background scores": list(thresholds), "mIoU": mious}
+    settings = {"refiners": list(built), "shares": KP_WEIGHTS, "background scores": list(thresholds)}
+    return {"best": best, **settings, "mIoU": mious.tolist()}
 
 
-def draw_settings(thresholds: Sequence[float], mious: list[list[float]], path: Path) -> None:
+def build_refiners(cfg: CfgNode, names: Sequence[str]) -> dict[str, Refiner | None]:
+    """Build the refiners of these names, with the settings of a configuration; errors as build_refiner."""
+    refiners = {}
+    for name in names:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TEST.ZERO_SHOT.REFINE = name
+        refiners[name] = build_refiner(cfg)
+        if refiners[name] is not None:
+            refiners[name].load()
+    return refiners
+
+
+@contextmanager
+def keep_kp_weight(model: TCL) -> Iterator[None]:
+    """Restore a model's share of CLIP's own masks at the end of the block."""
+    kp_weight = model.kp_weight
+    try:
+        yield
+    finally:
+        model.kp_weight = kp_weight
+
+
+def draw_settings(thresholds: Sequence[float], mious: Mapping[str, np.ndarray], path: Path) -> None:
     """Draw lines of mIoU over the background's score or, without a background, over the share of CLIP's own masks.
 
     Args:
         thresholds: background scores; a single one where there is no background.
-        mious: mIoU in percent, a row for each share of KP_WEIGHTS, a column for each threshold.
+        mious: mIoU in percent by refiner, a row for each share of KP_WEIGHTS, a column for each threshold.
         path: of the picture.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    if len(thresholds) > 1:
-        for weight, row in zip(KP_WEIGHTS, mious):
-            axis.plot(thresholds, row, label=f"CLIP's share {weight}")
-        axis.set_xlabel("score of the background")
-        axis.legend(fontsize=8)
-    else:
-        axis.plot(KP_WEIGHTS, [row[0] for row in mious], marker="o")
-        axis.set_xlabel("share of CLIP's own masks")
+    figure, axes = plt.subplots(1, len(mious), figsize=(6.5 * len(mious), 4), squeeze=False, sharey=True)
+    for axis, (refiner, rows) in zip(axes[0], mious.items()):
+        axis.set_title(refiner)
+        if len(thresholds) > 1:
+            for weight, row in zip(KP_WEIGHTS, rows):
+                axis.plot(thresholds, row, label=f"CLIP's share {weight}")
+            axis.set_xlabel("score of the background")
+            axis.legend(fontsize=8)
+        else:
+            axis.plot(KP_WEIGHTS, rows[:, 0], marker="o")
+            axis.set_xlabel("share of CLIP's own masks")
 
-    axis.set_ylabel("mIoU, %")
+    axes[0, 0].set_ylabel("mIoU, %")
     save_figure(figure, path)
 
 
@@ -324,6 +353,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--words", default="", help="wording: a class of the dataset, then other words for it")
     parser.add_argument("--images", nargs="+", help="templates: pictures, folders or globs in place of the benchmark's")
     parser.add_argument("--keep", type=int, default=4, help="templates: how many each class gets")
+    parser.add_argument("--refiners", nargs="+", default=[], help="settings: values of TEST.ZERO_SHOT.REFINE")
     parser.add_argument("--count", type=int, default=0, help="number of images, evenly spaced; 0: all")
     parser.add_argument("--output", type=Path, default=Path("output/analysis"), help="folder")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
@@ -355,7 +385,10 @@ def main() -> None:
         else:
             predictor = TCLPredictor(args.config_file, *args.opts)
             common = args.data, predictor, args.output, args.count
-            result = analyze_settings(*common) if args.what == "settings" else analyze_wording(*common, words)
+            if args.what == "settings":
+                result = analyze_settings(*common, args.refiners)
+            else:
+                result = analyze_wording(*common, words)
 
     with replacing(args.output / f"{args.what}.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1))

@@ -3,8 +3,8 @@
 tcl-d2 compare --configs configs/shapes/maskclip.yaml configs/shapes/trained.yaml --datasets shapes_val
 tcl-d2 compare --configs A.yaml B.yaml --opts TEST.ZERO_SHOT.MAX_IMAGES 100
 
-Each configuration is evaluated by `tcl-d2 evaluate --resume`, one after the other. Ctrl-C saves what is done, and the
-same command goes on from there.
+Configurations on one CLIP, with the same images and windows, are evaluated in one pass over the images, see
+`evaluate_together`; the groups follow each other. Ctrl-C saves what is done, and the same command goes on from there.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from ..evaluation.comparison import Comparand, write_comparison
 from ..evaluation.confusion import PROTOCOL_METRICS
 from ..evaluation.cost import read_cost
 from ..evaluation.published import published_for
+from ..evaluation.together import group_configs
 from ..runs.signals import STOP_SIGNALS
 from ..utils.errors import expect, named, one_message
 from ..utils.locks import locked_folder
@@ -55,12 +56,11 @@ def main(args: argparse.Namespace) -> None:
 
         # Evaluate
         with locked_folder(args.output, "comparison", "--output"):
-            comparands = {}
-            for number, (name, cfg) in enumerate(cfgs.items(), start=1):
-                print(f"{number} of {len(cfgs)}: {name}", flush=True)
-                evaluate(name, paths[name], cfg, args.opts)
-                comparands[name] = read_comparand(cfg)
-            table = write_comparison(comparands, args.output)
+            groups = group_configs(cfgs)
+            for number, names in enumerate(groups, start=1):
+                print(f"{number} of {len(groups)}: {', '.join(names)}", flush=True)
+                evaluate([paths[name] for name in names], datasets, args)
+            table = write_comparison({name: read_comparand(cfg) for name, cfg in cfgs.items()}, args.output)
         print(f"\n{table}\nTable and figure in {args.output}")
 
 
@@ -76,11 +76,10 @@ def read_config(path: str, datasets: Sequence[str] | None, folder: Path, options
     return cfg
 
 
-def evaluate(name: str, path: str, cfg: CfgNode, options: Sequence[str]) -> None:
-    """Evaluate a configuration in a new process, to which signals are passed on; exit if it fails or is stopped."""
-    values = ["DATASETS.TEST", cfg.DATASETS.TEST, "OUTPUT_DIR", cfg.OUTPUT_DIR, "TEST.EXPECTED_RESULTS", []]
-    command = [sys.executable, "-m", "tcl_d2", "evaluate", "--config-file", path, "--resume"]
-    command += map(str, [*options, *values])
+def evaluate(paths: Sequence[str], datasets: Sequence[str], args: argparse.Namespace) -> None:
+    """Evaluate config files together in a new process, to which signals are passed on; exit if it fails or stops."""
+    command = [sys.executable, "-m", "tcl_d2.commands.evaluate_together", "--configs", *paths]
+    command += ["--datasets", *datasets, "--output", str(args.output), "--opts", *args.opts]
     # In a session of its own, so that Ctrl-C reaches this process alone, which passes it on
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, errors="replace", bufsize=1, start_new_session=True
@@ -96,11 +95,12 @@ def evaluate(name: str, path: str, cfg: CfgNode, options: Sequence[str]) -> None
             signal.signal(number, handler)
 
     # Say how it ended, unless it has said so
+    names = ", ".join(f"'{Path(path).stem}'" for path in paths)
     if status > 128:
-        print(f"stopped in '{name}': the same command goes on from there", file=sys.stderr)
+        print(f"stopped in {names}: the same command goes on from there", file=sys.stderr)
     if status < 0:
         reason = signal.Signals(-status).name
-        sys.exit(f"error: '{name}' was ended by {reason}; the same command goes on from what is done")
+        sys.exit(f"error: the evaluation of {names} was ended by {reason}; the same command goes on from what is done")
     if status:
         sys.exit(status)
 

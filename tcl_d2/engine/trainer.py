@@ -25,7 +25,7 @@ from ..data.feature_loader import build_feature_loader
 from ..data.loader import RestartableLoader
 from ..data.unlabeled import UnlabeledImageMapper
 from ..evaluation import build_evaluator
-from ..evaluation.evaluation_pass import evaluate_datasets, evaluation_settings, load_test_dicts
+from ..evaluation.evaluation_pass import Evaluation, evaluate_datasets, evaluation_settings, load_test_dicts
 from ..evaluation.report import report_results, verify_results
 from ..modeling import Talk2DINO
 from ..runs.processes import unwrap_ddp, wrap_ddp
@@ -241,15 +241,28 @@ class Trainer(DefaultTrainer):
         """
         names = cfg.DATASETS.TEST
         evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
+        return cls._test_all([Evaluation(cfg, unwrap_ddp(model), evaluators)], resume)[0]
 
+    @classmethod
+    def test_together(cls, cfgs: Sequence[CfgNode], models: Sequence[nn.Module], resume: bool) -> list[OrderedDict]:
+        """Evaluate models whose configurations `group_configs` puts together as `test`, in one pass over the images."""
+        evaluations = [Evaluation(cfg, model, cls._build_evaluators(cfg)) for cfg, model in zip(cfgs, models)]
+        return cls._test_all(evaluations, resume)
+
+    @classmethod
+    def _test_all(cls, evaluations: Sequence[Evaluation], resume: bool) -> list[OrderedDict]:
         # A subclass's loader may read the same images in another way for each dataset
         share_images = cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__
-        segmentor = unwrap_ddp(model)
-        results = OrderedDict((name, {}) for name in names)
-        results |= evaluate_datasets(cfg, segmentor, evaluators, cls.build_test_loader, share_images, resume)
-        if not results or not comm.is_main_process():
-            return OrderedDict()
-        return report_results(cfg, results, evaluation_settings(cfg))
+        all_results = evaluate_datasets(evaluations, cls.build_test_loader, share_images, resume)
+        reports = []
+        for evaluation, measured in zip(evaluations, all_results):
+            results = OrderedDict((name, {}) for name in evaluation.cfg.DATASETS.TEST) | measured
+            if results and comm.is_main_process():
+                logger.info("Results for %s", evaluation.cfg.OUTPUT_DIR)
+                reports.append(report_results(evaluation.cfg, results, evaluation_settings(evaluation.cfg)))
+            else:
+                reports.append(OrderedDict())
+        return reports
 
     @classmethod
     def _build_evaluators(cls, cfg: CfgNode) -> dict[str, DatasetEvaluator | None]:

@@ -44,7 +44,7 @@ def write_comparison(comparands: Mapping[str, Comparand], folder: Path) -> str:
     metrics = list(dict.fromkeys(metric for row in measured for metric in row))
     rows = list(_rows(comparands, names, metrics))
     gaps = [f"{name}: {gap}  " for name, comparand in comparands.items() for gap in list_gaps(comparand.results)]
-    lines = [*_main_table(rows, names), *gaps]
+    lines = [*_main_table(rows, names), *_shared_costs(comparands), *gaps]
     for metric in metrics:
         columns = ["configuration", *_columns(metric, names)]
         cells = [[row[column] for column in columns] for row in rows if not row["source"]]
@@ -94,6 +94,17 @@ def _main_table(rows: Sequence[dict], names: Sequence[str]) -> list[str]:
     formats = ("", "", *[".1f"] * (len(names) + 1), ".3f", ".0f")
     numbered = [f"[{number}] {source}  " for number, source in enumerate(sources, start=1)]
     return [tabulate(cells, header, "pipe", floatfmt=formats), "", *numbered]
+
+
+def _shared_costs(comparands: Mapping[str, Comparand]) -> list[str]:
+    """Return a line about the configurations whose costs were measured in one process with others."""
+    together = [name for name, comparand in comparands.items() if comparand.cost.get("together", 1) > 1]
+    if not together:
+        return []
+    names = ", ".join(together)
+    return [
+        f"{names}: in one pass with others; s / image counts what was shared for each, peak MB is of all together  "
+    ]
 
 
 def _draw(comparands: Mapping[str, Comparand], names: Sequence[str]) -> Figure:

@@ -3,8 +3,8 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from .dataset_settings import words_from_config
 from .objects import needed_outputs
 from .progress import EvaluationProgress, SkippedImages, fingerprint, stat_files
 from .similarity import class_similarity
+from .together import EvaluatorsInTurn, ModelsInTurn, Turn
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator, inference_folder
 
 logger = logging.getLogger(__name__)
@@ -36,32 +37,60 @@ BuildLoader = Callable[[CfgNode, str], Iterable[list[dict]]]
 _MODEL_KEYS = ("META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD")
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A model to evaluate.
+
+    Attributes:
+        model: any that gives what the evaluators read; one without `set_dataset` runs as in Detectron2's own `test`.
+    """
+
+    cfg: CfgNode
+    model: nn.Module
+    evaluators: Evaluators
+
+    @property
+    def takes_datasets(self) -> bool:
+        """Whether the model is told which dataset is meant; another one knows its classes by itself."""
+        return hasattr(self.model, "set_dataset")
+
+    def of_group(self, names: Sequence[str]) -> "Evaluation":
+        """Return the evaluation of datasets that share their images, with their settings."""
+        evaluators = {name: self.evaluators[name] or DatasetEvaluators([]) for name in names}
+        return Evaluation(dataset_config(self.cfg, names[0]), self.model, evaluators)
+
+
 def evaluate_datasets(
-    cfg: CfgNode, model: nn.Module, evaluators: Evaluators, build_loader: BuildLoader, share_images: bool, resume: bool
-) -> dict[str, dict]:
-    """Evaluate each dataset with its own settings; the model then has the protocol and classes that it had before.
+    evaluations: Sequence[Evaluation], build_loader: BuildLoader, share_images: bool, resume: bool
+) -> list[dict[str, dict]]:
+    """Evaluate models on each dataset with its own settings; they then have the protocol and classes as before.
 
     Args:
-        model: any that gives what the evaluators read; one without `set_dataset` runs as in Detectron2's own `test`.
+        evaluations: of one model, or of several on the same datasets that `group_configs` puts together.
         share_images: whether one loader may serve all datasets of the same images.
         resume: whether to go on from what a stopped evaluation of the same model and settings has done.
 
     Returns:
-        by dataset: {"sem_seg": metrics in percent, "images": count, "skipped": count}.
+        for each model, by dataset: {"sem_seg": metrics in percent, "images": count, "skipped": count}.
     """
-    share_images = share_images and _takes_datasets(model)
-    groups = group_by_images(cfg, evaluators) if share_images else [[name] for name in evaluators]
-    results = {}
-    has_settings = isinstance(model, ZeroShotSegmentor)
-    with model.keep_settings() if has_settings else nullcontext():
+    share_images = share_images and all(evaluation.takes_datasets for evaluation in evaluations)
+    groups = [[name] for name in evaluations[0].evaluators]
+    if share_images:
+        groups = group_by_images([evaluation.cfg for evaluation in evaluations], evaluations[0].evaluators)
+    results = [{} for _ in evaluations]
+    with ExitStack() as stack:
+        for evaluation in evaluations:
+            if isinstance(evaluation.model, ZeroShotSegmentor):
+                stack.enter_context(evaluation.model.keep_settings())
         for i, group in enumerate(groups, start=1):
             logger.info("Pass %d of %d over images: %s", i, len(groups), ", ".join(group))
-            group_evaluators = {name: evaluators[name] or DatasetEvaluators([]) for name in group}
-            results |= _run_pass(dataset_config(cfg, group[0]), model, group_evaluators, build_loader, resume)
+            group_evaluations = [evaluation.of_group(group) for evaluation in evaluations]
+            for model_results, new in zip(results, _run_pass(group_evaluations, build_loader, resume)):
+                model_results |= new
     return results
 
 
-def group_by_images(cfg: CfgNode, evaluators: Evaluators) -> list[list[str]]:
+def group_by_images(cfgs: Sequence[CfgNode], evaluators: Evaluators) -> list[list[str]]:
     """Group datasets of the same images, settings and objects, for which masks are made once.
 
     Images whose annotated sizes differ are not the same: the mapper compares those of the first dataset alone.
@@ -70,7 +99,7 @@ def group_by_images(cfg: CfgNode, evaluators: Evaluators) -> list[list[str]]:
     for name, evaluator in evaluators.items():
         rows = DatasetCatalog.get(name)
         images = tuple((row["file_name"], row.get("height"), row.get("width")) for row in rows)
-        settings = str(cfg.TEST.ZERO_SHOT.BY_DATASET.get(name))
+        settings = str([cfg.TEST.ZERO_SHOT.BY_DATASET.get(name) for cfg in cfgs])
         objects = needed_outputs(evaluator) & set(OUTPUTS)
         groups.setdefault((images, settings, objects), []).append(name)
     return list(groups.values())
@@ -96,53 +125,79 @@ def evaluation_settings(cfg: CfgNode) -> dict:
 # ------------------------------------------------------------------------------------------- one pass
 
 
-def _run_pass(
-    cfg: CfgNode, model: nn.Module, evaluators: Mapping[str, DatasetEvaluator], build_loader: BuildLoader, resume: bool
-) -> dict[str, dict]:
-    """Segment the images that the datasets share; `cfg` has their settings."""
-    first = next(iter(evaluators))
-    dataset_dicts = {name: load_test_dicts(cfg, name) for name in evaluators}
-    file_names = {dataset_dict["file_name"] for dataset_dict in dataset_dicts[first]}
-    skipped = {name: SkippedImages() for name in evaluators if cfg.TEST.ZERO_SHOT.SKIP_BROKEN}
+class _Share:
+    """A model's share of a pass: what it has done before, and what is left.
 
-    # Set up the model, and go on from what was done before
-    progress = _build_progress(cfg, model, evaluators, dataset_dicts, resume)
-    if _takes_datasets(model):
-        _set_classes(cfg, model, evaluators)
-    for name, kept in progress.items():
-        evaluators[name].attach(kept, skipped.get(name))
-    done = set()
-    if len(progress) == len(evaluators):
-        done = set.intersection(*(set(kept.done) for kept in progress.values()))
-    if done:
-        logger.info("%d of %d images were done before", len(done), len(file_names))
+    Attributes:
+        progress: what the evaluators keep on disk, by dataset.
+        skipped: counts of broken images by dataset, where they are left out.
+        done, left: images by file name.
+        turn: to segment those that are left.
+    """
 
-    # Segment the images that are left
-    is_shared = len(evaluators) > 1
-    evaluator = SharedImagesEvaluator(evaluators, dataset_dicts) if is_shared else evaluators[first]
-    num_images = len(done)
-    if num_images < len(file_names):
-        keepers = [evaluators[name] for name in progress]
-        loader = build_loader(cfg, first)
-        loader = RemainingImages(loader, file_names - done, _request(evaluators), skipped.values(), keepers)
-        results = inference_on_dataset(model, loader, evaluator)
-        num_images += sum(comm.gather(loader.num_images))
-    else:
-        results = evaluator.evaluate()
+    def __init__(self, evaluation: Evaluation, resume: bool):
+        """Set up the model, and go on from what was done before."""
+        cfg, model, evaluators = evaluation.cfg, evaluation.model, evaluation.evaluators
+        dataset_dicts = {name: load_test_dicts(cfg, name) for name in evaluators}
+        self.skipped = {name: SkippedImages() for name in evaluators if cfg.TEST.ZERO_SHOT.SKIP_BROKEN}
+        self.progress = _build_progress(cfg, model, evaluators, dataset_dicts, resume)
+        if evaluation.takes_datasets:
+            _set_classes(cfg, model, evaluators)
+        for name, kept in self.progress.items():
+            evaluators[name].attach(kept, self.skipped.get(name))
 
-    results = results if is_shared else {first: results}
-    return {name: _with_counts(results[name], num_images, skipped.get(name)) for name in evaluators}
+        # What is left
+        first = next(iter(evaluators))
+        file_names = {dataset_dict["file_name"] for dataset_dict in dataset_dicts[first]}
+        self.done = set()
+        if len(self.progress) == len(evaluators):
+            self.done = set.intersection(*(set(kept.done) for kept in self.progress.values()))
+        if self.done:
+            logger.info("%d of %d images were done before", len(self.done), len(file_names))
+        self.left = file_names - self.done
+
+        self.evaluators = evaluators
+        is_shared = len(evaluators) > 1
+        evaluator = SharedImagesEvaluator(evaluators, dataset_dicts) if is_shared else evaluators[first]
+        self.turn = Turn(model, evaluator, self.left, _request(evaluators))
+
+    @property
+    def keepers(self) -> list[ZeroShotSemSegEvaluator]:
+        """The evaluators that keep progress."""
+        return [self.evaluators[name] for name in self.progress]
+
+    def finish(self, results: Mapping | None, num_images: int) -> dict[str, dict]:
+        """Return the metrics of each dataset with its numbers of images, of which `num_images` are of this run."""
+        results = results if len(self.evaluators) > 1 else {next(iter(self.evaluators)): results}
+        total = len(self.done) + num_images
+        return {name: _with_counts(results[name], total, self.skipped.get(name)) for name in self.evaluators}
+
+
+def _run_pass(evaluations: Sequence[Evaluation], build_loader: BuildLoader, resume: bool) -> list[dict[str, dict]]:
+    """Segment the images that the datasets share; the configurations have their settings."""
+    shares = [_Share(evaluation, resume) for evaluation in evaluations]
+    active = [share for share in shares if share.left]
+    results, counts = {}, {}
+    if active:
+        turns = [share.turn for share in active]
+        cfg, first = evaluations[0].cfg, next(iter(evaluations[0].evaluators))
+        loader = RemainingImages(build_loader(cfg, first), active)
+        if len(turns) == 1:
+            results[active[0]] = inference_on_dataset(turns[0].model, loader, turns[0].evaluator)
+        else:
+            results |= zip(active, inference_on_dataset(ModelsInTurn(turns), loader, EvaluatorsInTurn(turns)))
+        counts |= zip(active, (sum(comm.gather(count)) for count in loader.counts))
+
+    for share in shares:
+        if share not in results:
+            results[share] = share.turn.evaluator.evaluate()
+    return [share.finish(results[share], counts.get(share, 0)) for share in shares]
 
 
 def _with_counts(metrics: Mapping | None, num_images: int, skipped: SkippedImages | None) -> dict:
     """Return a dataset's metrics with the number of its images that were evaluated, and of the skipped ones."""
     num_skipped = skipped.total() if skipped else 0
     return {**(metrics or {}), "images": num_images - num_skipped, "skipped": num_skipped}
-
-
-def _takes_datasets(model: nn.Module) -> bool:
-    """Return whether a model is told which dataset is meant; another one knows its classes by itself."""
-    return hasattr(model, "set_dataset")
 
 
 def _set_classes(cfg: CfgNode, model: nn.Module, evaluators: Evaluators) -> None:
@@ -191,24 +246,22 @@ def _request(evaluators: Evaluators) -> dict[str, bool]:
     return {"labels_only": "sem_seg" not in outputs, **dict.fromkeys(outputs & set(OUTPUTS), True)}
 
 
-@dataclass
 class RemainingImages:
     """Batches of the images that are left to do, without broken ones; a signal ends the run with its progress saved.
 
     Attributes:
-        file_names: the images that are left.
-        request: goes into the input of each image.
-        skipped: each counts the images that BenchmarkMapper could not read.
-        evaluators: save their progress when a signal stops the run.
-        num_images: images that this process has given or skipped.
+        counts: for each share, the images that this process has given or skipped.
     """
 
-    loader: Iterable[list[dict]]
-    file_names: Collection[str]
-    request: Mapping[str, object]
-    skipped: Collection[SkippedImages]
-    evaluators: Collection[ZeroShotSemSegEvaluator]
-    num_images: int = 0
+    def __init__(self, loader: Iterable[list[dict]], shares: Sequence[_Share]):
+        """Choose from a loader's images what any of the shares has left.
+
+        With one share, the inputs have its request; several models make their own.
+        """
+        self.loader = loader
+        self.shares = shares
+        self.counts = [0] * len(shares)
+        self._request = shares[0].turn.request if len(shares) == 1 else {}
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -216,24 +269,29 @@ class RemainingImages:
     def __iter__(self) -> Iterator[list[dict]]:
         with SignalCatcher() as catcher:
             for batch in self.loader:
-                remaining = [row for row in batch if row["file_name"] in self.file_names]
-                readable = self._drop_broken(remaining) if self.skipped else remaining
+                remaining = [row for row in batch if any(row["file_name"] in share.left for share in self.shares)]
+                readable = self._drop_broken(remaining)
                 if readable:
-                    yield [{**row, **self.request} for row in readable]
-                self.num_images += len(remaining)
+                    yield [{**row, **self._request} for row in readable]
+                for i, share in enumerate(self.shares):
+                    self.counts[i] += len(share.turn.choose(remaining))
                 if catcher.number:
                     self._stop(catcher.number)
 
     def _drop_broken(self, rows: Sequence[dict]) -> list[dict]:
+        skipped = [skipped for share in self.shares for skipped in share.skipped.values()]
+        if not skipped:
+            return rows
         for row in rows:
             if "error" in row:
-                for skipped in self.skipped:
-                    skipped.add(row["file_name"], row["error"])
+                for images in skipped:
+                    images.add(row["file_name"], row["error"])
         return [row for row in rows if "error" not in row]
 
     def _stop(self, number: int) -> None:
-        for evaluator in self.evaluators:
-            evaluator.save_progress()
+        for share in self.shares:
+            for evaluator in share.keepers:
+                evaluator.save_progress()
         name = signal.Signals(number).name
         logger.info("Stopped by %s, and what is done is saved: --eval-only --resume goes on from it", name)
         sys.exit(128 + number)

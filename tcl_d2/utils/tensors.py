@@ -172,6 +172,12 @@ def weights_version(tensors: Iterable[Tensor]) -> list[tuple]:
     return [(x.device, x.dtype, x.data_ptr(), changes_in_place(x)) for x in tensors]
 
 
+def have_equal_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Return whether two modules on one device have the same weights under the same names."""
+    weights, others = weights_by_name(first), weights_by_name(second)
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def digest_weights(model: nn.Module, names: Container[str] | None = None) -> str:
     """Return a digest of a model's weights, or of the named ones, and of its activations."""
     digest = hashlib.blake2b(digest_size=16)

@@ -51,10 +51,10 @@ def test_values_for_one_dataset(cfg):
         ),
         "shapes_objects_val",
     )
-    assert group_by_images(cfg, dict.fromkeys(cfg.DATASETS.TEST)) == [["shapes_val", "shapes_objects_val"]]
+    assert group_by_images([cfg], dict.fromkeys(cfg.DATASETS.TEST)) == [["shapes_val", "shapes_objects_val"]]
 
     set_by_dataset(cfg, "shapes_objects_val", *options)
-    assert group_by_images(cfg, dict.fromkeys(cfg.DATASETS.TEST)) == [["shapes_val"], ["shapes_objects_val"]]
+    assert group_by_images([cfg], dict.fromkeys(cfg.DATASETS.TEST)) == [["shapes_val"], ["shapes_objects_val"]]
     model = Trainer.build_model(cfg).eval()
     Trainer.test(cfg, model)
     assert model.crop_size == cfg.TEST.ZERO_SHOT.CROP_SIZE  # not that of the last pass
@@ -205,7 +205,7 @@ def test_settings_that_are_no_list_are_named(cfg, value):
 def test_values_of_one_dataset_that_are_lists(cfg):
     """Datasets are grouped by their settings, also where a setting has several values."""
     set_by_dataset(cfg, "shapes_objects_val", "TEST.ZERO_SHOT.TEMPLATES", ["a {}", "the {}"])
-    groups = group_by_images(cfg, dict.fromkeys(["shapes_val", "shapes_objects_val", "shapes_stuff_val"]))
+    groups = group_by_images([cfg], dict.fromkeys(["shapes_val", "shapes_objects_val", "shapes_stuff_val"]))
     assert groups == [["shapes_val", "shapes_stuff_val"], ["shapes_objects_val"]]
 
 

@@ -692,7 +692,7 @@ def test_a_model_is_asked_for_what_the_evaluators_take(cfg):
     assert needed_outputs(DatasetEvaluators([scores, instances])) == {"sem_seg", "instances"}
     assert needed_outputs(None) == needed_outputs(DatasetEvaluators([])) == {"sem_seg"}
     evaluators = {"shapes_val": labels, "shapes_instances_val": instances, "shapes_stuff_val": scores}
-    assert group_by_images(cfg, evaluators) == [["shapes_val", "shapes_stuff_val"], ["shapes_instances_val"]]
+    assert group_by_images([cfg], evaluators) == [["shapes_val", "shapes_stuff_val"], ["shapes_instances_val"]]
 
 
 def test_scores_and_objects_are_evaluated_together(cfg):

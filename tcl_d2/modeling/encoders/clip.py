@@ -15,6 +15,7 @@ from ..functional import tokens_to_map
 from .base import FrozenDualEncoder
 from .linear import linear, run_layers
 from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
+from .shared_results import SharedResults
 
 # The parameters of a block, whatever its class, that computes x + attn(ln_1(x)) and then x + mlp(ln_2(x))
 _LAYERS = ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -105,7 +106,11 @@ def value_path(block: nn.Module, x: Tensor) -> Tensor:
 
 
 class FrozenCLIP(FrozenDualEncoder):
-    """CLIP's two encoders. Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`."""
+    """CLIP's two encoders. Images are float [B, 3, H, W], normalized, H and W multiples of `patch_size`.
+
+    Attributes:
+        results: what the models on it share of the same images and texts.
+    """
 
     def __init__(self, model: nn.Module):
         """Freeze an open_clip model whose image tower is a plain vision transformer; ValueError for others."""
@@ -115,6 +120,8 @@ class FrozenCLIP(FrozenDualEncoder):
         without_parameter(model, "logit_scale")
         super().__init__(model)
         self._positions = KeptPositions()
+        self.results = SharedResults()
+        self._depths: set[int] = set()  # numbers of blocks after which these models go on by themselves
 
     @property
     def visual(self) -> nn.Module:
@@ -142,7 +149,7 @@ class FrozenCLIP(FrozenDualEncoder):
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens)
+        return self.results("text", self.model.encode_text, tokens)
 
     def text_weights(self) -> dict[str, Tensor]:
         weights = weights_by_name(self.model)
@@ -170,7 +177,15 @@ class FrozenCLIP(FrozenDualEncoder):
         positions = self._positions(position, visual.positional_embedding, tuple(visual.grid_size), self.grid(images))
         x = visual.ln_pre(torch.cat([class_token, x], dim=1) + positions.to(x.dtype))
 
-        return self.run_blocks(x, 0, depth, recompute)
+        return self._share_blocks(x, depth) if self.results.are_kept else self.run_blocks(x, 0, depth, recompute)
+
+    def _share_blocks(self, tokens: Tensor, depth: int) -> Tensor:
+        self._depths.add(depth)
+        first = 0
+        for stop in sorted(stop for stop in self._depths if stop <= depth):
+            tokens = self.results((first, stop), partial(self.run_blocks, first=first, stop=stop), tokens)
+            first = stop
+        return tokens
 
     def run_blocks(self, tokens: Tensor, first: int, stop: int, recompute: bool = False) -> Tensor:
         """Run the blocks `first` to `stop` - 1 on tokens [B, 1 + h*w, C]; `recompute` as in forward_blocks."""

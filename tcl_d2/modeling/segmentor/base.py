@@ -18,6 +18,7 @@ from ...config.ranges import check_values
 from ...segmentation.drawing import class_colors
 from ...segmentation.objects import ComponentSettings
 from ...utils.errors import expect
+from ...utils.tensors import have_equal_weights
 from ...words.datasets import has_classes
 from ...words.templates import check_templates, get_templates
 from ...words.vocabulary import (
@@ -162,6 +163,12 @@ class ZeroShotSegmentor(CropSegmentor):
     def check_encoder(cls, cfg: CfgNode) -> None:
         """Look whether what `build_encoder` needs is there, before anything costly is built; errors as it."""
         check_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
+
+    def share_weights(self, other: "ZeroShotSegmentor") -> None:
+        """Take another model's CLIP, if it is equal: it is held once, and what it computes may be shared."""
+        are_clips = isinstance(self.clip, FrozenCLIP) and isinstance(other.clip, FrozenCLIP)
+        if are_clips and self.clip.activation == other.clip.activation and have_equal_weights(self.clip, other.clip):
+            self.clip = self.embed_vocabulary.clip = other.clip
 
     # ------------------------------------------------------------------------------------ protocol
 

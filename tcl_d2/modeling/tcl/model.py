@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ...config.ranges import check_values
 from ...segmentation.drawing import draw_text
 from ...utils.events import put_picture
+from ...utils.tensors import have_equal_weights
 from ...words.vocabulary import dataset_vocabulary, join_vocabularies
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
 from ..encoders.text import batch_tokens
@@ -288,13 +289,21 @@ class TCL(ZeroShotSegmentor):
     def encode(self, images: Tensor) -> CropFeatures:
         depth = min(self.freeze, len(self.clip.blocks) - self.kp_head.num_blocks)
         shared = self.clip.forward_blocks(images, depth)
-        embedding = self.grounder(self.clip.run_blocks(shared, depth, self.freeze), self.clip.grid(images))
+        grid = self.clip.grid(images)
+        ground = partial(self.grounder, grid=grid)
+        tokens = self.clip.run_blocks(shared, depth, self.freeze)
+        embedding = self.clip.results((self.grounder, grid), ground, tokens)
         features = CropFeatures(images, None, embedding, self.bind_refiner("crop", images))
         if self.kp_weight == 0:
             return features
 
         clip_features = self.kp_head.continue_features(self.clip, shared, depth, images)
         return features._replace(clip_features=normalize(clip_features, 1))
+
+    def share_weights(self, other: ZeroShotSegmentor) -> None:
+        super().share_weights(other)
+        if isinstance(other, TCL) and have_equal_weights(self.grounder, other.grounder):
+            self.grounder = other.grounder
 
     def dense_features(self, features: CropFeatures) -> Tensor:
         return features.embedding
