@@ -55,6 +55,10 @@ def check_schedule(cfg: CfgNode) -> None:
 class Trainer(DefaultTrainer):
     """Trains models that give losses, such as TCL, and evaluates any zero-shot segmentor; see DefaultTrainer."""
 
+    # Those of self._trainer: DefaultTrainer hands them on
+    model: nn.Module
+    data_loader: Iterable[list[dict]]
+
     def __init__(self, cfg: CfgNode):
         """Build all parts of a training; a ValueError names the config key that does not fit."""
         TrainerBase.__init__(self)  # DefaultTrainer's own builds parts that are replaced here
@@ -68,7 +72,7 @@ class Trainer(DefaultTrainer):
         # Assume these objects must be constructed in this order
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+        self.seed: int = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
         data_loader = self.build_train_loader(cfg)
 
         model = wrap_ddp(model)
@@ -84,7 +88,7 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
 
         self._catcher = SignalCatcher()
-        self.register_hooks(self.build_hooks())
+        self.register_hooks([*self.build_hooks()])
 
     # ------------------------------------------------------------------------------------ training
 
@@ -235,13 +239,13 @@ class Trainer(DefaultTrainer):
             ValueError: a dataset has no evaluator, or the numbers of evaluators and datasets differ.
         """
         names = cfg.DATASETS.TEST
-        evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
+        by_dataset = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
 
         # A subclass's loader may read the same images in another way for each dataset
         share_images = cls.build_test_loader.__func__ is Trainer.build_test_loader.__func__
         segmentor = unwrap_ddp(model)
         results = OrderedDict((name, {}) for name in names)
-        results |= evaluate_datasets(cfg, segmentor, evaluators, cls.build_test_loader, share_images, resume)
+        results |= evaluate_datasets(cfg, segmentor, by_dataset, cls.build_test_loader, share_images, resume)
         if not results or not comm.is_main_process():
             return OrderedDict()
         return report_results(cfg, results, evaluation_settings(cfg))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ class CostMeter:
         self.seconds = earlier.get("seconds", 0.0)
         self.images = earlier.get("images", 0)
         self.peak_memory = earlier.get("peak_memory", 0.0)
-        self._device = model.device
+        self._device = cast(torch.device, model.device)
         self._first: tuple[float, int] | None = None  # it takes longer, while libraries choose their ways
         model.register_forward_pre_hook(self._start)
         model.register_forward_hook(self._stop)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from inspect import signature
 from multiprocessing import get_start_method, set_start_method
+from typing import Any
 
 import torch
 from detectron2.engine import create_ddp_model, default_argument_parser
@@ -125,6 +126,6 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     return create_ddp_model(model, device_ids=device_ids, **{sync_buffers: False})
 
 
-def unwrap_ddp(model: nn.Module) -> nn.Module:
+def unwrap_ddp(model: nn.Module) -> Any:
     """Return the model itself, without DistributedDataParallel."""
     return model.module if isinstance(model, DistributedDataParallel) else model

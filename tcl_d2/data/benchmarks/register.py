@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -121,7 +122,7 @@ def _check_words(
     check_fits_classes(class_words, classes, source, background, shared_words)
 
 
-def _load(name: str, prepare: str, *files: object) -> list[dict]:
+def _load(name: str, prepare: str, *files: Any) -> list[dict]:
     with loading(name, prepare):
         return [{**pair, "dataset_name": name} for pair in list_pairs(*files)]  # by which the model knows the words
 
@@ -131,7 +132,7 @@ def benchmark_names() -> list[str]:
     return [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE]
 
 
-def benchmark_classes(name: str) -> tuple[list[ClassWords], bool | list[str]]:
+def benchmark_classes(name: str) -> tuple[Sequence[ClassWords], bool | list[str]]:
     """Return the words of a registered dataset's classes, each word once, and its background: whether, or its words.
 
     Raises:

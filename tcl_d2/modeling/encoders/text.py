@@ -78,7 +78,7 @@ class WordReader:
 
         known = getattr(self.tokenizer, "known_words", None)
         unknown = [word for word in words if known is not None and not known.issuperset(word.lower().split())]
-        if unknown:
+        if known is not None and unknown:
             messages.append(
                 f"This small model was not trained on {_quote(unknown)}, so what it finds for them means nothing; it "
                 f"knows {_quote(sorted(known))}. For photos and words of your own take another model: --model "
@@ -90,19 +90,20 @@ class WordReader:
         # The prompt that shows most of a word, and the one that is cut first
         prefix = min((template.partition("{}")[0] for template in templates), key=len)
         longest = max(templates, key=len)
-        readings = {word: self._readings.get((word, prefix, longest)) for word in words}
+        keys = {word: (word, prefix, longest) for word in words}
+        readings = {word: self._readings[key] for word, key in keys.items() if key in self._readings}
 
-        new = [word for word, reading in readings.items() if reading is None]
+        new = [word for word in keys if word not in readings]
         if new:
             prompts = [prefix + word for word in new] + [longest.replace("{}", word) for word in new]
             *tokens, blank = self.tokenizer([*prompts, ""])
             for word, visible, whole in zip(new, tokens, tokens[len(new) :]):
-                text = hashlib.blake2b(visible.numpy(), digest_size=16).digest()
+                text = hashlib.blake2b(visible.numpy().tobytes(), digest_size=16).digest()
                 readings[word] = _Reading(text, is_cut=bool(whole[-1] != blank[-1]))
 
             if len(self._readings) > _WORDS_REMEMBERED:
                 self._readings.clear()
-            self._readings.update({(word, prefix, longest): readings[word] for word in new})
+            self._readings.update({keys[word]: readings[word] for word in new})
         return [readings[word] for word in words]
 
 
@@ -191,7 +192,7 @@ class TextEmbedder(WordReader):
 
     def _digest(self, tokens: Tensor) -> str:
         """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder."""
-        digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
+        digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=16)
         if self.normalize_prompts:
             digest.update(b"normalized")
         digest.update(digest_weights(self.clip.model, self.clip.text_weights()).encode())

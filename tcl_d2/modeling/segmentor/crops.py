@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...config.ranges import check_values
 from ..encoders.base import DualEncoder
-from ..functional import normalize, resize_scores
+from ..functional import map_size, normalize, resize_scores
 from ..refiners.base import Refiner, keep_scores
 from .windows import pad_below, pad_to_multiple
 
 
 class CropFeatures(NamedTuple):
-    """What is computed of a batch of crops once, for any words.
+    """What is computed of a batch of crops once, for any words; `| Any` where a method may leave a field None.
 
     Attributes:
         images: normalized crops [B, 3, H, W].
@@ -25,8 +25,8 @@ class CropFeatures(NamedTuple):
     """
 
     images: Tensor
-    clip_features: Tensor | None
-    embedding: Tensor | None = None
+    clip_features: Tensor | Any
+    embedding: Tensor | Any = None
     refine: Callable[[Tensor], Tensor] = keep_scores
 
 
@@ -83,6 +83,7 @@ class CropSegmentor(nn.Module):
             squeezed into the crops; otherwise it is of the mean color, on all sides, and cut off.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
+        background_score, logit_scale, area_threshold: see ZeroShotSegmentor.set_protocol.
         join_words_first: whether a class has its best word's score before scores are enlarged to the result's size.
     """
 
@@ -91,6 +92,11 @@ class CropSegmentor(nn.Module):
     is_memory_short = False
     pad_to: int | None = None
     squeezes_padding = False
+    background_score: float
+    logit_scale: float
+    area_threshold: float
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -238,7 +244,7 @@ class CropSegmentor(nn.Module):
         Returns:
             their features, and where the crops are in a map of them.
         """
-        patch_size, size = self.clip.patch_size, tuple(crops.shape[-2:])
+        patch_size, size = self.clip.patch_size, map_size(crops)
         multiple = self.pad_to or patch_size
         if min(size) < patch_size:
             multiple = max(multiple, patch_size)
@@ -247,7 +253,7 @@ class CropSegmentor(nn.Module):
             return self.encode(pad_below(crops, multiple, black)), CropPlace(size, (slice(None), slice(None)))
 
         padded, place = pad_to_multiple(crops, multiple)
-        return self.encode(padded), CropPlace(tuple(padded.shape[-2:]), place)
+        return self.encode(padded), CropPlace(map_size(padded), place)
 
     def crop_masks(self, features: CropFeatures, place: CropPlace, text: Tensor) -> Tensor:
         """Predict scores [B, W, H, W] of crops, at their own size.
