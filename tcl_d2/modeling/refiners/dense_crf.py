@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
@@ -92,12 +91,14 @@ class DenseCRF(Refiner):
 def _import_pydensecrf() -> ModuleType:
     """Import the package, which is optional: it is compiled when it is installed."""
     try:
-        return import_module("pydensecrf.densecrf")
+        # Compiled, without types, and perhaps not there
+        from pydensecrf import densecrf  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
     except ImportError as error:
         raise RuntimeError(
             f"TEST.ZERO_SHOT.REFINE densecrf needs pydensecrf2, which cannot be imported ({error}): pip install "
             "pydensecrf2, with a C++ compiler"
         ) from None
+    return densecrf
 
 
 @REFINER_REGISTRY.register()
