@@ -32,9 +32,10 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
+from tcl_d2.commands.options.segment import argument_parser
 from tcl_d2.commands.prepare import shapes
 from tcl_d2.commands.result_folder import Source
-from tcl_d2.commands.segment import argument_parser, segment_files
+from tcl_d2.commands.segment import segment_files
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.data.shapes import OBJECTS, draw_scene
 from tcl_d2.engine import Trainer

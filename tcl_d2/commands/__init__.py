@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 
 from ..utils.errors import one_message
 from ..utils.installation import require_detectron2
@@ -64,18 +65,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         with one_message(ModuleNotFoundError):
             require_detectron2()
 
-    # Run it; only its own module is imported
-    command = import_module(f".{name.replace('-', '_')}", __name__)
-    command = getattr(command, "PREPARATION", command)
-    parser = command.argument_parser()
+    # Read its options
+    module = name.replace("-", "_")
+    parser = _argument_parser(module)
     parser.prog = prog
     args = parser.parse_args(words)
+
+    # Run it; only its own module is imported
+    command = import_module(f".{module}", __name__)
+    command = getattr(command, "PREPARATION", command)
     if name == "train":
         from ..engine import launch
 
         launch(command.main, args)
     else:
         command.main(args)
+
+
+def _argument_parser(module: str) -> argparse.ArgumentParser:
+    """Return the parser of a command's options; without its work's imports, if it has a module in `options`."""
+    options = f"{__name__}.options.{module}"
+    command = import_module(options if find_spec(options) else f"{__name__}.{module}")
+    return getattr(command, "PREPARATION", command).argument_parser()
 
 
 def _choose(prog: str, summaries: Mapping[str, str], words: Sequence[str]) -> list[str]:
