@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from ..utils.errors import one_message
+from ..utils.imports import import_lazily
 from ..utils.installation import require_detectron2
 from ..version import __version__
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
 
     # Run it; only its own module is imported
+    import_lazily("wandb")  # by timm, for a function that is not called here
     command = import_module(f".{module}", __name__)
     command = getattr(command, "PREPARATION", command)
     if name == "train":

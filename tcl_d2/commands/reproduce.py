@@ -7,8 +7,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.checkpointer import fetch_weights
 from ..config import load_config
-from ..engine import launch
 from ..modeling.checks import check_device
+from ..runs.processes import launch
 from ..utils.errors import expect, one_message
 from . import train
 from .prepare import voc

@@ -15,10 +15,9 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from ..data.benchmarks import benchmark_classes
-from ..engine import launch
 from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor
-from ..runs.processes import is_first_process
+from ..runs.processes import is_first_process, launch
 from ..segmentation import Segmentation
 from ..segmentation.objects import check_opencv
 from ..segmentation.region_files import check_region_files
