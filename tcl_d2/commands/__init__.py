@@ -1,4 +1,4 @@
-"""The command line: `tcl-d2 COMMAND`, a module each, with `argument_parser()` and `main(args)`."""
+"""The command line: `tcl-d2 COMMAND`, a module each, with `main(args)`; its `argument_parser()` is in `options`."""
 
 import argparse
 import sys
