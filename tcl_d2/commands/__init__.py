@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.util import find_spec
 
 from ..utils.errors import one_message
 from ..utils.imports import import_lazily
@@ -43,6 +42,9 @@ FIGURES = {
     "maskclip": "MaskCLIP on OpenAI's CLIP ViT-B/16",
     "groupvit": "GroupViT (YFCC) from the Hugging Face hub",
 }
+
+
+_OWN_OPTIONS = ("compare", "prepare.", "segment_exported")  # have their options in the module of their work
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _argument_parser(module: str) -> argparse.ArgumentParser:
-    """Return the parser of a command's options; without its work's imports, if it has a module in `options`."""
-    options = f"{__name__}.options.{module}"
-    command = import_module(options if find_spec(options) else f"{__name__}.{module}")
+    """Return the parser of a command's options, without the imports of its work."""
+    folder = "" if module.startswith(_OWN_OPTIONS) else ".options"
+    command = import_module(f"{folder}.{module}", __name__)
     return getattr(command, "PREPARATION", command).argument_parser()
 
 
