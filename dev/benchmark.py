@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import resource
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,9 +38,10 @@ from torch import Tensor
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
+from tcl_d2.commands.options.segment import argument_parser
 from tcl_d2.commands.prepare import shapes
 from tcl_d2.commands.result_folder import Source
-from tcl_d2.commands.segment import argument_parser, segment_files
+from tcl_d2.commands.segment import segment_files
 from tcl_d2.data import ImageTextDatasetMapper, register_benchmark
 from tcl_d2.data.shapes import OBJECTS, draw_scene
 from tcl_d2.engine import Trainer
@@ -571,6 +574,43 @@ def retrieval(repeat: int) -> list[dict]:
     return [*rows, {"part": "  peak memory", "unit": "MB", "ours": peak, "reference": held_peak}]
 
 
+def _cpu_seconds(command: Sequence[str]) -> float:
+    """Return the seconds of CPU of a new Python process, which may end with argparse's status for wrong options."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode not in (0, 2):
+        raise RuntimeError(done.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def start(repeat: int) -> list[dict]:
+    """Measure a command's whole process, in seconds of CPU: help, a wrong option, a small picture by torch and ONNX."""
+    with TemporaryDirectory() as folder:
+        Image.fromarray(draw_scene(7, 1).image).save(Path(folder, "photo.png"))
+        command = ["-m", "tcl_d2", "segment"]
+        files = [f"{folder}/photo.png", "--output", f"{folder}/out"]
+        exported = f"{folder}/model.onnx"
+        _cpu_seconds(["-m", "tcl_d2", "export", exported, "--classes", "brick, grass"])
+        commands = {
+            "import torch": ["-c", "import torch"],
+            "import torch, open_clip": ["-c", "import torch, open_clip"],
+            "segment --help": [*command, "--help"],
+            "segment --mistyped": [*command, "--mistyped"],
+            "segment, a small picture": [*command, *files, "--classes", "brick, grass"],
+            "segment --onnx, the same": [*command, *files, "--onnx", exported],
+        }
+        rounds = [[_cpu_seconds(words) for words in commands.values()] for _ in range(max(3, repeat // 4))]
+
+    times = {name: statistics.median(column) for name, column in zip(commands, zip(*rounds))}
+    references = {"segment, a small picture": "import torch, open_clip"}
+    references["segment --onnx, the same"] = "segment, a small picture"
+    return [
+        {"part": name, "unit": "s", "ours": times[name], "reference": times[references.get(name, "import torch")]}
+        for name in list(commands)[2:]
+    ]
+
+
 BENCHMARKS = {
     "refinement": refinement,
     "masks": masks,
@@ -588,6 +628,7 @@ BENCHMARKS = {
     "large_vocabulary": large_vocabulary,
     "loading": loading,
     "retrieval": retrieval,
+    "start": start,
 }
 
 

@@ -124,6 +124,7 @@ def _loss_heads(cfg: Mapping) -> list[str]:
 
 def find_value(cfg: Mapping, key: str) -> Any:
     """Return the value of a key such as "SOLVER.MAX_ITER"; None where there is none."""
+    value: Any = cfg
     for part in key.split("."):
-        cfg = cfg.get(part) if isinstance(cfg, Mapping) else None
-    return cfg
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

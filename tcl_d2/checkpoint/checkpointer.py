@@ -101,8 +101,9 @@ class TCLCheckpointer(DetectionCheckpointer):
         """
         super().__init__(_unwrap(model), save_dir, **checkpointables)
         self.card = card
-        if card is not None and isinstance(getattr(self.model, "clip", None), FrozenCLIP):
-            self.card = {**card, "activation": self.model.clip.activation}
+        clip = getattr(self.model, "clip", None)
+        if card is not None and isinstance(clip, FrozenCLIP):
+            self.card = {**card, "activation": clip.activation}
         self._source = "MODEL.WEIGHTS"  # what to blame for a file that does not fit
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
 from detectron2.config import CfgNode
@@ -139,11 +140,12 @@ def _portable_clip(name: str, pretrained: str, has_clip: bool) -> tuple[str, str
 
 def _make_model_card(folder: Path, state: Mapping[str, Tensor], cfg: CfgNode, card: Mapping[str, str]) -> ModelCard:
     """Describe a model as the hub's pages do."""
+    digest: dict[str, Any] = {_DIGEST: digest_file(folder / WEIGHTS)}
     head = ModelCardData(
         library_name="tcl_d2",
         pipeline_tag="image-segmentation",
         tags=["detectron2", "zero-shot", "semantic-segmentation", cfg.MODEL.META_ARCHITECTURE.lower()],
-        **{_DIGEST: digest_file(folder / WEIGHTS)},
+        **digest,
     )
 
     rows = describe_encoder(cfg, "with these weights")

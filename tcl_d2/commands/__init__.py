@@ -1,4 +1,4 @@
-"""The command line: `tcl-d2 COMMAND`, a module each, with `argument_parser()` and `main(args)`."""
+"""The command line: `tcl-d2 COMMAND`, a module each, with `main(args)`; its `argument_parser()` is in `options`."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from ..utils.errors import one_message
+from ..utils.imports import import_lazily
 from ..utils.installation import require_detectron2
 from ..version import __version__
 
@@ -44,6 +45,9 @@ FIGURES = {
 }
 
 
+_OWN_OPTIONS = ("compare", "prepare.", "segment_exported")  # have their options in the module of their work
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first words name, with the other words as its arguments."""
     # Find the command
@@ -65,18 +69,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         with one_message(ModuleNotFoundError):
             require_detectron2()
 
-    # Run it; only its own module is imported
-    command = import_module(f".{name.replace('-', '_')}", __name__)
-    command = getattr(command, "PREPARATION", command)
-    parser = command.argument_parser()
+    # Read its options
+    module = name.replace("-", "_")
+    parser = _argument_parser(module)
     parser.prog = prog
     args = parser.parse_args(words)
+
+    # Run it; only its own module is imported
+    import_lazily("wandb")  # by timm, for a function that is not called here
+    command = import_module(f".{module}", __name__)
+    command = getattr(command, "PREPARATION", command)
     if name in ("train", "features"):
         from ..engine import launch
 
         launch(command.main, args)
     else:
         command.main(args)
+
+
+def _argument_parser(module: str) -> argparse.ArgumentParser:
+    """Return the parser of a command's options, without the imports of its work."""
+    folder = "" if module.startswith(_OWN_OPTIONS) else ".options"
+    command = import_module(f"{folder}.{module}", __name__)
+    return getattr(command, "PREPARATION", command).argument_parser()
 
 
 def _choose(prog: str, summaries: Mapping[str, str], words: Sequence[str]) -> list[str]:

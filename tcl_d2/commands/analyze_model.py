@@ -1,13 +1,4 @@
-"""Count what models cost: parameters, FLOPs and activations; and measure their speed and memory.
-
-tcl-d2 analyze-model --config-file configs/tcl.yaml
-tcl-d2 analyze-model --config-file configs/tcl.yaml configs/unified/naclip.yaml     # a table in Markdown
-tcl-d2 analyze-model --config-file configs/tcl.yaml --tasks speed memory
-
-Weights are random, since they cost the same; nothing is downloaded. All figures are of one image. A FLOP is a
-multiplication with its addition, as Detectron2 counts. Each model is measured in a process of its own; the memory is
-the GPU's, or on a CPU all that the process holds.
-"""
+"""Analyze models: what they are made of, counted and measured, as tables."""
 
 import argparse
 import logging
@@ -26,7 +17,6 @@ from ..modeling import ZeroShotSegmentor
 from ..modeling.checks import check_device, check_meta_architecture
 from ..utils.errors import one_message
 
-TASKS = ("parameter", "flop", "activation", "structure", "speed", "memory")
 _MEGA, _GIGA = 1e6, 1e9
 Row = dict[str, object]  # cells by column
 
@@ -44,18 +34,6 @@ class Analysis(NamedTuple):
         for name, count in counts.items():
             self.parts.setdefault(name, {"part": name})[column] = count[key] / unit
         self.summary[column] = sum(count[key] for count in counts.values()) / unit
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", nargs="+", required=True, help="configs; of several, one table")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS[:3], help=f"default: {' '.join(TASKS[:3])}")
-    parser.add_argument("--image-size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--words", type=int, default=20, help="words that are looked for; default: %(default)s")
-    parser.add_argument("-n", "--num-inputs", type=int, default=5, help="images to measure; default: %(default)s")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over each config's, last")
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,9 +1,4 @@
-"""Serve a web page: a picture and words in, masks out.
-
-tcl-d2 app                      # the small world's model, http://127.0.0.1:7860
-tcl-d2 app --model official     # the official tcl.pth
-tcl-d2 app --method sclip       # begin with its CLIP alone; the page has all methods to choose from
-"""
+"""Serve the web page: the model, its page, and scenes to begin with."""
 
 import argparse
 import socket
@@ -16,18 +11,9 @@ from PIL import Image
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
 from ..segmentation import drawing
 from ..utils.errors import one_message
-from .model_options import add_model_options, read_model
+from .model_options import read_model
 from .page import Page
 from .page_layout import build_page
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860)
-    add_model_options(parser)
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,13 +1,6 @@
-"""Make the features of DATASETS.TRAIN, images and captions, from which Talk2DINO's projection is trained.
-
-They go to MODEL.TALK2DINO.FEATURES. After Ctrl-C, the same command goes on where it stopped.
-
-    tcl-d2 features --config-file talk2dino/train_vitb.yaml --num-gpus 4
-    tcl-d2 features --config-file shapes/talk2dino.yaml --half MODEL.TALK2DINO.FEATURES output/features
-"""
+"""Make the features on which Talk2DINO's projection is trained."""
 
 import argparse
-import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -22,18 +15,8 @@ from ..data.features import make_features
 from ..modeling import Talk2DINO
 from ..modeling.checks import check_device, check_meta_architecture
 from ..runs.output_folder import output_folder
-from ..runs.processes import argument_parser as processes_parser
 from ..utils.errors import expect, one_message
 from ..utils.imports import import_code
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = processes_parser(epilog=__doc__)
-    parser.add_argument("--half", action="store_true", help="write fp16, half as large")
-    threads = min(8, os.cpu_count() or 1)
-    parser.add_argument("--threads", type=int, default=threads, help="threads of each process that read images")
-    return parser
 
 
 def check(cfg: CfgNode) -> None:

@@ -1,4 +1,4 @@
-"""The options by which commands that segment are given their model."""
+"""The model of a command that segments, by the options of `options.model`."""
 
 import argparse
 from collections.abc import Callable
@@ -8,25 +8,8 @@ from ..config import load_config
 from ..modeling import DENSE_HEAD_REGISTRY
 from ..predictor import TCLPredictor
 from ..utils.errors import expect
-from ..utils.imports import add_import_argument, import_code
-
-SMALL_WORLD = "shapes/trained.yaml"  # the config of the model that comes with the project
-TCL = "tcl"  # the method that is the model of the configuration
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --config-file, --model, --method, --import and, as the command's last, --opts."""
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--config-file", default=SMALL_WORLD, help="a config; default: the small world's model")
-    model.add_argument("--model", help="official, shapes, a folder, OWNER/NAME on the Hugging Face hub, or a config")
-    parser.add_argument(
-        "--method",
-        default=TCL,
-        help=f"{TCL}: the model of the config (default); or its CLIP alone, without training: "
-        f"{', '.join(method_names()[1:])}, or a dense head of yours",
-    )
-    add_import_argument(parser)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs over the config's, last")
+from ..utils.imports import import_code
+from .options.model import TCL
 
 
 def read_model(args: argparse.Namespace, *options: object) -> Callable[[], TCLPredictor]:

@@ -1,10 +1,4 @@
-"""Evaluate a released model on PASCAL VOC 2012, and compare its mIoU with the published one (docs/reproduce.md).
-
-The model and the dataset are downloaded unless they are there.
-
-tcl-d2 reproduce tcl
-tcl-d2 reproduce groupvit --resume MODEL.DEVICE cpu
-"""
+"""Reproduce a published figure: bring the model and the dataset, evaluate, compare."""
 
 import argparse
 
@@ -13,19 +7,11 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.checkpointer import fetch_weights
 from ..config import load_config
-from ..engine import argument_parser as engine_parser
-from ..engine import launch
 from ..modeling.checks import check_device
+from ..runs.processes import launch
 from ..utils.errors import expect, one_message
 from . import train
 from .prepare import voc
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = engine_parser(epilog=__doc__)
-    parser.set_defaults(eval_only=True)
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

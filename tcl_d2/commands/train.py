@@ -1,9 +1,4 @@
-"""Train and evaluate TCL.
-
-tcl-d2 train --config-file tcl.yaml --num-gpus 8
-tcl-d2 train --config-file shapes/tcl.yaml --resume SOLVER.BASE_LR 0.001
-tcl-d2 evaluate --config-file shapes/trained.yaml
-"""
+"""Train and evaluate, each with all that must be right checked before it begins."""
 
 import argparse
 import logging
@@ -24,7 +19,6 @@ from ..config.loading import find_config_file
 from ..data import check_datasets
 from ..data.loader import check_workers
 from ..engine import Trainer
-from ..engine import argument_parser as engine_parser
 from ..engine.training_data import check_training_data, takes_captions
 from ..engine.wandb_writer import import_wandb
 from ..evaluation.cost import keep_cost
@@ -37,11 +31,6 @@ from ..utils.errors import one_message
 from ..utils.imports import import_code
 
 _EXPECTED = (OSError, FloatingPointError)  # that end a training, such as a full disk; other errors are bugs
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    return engine_parser(epilog=__doc__)
 
 
 def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:

@@ -77,8 +77,8 @@ def _check_dataset(name: str, use: str | None, with_captions: bool) -> None:
     # A catalog entry of the user's that is not marked may be pairs to train on, but is no benchmark.
     may_be_pairs = MetadataCatalog.get(name).get("evaluator_type", TRAIN_ONLY_TYPE) == TRAIN_ONLY_TYPE
     is_benchmark = not may_be_pairs and has_classes(name)
-    fits = {None: True, TRAIN_ONLY_TYPE: may_be_pairs or is_labeled(name), EVALUATOR_TYPE: is_benchmark}
-    if not fits[use]:
+    fits = {TRAIN_ONLY_TYPE: may_be_pairs or is_labeled(name), EVALUATOR_TYPE: is_benchmark}
+    if use is not None and not fits[use]:
         advice = _advise_labels(name) if use == TRAIN_ONLY_TYPE else ""
         raise ValueError(f"Dataset '{name}' is of the wrong kind: {_USES[use]}.{advice}")
 

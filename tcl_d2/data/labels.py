@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral
+from typing import cast
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ..utils.errors import named
 from ..utils.files import open_path
@@ -53,9 +54,9 @@ def _check_is_label(image: Image.Image) -> None:
         raise ValueError("its gray is inverted (0 is white), and nothing says which values are meant: 0 must be black")
 
 
-def _gray_scale(image: Image.Image) -> tuple[int, int]:
+def _gray_scale(image: ImageFile.ImageFile) -> tuple[int, int]:
     """Return the largest value that a file's pixels can have, and PIL's value for it."""
-    codec, *_, arguments = image.tile[0]
+    codec, *_, arguments = cast(tuple, image.tile[0])
     if codec.startswith("ppm"):
         return arguments[1], 65535 if image.mode == "I" else 255
     return _STRETCHED.get(raw_mode(image), 255), 255

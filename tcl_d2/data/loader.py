@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_train_loader
@@ -39,8 +40,8 @@ def mix(
     """
     rng = random.Random(f"{seed} {worker} {num_workers}")
     counts = Counter(rng.choices(range(len(streams)), weights, k=num_drawn))
-    positions = positions or [None] * len(streams)
-    iterators = [WorkerIterator(x, worker, num_workers, counts[i], positions[i]) for i, x in enumerate(streams)]
+    starts: Sequence[Position | None] = positions or [None] * len(streams)
+    iterators = [WorkerIterator(x, worker, num_workers, counts[i], starts[i]) for i, x in enumerate(streams)]
     while True:
         (iterator,) = rng.choices(iterators, weights)
         yield next(iterator), [iterator.position for iterator in iterators]
@@ -80,7 +81,7 @@ class TrainingStream(IterableDataset):
         num_drawn = batches_before * self.num_pairs
         pairs = self.pairs(index, num_indices, num_drawn, self.positions[share])
         labeled = iter(())
-        if self.num_labeled:
+        if self.labeled is not None and self.num_labeled:
             labeled = iter(self.labeled.stream(self.seed, self.num_batches * self.num_labeled, self.num_labeled))
 
         for batch in itertools.count(first_batch, num_workers):
@@ -205,12 +206,13 @@ def build_image_text_train_loader(
     num_pairs, num_labeled = split_batch(batch_size, labeled_ratio, bool(names), labeled is not None)
     datasets = [read_dataset(name) for name in names]
 
-    def build(seed: int, num_batches: int, positions: list) -> Iterable[list[dict]]:
+    def build(seed: int, num_batches: int, positions: list) -> Iterable:
         streams = [ImageTextStream(name, rows, mapper, buffer, seed) for name, rows in zip(names, datasets)]
         pairs = partial(mix, streams, list(map(count_samples, datasets)), seed)
         stream = TrainingStream(pairs, num_pairs, labeled, num_labeled, seed, num_batches, list(positions))
         options = {"total_batch_size": total_batch_size, "num_workers": num_workers, "seed": seed}
-        return build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options)
+        loader = build_detection_train_loader(stream, mapper=None, aspect_ratio_grouping=False, **options)
+        return cast(Iterable, loader)
 
     settings = {"datasets": list(names), "buffer": buffer, "batch": total_batch_size, "labeled": num_labeled}
     return RestartableLoader(build, num_workers, settings, seed, start)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -167,7 +167,7 @@ def _tar_members(source: Path) -> Iterator[Member]:
 
         for info in archive:
             if info.isfile() and not is_leftover(info.name):
-                read = archive.extractfile(info).read
+                read = cast(IO[bytes], archive.extractfile(info)).read
                 yield Member(info.name, info.size, partial(_unpack, source, read, info.size))
 
         # tarfile takes an archive that was cut between two files for a whole one

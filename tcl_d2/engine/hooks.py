@@ -6,8 +6,9 @@ import sys
 import zlib
 from functools import partial
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
@@ -18,10 +19,19 @@ from ..runs.signals import SignalCatcher
 from .optimizer import trained_parameters
 from .step import NanSafeAMPTrainer
 
+if TYPE_CHECKING:
+    from .trainer import Trainer  # which imports this file
+
 logger = logging.getLogger(__name__)
 
 
-class UnfreezeHook(HookBase):
+class TrainerHook(HookBase):
+    """A hook of the Trainer, which has more than Detectron2's."""
+
+    trainer: "Trainer"
+
+
+class UnfreezeHook(TrainerHook):
     """Starts the second stage, in which the copied last blocks train too (paper: from 30,000 of 50,000)."""
 
     def __init__(self, iteration: int):
@@ -43,7 +53,7 @@ class UnfreezeHook(HookBase):
         self._done = True
 
 
-class LearnedScalars(HookBase):
+class LearnedScalars(TrainerHook):
     """Logs every scalar: Sim2Mask's w and b, the decoder's gates and the losses' scales."""
 
     PERIOD = 20  # iterations, as of Detectron2's writers
@@ -61,7 +71,7 @@ class BestAverageCheckpointer(hooks.BestCheckpointer):
     def __init__(self, eval_period: int, checkpointer: TCLCheckpointer):
         # The best checkpoint may be written after the last one, and must not take its place for --resume
         untagged = SimpleNamespace(save=partial(checkpointer.save, tag=False))
-        super().__init__(eval_period, untagged, "average/mIoU")
+        super().__init__(eval_period, cast(TCLCheckpointer, untagged), "average/mIoU")
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
@@ -71,7 +81,7 @@ class BestAverageCheckpointer(hooks.BestCheckpointer):
         self.best_iter = state["best_iter"]
 
 
-class SeedHook(HookBase):
+class SeedHook(TrainerHook):
     """Seeds the random choices of an iteration by the seed, the iteration and the process.
 
     A resumed training then makes the same choices as an uninterrupted one, without random states in the checkpoint.
@@ -81,7 +91,7 @@ class SeedHook(HookBase):
         seed_all_rng(zlib.crc32(f"{self.trainer.seed} {self.trainer.iter} {comm.get_rank()}".encode()))
 
 
-class KeepDataState(HookBase):
+class KeepDataState(TrainerHook):
     """Keeps where the data goes on after each regular checkpoint."""
 
     def __init__(self, period: int):
@@ -93,14 +103,14 @@ class KeepDataState(HookBase):
             self.trainer.keep_data_state()
 
 
-def save_now(trainer: TrainerBase) -> None:
+def save_now(trainer: "Trainer") -> None:
     """Write a checkpoint for --resume between those of SOLVER.CHECKPOINT_PERIOD; all processes must call it."""
     trainer.keep_data_state()
     trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
     comm.synchronize()  # if another process ended now, the launcher would end the main one while it writes
 
 
-class StopOnBadSteps(HookBase):
+class StopOnBadSteps(TrainerHook):
     """Ends a training whose losses or gradients stay NaN or Inf, with a checkpoint of the last good state."""
 
     def __init__(self, step: NanSafeAMPTrainer, max_skipped: int):
@@ -117,7 +127,7 @@ class StopOnBadSteps(HookBase):
             )
 
 
-class StopOnSignal(HookBase):
+class StopOnSignal(TrainerHook):
     """Ends a training on STOP_SIGNALS: after the running iteration, with a checkpoint; on a second one at once."""
 
     def __init__(self, catcher: SignalCatcher):

@@ -34,7 +34,8 @@ class NanSafeAMPTrainer(AMPTrainer):
     ):
         """Build the trainer; a `precision` of torch.float16 scales the gradients, None is no autocast."""
         scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        super().__init__(model, data_loader, optimizer, grad_scaler=scaler, precision=precision)
+        super().__init__(model, data_loader, optimizer, grad_scaler=scaler)
+        self.precision: torch.dtype | None = precision
         self.device_type = device.type
         self.skipped_in_a_row = 0
         self.problem = ""
@@ -51,7 +52,8 @@ class NanSafeAMPTrainer(AMPTrainer):
         with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision is not None):
             losses = self.model(batched_inputs)
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
+        first, *others = losses.values()
+        self.grad_scaler.scale(sum(others, first)).backward()
         self.after_backward()
 
         # Step

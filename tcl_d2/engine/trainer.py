@@ -58,6 +58,10 @@ def check_schedule(cfg: CfgNode) -> None:
 class Trainer(DefaultTrainer):
     """Trains models that give losses, such as TCL, and evaluates any zero-shot segmentor; see DefaultTrainer."""
 
+    # Those of self._trainer: DefaultTrainer hands them on
+    model: nn.Module
+    data_loader: Iterable[list[dict]]
+
     def __init__(self, cfg: CfgNode):
         """Build all parts of a training; a ValueError names the config key that does not fit."""
         TrainerBase.__init__(self)  # DefaultTrainer's own builds parts that are replaced here
@@ -71,7 +75,7 @@ class Trainer(DefaultTrainer):
         # Assume these objects must be constructed in this order
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self.seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+        self.seed: int = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
         data_loader = self.build_train_loader(cfg)
 
         model = wrap_ddp(model)
@@ -87,7 +91,7 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
 
         self._catcher = SignalCatcher()
-        self.register_hooks(self.build_hooks())
+        self.register_hooks([*self.build_hooks()])
 
     # ------------------------------------------------------------------------------------ training
 
@@ -240,8 +244,8 @@ class Trainer(DefaultTrainer):
             ValueError: a dataset has no evaluator, or the numbers of evaluators and datasets differ.
         """
         names = cfg.DATASETS.TEST
-        evaluators = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
-        return cls._test_all([Evaluation(cfg, unwrap_ddp(model), evaluators)], resume)[0]
+        by_dataset = cls._build_evaluators(cfg) if evaluators is None else _by_dataset(names, evaluators)
+        return cls._test_all([Evaluation(cfg, unwrap_ddp(model), by_dataset)], resume)[0]
 
     @classmethod
     def test_together(cls, cfgs: Sequence[CfgNode], models: Sequence[nn.Module], resume: bool) -> list[OrderedDict]:

@@ -4,6 +4,7 @@ import sys
 import uuid
 from collections import defaultdict
 from types import ModuleType
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -34,7 +35,7 @@ class WandbWriter(EventWriter, HookBase):
         self._cfg = cfg
         self._run_id = uuid.uuid4().hex
         self._last_write = -1
-        self._run = None
+        self._run: Any = None
 
     # ------------------------------------------------------------------------------------ as a hook
 

@@ -34,7 +34,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path |
     Raises:
         ValueError: there is no evaluator for this type of dataset; lists the types.
     """
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "")
     if evaluator_type not in EVALUATOR_REGISTRY:
         known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
         raise ValueError(

@@ -21,6 +21,8 @@ from ..data.benchmarks import image_settings, model_input
 from ..modeling import TCL, ReCo, ZeroShotSegmentor
 from ..modeling.encoders import linear
 from ..modeling.encoders.vision import VisionEncoder
+from ..modeling.functional import map_size
+from ..modeling.reco.model import ReCoFeatures
 from ..modeling.segmentor.windows import Windows
 from ..utils.upstream import TorchDispatchMode, flop_registry
 
@@ -50,7 +52,7 @@ def build_without_weights(cfg: CfgNode) -> ZeroShotSegmentor:
     return model
 
 
-def _with_random_references(features: NamedTuple, text: Tensor) -> NamedTuple:
+def _with_random_references(features: ReCoFeatures, text: Tensor) -> ReCoFeatures:
     return features._replace(references=torch.randn(len(text), features.embedding.shape[1], device=text.device))
 
 
@@ -108,7 +110,7 @@ def count_operations(model: ZeroShotSegmentor, inputs: dict, num_words: int) -> 
         by_part, by_operator = _count_image(model, inputs)
         with OperatorCounter() as text:
             model.clip.encode_text(tokens)
-    window_size = tuple(image[:, rows, columns].shape[1:])
+    window_size = map_size(image[:, rows, columns])
     return Operations(len(windows.slices), window_size, by_part, by_operator, text.total["flops"])
 
 

@@ -78,9 +78,9 @@ def compute_metrics(confusion_matrix: np.ndarray, class_names: Sequence[str]) ->
         accuracy = hits / truth
 
     return {
-        "mIoU": 100 * np.nanmean(iou),
+        "mIoU": 100 * float(np.nanmean(iou)),
         "fwIoU": 100 * np.nansum(iou * truth) / truth.sum(),
-        "mACC": 100 * np.nanmean(accuracy),
+        "mACC": 100 * float(np.nanmean(accuracy)),
         "pACC": 100 * hits.sum() / truth.sum(),
         **by_class("IoU", class_names, iou),
         **by_class("ACC", class_names, accuracy),

@@ -5,6 +5,7 @@ import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class CostMeter:
         self._together = together
         clip = getattr(model, "clip", None)
         self._shared = clip.results if isinstance(clip, FrozenCLIP) else SharedResults()
-        self._device = model.device
+        self._device = cast(torch.device, model.device)
         self._first: tuple[float, int] | None = None  # it takes longer, while libraries choose their ways
         model.register_forward_pre_hook(self._start)
         model.register_forward_hook(self._stop)

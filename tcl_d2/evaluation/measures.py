@@ -1,6 +1,7 @@
 """Measures beside those of the protocol, from the same pass over the images: words, many classes, boundaries."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,13 +37,13 @@ class Measure:
 
     def __init__(self, class_names: Sequence[str]):
         self.class_names = class_names
-        self.similarity: np.ndarray | None = None
+        self.similarity: np.ndarray | Any = None
 
     def empty_statistics(self) -> dict[str, np.ndarray]:
         """Return the statistics of no image besides the confusion matrix: arrays of zeros by name."""
         return {}
 
-    def update_statistics(self, statistics: Mapping[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
+    def update_statistics(self, statistics: dict[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
         """Add an image to the statistics, in place; arguments as ZeroShotSemSegEvaluator.update_statistics."""
 
     def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -127,7 +128,7 @@ class SoftIoU(Measure):
     def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         iou, accuracy = soft_metrics(statistics["confusion_matrix"], self.similarity)
         return {
-            "soft_mIoU": 100 * np.nanmean(iou),
+            "soft_mIoU": 100 * float(np.nanmean(iou)),
             "soft_pACC": 100 * accuracy,
             **by_class("soft_IoU", self.class_names, iou),
         }
@@ -197,17 +198,17 @@ class BoundaryIoU(BoundaryMeasure):
         num_classes = len(self.class_names)
         return {"boundary_confusion_matrix": np.zeros((num_classes, num_classes + 1), np.int64)}
 
-    def update_statistics(self, statistics: Mapping[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
+    def update_statistics(self, statistics: dict[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
         maps = [labels.byte().cpu().numpy() for labels in (prediction, label)]
-        boundaries = [torch.from_numpy(mask_to_boundary(labels)) for labels in maps]
-        statistics["boundary_confusion_matrix"] += confusion_matrix(*boundaries, len(self.class_names)).numpy()
+        predicted, truth = (torch.from_numpy(mask_to_boundary(labels)) for labels in maps)
+        statistics["boundary_confusion_matrix"] += confusion_matrix(predicted, truth, len(self.class_names)).numpy()
 
     def compute_metrics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, float]:
         iou = class_iou(statistics["confusion_matrix"])
         boundary_iou = class_iou(statistics["boundary_confusion_matrix"])
         smaller = np.where(boundary_iou < iou, boundary_iou, iou)  # as min of Python, also for nan
         return {
-            "boundary_mIoU": 100 * np.nanmean(boundary_iou),
+            "boundary_mIoU": 100 * float(np.nanmean(boundary_iou)),
             **by_class("BoundaryIoU", self.class_names, boundary_iou),
             **by_class("min(IoU, B-Iou)", self.class_names, smaller),
         }
@@ -225,14 +226,14 @@ class ClassBoundaryIoU(BoundaryMeasure):
     def empty_statistics(self) -> dict[str, np.ndarray]:
         return {name: np.zeros(len(self.class_names), np.int64) for name in ("boundary_hits", "boundary_union")}
 
-    def update_statistics(self, statistics: Mapping[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
+    def update_statistics(self, statistics: dict[str, np.ndarray], prediction: Tensor, label: Tensor) -> None:
         num_classes = len(self.class_names)
-        label = label.cpu().numpy()
-        prediction = np.where(label == num_classes, num_classes, prediction.cpu().numpy())
-        for index in np.union1d(prediction, label):
+        labels = label.cpu().numpy()
+        predictions = np.where(labels == num_classes, num_classes, prediction.cpu().numpy())
+        for index in np.union1d(predictions, labels):
             if index < num_classes:
                 predicted, truth = (
-                    mask_to_boundary((labels == index).astype(np.uint8)) > 0 for labels in (prediction, label)
+                    mask_to_boundary((classes == index).astype(np.uint8)) > 0 for classes in (predictions, labels)
                 )
                 statistics["boundary_hits"][index] += (predicted & truth).sum()
                 statistics["boundary_union"][index] += (predicted | truth).sum()
@@ -241,6 +242,6 @@ class ClassBoundaryIoU(BoundaryMeasure):
         with np.errstate(invalid="ignore"):
             iou = statistics["boundary_hits"] / statistics["boundary_union"]
         return {
-            "class_boundary_mIoU": 100 * np.nanmean(iou),
+            "class_boundary_mIoU": 100 * float(np.nanmean(iou)),
             **by_class("class_boundary_IoU", self.class_names, iou),
         }

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import IO, Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -20,6 +21,7 @@ from detectron2.evaluation import (
 from PIL import Image
 
 from ..data.benchmarks import read_annotations
+from ..modeling.functional import map_size
 from ..utils.downloads import PathManager
 from ..utils.errors import expect
 from ..utils.imports import import_optional
@@ -52,7 +54,9 @@ class _CheckedEvaluator(DatasetEvaluator):
         self._content = read_annotations(dataset_name)
         self._images = {image["id"]: image for image in self._content["images"]}
         DatasetCatalog.get(dataset_name)  # its classes are then in the metadata
-        super().__init__(dataset_name, output_dir=str(output_folder or inference_folder(cfg, dataset_name)), **options)
+        folder = str(output_folder or inference_folder(cfg, dataset_name))
+        # That of the Detectron2 evaluator which a subclass has beside this one
+        super().__init__(dataset_name, output_dir=folder, **options)  # pyright: ignore[reportCallIssue]
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add the objects of images; SizeMismatchError names one whose annotated size differs."""
@@ -77,7 +81,7 @@ class COCOImagesEvaluator(_CheckedEvaluator, COCOEvaluator):
 
     def __init__(self, cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None):
         super().__init__(cfg, dataset_name, output_folder, allow_cached_coco=False)
-        self._coco_api.dataset = self._content
+        cast(Any, self._coco_api).dataset = self._content
         with redirect_stdout(StringIO()):  # pycocotools prints its progress
             self._coco_api.createIndex()
 
@@ -109,8 +113,12 @@ class PanopticEvaluator(_CheckedEvaluator, COCOPanopticEvaluator):
         super().__init__(cfg, dataset_name, output_folder)
 
     def _sizes(self, input_per_image: dict, output: dict) -> tuple[tuple[int, int], tuple[int, int]]:
-        with PathManager.open(input_per_image["pan_seg_file_name"], "rb") as file, Image.open(file) as picture:
-            return picture.size[::-1], tuple(output["panoptic_seg"][0].shape)
+        with (
+            PathManager.open(input_per_image["pan_seg_file_name"], "rb") as file,
+            Image.open(cast(IO[bytes], file)) as picture,
+        ):
+            width, height = picture.size
+        return (height, width), map_size(output["panoptic_seg"][0])
 
 
 def _image_ids(predictions: list[dict]) -> list[int]:

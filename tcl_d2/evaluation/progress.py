@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.utils import comm
@@ -95,9 +96,10 @@ class EvaluationProgress:
 
     def save(self, statistics: Statistics, done: list[str]) -> None:
         """Write the statistics of this process and the files of its images."""
-        arrays = {f"{_PREFIX}{name}": array for name, array in statistics.items()}
+        arrays: dict[str, Any] = {f"{_PREFIX}{name}": array for name, array in statistics.items()}
+        arrays |= {"file_names": np.array(done, dtype=str), "fingerprint": self.fingerprint}
         with replacing(self._file) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(file, file_names=np.array(done, dtype=str), fingerprint=self.fingerprint, **arrays)
+            np.savez_compressed(file, **arrays)
         self._saved = time.monotonic()
 
 
@@ -125,7 +127,7 @@ class SkippedImages:
 # ---------------------------------------------------------------------------------------- what results depend on
 
 
-def stat_files(dataset_dicts: Iterable[Mapping[str, object]]) -> list[list[int] | None]:
+def stat_files(dataset_dicts: Iterable[Mapping[str, Any]]) -> list[list[int] | None]:
     """Return the size in bytes and the time of change in ns of each image and label file; None for one that is gone.
 
     A label may be part of a file, FILE#PART.

@@ -82,7 +82,8 @@ def published_miou(row: PublishedRow, dataset_names: Iterable[str]) -> list[floa
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of figures; None if one of them is missing."""
-    return None if None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def list_gaps(results: Mapping[str, Mapping]) -> list[str]:

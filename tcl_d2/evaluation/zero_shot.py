@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 10  # names in a warning
 
 
-def prediction_path(folder: Path, dataset_dict: Mapping[str, object]) -> Path:
+def prediction_path(folder: Path, dataset_dict: Mapping[str, Any]) -> Path:
     """Return the file of an image's predicted labels: by its ID or, where it has none, by its file's name."""
     image_id = dataset_dict.get("image_id", Path(dataset_dict["file_name"]).stem)
     return path_within(folder, f"{image_id}.png", f"the image_id of {dataset_dict['file_name']}")
@@ -90,8 +91,8 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         # Optional parts
         self._distributed = distributed
         self._predictions = None if output_dir is None else Path(output_dir, "predictions")
-        if output_dir is not None:
-            self._check_prediction_paths()
+        if self._predictions is not None:
+            self._check_prediction_paths(self._predictions)
         self._measures = measures
         self.needs_similarity = self._lacks_similarity()
         self._colors = metadata.get("stuff_colors") or distinct_colors(len(self.class_names))
@@ -229,10 +230,13 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             statistics_by_process = comm.gather(self.statistics)
             if not comm.is_main_process():
                 return None
-        total = {name: sum(statistics[name] for statistics in statistics_by_process) for name in self.statistics}
+        total = {
+            name: sum((statistics[name] for statistics in statistics_by_process), np.zeros_like(array))
+            for name, array in self.statistics.items()
+        }
 
         # Compute
-        results = {"sem_seg": self.compute_metrics(total)}
+        results: dict[str, dict] = {"sem_seg": self.compute_metrics(total)}
         self._warn_of_absent_classes(total["confusion_matrix"])
         tables = {title: rows for measure in self._measures for title, rows in measure.compute_tables(total).items()}
         if tables:
@@ -247,11 +251,11 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
         if self._progress is not None:
             self._progress.save(self.statistics, self._done)
 
-    def _check_prediction_paths(self) -> None:
+    def _check_prediction_paths(self, folder: Path) -> None:
         """Raise a ValueError unless each image's predicted labels have their own file."""
         files = {}
         for file_name, dataset_dict in self._dataset_dicts.items():
-            other = files.setdefault(prediction_path(self._predictions, dataset_dict), file_name)
+            other = files.setdefault(prediction_path(folder, dataset_dict), file_name)
             if other != file_name:
                 raise ValueError(
                     f"Dataset '{self.dataset_name}': the predictions for {other} and {file_name} would have one file. "
@@ -299,7 +303,7 @@ class ZeroShotSemSegEvaluator(DatasetEvaluator):
             raise ValueError(f"{name} has scores that are nan.")
         return labels
 
-    def _read_label(self, file_name: str, size: tuple[int, int]) -> Tensor:
+    def _read_label(self, file_name: str, size: tuple[int, ...]) -> Tensor:
         # Not from the input: Detectron2's mapper takes the label's path away
         path = self._dataset_dicts.get(file_name, {}).get("sem_seg_file_name")
         if path is None:
@@ -361,5 +365,5 @@ class SharedImagesEvaluator(DatasetEvaluator):
         return {name: evaluator.evaluate() for name, evaluator in self._evaluators.items()}
 
 
-def _as_tensor(values: object) -> object:
+def _as_tensor(values: Any) -> Any:
     return torch.from_numpy(values) if isinstance(values, np.ndarray) else values

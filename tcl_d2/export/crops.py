@@ -2,12 +2,13 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..modeling import PAMR, TCL, DenseCLIP, ZeroShotSegmentor
-from ..modeling.functional import resize_scores
+from ..modeling.functional import map_size, resize_scores
 from ..modeling.segmentor.score_rules import ScoreSettings
 from ..words.vocabulary import WordSubset
 
@@ -27,6 +28,9 @@ def check_exportable(model: nn.Module) -> None:
 
 class CropScores(nn.Module):
     """Scores of words at the masks' own resolution; whoever runs the graph enlarges and averages them over windows."""
+
+    text: Tensor | Any  # None where texts are an input
+    background_words: Tensor | Any  # None where the model does not find the background itself
 
     def __init__(self, model: ZeroShotSegmentor, text: Tensor | None = None, background_words: Tensor | None = None):
         """Copy the exported parts of a model to the CPU, with the text features of all words [W, D] unless an input.
@@ -54,10 +58,10 @@ class CropScores(nn.Module):
 
         With `background_words`, [B, W + 1, h, w]: the last ones are the background's.
         """
-        text = self.text if text is None else text
+        words = self.text if text is None else text
         features = self.model.encode((images - self.model.pixel_mean) / self.model.pixel_std)
-        features = self.model.prepare(features, text)
-        scores = self.model.predict_masks(features, text, slice(None))
+        features = self.model.prepare(features, words)
+        scores = self.model.predict_masks(features, words, slice(None))
         if self.background_words is None:
             return scores
         return torch.cat([scores, self.model.predict_background(features, self.background_words)], 1)
@@ -65,6 +69,9 @@ class CropScores(nn.Module):
 
 class CropLabels(nn.Module):
     """Labels of crops, for programs that do without windows: RunningArgmax behind the scores of a fixed vocabulary."""
+
+    words: Tensor
+    classes: Tensor
 
     def __init__(self, scores: CropScores, subset: WordSubset, settings: ScoreSettings):
         super().__init__()
@@ -78,7 +85,7 @@ class CropLabels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute labels int64 [B, H, W] of crops [B, 3, H, W], RGB in 0..255."""
-        scores = resize_scores(self.scores(images), images.shape[-2:])[:, self.words]
+        scores = resize_scores(self.scores(images), map_size(images))[:, self.words]
         best, winner = scores.max(1)
         if scale := self.settings.logit_scale:
             best = (scale * best - torch.logsumexp(scale * scores, 1)).exp()

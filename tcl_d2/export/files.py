@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def save_onnx(module: nn.Module, path: Path, card: ModelCard, int8: bool = False
     import onnx_ir  # which torch.onnx needs, too
 
     names = ["images"] if card.vocabulary is not None else ["images", "text"]
-    exported = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         make_program(module, card),
         input_names=names,
         output_names=[card.output],

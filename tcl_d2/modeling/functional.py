@@ -34,6 +34,12 @@ def info_nce(similarity: Tensor, log_scale: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
+def map_size(x: Tensor) -> tuple[int, int]:
+    """Return the height and width of images or maps [..., H, W]."""
+    height, width = x.shape[-2:]
+    return height, width
+
+
 def resize_scores(scores: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Resize scores [B, K, h, w] to `size`, bilinear; nothing is done where they have it."""
     if scores.shape[-2:] == size:

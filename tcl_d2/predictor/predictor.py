@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ..config import load_config, merge_options
 from ..config.loading import dense_head_config
 from ..config.ranges import check_ranges
 from ..data.benchmarks import benchmark_classes, image_settings, model_input
-from ..modeling import DenseCLIP, FrozenCLIP
+from ..modeling import DenseCLIP, FrozenCLIP, ZeroShotSegmentor
 from ..modeling.checks import check_device, check_meta_architecture, num_devices
 from ..segmentation import Segmentation
 from ..segmentation.regions import as_mask
@@ -62,6 +63,13 @@ class EncodedImage:
             "An encoded image belongs to its predictor and cannot be pickled or copied: send the picture, and encode "
             "it where it arrives."
         )
+
+
+class _CallOptions(TypedDict, total=False):
+    negative: str | Sequence[str]
+    labels_only: bool
+    label_scores: bool
+    longest_side: int | None
 
 
 class TCLPredictor:
@@ -108,13 +116,14 @@ class TCLPredictor:
         TCLCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> ZeroShotSegmentor:
         """The model; one that is set may be under DistributedDataParallel or DataParallel."""
         return self._model
 
     @model.setter
     def model(self, model: nn.Module) -> None:
-        self._model = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
+        model = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
+        self._model = cast(ZeroShotSegmentor, model)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *options: object) -> "TCLPredictor":
@@ -146,6 +155,24 @@ class TCLPredictor:
         predictor.model = DenseCLIP(predictor.cfg, clip=self.model.clip).to(self.model.device).eval()
         return predictor
 
+    @overload
+    def __call__(
+        self,
+        image: ImageLike | EncodedImage,
+        classes: ClassesLike,
+        background: BackgroundLike = False,
+        **options: Unpack[_CallOptions],
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[ImageLike],
+        classes: ClassesLike,
+        background: BackgroundLike = False,
+        **options: Unpack[_CallOptions],
+    ) -> list[Segmentation]: ...
+
     def __call__(
         self,
         image: ImageLike | EncodedImage | Sequence[ImageLike],
@@ -173,14 +200,15 @@ class TCLPredictor:
                 image at its working size in any case.
         """
         is_list = isinstance(image, (list, tuple))
-        options = {"negative": negative, "labels_only": labels_only, "label_scores": label_scores}
+        options: dict[str, Any] = {"negative": negative, "labels_only": labels_only, "label_scores": label_scores}
         options |= {"longest_side": longest_side, "num_workers": None if is_list else 0}
-        segmentations = list(self.stream(image if is_list else [image], classes, background, **options))
+        images = cast("Sequence[ImageLike | EncodedImage]", image if is_list else [image])
+        segmentations = cast("list[Segmentation]", list(self.stream(images, classes, background, **options)))
         return segmentations if is_list else segmentations[0]
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: Iterable[ImageLike | EncodedImage],
         classes: ClassesLike,
         background: BackgroundLike = False,
         *,
@@ -304,7 +332,7 @@ def _check_side(longest_side: int | None) -> None:
         check_count("longest_side", longest_side, 1)
 
 
-def _raise_error(result: Segmentation | Exception) -> Segmentation:
+def _raise_error(result: Segmentation | OSError | ValueError) -> Segmentation:
     if isinstance(result, Exception):
         raise result
     return result

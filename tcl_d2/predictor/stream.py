@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..modeling import ZeroShotSegmentor
 from ..segmentation import Segmentation
-from ..utils.images import ImageLike
 from ..words.words import Words
 
 _RESULT_BYTES_AT_ONCE = 256 * 2**20  # of images that are segmented together
@@ -25,7 +24,7 @@ class Reading(NamedTuple):
         inputs: the model's, see model_input.
     """
 
-    image: ImageLike
+    image: object
     pixels: np.ndarray
     inputs: dict
 
@@ -39,8 +38,8 @@ class Request(TypedDict):
 
 
 def segment_stream(
-    model: ZeroShotSegmentor, readings: Iterable[Reading | Exception], request: Request, batch_size: int
-) -> Iterator[Segmentation | Exception]:
+    model: ZeroShotSegmentor, readings: Iterable[Reading | OSError | ValueError], request: Request, batch_size: int
+) -> Iterator[Segmentation | OSError | ValueError]:
     """Yield the segmentations of images; in place of one that cannot be read or segmented, its error.
 
     A batch has `batch_size` images, or fewer if they are large.
@@ -53,8 +52,8 @@ def segment_stream(
 
 
 def _batch_readings(
-    readings: Iterable[Reading | Exception], batch_size: int, max_pixels: int
-) -> Iterator[list[Reading | Exception]]:
+    readings: Iterable[Reading | OSError | ValueError], batch_size: int, max_pixels: int
+) -> Iterator[list[Reading | OSError | ValueError]]:
     batch, num_pixels = [], 0
     for reading in readings:
         batch.append(reading)
@@ -68,8 +67,8 @@ def _batch_readings(
 
 
 def _segment_in_memory(
-    model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | Exception]
-) -> list[Segmentation | Exception]:
+    model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | OSError | ValueError]
+) -> list[Segmentation | OSError | ValueError]:
     """Segment a batch; where memory runs out, image by image, with an error for one that is too large."""
     try:
         return _segment(model, request, batch)
@@ -80,7 +79,7 @@ def _segment_in_memory(
     # Once the error, which holds memory, is gone
     if len(batch) > 1:
         return [_segment_in_memory(model, request, [reading])[0] for reading in batch]
-    (reading,) = batch
+    reading = cast(Reading, batch[0])
     height, width = reading.pixels.shape[:2]
     name = reading.image if isinstance(reading.image, (str, Path)) else "an image"
     message = f"memory ran out for {name} of {width} x {height} pixels: shrink it, or ask for a longest_side"
@@ -94,8 +93,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _segment(
-    model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | Exception]
-) -> list[Segmentation | Exception]:
+    model: ZeroShotSegmentor, request: Request, batch: Sequence[Reading | OSError | ValueError]
+) -> list[Segmentation | OSError | ValueError]:
     inputs = [{**reading.inputs, **request} for reading in batch if isinstance(reading, Reading)]
     with torch.no_grad():
         outputs = iter(model(inputs))

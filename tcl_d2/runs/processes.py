@@ -8,25 +8,15 @@ import sys
 from collections.abc import Callable
 from inspect import signature
 from multiprocessing import get_start_method, set_start_method
+from typing import Any
 
 import torch
-from detectron2.engine import create_ddp_model, default_argument_parser
+from detectron2.engine import create_ddp_model
 from detectron2.engine import launch as launch_on_gpus
 from detectron2.utils import comm
 from torch import distributed, nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
-
-from ..utils.imports import add_import_argument
-
-
-def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return Detectron2's argument parser, with --num-processes and --import."""
-    parser = default_argument_parser(epilog)
-    add_import_argument(parser)
-    parser.set_defaults(dist_url="auto")  # a free port: several runs on one machine do not meet
-    parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU *per machine*")
-    return parser
 
 
 def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
@@ -128,6 +118,6 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     return create_ddp_model(model, device_ids=device_ids, **{sync_buffers: False})
 
 
-def unwrap_ddp(model: nn.Module) -> nn.Module:
+def unwrap_ddp(model: nn.Module) -> Any:
     """Return the model itself, without DistributedDataParallel."""
     return model.module if isinstance(model, DistributedDataParallel) else model

@@ -5,11 +5,11 @@ from threading import Lock
 from typing import NamedTuple, cast
 
 import numpy as np
+import scipy  # which loads its parts when they are used
 import torch
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
-from scipy import ndimage
 
 from ..config.ranges import check_values
 from ..utils.imports import import_optional
@@ -69,17 +69,17 @@ def connected_components(
         scores: score of that class at each pixel, floats [H, W].
         classes: indices of the classes whose components are objects.
     """
-    structure = ndimage.generate_binary_structure(2, settings.connectivity // 4)
+    structure = scipy.ndimage.generate_binary_structure(2, settings.connectivity // 4)
     components = []
-    for label, place in enumerate(ndimage.find_objects(labels + 1)):
+    for label, place in enumerate(scipy.ndimage.find_objects(labels + 1)):
         if place is None or label not in classes:
             continue
 
         # Number the components of this class, within its bounding box
-        numbers, _ = cast(tuple[np.ndarray, int], ndimage.label(labels[place] == label, structure))
+        numbers, _ = cast(tuple[np.ndarray, int], scipy.ndimage.label(labels[place] == label, structure))
         areas = np.bincount(numbers.ravel())
         sums = np.bincount(numbers.ravel(), scores[place].ravel())
-        for number, part in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, part in enumerate(scipy.ndimage.find_objects(numbers), start=1):
             if areas[number] >= settings.min_area:
                 rows, columns = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(place, part))
                 score = float(sums[number] / areas[number])

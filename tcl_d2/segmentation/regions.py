@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-from scipy import ndimage
+import scipy  # which loads its parts when they are used
 
 from ..utils.errors import expect
 from ..utils.numbers import is_whole
@@ -27,13 +27,13 @@ def point_mask(x: int, y: int, size: tuple[int, int]) -> np.ndarray:
 
 def connected_mask(mask: np.ndarray, x: int, y: int) -> np.ndarray:
     """Return the part of a mask bool [H, W] that is connected, side by side, with one of its pixels."""
-    parts, _ = cast(tuple[np.ndarray, int], ndimage.label(mask))
+    parts, _ = cast(tuple[np.ndarray, int], scipy.ndimage.label(mask))
     return parts == parts[y, x]
 
 
 def grow_mask(mask: np.ndarray) -> np.ndarray:
     """Grow a mask bool [H, W] until a single pixel can be seen in a picture."""
-    return ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
+    return scipy.ndimage.binary_dilation(mask, iterations=1 + max(mask.shape) // 100)
 
 
 def as_mask(region: np.ndarray | Sequence[int], size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,9 @@ import importlib.util
 import os
 import sys
 import traceback
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import LazyLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +40,30 @@ def import_code(name: str) -> None:
     except Exception as error:
         message = f"'{name}' (--import or IMPORTS) could not be imported: {type(error).__name__}: {error}"
         raise ValueError(message + _place_of(error)) from error
+
+
+def import_lazily(name: str) -> None:
+    """Let the first `import NAME` load nothing until an attribute is asked for, by Python's own LazyLoader.
+
+    It is for what a library imports at its top and few of its users need.
+    """
+    is_lazy = any(isinstance(finder, _LazyFinder) and finder.name == name for finder in sys.meta_path)
+    if name not in sys.modules and not is_lazy:
+        sys.meta_path.insert(0, _LazyFinder(name))
+
+
+class _LazyFinder(MetaPathFinder):
+    def __init__(self, name: str):
+        self.name = name
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
 
 
 def import_optional(name: str, needed_by: str, package: str = "") -> ModuleType:

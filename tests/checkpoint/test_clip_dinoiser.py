@@ -13,6 +13,7 @@ from tcl_d2.assets import FOLDER
 from tcl_d2.checkpoint import TCLCheckpointer, read_checkpoint
 from tcl_d2.checkpoint.hub import portable_config
 from tcl_d2.commands import convert
+from tcl_d2.commands.options.convert import argument_parser
 from tcl_d2.modeling import DenseCLIP
 from tests.conftest import ROOT
 
@@ -66,7 +67,7 @@ def test_released_file_is_read_by_both_keys(cfg, released, tmp_path):
 def test_released_file_is_converted(released, tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tcl-d2 convert", *map(str, arguments)])
-        convert.main(convert.argument_parser().parse_args())
+        convert.main(argument_parser().parse_args())
         return capsys.readouterr().out
 
     described = run(released)

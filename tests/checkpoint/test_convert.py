@@ -7,6 +7,7 @@ import torch
 
 from tcl_d2.checkpoint import from_official, read_checkpoint
 from tcl_d2.commands import convert
+from tcl_d2.commands.options.convert import argument_parser
 from tcl_d2.engine import Trainer
 from tests import golden, running
 
@@ -18,7 +19,7 @@ def run(capsys):
     def run_here(*arguments: object) -> tuple[object, str]:
         status = 0
         try:
-            convert.main(convert.argument_parser().parse_args(list(map(str, arguments))))
+            convert.main(argument_parser().parse_args(list(map(str, arguments))))
         except SystemExit as stop:
             status = stop.code
         return status, capsys.readouterr().out

@@ -18,6 +18,7 @@ from tcl_d2.checkpoint.card import carried_config
 from tcl_d2.checkpoint.hub import is_hub_name, portable_config
 from tcl_d2.checkpoint.model_config import model_config
 from tcl_d2.commands import convert
+from tcl_d2.commands.options.convert import argument_parser
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
 from tests import golden
@@ -29,7 +30,7 @@ CONFIG = ROOT / "configs/shapes/trained.yaml"
 
 def write_folder(*arguments: object) -> None:
     """As `tcl-d2 convert ARGUMENTS` does."""
-    convert.main(convert.argument_parser().parse_args([str(argument) for argument in arguments]))
+    convert.main(argument_parser().parse_args([str(argument) for argument in arguments]))
 
 
 @pytest.fixture(scope="module")

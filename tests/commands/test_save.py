@@ -9,12 +9,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from tcl_d2.commands.inputs import find_inputs
+from tcl_d2.commands.options.segment import FORMATS
 from tcl_d2.commands.result_folder import ResultFolder
 from tcl_d2.commands.tool_folders import ToolFolders
 from tcl_d2.data import check_datasets
 from tcl_d2.data.labels import LabelMapper
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.segmentation import Segmentation
+from tcl_d2.segmentation.tool_files import WRITERS
 from tcl_d2.words.words import Words
 from tests.running import check_error, run
 
@@ -193,3 +195,7 @@ def test_what_cannot_be_saved_is_said_at_the_start(world, photos, tmp_path):
     check_error(run(world, *command[:1], "--video-input", "x.mp4", *command[2:], "brick"), "--save is for image files")
     with pytest.raises(ValueError, match="--save coco: results of a folder 'coco' go there too"):
         ToolFolders(tmp_path, ["coco"], Words.read("brick"), ["a", "coco/b"])
+
+
+def test_every_format_can_be_asked_for():
+    assert tuple(WRITERS) == FORMATS

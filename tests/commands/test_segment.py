@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from tcl_d2.commands.inputs import find_inputs
+from tcl_d2.commands.options.segment import argument_parser
 from tcl_d2.commands.result_folder import SETTINGS, ResultFolder, result_names
-from tcl_d2.commands.segment import argument_parser, segment_share
+from tcl_d2.commands.segment import segment_share
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.segmentation import Segmentation
 from tests.conftest import ROOT

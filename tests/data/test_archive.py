@@ -9,7 +9,8 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from tcl_d2 import load_config
-from tcl_d2.commands.index import argument_parser, main
+from tcl_d2.commands.index import main
+from tcl_d2.commands.options.index import argument_parser
 from tcl_d2.data import archive
 from tcl_d2.data.archive import index_archive, list_archive
 from tcl_d2.data.shapes import draw_scene

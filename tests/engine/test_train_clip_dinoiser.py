@@ -17,7 +17,8 @@ from tcl_d2 import load_config
 from tcl_d2.assets import FOLDER
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.checkpoint.card import check_resume, make_card
-from tcl_d2.commands.train import argument_parser, check, main
+from tcl_d2.commands.options.train import argument_parser
+from tcl_d2.commands.train import check, main
 from tcl_d2.data import UnlabeledImageMapper, register_image_folder
 from tcl_d2.data.unlabeled import read_mask
 from tcl_d2.engine import Trainer

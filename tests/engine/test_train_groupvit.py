@@ -9,7 +9,8 @@ from detectron2.utils.env import seed_all_rng
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.commands.convert import stripped
-from tcl_d2.commands.train import argument_parser, main
+from tcl_d2.commands.options.train import argument_parser
+from tcl_d2.commands.train import main
 from tcl_d2.engine import Trainer
 from tcl_d2.modeling import GroupViT
 from tests.conftest import ROOT

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from tcl_d2 import load_config
 from tcl_d2.commands import analyze_model
+from tcl_d2.commands.options.analyze_model import argument_parser
 from tcl_d2.evaluation.complexity import (
     OperatorCounter,
     build_without_weights,
@@ -146,7 +147,7 @@ def test_command_prints_a_model_or_a_table(world):
 
 def test_speed_and_memory_are_measured():
     words = ["--config-file", "shapes/reco.yaml", "--tasks", "speed", "memory", "-n", "2", "--image-size", "48", "64"]
-    args = analyze_model.argument_parser().parse_args(words)
+    args = argument_parser().parse_args(words)
     summary = analyze_model.analyze("shapes/reco.yaml", args).summary
     assert list(summary) == ["config", "images a second", "peak memory, MB"]
     assert summary["images a second"] > 0 and summary["peak memory, MB"] > 50

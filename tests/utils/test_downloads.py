@@ -11,6 +11,7 @@ from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer
 from tcl_d2.checkpoint.checkpointer import fetch_weights
 from tcl_d2.commands import train
+from tcl_d2.commands.options.train import argument_parser
 from tcl_d2.modeling.encoders.clip_loading import check_clip
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils import downloads, http_stream
@@ -136,7 +137,7 @@ def test_without_a_network_one_error_says_what_to_do(site, tmp_path):
 
     arguments = ["--config-file", "shapes/tcl.yaml", "MODEL.WEIGHTS", address, "DATASETS.TRAIN", "('no_set',)"]
     with pytest.raises(ValueError, match=f"cannot start:.*\n.*'no_set'.*(\n.*)*{parts}"):
-        train.setup(train.argument_parser().parse_args(arguments))
+        train.setup(argument_parser().parse_args(arguments))
 
     # A file that is put there is used
     cache_path(address).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tcl_d2.utils.imports import import_code
+from tcl_d2.utils.imports import import_code, import_lazily
 
 
 @pytest.fixture
@@ -56,3 +56,17 @@ def test_broken_code_is_named(folder, code, name, parts):
         with pytest.raises(ValueError) as error:
             import_code(name)
         assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_a_lazy_module_is_loaded_when_it_is_used(folder, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    (folder / "loaded_late.py").write_text("import sys\nsys.loaded = True\nword = 'found'")
+    monkeypatch.syspath_prepend(folder)
+    import_lazily("loaded_late")
+    import loaded_late
+
+    assert not hasattr(sys, "loaded") and loaded_late.word == "found" and sys.loaded
+    del sys.loaded
+    import_lazily("missing_module")
+    with pytest.raises(ModuleNotFoundError):
+        import missing_module  # noqa: F401

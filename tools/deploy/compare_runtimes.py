@@ -19,7 +19,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
-from tcl_d2.commands.model_options import add_model_options, read_model, with_method
+from tcl_d2.commands.model_options import read_model, with_method
+from tcl_d2.commands.options.model import add_model_options
 from tcl_d2.deploy import OnnxSegmentor
 from tcl_d2.evaluation import build_evaluator
 from tcl_d2.export import CropScores, embed_vocabulary, make_card, make_program, save_onnx

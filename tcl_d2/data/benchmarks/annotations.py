@@ -76,9 +76,9 @@ def _read_file_of(metadata: Metadata) -> dict:
     """Read and check the annotation file of a dataset with these metadata."""
     kind = metadata.evaluator_type
     key = "panoptic_json" if kind in PANOPTIC_TYPES else "json_file"
-    if metadata.get(key) is None:
-        raise ValueError(f"its metadata have no '{key}'")
     path, is_lvis = metadata.get(key), kind == "lvis"
+    if path is None:
+        raise ValueError(f"its metadata have no '{key}'")
     content = read_annotation_file(path, _KEYS[kind], may_lack_annotations=kind == "coco", is_lvis=is_lvis)
     check_categories(content, _category_names(metadata), path, may_be_reworded=True)
 
@@ -227,7 +227,7 @@ def _is_box(value: object) -> bool:
 
 
 # What the values of these keys must be, wherever an entry has them
-_VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id image_id category_id": (lambda value: isinstance(value, str) or _is_number(value), "a number or text"),
     "height width": (lambda value: isinstance(value, int) and value > 0, "a whole number of pixels"),
     "file_name name": (lambda value: isinstance(value, str), "a text"),
@@ -331,8 +331,12 @@ def draw_instances(label: np.ndarray, instances: Iterable[dict], offset: int = 0
     """
     for instance in sorted(instances, key=lambda instance: (not instance.get("iscrowd"), -instance["area"])):
         segmentation = instance["segmentation"]
-        is_compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
-        rle = segmentation if is_compressed else pycocotools.mask.frPyObjects(segmentation, *label.shape)
+        rle = segmentation if _is_compressed(segmentation) else pycocotools.mask.frPyObjects(segmentation, *label.shape)
         if isinstance(rle, list):  # one for each polygon
             rle = pycocotools.mask.merge(rle)
         label[pycocotools.mask.decode(rle) == 1] = instance["category_id"] + offset
+
+
+def _is_compressed(segmentation: object) -> bool:
+    """Tell whether a segmentation is COCO's compressed RLE, rather than polygons or numbers."""
+    return isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)

@@ -142,7 +142,7 @@ def benchmark_names() -> list[str]:
     return [name for name in DatasetCatalog.list() if MetadataCatalog.get(name).get("evaluator_type") == EVALUATOR_TYPE]
 
 
-def benchmark_classes(name: str) -> tuple[list[ClassWords], bool | list[str]]:
+def benchmark_classes(name: str) -> tuple[Sequence[ClassWords], bool | list[str]]:
     """Return the words of a registered dataset's classes, each word once, and its background: whether, or its words.
 
     Raises:

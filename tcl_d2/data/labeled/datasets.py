@@ -90,7 +90,7 @@ class LabeledDatasets:
         self.mapper = mapper
         self.subset_ratio = subset_ratio
         self._rows = [row for name in names for row in read_labeled_dataset(name)]
-        is_right = 0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows))
+        is_right = 0 < subset_ratio <= 1 and int(subset_ratio * len(self._rows)) > 0
         expected = f"at most 1, and at least one of {len(self._rows)} labeled images"
         expect(is_right, "DATALOADER.RANDOM_SUBSET_RATIO", subset_ratio, expected)
 

@@ -1,6 +1,7 @@
 """SemSegDatasetMapper: turns an image and its label into TCL's training input."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class SemSegDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_names: Sequence[str]) -> dict:
         size = cfg.INPUT.IMAGE_TEXT.SIZE
-        crop = T.FixedSizeCrop((size, size), seg_pad_value=_PADDED)
+        crop = T.FixedSizeCrop(cast(Any, (size, size)), seg_pad_value=_PADDED)
         return {
             "dataset_names": dataset_names,
             "augmentations": [*utils.build_augmentation(cfg, is_train=True), crop],
@@ -102,7 +103,8 @@ class SemSegDatasetMapper:
         except ValueError as error:  # such as a picture whose short side becomes 0 pixels
             size = f"{image.shape[1]} x {image.shape[0]} pixels"
             raise OSError(f"{file_name} ({size}) cannot be augmented: {error}") from None
-        return aug_input.image, np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
+        image = cast(np.ndarray, aug_input.image)
+        return image, np.ascontiguousarray(aug_input.sem_seg).view("<u2")[..., 0].astype(np.int64)
 
     def _choose_classes(self, label: np.ndarray, name: str) -> list[int]:
         """Return the classes of a label, and drawn absent ones, which share no word with them."""

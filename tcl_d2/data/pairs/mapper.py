@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -173,7 +174,8 @@ def _build_transform(size: int, is_train: bool, rand_augment: str, **options) ->
         for section in sections:
             if not _RAND_SECTION.fullmatch(section):
                 raise ValueError(f"unknown section '{section}'")
-        return timm.data.create_transform(
+        create_transform = cast(Callable, timm.data.create_transform)  # whose hints leave out what it takes
+        return create_transform(
             size,
             is_training=is_train,
             auto_augment=rand_augment or None,

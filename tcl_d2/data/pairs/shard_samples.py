@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from ...utils.images import IMAGE_SUFFIXES, BrokenSample, is_leftover
 
 # What a tar that is broken raises when it is read
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
+_BROKEN_HEADER = (  # which typeshed does not know
+    tarfile.InvalidHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+    tarfile.TruncatedHeaderError,  # pyright: ignore[reportAttributeAccessIssue]
+)
 SORT_ADVICE = "a sample's files must follow one another: if they lie apart, write the shard with tar --sort=name"
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)")  # not of hidden files
 
@@ -68,7 +72,7 @@ class StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
         try:
             return super().fromtarfile(tar)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+        except _BROKEN_HEADER as error:
             raise tarfile.ReadError(f"{error} at byte {tar.offset}") from None
 
 
@@ -91,7 +95,7 @@ def read_samples(tar: tarfile.TarFile, shard: str, first: int = 0, last: int | N
                 rest = _split(member)[1].lower()
                 if rest in sample.files:
                     sample.repeated.add(member.name)
-                sample.files[rest] = tar.extractfile(member).read() if number >= first else b""
+                sample.files[rest] = cast(IO[bytes], tar.extractfile(member)).read() if number >= first else b""
         except BROKEN_TAR:
             with suppress(BrokenSample):  # such a sample may lack files
                 if number >= first and sample.to_pair():
@@ -114,10 +118,11 @@ def iterate_headers(tar: tarfile.TarFile) -> Iterator[bool]:
 
 def _named_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in tar:
-        tar.members = []  # tarfile would keep every header
+        vars(tar)["members"] = []  # tarfile would keep every header
         if member.isreg() and _NAME.fullmatch(member.name) and not is_leftover(member.name):
             yield member
 
 
 def _split(member: tarfile.TarInfo) -> tuple[str, str]:
-    return _NAME.fullmatch(member.name).groups()
+    match = cast(re.Match, _NAME.fullmatch(member.name))
+    return match[1], match[2]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import braceexpand
 from huggingface_hub import get_token, hf_hub_url
@@ -115,7 +115,7 @@ def count_pairs(shards: list[str], num_published: int | None = None) -> list[flo
             f"its number of pairs is unknown: beside {shards[0]} there is no _info.json and no *_stats.json. Give "
             "num_samples to register_webdataset"
         )
-    alike = list((counted or counts).values()) or [num_published / len(shards)]
+    alike = list((counted or counts).values()) or [(num_published or 0) / len(shards)]
     mean = sum(alike) / len(alike)
     return [counts.get(shard, mean) for shard in shards]
 
@@ -162,7 +162,7 @@ def _fetch(address: str) -> bytes | None:
 def _count_images(path: str, modified: int) -> int:
     """Count the images in a shard, up to where it is broken; `modified`, its time of change, tells versions apart."""
     count = 0
-    with suppress(BROKEN_TAR), open_shard(path) as tar:  # a training counts it among the unreadable shards
+    with suppress(*BROKEN_TAR), open_shard(path) as tar:  # a training counts it among the unreadable shards
         for has_image in iterate_headers(tar):
             count += has_image
     return count
@@ -180,7 +180,7 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
         BROKEN_TAR: a shard on this disk cannot be opened, or is no tar.
     """
     if shard.startswith("pipe:"):
-        stream = gopen(shard)
+        stream = cast(BinaryIO, gopen(shard))
         try:
             with open_tar(stream, is_file=False) as tar:
                 yield tar

@@ -5,7 +5,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -228,12 +228,12 @@ class WorkerIterator:
             block.clear()  # before the next one is read
             self.position = Position(epoch, block=block_number + 1)
 
-    def _map_block(self, block: list[dict | ShardSample]) -> Iterator[dict]:
+    def _map_block(self, block: Sequence[dict | ShardSample]) -> Iterator[dict]:
         for drawn in range(self.position.drawn, len(block)):
             self.position = self.position._replace(drawn=drawn + 1)
             try:
                 sample = block[drawn]
-                mapped = self.stream.mapper(sample.to_pair() if self.stream.has_shards else sample)
+                mapped = self.stream.mapper(sample.to_pair() if isinstance(sample, ShardSample) else sample)
             except BrokenSample as error:
                 self._skipped.add(error.reason, str(error))
                 continue

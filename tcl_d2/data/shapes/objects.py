@@ -5,6 +5,7 @@ A scene has each class at most once, so that the pixels of a class are one objec
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycocotools.mask
@@ -52,7 +53,7 @@ def _describe_objects(label: np.ndarray, image_id: int) -> list[dict]:
     for k in _visible_classes(label):
         if k < len(OBJECTS):
             rle = encode_rle(label == k)
-            annotation = {"image_id": image_id, "category_id": k + 1, "iscrowd": 0}
+            annotation: dict[str, Any] = {"image_id": image_id, "category_id": k + 1, "iscrowd": 0}
             annotation["bbox"] = pycocotools.mask.toBbox(rle).tolist()
             annotation["area"] = int(pycocotools.mask.area(rle))
             annotation["segmentation"] = rle

@@ -5,6 +5,7 @@ They are taught by DINO and FOUND, without text and labels.
 """
 
 import logging
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -56,9 +57,9 @@ class CLIPDINOiserHead(DenseHead):
         super().__init__()
         check_values(_KEY, GAMMA=gamma)
         self.obj_proj = nn.Conv2d(width, hidden, 3, padding=1, padding_mode="replicate")
-        self.bkg_decoder = nn.Conv2d(width, 1, 1) if finds_objects else None
+        self.bkg_decoder: nn.Conv2d | Any = nn.Conv2d(width, 1, 1) if finds_objects else None
         self.gamma = gamma
-        self._teacher = teacher  # private: ReCo's cache goes by the public attributes
+        self._teacher: Teacher | Any = teacher  # private: ReCo's cache goes by the public attributes
 
     @property
     def finds_objects(self) -> bool:

@@ -1,7 +1,7 @@
 """DenseCLIP: CLIP's own dense features as a segmentor. A dense head says how they are made, and what is trained."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -18,19 +18,21 @@ from .refinement import SOFTMAX_SCALE, denoise_prompts, smooth_keys
 
 
 class DenseFeatures(NamedTuple):
-    """What is computed once for a batch of crops."""
+    """What is computed once for a batch of crops; `| Any` where the settings may leave a field None."""
 
     images: Tensor  # normalized crops [B, 3, H, W]
     clip_features: Tensor  # of each patch, normalized, [B, D, h, w]
     refine: Callable[[Tensor], Tensor]  # scores [B, K, h, w] by the crops' edges
-    keys: Tensor | None = None  # of each patch, for key smoothing, [B, h*w, C]
-    scores: Tensor | None = None  # of all words, where they depend on each other, [B, W, h, w]
-    objects: Tensor | None = None  # logits [B, 1, h, w]
+    keys: Tensor | Any = None  # of each patch, for key smoothing, [B, h*w, C]
+    scores: Tensor | Any = None  # of all words, where they depend on each other, [B, W, h, w]
+    objects: Tensor | Any = None  # logits [B, 1, h, w]
 
 
 @META_ARCH_REGISTRY.register()
 class DenseCLIP(ZeroShotSegmentor):
     """Segments by the similarities of a text and CLIP's own features of each patch, as a dense head makes them."""
+
+    clip: FrozenCLIP
 
     @configurable
     def __init__(

@@ -14,7 +14,7 @@ from ...config.ranges import check_values
 from ..encoders.clip import FrozenCLIP, project_values
 from ..encoders.clip_loading import image_tower
 from ..encoders.vision import VisionEncoder, build_vision_model
-from ..functional import self_similarity, tokens_to_map
+from ..functional import map_size, self_similarity, tokens_to_map
 from .heads import DENSE_HEAD_REGISTRY, DenseHead
 
 
@@ -59,7 +59,7 @@ class ProxyCLIPHead(DenseHead):
         values = tokens_to_map(project_values(block, tokens), grid)
         values = F.interpolate(values, size=vision.shape[-2:], mode="bilinear", align_corners=False)
         attended = self.attention(vision) @ values.flatten(2).transpose(1, 2)
-        return clip.project(block.attn.out_proj(attended), tuple(vision.shape[-2:]))
+        return clip.project(block.attn.out_proj(attended), map_size(vision))
 
     def attention(self, vision: Tensor) -> Tensor:
         """Compute the attention [B, h'*w', h'*w'] of the patches of features [B, C', h', w']."""

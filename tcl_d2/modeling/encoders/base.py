@@ -1,5 +1,7 @@
 """The base of CLIP and GroupViT: encoders of images and texts into one space, frozen or trained."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +14,12 @@ class DualEncoder(nn.Module):
     Attributes:
         embed_dim: size D of its features.
         patch_size: side of an image's patches, in pixels.
+        model: another library's module, whose parts its subclass knows.
     """
 
     embed_dim: int
     patch_size: int
+    model: Any
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -3,9 +3,10 @@
 from contextlib import nullcontext
 from copy import copy
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -22,9 +23,10 @@ _LAYERS = ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _BLOCK = {f"{layer}.{kind}" for layer in _LAYERS for kind in ("weight", "bias")}
 _BLOCK |= {"attn.in_proj_weight", "attn.in_proj_bias"}
 _LAYER_SCALES = {"ls_1.gamma", "ls_2.gamma"}  # which a block may have
+Block = Any  # such a module, whose layers nn.Module does not declare
 
 
-def _is_plain(visual: nn.Module) -> bool:
+def _is_plain(visual: Any) -> bool:
     """Tell whether an image tower is a vision transformer with a class token, of blocks that run_block can run."""
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", ())
     weights = [{name for name, _ in block.named_parameters()} - _LAYER_SCALES for block in blocks]
@@ -32,7 +34,7 @@ def _is_plain(visual: nn.Module) -> bool:
     return has_plain_blocks and visual.attn_pool is None and visual.pool_type == "tok"
 
 
-def _check_tower(visual: nn.Module) -> None:
+def _check_tower(visual: Any) -> None:
     if not _is_plain(visual):
         raise ValueError(
             f"The image tower of this CLIP is {type(visual).__name__}; TCL needs open_clip's own VisionTransformer, "
@@ -41,7 +43,7 @@ def _check_tower(visual: nn.Module) -> None:
         )
 
 
-def project_heads(block: nn.Module, x: Tensor, count: int | None = None) -> list[Tensor]:
+def project_heads(block: Block, x: Tensor, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Compute queries, keys and values of a block's attention: tokens [B, L, C] -> [B, heads, L, C / heads] each.
 
     Queries are of the first `count` tokens alone; None for all.
@@ -52,16 +54,18 @@ def project_heads(block: nn.Module, x: Tensor, count: int | None = None) -> list
     normed = block.ln_1(x)
     query = linear(normed[:, :count], weight[:width], bias[:width])
     key, value = linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-    return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+    heads = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    query, key, value = heads
+    return query, key, value
 
 
-def project_values(block: nn.Module, x: Tensor) -> Tensor:
+def project_values(block: Block, x: Tensor) -> Tensor:
     """Compute the values of a block's attention alone, heads joined: tokens [B, L, C] -> [B, L, C]."""
     attention, width = block.attn, x.shape[-1]
     return linear(block.ln_1(x), attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
 
 
-def project_smoothing_keys(block: nn.Module, x: Tensor) -> Tensor:
+def project_smoothing_keys(block: Block, x: Tensor) -> Tensor:
     """Compute what MaskCLIP smooths by, the patches' keys under the output projection: [B, 1 + N, C] -> [B, N, C]."""
     attention, width = block.attn, x.shape[-1]
     keys = slice(width, 2 * width)
@@ -69,7 +73,7 @@ def project_smoothing_keys(block: nn.Module, x: Tensor) -> Tensor:
     return run_layers(attention.out_proj, linear(normed, attention.in_proj_weight[keys], attention.in_proj_bias[keys]))
 
 
-def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+def finish_block(block: Block, x: Tensor, attended: Tensor) -> Tensor:
     """Compute what follows the attention in a block: output projection, residual, MLP.
 
     Args:
@@ -79,13 +83,13 @@ def finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     return _finish_block(block, x, attended)[0]
 
 
-def _finish_block(block: nn.Module, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+def _finish_block(block: Block, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
     x = x + block.ls_1(run_layers(block.attn.out_proj, attended))
     normed = block.ln_2(x)
     return x + block.ls_2(run_layers(block.mlp, normed)), normed
 
 
-def run_block(block: nn.Module, x: Tensor, count: int | None = None) -> Tensor:
+def run_block(block: Block, x: Tensor, count: int | None = None) -> Tensor:
     """Compute block(x) of tokens [B, L, C], or its first `count` tokens [B, count, C].
 
     This is faster: nn.MultiheadAttention works sequence first, and splits a batch into many small products.
@@ -94,13 +98,13 @@ def run_block(block: nn.Module, x: Tensor, count: int | None = None) -> Tensor:
     return finish_block(block, x[:, :count], attended.transpose(1, 2).flatten(2))
 
 
-def run_block_with_norm(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def run_block_with_norm(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute block(x) of tokens [B, L, C], and the output of the norm before its MLP, [B, L, C]."""
     attended = F.scaled_dot_product_attention(*project_heads(block, x))
     return _finish_block(block, x, attended.transpose(1, 2).flatten(2))
 
 
-def value_path(block: nn.Module, x: Tensor) -> Tensor:
+def value_path(block: Block, x: Tensor) -> Tensor:
     """Compute a block under MaskCLIP's rule, tokens [B, L, C]: each attends to itself alone, by out_proj(v_proj(.))."""
     return finish_block(block, x, project_values(block, x))
 
@@ -112,7 +116,7 @@ class FrozenCLIP(FrozenDualEncoder):
         results: what the models on it share of the same images and texts.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         """Freeze an open_clip model whose image tower is a plain vision transformer; ValueError for others."""
         _check_tower(model.visual)
         # Without the scale of CLIP's own contrast, for TCL's losses have theirs. The caller's model keeps it
@@ -124,7 +128,7 @@ class FrozenCLIP(FrozenDualEncoder):
         self._depths: set[int] = set()  # numbers of blocks after which these models go on by themselves
 
     @property
-    def visual(self) -> nn.Module:
+    def visual(self) -> Any:
         return self.model.visual
 
     @property
@@ -136,7 +140,8 @@ class FrozenCLIP(FrozenDualEncoder):
         return self.visual.output_dim
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
+        """The nn.ModuleList of its Blocks."""
         return self.visual.transformer.resblocks
 
     @property

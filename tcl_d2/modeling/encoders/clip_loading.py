@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import open_clip
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -51,7 +52,7 @@ def _quiet_open_clip() -> Iterator[None]:
     loggers = [root, *map(logging.getLogger, names)]
 
     # logging.info() would add a handler to a root logger without any
-    handlers = [] if root.handlers else [logging.lastResort]
+    handlers = [] if root.handlers or logging.lastResort is None else [logging.lastResort]
     for handler in handlers:
         root.addHandler(handler)
     for each in loggers:
@@ -105,10 +106,15 @@ def _read_model_config(name: str) -> dict:
     return config
 
 
+def _known_config(name: str) -> dict:
+    """Return the config of one of open_clip's own models."""
+    return open_clip.get_model_config(name) or {}
+
+
 def image_tower(name: str) -> open_clip.CLIPVisionCfg:
     """Return what the model of MODEL.CLIP.NAME says of its image tower, such as its `width`; errors as build_clip."""
     _check_name(name)
-    config = _read_model_config(name) if _is_config_file(name) else open_clip.get_model_config(name)
+    config = _read_model_config(name) if _is_config_file(name) else _known_config(name)
     return open_clip.CLIPVisionCfg(**config["vision_cfg"])
 
 
@@ -128,7 +134,7 @@ def build_tokenizer(name: str) -> Callable[[list[str]], Tensor]:
             known_words = frozenset((folder / "known_words.txt").read_text(encoding="utf-8").split())
 
     with _open_clip_name(name) as open_clip_name:
-        tokenizer = open_clip.get_tokenizer(open_clip_name, **options)
+        tokenizer = cast(Any, open_clip.get_tokenizer(open_clip_name, **options))
     if known_words:
         tokenizer.known_words = known_words
     return tokenizer
@@ -181,6 +187,7 @@ def _download(tag_cfg: dict) -> str:
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) or filename == filenames[-1]:
                 raise  # there is no network, or no file
+    raise AssertionError("unreachable: the last error is raised")
 
 
 def find_weights(model_name: str, tag: str) -> str:
@@ -291,7 +298,7 @@ def _asked_activation(name: str) -> bool | None:
     """Return whether MODEL.CLIP.NAME asks for QuickGELU; None if it leaves that open."""
     if _is_config_file(name):
         return _read_model_config(name).get("quick_gelu")
-    if open_clip.get_model_config(name).get("quick_gelu"):
+    if _known_config(name).get("quick_gelu"):
         return True
     return None if name + QUICK_SUFFIX in open_clip.list_models() else False
 

@@ -45,6 +45,8 @@ def run_layers(module: nn.Module, x: Tensor) -> Tensor:
     if not (is_fp32_on_cpu(x) and blas_is_slow()):
         return module(x)
     for layer in module if isinstance(module, nn.Sequential) else [module]:
-        is_linear = type(layer).forward is nn.Linear.forward  # others, such as quantized ones, have their own way
-        x = linear(x, layer.weight, layer.bias) if is_linear else layer(x)
+        if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+            x = linear(x, layer.weight, layer.bias)
+        else:  # others, quantized ones among them, have their own way
+            x = layer(x)
     return x

@@ -80,7 +80,7 @@ class WordReader:
         known = getattr(self.tokenizer, "known_words", None)
         texts = map(without_templates, words)
         unknown = [text for text in texts if known is not None and not known.issuperset(text.lower().split())]
-        if unknown:
+        if known is not None and unknown:
             messages.append(
                 f"This small model was not trained on {_quote(unknown)}, so what it finds for them means nothing; it "
                 f"knows {_quote(sorted(known))}. For photos and words of your own take another model: --model "
@@ -102,7 +102,7 @@ class WordReader:
             starts, wholes, _ = zip(*new)
             *tokens, blank = self.tokenizer([*starts, *wholes, ""])
             for key, visible, whole in zip(new, tokens, tokens[len(new) :]):
-                text = hashlib.blake2b(visible.numpy(), digest_size=16)
+                text = hashlib.blake2b(visible.numpy().tobytes(), digest_size=16)
                 text.update("".join(key[2]).encode())
                 readings[key] = _Reading(text.digest(), is_cut=bool(whole[-1] != blank[-1]))
 
@@ -206,7 +206,7 @@ class TextEmbedder(WordReader):
 
     def _digest(self, tokens: Tensor) -> str:
         """Digest all that the embeddings depend on: the prompts' tokens, their mean, and the text encoder."""
-        digest = hashlib.blake2b(tokens.numpy(), digest_size=16)
+        digest = hashlib.blake2b(tokens.numpy().tobytes(), digest_size=16)
         if self.normalize_prompts:
             digest.update(b"normalized")
         digest.update(digest_weights(self.clip.model, self.clip.text_weights()).encode())

@@ -1,9 +1,9 @@
 """GroupViT's two encoders: text features, and an image's groups with their features."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...utils.tensors import weights_by_name
 from ..encoders.base import DualEncoder
@@ -25,7 +25,7 @@ class GroupViTEncoder(DualEncoder):
     and W multiples of `patch_size`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__(model)
         hold_scalars(model)
         self.embed_dim = model.config.projection_dim

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ...segmentation.drawing import draw_groups, draw_text, enlarge
 from ...utils.events import put_picture
 from ..encoders.text import batch_tokens
-from ..functional import gather, info_nce, normalize, resize_scores
+from ..functional import gather, info_nce, map_size, normalize, resize_scores
 from ..segmentor.base import ZeroShotSegmentor
 from .encoder import GroupViTEncoder
 from .loading import build_groupvit, check_groupvit, is_file, load_official
@@ -39,7 +39,7 @@ class GroupFeatures(NamedTuple):
     group_of_pixel: Tensor  # uint8 [B, H, W]
     group_features: Tensor  # [B, G, D]
     image_features: Tensor  # of whole crops, [B, D]
-    table: Tensor | None = None  # score of each word in each group, [B, W, G]
+    table: Tensor | Any = None  # score of each word in each group, [B, W, G]
 
 
 @META_ARCH_REGISTRY.register()
@@ -51,6 +51,7 @@ class GroupViT(ZeroShotSegmentor):
 
     scores_depend_on_vocabulary = True
     has_background_map = True
+    clip: GroupViTEncoder
 
     @configurable
     def __init__(self, *, multi_label: bool = False, micro_batch_size: int = 0, vis_period: int = 0, **zero_shot):
@@ -191,7 +192,7 @@ class GroupViT(ZeroShotSegmentor):
 
     def encode(self, images: Tensor) -> GroupFeatures:
         groups = self.clip.encode_image(images)
-        maps = self.bind_refiner("crop", images)(resize_scores(groups.maps, images.shape[-2:]))
+        maps = self.bind_refiner("crop", images)(resize_scores(groups.maps, map_size(images)))
         group_of_pixel = maps.argmax(1).to(torch.uint8)
 
         group_features = normalize(groups.group_features.float(), 2)
@@ -201,7 +202,7 @@ class GroupViT(ZeroShotSegmentor):
         """Predict the group of each pixel in each grouping stage: normalized [B, 3, H, W] -> int64 [B, H, W] each."""
         assignments = self.clip.encode_groups(images)[1]
         stages = self.clip.follow_patches(images, assignments)
-        return [resize_scores(maps, images.shape[-2:]).argmax(1) for maps in stages]
+        return [resize_scores(maps, map_size(images)).argmax(1) for maps in stages]
 
     def dense_features(self, features: GroupFeatures) -> Tensor:
         """Return the feature of the group of each patch's center, [B, D, h, w]."""

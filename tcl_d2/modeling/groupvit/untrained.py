@@ -92,7 +92,7 @@ def _text_config(width: int, depth: int, vocab_size: int, context_length: int) -
     }
 
 
-def _draw_tokens(vision: nn.Module) -> None:
+def _draw_tokens(vision: Any) -> None:
     """Draw positions and the group tokens of the first stage as a ViT's tokens are; the rest is transformers' choice.
 
     transformers leaves them all at 0, where the tokens of a stage are the same. Those of later stages stay 0: the

@@ -45,13 +45,14 @@ class ReferenceCache:
     def _has(self, key: str) -> bool:
         if key not in self._references and self.folder is not None:
             with suppress(FileNotFoundError, UnreadableFile):
-                self._references[key] = read_tensors(self._path(key))["reference"]
+                self._references[key] = read_tensors(_file(self.folder, key))["reference"]
         return key in self._references
 
     def _put(self, key: str, reference: Tensor) -> None:
         self._references[key] = reference
-        if self.folder is not None and not keep_tensors(self._path(key), {"reference": reference}):
+        if self.folder is not None and not keep_tensors(_file(self.folder, key), {"reference": reference}):
             self.folder = None  # the warning comes once
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"

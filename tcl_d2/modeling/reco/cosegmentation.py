@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..functional import resize_scores
+from ..functional import map_size, resize_scores
 
 
 def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def weigh_patches(features: Tensor, attention: Tensor | None, context: Tensor) -
     """
     weights = features.new_ones(len(features), *features.shape[-2:])
     if attention is not None:
-        weights = resize_scores(attention[:, None], weights.shape[-2:])[:, 0]
+        weights = resize_scores(attention[:, None], map_size(weights))[:, 0]
 
     unit = F.normalize(features, dim=1)
     for reference in context:

@@ -12,18 +12,18 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from ...utils.files import open_path
 from ...utils.images import BrokenSample, read_image
 from ...utils.tensors import digest_weights, read_metadata, read_tensors, save_tensors
+from ..encoders.clip import FrozenCLIP
 from ..functional import normalize
 from ..segmentor.base import ZeroShotSegmentor
 
@@ -61,19 +61,16 @@ class ArchiveImages(Dataset):
 
     def __init__(self, records: Sequence[ImageRecord], size: int, interpolation: InterpolationMode):
         self.records = records
-        self.size = size
-        self.interpolation = interpolation
+        self._cut_square = Compose([Resize(size, interpolation), CenterCrop(size), PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            image = self.records[index].read()
+            return cast(Tensor, self._cut_square(self.records[index].read()))
         except BrokenSample as error:
             return str(error)
-        image = TF.center_crop(TF.resize(image, self.size, self.interpolation), [self.size, self.size])
-        return TF.pil_to_tensor(image)
 
 
 def iterate_images(images: ArchiveImages, batch_size: int, num_workers: int = 0) -> Iterator[list[Tensor | str]]:
@@ -86,17 +83,18 @@ class ImageEmbedder:
 
     def __init__(self, model: ZeroShotSegmentor):
         self.model = model
-        self.size = model.clip.visual.image_size[0]
+        self.clip = cast(FrozenCLIP, model.clip)
+        self.size: int = self.clip.visual.image_size[0]
 
     @torch.no_grad()
     def __call__(self, images: list[Tensor]) -> Tensor:
         """Embed images uint8 [3, size, size] -> features fp32 [n, D], normalized."""
-        return normalize(self.model.clip.encode_image(self.model.normalize_images(images)), 1)
+        return normalize(self.clip.encode_image(self.model.normalize_images(images)), 1)
 
     def digest(self) -> str:
         """Return a digest of what embeddings depend on: all of CLIP's weights, and the normalization."""
         normalization = [values.flatten().tolist() for values in (self.model.pixel_mean, self.model.pixel_std)]
-        facts = f"{digest_weights(self.model.clip)} {normalization}"
+        facts = f"{digest_weights(self.clip)} {normalization}"
         return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
 
 
@@ -208,7 +206,8 @@ class ImageIndex:
     def iterate_features(self) -> Iterator[Tensor]:
         """Yield the features of all images, fp16, in chunks [n, D] of mapped files."""
         for path in self._sizes:
-            yield from filter(len, read_tensors(path)["features"].split(_ROWS_AT_ONCE))
+            chunks = read_tensors(path)["features"].split(_ROWS_AT_ONCE)
+            yield from (chunk for chunk in chunks if len(chunk))
 
     def _read_records(self, rows: Sequence[int]) -> dict[int, ImageRecord]:
         """Return the records of images by number, given in ascending order."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -25,9 +25,10 @@ from ...utils.errors import expect
 from ...utils.tensors import LastValue, digest_weights, weights_version
 from ...words.vocabulary import check_words, make_vocabulary
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..encoders.clip import FrozenCLIP
 from ..encoders.text import WordReader
 from ..encoders.vision import VisionEncoder, build_vision_model
-from ..functional import normalize, resize_scores, tokens_to_map
+from ..functional import map_size, normalize, resize_scores, tokens_to_map
 from ..refiners.base import keep_scores
 from ..segmentor.base import ZeroShotSegmentor
 from .cache import ReferenceCache, digest_texts
@@ -46,7 +47,7 @@ class ReCoFeatures(NamedTuple):
     clip_features: Tensor  # of the dense CLIP, normalized, [B, D, h, w]
     embedding: Tensor  # of the image encoder, not normalized, [B, C, h', w']
     refine: Callable[[Tensor], Tensor] = keep_scores  # masks [B, K, H, W] by the crops' edges
-    references: Tensor | None = None  # of all words, of length 1, [W, C]
+    references: Tensor | Any = None  # of all words, of length 1, [W, C]
 
 
 class RetrievedImages(NamedTuple):
@@ -59,6 +60,8 @@ class RetrievedImages(NamedTuple):
 @META_ARCH_REGISTRY.register()
 class ReCo(ZeroShotSegmentor):
     """Segments by similarities of an image encoder's features and a word's reference, times a dense CLIP's masks."""
+
+    clip: FrozenCLIP
 
     @configurable
     def __init__(
@@ -167,9 +170,10 @@ class ReCo(ZeroShotSegmentor):
 
     def predict_masks(self, features: ReCoFeatures, text: Tensor, words: slice) -> Tensor:
         # At the crop's size, or where masks are refined, at the resolution at which the other methods refine
-        size = tuple(features.images.shape[-2:])
+        size = map_size(features.images)
         if self.refines("crop"):
-            size = tuple(4 * side for side in self.clip.grid(features.images))
+            rows, columns = self.clip.grid(features.images)
+            size = 4 * rows, 4 * columns
 
         with torch.autocast(self.device.type, enabled=False):
             unit = normalize(features.embedding, 1)
@@ -287,8 +291,10 @@ class ReCo(ZeroShotSegmentor):
             log_first_n(logging.WARNING, message, name=__name__, key="message")
         if not batches:
             blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.float32, device=self.device)
-            return ReCoFeatures(*(part[:0] for part in self.encode(blank)[:3]))
-        return ReCoFeatures(*(torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches))))
+            images, clip_features, embedding, *_ = self.encode(blank)
+            return ReCoFeatures(images[:0], clip_features[:0], embedding[:0])
+        images, clip_features, embedding = (torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches)))
+        return ReCoFeatures(images, clip_features, embedding)
 
     def _settings(self) -> str:
         """Return a digest of all that references depend on besides words: archive, models, settings as they are."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
@@ -69,6 +70,7 @@ class RefinerChain(Refiner):
     """Several refiners, each at its own stage; of one stage in their order."""
 
     stage = "several"
+    refiners: Any  # an nn.ModuleList of them
 
     def __init__(self, *refiners: Refiner):
         super().__init__()

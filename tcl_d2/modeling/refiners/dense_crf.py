@@ -12,7 +12,7 @@ from detectron2.utils.logger import log_first_n
 from torch import Tensor
 
 from ...config.ranges import check_values
-from ..functional import resize_scores
+from ..functional import map_size, resize_scores
 from .base import REFINER_REGISTRY, Refiner, to_colors
 
 # Scores of an image, classes times pixels, that are refined at its own size: they take about 6 GB.
@@ -61,10 +61,10 @@ class DenseCRF(Refiner):
         Large images with many classes, for which memory would run out, are refined at a smaller size.
         """
         # Bound the memory
-        size = tuple(scores.shape[-2:])
+        size = map_size(scores)
         if scores[0].numel() > _MOST_SCORES:
             scale = math.sqrt(_MOST_SCORES / scores[0].numel())
-            smaller = tuple(max(1, int(scale * side)) for side in size)
+            smaller = max(1, int(scale * size[0])), max(1, int(scale * size[1]))
             message = f"DenseCRF refines {scores.shape[1]} classes of an image of {size} at {smaller}, to save memory"
             log_first_n(logging.WARNING, message, name=__name__)
             images, scores = resize_scores(images, smaller), resize_scores(scores, smaller)
@@ -91,7 +91,8 @@ class DenseCRF(Refiner):
 def _import_pydensecrf() -> ModuleType:
     """Import the package, which is optional: it is compiled when it is installed."""
     try:
-        from pydensecrf import densecrf
+        # Compiled, without types, and perhaps not there
+        from pydensecrf import densecrf  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
     except ImportError as error:
         raise RuntimeError(
             f"TEST.ZERO_SHOT.REFINE densecrf needs pydensecrf2, which cannot be imported ({error}): pip install "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...config.ranges import check_values
-from ..functional import resize_scores
+from ..functional import map_size, resize_scores
 from .base import REFINER_REGISTRY, Refiner
 from .propagation import inverse_roots, propagate
 from .sparse import coalesced_matrix, plus_transpose
@@ -80,18 +80,18 @@ class LPOSS(Refiner):
         # The choice of neighbors turns on small differences
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             features = self.vision_features(images.float())
-            grid = tuple(features.shape[-2:])
+            grid = map_size(features)
             unit = F.normalize(features.permute(0, 2, 3, 1).flatten(0, 2), dim=1)
-            graph = self.graph(unit, patch_centers(corners, tuple(images.shape[-2:]), grid))
+            graph = self.graph(unit, patch_centers(corners, map_size(images), grid))
         return partial(self._spread, graph, grid)
 
     def vision_features(self, windows: Tensor) -> Tensor:
         """Compute the vision model's values of each patch, [N, C, h, w]; windows are resized to whole patches."""
         vision = self.load_vision().to(windows.device)
         height, width = windows.shape[-2:]
-        size = tuple(max(1, round(side / vision.patch_size)) * vision.patch_size for side in (height, width))
+        rows, columns = (max(1, round(side / vision.patch_size)) * vision.patch_size for side in (height, width))
         parts = windows.split(max(1, _PIXELS_AT_ONCE // (height * width)))
-        return torch.cat([vision.values(resize_scores(part, size)) for part in parts])
+        return torch.cat([vision.values(resize_scores(part, (rows, columns))) for part in parts])
 
     def graph(self, features: Tensor, centers: Tensor) -> Tensor:
         """Build the matrix S of patches: sparse float64 [N, N], symmetric, with eigenvalues in -1..1.
@@ -147,7 +147,7 @@ def patch_centers(corners: Tensor, size: tuple[int, int], grid: tuple[int, int])
 
 def _to_grid(scores: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize scores [N, K, h, w] to a grid: bilinear, and averaged where the grid is coarser."""
-    if tuple(scores.shape[-2:]) == grid:
+    if map_size(scores) == grid:
         return scores
     return F.interpolate(scores, size=grid, mode="bilinear", align_corners=False, antialias=True)
 

@@ -131,7 +131,7 @@ class PixelGraph:
     def weights(self, rows: slice) -> Tensor:
         """Compute the weights of the pixels of some rows and their neighbors, fp32 [h, W, window, window]."""
         pairs = zip(self._colors[:, rows, :, None, None], self._neighbors[:, rows])
-        squares = sum((neighbors - color).square() for color, neighbors in pairs)
+        squares = sum(((neighbors - color).square() for color, neighbors in pairs), self._colors.new_zeros(()))
         weights = squares.sqrt_().div_(-self._tau).exp_()
         weights[..., self._window // 2, self._window // 2] = 0  # a pixel is no neighbor of itself
         return weights

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...config.ranges import check_values
+from ..functional import map_size
 from ..resize_matrices import linear_matrix
 from .base import REFINER_REGISTRY, Refiner
 from .sparse import matrix_of_rows
@@ -61,7 +62,7 @@ class PAMR(Refiner):
             return self._average_by_gathering(images, masks)
 
         with torch.autocast(masks.device.type, enabled=False):
-            affinity = affinities(*masks.shape[-2:])
+            affinity = affinities(*map_size(masks))
             columns = masks.float().permute(0, 2, 3, 1).flatten(0, 2).contiguous()  # [B*H*W, K]
             for _ in range(self.iterations):
                 columns = affinity @ columns
@@ -69,7 +70,7 @@ class PAMR(Refiner):
 
     def _average_by_gathering(self, images: Tensor, masks: Tensor) -> Tensor:
         """Average masks [B, K, H, W] in a graph, or with gradients: in 48 times their memory."""
-        size = tuple(masks.shape[-2:])
+        size = map_size(masks)
         with torch.autocast(masks.device.type, enabled=False):
             neighbors = neighbor_indices(*size, self.dilations, images.device)
             affinity = self.affinity(_resize(images, size).flatten(2), neighbors)
@@ -101,13 +102,13 @@ class PAMR(Refiner):
             # |difference| / (1e-8 + 0.1 * spread), both times 1e7: an exported graph loses summands as small as 1e-8
             rate = -1e7 / images.shape[1] / (0.1 + 1e6 * spread)
             logits.append(differences.abs().mul(rate))
-        return sum(logits).softmax(1)
+        return sum(logits[1:], logits[0]).softmax(1)
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize images [B, 3, H', W'] to fp32 [B, 3, H, W], bilinear with corners aligned; in a graph, by matrices."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        rows, columns = (linear_matrix(*sides, images.device) for sides in zip(images.shape[-2:], size))
+        rows, columns = (linear_matrix(*sides, images.device) for sides in zip(map_size(images), size))
         return rows @ images.float() @ columns.T
     return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=True)
 

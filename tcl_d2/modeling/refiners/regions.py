@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...config.ranges import check_values
 from ...segmentation.region_files import read_regions, region_file
+from ..functional import map_size
 from .base import Refiner
 
 _KEY = "TEST.ZERO_SHOT.REGIONS"
@@ -42,7 +43,7 @@ class RegionVote(Refiner):
         file_name = (input_per_image or {}).get("file_name")
         if file_name is None:
             raise ValueError(f"{_KEY}.FOLDER has regions by the names of images: give images as files")
-        regions = read_regions(region_file(self.folder, file_name), tuple(images.shape[-2:]))
+        regions = read_regions(region_file(self.folder, file_name), map_size(images))
         return partial(self._decide, torch.from_numpy(regions))
 
     def _decide(self, regions: Tensor, scores: Tensor) -> Tensor:

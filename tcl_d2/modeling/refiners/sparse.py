@@ -21,7 +21,7 @@ def coalesced_matrix(matrix: Tensor, values: Tensor) -> Tensor:
     rows, columns = matrix.indices()
     counts = torch.bincount(rows, minlength=len(matrix))
     row_starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return _csr_matrix(row_starts, columns, values, tuple(matrix.shape))
+    return _csr_matrix(row_starts, columns, values, (len(matrix), matrix.shape[1]))
 
 
 def plus_transpose(columns: Tensor, values: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """ZeroShotSegmentor: the base of all systems that segment images into the classes of a vocabulary."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable, get_cfg
@@ -29,7 +30,7 @@ from ...words.vocabulary import (
     join_vocabularies,
     make_vocabulary,
 )
-from ...words.words import Words
+from ...words.words import BackgroundLike, ClassesLike, Words
 from ..encoders.base import DualEncoder
 from ..encoders.clip import FrozenCLIP
 from ..encoders.clip_loading import build_clip, build_tokenizer, check_clip
@@ -119,7 +120,8 @@ class ZeroShotSegmentor(CropSegmentor):
         # Words
         self.tokenizer = tokenizer
         self.embed_vocabulary = TextEmbedder(clip, tokenizer, text_cache)
-        self.dataset_names = (dataset_name,) if isinstance(dataset_name, str) else tuple(dataset_name or ())
+        names = [dataset_name] if isinstance(dataset_name, str) else dataset_name or ()
+        self.dataset_names: Sequence[str] = tuple(names)
         self._requested: _Classes | None = None  # by set_vocabulary, set_dataset or set_text_embeddings
         self._defaults: dict[str, _Classes] = {}  # of datasets, where none were set
 
@@ -237,7 +239,7 @@ class ZeroShotSegmentor(CropSegmentor):
         }
 
     @property
-    def protocol(self) -> dict[str, object]:
+    def protocol(self) -> dict[str, Any]:
         """The arguments of `set_protocol` as they are now."""
         values = {name: getattr(self, name) for name in _PROTOCOL}
         return {**values, "normalize_prompts": self.embed_vocabulary.normalize_prompts}
@@ -264,8 +266,8 @@ class ZeroShotSegmentor(CropSegmentor):
 
     def set_vocabulary(
         self,
-        classes: Sequence[ClassWords],
-        background: bool | Sequence[str] = False,
+        classes: ClassesLike,
+        background: BackgroundLike = False,
         templates: Sequence[str] | None = None,
         negative: Sequence[str] = (),
     ) -> None:
@@ -308,8 +310,8 @@ class ZeroShotSegmentor(CropSegmentor):
 
     def make_vocabulary(
         self,
-        classes: Sequence[ClassWords],
-        background: bool | Sequence[str] = False,
+        classes: ClassesLike,
+        background: BackgroundLike = False,
         negative: Sequence[str] = (),
         templates: Sequence[str] | None = None,
     ) -> Vocabulary:
@@ -449,7 +451,7 @@ class ZeroShotSegmentor(CropSegmentor):
         # Crops are encoded once, if what that gives fits into memory
         batch_size = self._batches.windows_at_once(self._grid.window_size(batched_inputs[0]), self.device)
 
-        def encode() -> Iterator[tuple]:
+        def encode() -> Iterable[tuple]:
             return map(self.encode_crops, batch_windows(windows, batch_size))
 
         groups = self.word_groups(text, subsets)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..functional import map_size
 from .objects import OUTPUTS
 from .windows import window_slices
 
@@ -121,11 +122,11 @@ class WindowGrid(NamedTuple):
     crop_size: int
     stride: int
 
-    def window_size(self, input_per_image: dict) -> tuple[int, ...]:
+    def window_size(self, input_per_image: dict) -> tuple[int, int]:
         """Return height and width of an image's windows, in pixels."""
-        size = input_per_image["image"].shape[-2:]
-        return tuple(min(side, self.crop_size) if self.crop_size else side for side in size)
+        height, width = map_size(input_per_image["image"])
+        return (min(height, self.crop_size), min(width, self.crop_size)) if self.crop_size else (height, width)
 
     def num_windows(self, input_per_image: dict) -> int:
         """Return the number of an image's windows."""
-        return len(window_slices(*input_per_image["image"].shape[-2:], self.crop_size, self.stride))
+        return len(window_slices(*map_size(input_per_image["image"]), self.crop_size, self.stride))

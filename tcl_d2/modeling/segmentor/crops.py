@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...config.ranges import check_values
 from ..encoders.base import DualEncoder
-from ..functional import normalize, resize_scores
+from ..functional import map_size, normalize, resize_scores
 from ..refiners.base import Refiner, keep_scores
 from .windows import pad_below, pad_to_multiple
 
 
 class CropFeatures(NamedTuple):
-    """What is computed of a batch of crops once, for any words.
+    """What is computed of a batch of crops once, for any words; `| Any` where a method may leave a field None.
 
     Attributes:
         images: normalized crops [B, 3, H, W].
@@ -25,8 +25,8 @@ class CropFeatures(NamedTuple):
     """
 
     images: Tensor
-    clip_features: Tensor | None
-    embedding: Tensor | None = None
+    clip_features: Tensor | Any
+    embedding: Tensor | Any = None
     refine: Callable[[Tensor], Tensor] = keep_scores
 
 
@@ -88,6 +88,7 @@ class CropSegmentor(nn.Module):
         align_corners: whether a crop's scores are enlarged with the centers of the corners' patches on its corners.
         refiner: what brings scores to the image's edges; None for nothing.
         is_memory_short: whether memory ran out for single windows, so that little may be held.
+        background_score, logit_scale, area_threshold: see ZeroShotSegmentor.set_protocol.
         join_words_first: whether a class has its best word's score before scores are enlarged to the result's size.
     """
 
@@ -98,6 +99,11 @@ class CropSegmentor(nn.Module):
     squeezes_padding = False
     enlarges_once = False
     align_corners = False
+    background_score: float
+    logit_scale: float
+    area_threshold: float
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -245,7 +251,7 @@ class CropSegmentor(nn.Module):
         Returns:
             their features, and where the crops are in a map of them.
         """
-        patch_size, size = self.clip.patch_size, tuple(crops.shape[-2:])
+        patch_size, size = self.clip.patch_size, map_size(crops)
         multiple = self.pad_to or patch_size
         if min(size) < patch_size:
             multiple = max(multiple, patch_size)
@@ -255,7 +261,7 @@ class CropSegmentor(nn.Module):
             return self.encode(pad_below(crops, multiple, black)), place
 
         padded, place = pad_to_multiple(crops, multiple)
-        return self.encode(padded), CropPlace(tuple(padded.shape[-2:]), place, self.align_corners)
+        return self.encode(padded), CropPlace(map_size(padded), place, self.align_corners)
 
     def crop_masks(self, features: CropFeatures, place: CropPlace, text: Tensor) -> Tensor:
         """Predict scores [B, W, H, W] of crops, at their own size.

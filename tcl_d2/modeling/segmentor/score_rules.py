@@ -9,7 +9,7 @@ probability is below a threshold.
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class ScoreRule:
         self.settings = settings
         self._first = 0
         self._joined = JoinedWords(subset)
-        self._log_sum: Tensor | None = None  # of the softmax, over the words so far, or the classes of joined ones
+        self._log_sum: Tensor | Any = None  # of the softmax, over the words so far, or the classes of joined ones
 
     def update(self, scores: Tensor) -> None:
         """Take the scores [k, H, W] of the next k words."""
@@ -147,8 +147,8 @@ class RunningArgmax(ScoreRule):
         sem_seg_scores: with `keep_best`, fp32 [H, W], the score of that class; the background's is not told.
     """
 
-    _best: Tensor | None = None
-    _labels: Tensor | None = None
+    _best: Tensor | Any = None
+    _labels: Tensor | Any = None
 
     def take(self, scores: Tensor, classes: Tensor) -> None:
         if self.subset.background or self.settings.keep_best:  # otherwise the best score says all, probable or not
@@ -181,7 +181,7 @@ class AllScores(ScoreRule):
             of no class are looked for and there is no background, their best score follows as another class.
     """
 
-    _scores: Tensor | None = None
+    _scores: Tensor | Any = None
 
     def take(self, scores: Tensor, classes: Tensor) -> None:
         self._add_to_softmax(scores)

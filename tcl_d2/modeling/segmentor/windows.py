@@ -1,14 +1,14 @@
 """Inference over images: sliding windows, and padding to whole patches."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...utils.windows import window_starts
-from ..functional import resize_scores
+from ..functional import map_size, resize_scores
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slice]]:
@@ -58,8 +58,8 @@ class Windows:
             result_size: height and width that averages are enlarged to; None for the image's.
         """
         self.image = image
-        self.result_size = result_size or tuple(image.shape[-2:])
-        self.slices = window_slices(*image.shape[-2:], crop_size, stride)
+        self.result_size = result_size or map_size(image)
+        self.slices = window_slices(*map_size(image), crop_size, stride)
 
     def average(self, scores: Iterable[Tensor]) -> Tensor:
         """Average the scores [K, h, w] of the windows, in the order of `slices`: fp32 [K, H, W]."""
@@ -67,11 +67,11 @@ class Windows:
             (window_scores,) = scores
             return window_scores.float()
 
-        total = count = None
-        for (y, x), window_scores in zip(self.slices, scores, strict=True):
-            if total is None:
-                total = window_scores.new_zeros(len(window_scores), *self.image.shape[-2:], dtype=torch.float32)
-                count = torch.zeros_like(total[0])
+        scores = iter(scores)
+        first = next(scores)
+        total = first.new_zeros(len(first), *map_size(self.image), dtype=torch.float32)
+        count = torch.zeros_like(total[0])
+        for (y, x), window_scores in zip(self.slices, chain([first], scores), strict=True):
             total[:, y, x] += window_scores.float()
             count[y, x] += 1
         return total.div_(count)

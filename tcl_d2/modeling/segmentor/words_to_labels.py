@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def score_words(
     encode: Encode,
     text: Tensor,
     subsets: Sequence[WordSubset],
-    request: Mapping[str, object],
+    request: Mapping[str, Any],
 ) -> list[list[dict]]:
     """Segment images in windows of one size into the classes of datasets; return their outputs by image.
 
@@ -88,7 +89,7 @@ def _bind_window_refiner(
     model: CropSegmentor,
     images: Sequence[Windows],
     crops: Callable[[], Iterable[tuple]],
-    input_per_image: Mapping[str, object],
+    input_per_image: Mapping[str, Any],
 ) -> Callable[[Iterable[CropMap]], Iterable[CropMap]]:
     """Return what refines the scores of all windows together, see Refiner."""
     if not model.refines("windows"):
@@ -110,7 +111,7 @@ def _bind_window_refiner(
 
 
 def _bind_enlarger(
-    model: CropSegmentor, image: Windows, input_per_image: Mapping[str, object]
+    model: CropSegmentor, image: Windows, input_per_image: Mapping[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     """Return what brings averages [K, H, W] of an image's windows to the result's size, and refines them there."""
     refine = _bind_refiner(model, "image", image, input_per_image)
@@ -123,7 +124,7 @@ def _background_words(subsets: Sequence[WordSubset]) -> Tensor:
 
 
 def _bind_refiner(
-    model: CropSegmentor, stage: str, image: Windows, input_per_image: Mapping[str, object]
+    model: CropSegmentor, stage: str, image: Windows, input_per_image: Mapping[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     """Return what refines scores [K, height, width] of an image at a stage, see Refiner."""
     if not model.refines(stage):
@@ -141,7 +142,7 @@ def _build_rules(
     background: float | Tensor,
     enlarge: Callable[[Tensor], Tensor],
     subsets: Sequence[WordSubset],
-    request: Mapping[str, object],
+    request: Mapping[str, Any],
 ) -> list[ScoreRule]:
     """Build the rule of each dataset for an image."""
     keep_best = request.get("label_scores", False) or any(request.get(name) for name in OUTPUTS)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class GatedConv(nn.Module):
     def convolve(self, x: Tensor, double: bool) -> Tensor:
         """Convolve x [B, C, H, W], or x enlarged to double size, by what is fastest."""
         filtering = winograd.FILTERING_DOUBLED if double else winograd.FILTERING
-        if winograd.is_faster(x, filtering):
+        if self.conv.bias is not None and winograd.is_faster(x, filtering):
             return winograd.convolve(x, self.conv.weight, self.conv.bias, filtering)
         return conv_of_doubled(x, self.conv) if double else self.conv(x)
 
@@ -62,7 +63,7 @@ def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
     height, width = x.shape[-2:]
     framed = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
     weight = conv.weight.permute(0, 2, 3, 1).contiguous()  # channels last, in which taps lie together
-    result = None
+    result: Tensor | Any = None
     for i, rows in enumerate(sum_taps(weight, 1)):
         for j, taps in enumerate(sum_taps(rows, 2)):
             # Convolve the low-resolution map

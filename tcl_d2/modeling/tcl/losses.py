@@ -7,6 +7,7 @@ DistributedDataParallel averages. See LossHead.
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -25,8 +26,8 @@ TCL_LOSS_REGISTRY.__doc__ = "Loss heads, named in MODEL.TCL.LOSS_HEADS: modules 
 class Grounding:
     """What losses need of a batch: statistics of B images of this process and N texts of all processes.
 
-    A field is None where no head of the model `needs` it. The last fields, LABEL_STATISTICS, are of this process's L
-    labeled images, the others of its images with captions.
+    A field is None where no head of the model `needs` it, so a head need not look. The last fields, LABEL_STATISTICS,
+    are of this process's L labeled images, the others of its images with captions.
 
     Attributes:
         text: text features [N, D] of the global batch, no gradient.
@@ -41,16 +42,16 @@ class Grounding:
         sem_seg_dice: dice loss of the classes that are there, [L].
     """
 
-    text: Tensor | None = None
+    text: Tensor | Any = None
     text_offset: int = 0
-    masked_image: Tensor | None = None
-    mean_embedding: Tensor | None = None
-    image_tv: Tensor | None = None
-    area: Tensor | None = None
-    mask_tv: Tensor | None = None
-    similarity: Tensor | None = None
-    sem_seg_bce: Tensor | None = None
-    sem_seg_dice: Tensor | None = None
+    masked_image: Tensor | Any = None
+    mean_embedding: Tensor | Any = None
+    image_tv: Tensor | Any = None
+    area: Tensor | Any = None
+    mask_tv: Tensor | Any = None
+    similarity: Tensor | Any = None
+    sem_seg_bce: Tensor | Any = None
+    sem_seg_dice: Tensor | Any = None
 
     def positive_pairs(self, pairs: Tensor) -> Tensor:
         """Take those of the matching pairs [B] from values of all pairs [B, N]."""
@@ -267,12 +268,12 @@ class SemSegDiceLoss(SemSegLoss):
     needs = ("sem_seg_dice",)
 
 
-def takes_labels(head: nn.Module) -> bool:
+def takes_labels(head: LossHead) -> bool:
     """Tell whether a loss head is for labeled images, rather than for images with captions."""
     return bool(head.needs) and set(head.needs) <= set(LABEL_STATISTICS)
 
 
-def build_losses(cfg: CfgNode) -> list[nn.Module]:
+def build_losses(cfg: CfgNode) -> list[LossHead]:
     """Build the loss heads in MODEL.TCL.LOSS_HEADS and EXTRA_LOSS_HEADS; ValueError for none, unknown, or repeated."""
     names = [*cfg.MODEL.TCL.LOSS_HEADS, *cfg.MODEL.TCL.EXTRA_LOSS_HEADS]
     known = ", ".join(name for name, _ in TCL_LOSS_REGISTRY)

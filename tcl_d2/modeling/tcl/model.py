@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ...utils.events import put_picture
 from ...utils.tensors import have_equal_weights
 from ...words.vocabulary import dataset_vocabulary, join_vocabularies
 from ..dense_clip.heads import DenseHead, MaskCLIPHead, build_dense_head
+from ..encoders.clip import FrozenCLIP
 from ..encoders.text import batch_tokens
 from ..functional import gather, normalize
 from ..segmentor.base import ZeroShotSegmentor
@@ -27,7 +28,7 @@ from ..segmentor.crops import CropFeatures
 from .grad_cache import forward_in_parts
 from .grounder import Grounder, Sim2Mask
 from .label_statistics import MaskTarget, make_mask_target, sem_seg_statistics
-from .losses import LABEL_STATISTICS, Grounding, build_losses, takes_labels
+from .losses import LABEL_STATISTICS, Grounding, LossHead, build_losses, takes_labels
 from .mask_statistics import pair_statistics, total_variation
 
 _TEXTS_AT_ONCE = 64
@@ -44,12 +45,15 @@ class LabeledBatch(NamedTuple):
 class TCL(ZeroShotSegmentor):
     """Text-grounded contrastive learning (Cha et al., CVPR 2023)."""
 
+    clip: FrozenCLIP
+    losses: Any  # an nn.ModuleDict of LossHeads
+
     @configurable
     def __init__(
         self,
         *,
         freeze: int,
-        losses: Sequence[nn.Module],
+        losses: Sequence[LossHead],
         decoder_blocks: int = 2,
         sim2mask: Sim2Mask | None = None,
         kp_weight: float = 0.3,
@@ -168,7 +172,7 @@ class TCL(ZeroShotSegmentor):
             uniform: noise of the hard masks [B, 1, h, w] in (0, 1), to repeat a step exactly; None draws it.
             labeled: labeled images; None where no loss head needs them.
         """
-        grounding = Grounding() if images is None else self.ground(images, tokens, uniform)
+        grounding = Grounding() if images is None or tokens is None else self.ground(images, tokens, uniform)
         if labeled is not None:
             grounding = replace(grounding, **self.compare_with_labels(labeled))
         return {head.name: head(grounding) for head in self.losses.values()}
@@ -186,8 +190,7 @@ class TCL(ZeroShotSegmentor):
 
         # Noise is drawn for the whole batch: parts are computed twice
         if uniform is None:
-            size = [side * self.grounder.scale for side in self.clip.grid(images)]
-            uniform = self.sim2mask.noise((len(images), 1, *size), images.device)
+            uniform = self.sim2mask.noise((len(images), 1, *self._mask_size(images)), images.device)
 
         names = sorted({name for head in self.losses.values() for name in head.needs} - set(LABEL_STATISTICS))
 
@@ -207,7 +210,7 @@ class TCL(ZeroShotSegmentor):
 
         return dict(zip(LABEL_STATISTICS, self._compute_in_parts(statistics_of_part, *labeled)))
 
-    def _compute_in_parts(self, function: Callable[..., list[Tensor]], *batch: Sequence) -> Sequence[Tensor]:
+    def _compute_in_parts(self, function: Callable[..., list[Tensor]], *batch: Tensor | Sequence) -> Sequence[Tensor]:
         """Call a function that computes values [B] of a batch, with the activations of some images at once."""
         size = self.micro_batch_size
         if not 0 < size < len(batch[0]):
@@ -222,7 +225,7 @@ class TCL(ZeroShotSegmentor):
         _check_labels(labeled)
         images = [input_per_image["image"] for input_per_image in labeled or batched_inputs]
         images = self.normalize_images(images)[: len(labeled)]
-        size = [side * self.grounder.scale for side in self.clip.grid(images)]
+        size = self._mask_size(images)
 
         # The words of each dataset
         names = {input_per_image["dataset_name"] for input_per_image in labeled}
@@ -236,6 +239,11 @@ class TCL(ZeroShotSegmentor):
             classes = input_per_image["classes"]
             targets.append(make_mask_target(sem_seg, classes, ignore_label, *words_by_dataset[name], size))
         return LabeledBatch(images, targets)
+
+    def _mask_size(self, images: Tensor) -> tuple[int, int]:
+        """Return the height and width of the masks of images [B, 3, H, W]."""
+        rows, columns = self.clip.grid(images)
+        return rows * self.grounder.scale, columns * self.grounder.scale
 
     def _embed_dataset(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the text features of a dataset's words [W, D], prompted as in evaluation, and the words' classes [W].

@@ -10,14 +10,16 @@ Networks, CVPR 2016, section 4.
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from ..encoders import linear
 
+Maps = Tensor | Sequence[Tensor]  # in one tensor or several
+_Results = TypeVar("_Results", bound=Maps)
 BAND_BYTES = 16 * 2**20  # of a band's transformed input: small enough for caches, large enough for matrix products
 
 
@@ -91,7 +93,7 @@ class _Convolution(torch.autograd.Function):
     """A convolution in bands of rows, whose parts fit into caches. In it, maps are [B, H, W, C]."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, filtering: Filtering) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.filtering = filtering
 
@@ -108,7 +110,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_result: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_result: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         filtering = ctx.filtering
 
@@ -146,8 +148,8 @@ def _bands(x: Tensor, filtering: Filtering) -> Iterator[tuple[slice, slice]]:
 
 def _square(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """Return the matrix that applies another one down and across, [N * N, M * M]."""
-    matrix = like.new_tensor(matrix)
-    return torch.kron(matrix, matrix)
+    factor = like.new_tensor(matrix)
+    return torch.kron(factor, factor)
 
 
 def _transform_taps(weight: Tensor, filtering: Filtering) -> Tensor:
@@ -237,7 +239,7 @@ class _Band:
         return slice(first, last), slice(first - rows.start + 1, last - rows.start + 1)
 
 
-def _combine(matrix: Sequence[Sequence[int]], parts: Sequence[Tensor], results: Sequence[Tensor]) -> Sequence[Tensor]:
+def _combine(matrix: Sequence[Sequence[int]], parts: Maps, results: _Results) -> _Results:
     """Write matrix @ parts into `results`; rows begin with a 1."""
     for factors, result in zip(matrix, results):
         (_, total), *others = [(factor, part) for factor, part in zip(factors, parts) if factor]
@@ -248,7 +250,7 @@ def _combine(matrix: Sequence[Sequence[int]], parts: Sequence[Tensor], results: 
     return results
 
 
-def _add_combined(matrix: Sequence[Sequence[int]], parts: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+def _add_combined(matrix: Sequence[Sequence[int]], parts: Maps, results: Maps) -> None:
     """Add matrix.T @ parts to `results`."""
     for factors, part in zip(matrix, parts):
         for factor, result in zip(factors, results):
