@@ -2,7 +2,7 @@
 """Compare the dense heads on the small world: alone, and as TCL's partner in knowledge preservation.
 
 The background's score is the best for each head of a few, on the validation images themselves; it counts for shapes_val
-alone. TCL's is the paper's. ProxyCLIP's vision model is untrained, so each seed is another one.
+alone. TCL's is the paper's. ProxyCLIP's vision model is untrained.
 
     python dev/shapes_heads.py --weights output/shapes/tcl/model_final.pth other/model_final.pth
 """
@@ -20,7 +20,7 @@ HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip")
 BACKGROUND_SCORES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
-def evaluate_head(head: str, seed: int, output: Path) -> tuple[dict[str, float], float]:
+def evaluate_head(head: str, output: Path) -> tuple[dict[str, float], float]:
     """Return the results of a head alone, and the background's score."""
     options = ["MODEL.DENSE_CLIP.HEAD", head, "OUTPUT_DIR", output]
 
@@ -28,12 +28,12 @@ def evaluate_head(head: str, seed: int, output: Path) -> tuple[dict[str, float],
     best, best_score = -1.0, 0.0
     for score in BACKGROUND_SCORES:
         choice = ["TEST.ZERO_SHOT.BACKGROUND_SCORE", score, "DATASETS.TEST", "('shapes_val',)"]
-        (miou,) = evaluate(load_config(ROOT / "configs/shapes/dense_clip.yaml", [*options, *choice]), seed).values()
+        (miou,) = evaluate(load_config(ROOT / "configs/shapes/dense_clip.yaml", [*options, *choice]), 0).values()
         if miou > best:
             best, best_score = miou, score
 
     options += ["TEST.ZERO_SHOT.BACKGROUND_SCORE", best_score]
-    return evaluate(load_config(ROOT / "configs/shapes/dense_clip.yaml", options), seed), best_score
+    return evaluate(load_config(ROOT / "configs/shapes/dense_clip.yaml", options), 0), best_score
 
 
 def evaluate_tcl(head: str, weights: str, seed: int, output: Path) -> dict[str, float]:
@@ -66,10 +66,8 @@ def main() -> None:
     # Heads alone
     results = {}
     for head in args.heads:
-        seeds = range(3) if head == "proxyclip" else range(1)
-        runs = [evaluate_head(head, seed, args.output / head) for seed in seeds]
-        scores = ", ".join(str(score) for _, score in runs)
-        results[f"{head} (background {scores})"] = [run for run, _ in runs]
+        run, score = evaluate_head(head, args.output / head)
+        results[f"{head} (background {score})"] = [run]
     print_table("mIoU (%) of dense CLIPs, without PAMR:", results)
 
     # As TCL's partner

@@ -3,17 +3,18 @@
 
 The methods are the dense heads, TCL, and TCL with each head for knowledge preservation; every one alone and with each
 refiner. All else is as the configs have it, also the background's score, which counts for shapes_val alone. The vision
-models of ProxyCLIP and LPOSS and CLIP-DINOiser's convolutions are untrained, for there are none for such scenes: what
-depends on them is evaluated with three seeds. Votes of regions are of superpixels, by k-means over place and color.
-Results are kept in the output folder: a stopped run goes on.
+model of ProxyCLIP and LPOSS is untrained, for there is none for such scenes; CLIP-DINOiser's convolutions are random,
+and evaluated with three seeds. Votes of regions are of superpixels, by k-means over place and color. Results are kept
+in the output folder: a stopped run goes on.
 
-    python dev/shapes_joins.py --images 60
+    python dev/shapes_joins.py
 """
 
 import argparse
 import json
 import logging
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from tcl_d2 import load_config
-from tcl_d2.modeling.encoders.vision import load_vision_encoder
 from tcl_d2.utils.files import replacing
 
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip", "clip_dinoiser")
+RANDOM = "clip_dinoiser"
 SUPERPIXELS = 24  # of an image
 UNTRAINED = ["MODEL.DENSE_CLIP.PROXY.NAME", "vit_small_patch8_224.dino", "MODEL.DENSE_CLIP.PROXY.PRETRAINED", ""]
 UNTRAINED += ["MODEL.DENSE_CLIP.DINOISER.WEIGHTS", "", "TEST.ZERO_SHOT.LPOSS.NAME", "vit_small_patch8_224.dino"]
@@ -37,30 +38,28 @@ UNTRAINED += ["TEST.ZERO_SHOT.LPOSS.PRETRAINED", "", "TEST.ZERO_SHOT.LPOSS.NEIGH
 UNTRAINED += ["TEST.ZERO_SHOT.LPOSS.SIGMA", 8.0]
 
 
-class Choice(NamedTuple):
-    """A method or a refiner: its name, KEY, VALUE pairs, and whether it has random weights."""
+class Method(NamedTuple):
+    """A method: its name, KEY, VALUE pairs, and whether it has random weights."""
 
     name: str
     options: tuple
-    is_random: bool = False
+    is_random: bool
 
 
-def methods() -> Iterator[tuple[str, Choice]]:
+def methods() -> Iterator[tuple[str, Method]]:
     """Yield each method with the config below configs/shapes that it is of."""
-    random = ("proxyclip", "clip_dinoiser")
     for head in HEADS:
-        yield "dense_clip.yaml", Choice(head, ("MODEL.DENSE_CLIP.HEAD", head), head in random)
+        yield "dense_clip.yaml", Method(head, ("MODEL.DENSE_CLIP.HEAD", head), head == RANDOM)
     for head in HEADS:
         name = "TCL" if head == "maskclip" else f"TCL, KP by {head}"
-        yield "trained.yaml", Choice(name, ("MODEL.TCL.KP_HEAD", head), head in random)
+        yield "trained.yaml", Method(name, ("MODEL.TCL.KP_HEAD", head), head == RANDOM)
 
 
-def refiners(regions: Path) -> Iterator[Choice]:
-    """Yield each refiner, and votes of regions."""
-    random = ("lposs", "lposs_plus")
-    for name in ("none", "pamr", "densecrf", "lposs_pixels", *random):
-        yield Choice(name, ("TEST.ZERO_SHOT.REFINE", name), name in random)
-    yield Choice("regions", ("TEST.ZERO_SHOT.REFINE", "none", "TEST.ZERO_SHOT.REGIONS.FOLDER", regions))
+def refiners(regions: Path) -> dict[str, tuple]:
+    """Return KEY, VALUE pairs by name of a refiner, and of votes of regions."""
+    names = ("none", "pamr", "densecrf", "lposs_pixels", "lposs", "lposs_plus")
+    choices = {name: ("TEST.ZERO_SHOT.REFINE", name) for name in names}
+    return {**choices, "regions": (*choices["none"], "TEST.ZERO_SHOT.REGIONS.FOLDER", regions)}
 
 
 def write_regions(folder: Path) -> None:
@@ -81,16 +80,13 @@ def write_regions(folder: Path) -> None:
             Image.fromarray((1 + labels).reshape(image.shape[:2]).astype(np.uint8)).save(unfinished, "PNG")
 
 
-def run(config: str, method: Choice, refiner: Choice, seed: int, args: argparse.Namespace) -> dict[str, float]:
-    """Return the mIoU (%) on each benchmark, from the output folder where it is known."""
-    path = args.output / f"{method.name}, {refiner.name}, {seed}, {args.images} images.json"
+def run(config: str, options: list, seed: int, path: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Return the mIoU (%) on each benchmark; it is kept in a file."""
     if path.exists():
         return json.loads(path.read_text())
 
-    options = [*UNTRAINED, *method.options, *refiner.options, "TEST.ZERO_SHOT.MAX_IMAGES", args.images]
-    cfg = load_config(ROOT / "configs/shapes" / config, [*options, "OUTPUT_DIR", args.output / "evaluation"])
-    load_vision_encoder.cache_clear()  # else LPOSS keeps the one of the last seed
-    results = evaluate(cfg, seed)
+    few = ["TEST.ZERO_SHOT.MAX_IMAGES", args.images, "OUTPUT_DIR", args.output / "evaluation"]
+    results = evaluate(load_config(ROOT / "configs/shapes" / config, [*UNTRAINED, *options, *few]), seed)
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(results))
     return results
@@ -107,14 +103,14 @@ def main() -> None:
     write_regions(args.output / "regions")
 
     # Evaluate
-    joins = [(config, method, refiner) for config, method in methods() for refiner in refiners(args.output / "regions")]
+    choices = [method for method in methods() if not args.methods or method[1].name in args.methods]
     rows = []
-    for config, method, refiner in tqdm(joins):
-        if args.methods and method.name not in args.methods:
-            continue
-        seeds = range(3 if method.is_random or refiner.is_random else 1)
-        results = [run(config, method, refiner, seed, args) for seed in seeds]
-        rows.append((method.name, refiner.name, *(cell([result[data] for result in results]) for data in DATA)))
+    for (config, method), (refiner, options) in tqdm(list(product(choices, refiners(args.output / "regions").items()))):
+        results = []
+        for seed in range(3 if method.is_random else 1):
+            path = args.output / f"{method.name}, {refiner}, {seed}, {args.images} images.json"
+            results.append(run(config, [*method.options, *options], seed, path, args))
+        rows.append((method.name, refiner, *(cell([result[data] for result in results]) for data in DATA)))
     print(tabulate(rows, ("method", "refiner", *DATA), "pipe"))
 
 
