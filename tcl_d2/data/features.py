@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torchvision.transforms.functional as TF
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from ..modeling import Talk2DINO

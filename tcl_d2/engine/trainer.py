@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import TCLCheckpointer
 from ..checkpoint.card import make_card
@@ -197,7 +198,7 @@ class Trainer(DefaultTrainer):
     # ------------------------------------------------------------------------------------ evaluation
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """Build the loader of a dataset's images, or of TEST.ZERO_SHOT.MAX_IMAGES of them.
 
         This one serves all of DATASETS.TEST that have the same images; a subclass's is built for each dataset. Its

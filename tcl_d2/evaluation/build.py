@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -9,15 +10,16 @@ from detectron2.evaluation import DatasetEvaluator
 from fvcore.common.registry import Registry
 
 BuildEvaluator = Callable[[CfgNode, str, str | Path | None], DatasetEvaluator]
+_Build = TypeVar("_Build", bound=BuildEvaluator)
 
 
 class EvaluatorRegistry(Registry):
     """A registry of functions (cfg, dataset_name, output_folder) that return an evaluator."""
 
-    def register(self, *evaluator_types: str) -> Callable[[BuildEvaluator], BuildEvaluator]:
+    def register(self, *evaluator_types: str) -> Callable[[_Build], _Build]:
         """Return a decorator that registers an evaluator's class or a function for types of datasets."""
 
-        def add(build: BuildEvaluator) -> BuildEvaluator:
+        def add(build: _Build) -> _Build:
             for evaluator_type in evaluator_types:
                 self._do_register(evaluator_type, build)
             return build

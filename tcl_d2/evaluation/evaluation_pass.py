@@ -3,9 +3,10 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -14,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..config.loading import dataset_config
 from ..data.dataset_files import subsample
@@ -31,8 +33,8 @@ from .together import EvaluatorsInTurn, ModelsInTurn, Turn
 from .zero_shot import SharedImagesEvaluator, ZeroShotSemSegEvaluator, inference_folder
 
 logger = logging.getLogger(__name__)
-Evaluators = Mapping[str, DatasetEvaluator | None]  # by dataset; None to segment without evaluating
-BuildLoader = Callable[[CfgNode, str], Iterable[list[dict]]]
+Evaluators = Mapping[str, DatasetEvaluator | Any]  # by dataset; Any may be None, to segment without evaluating
+BuildLoader = Callable[[CfgNode, str], DataLoader]
 # Detectron2's own keys in MODEL that zero-shot segmentation reads
 _MODEL_KEYS = ("META_ARCHITECTURE", "WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD")
 
@@ -143,8 +145,9 @@ class _Share:
         self.progress = _build_progress(cfg, model, evaluators, dataset_dicts, resume)
         if evaluation.takes_datasets:
             _set_classes(cfg, model, evaluators)
-        for name, kept in self.progress.items():
-            evaluators[name].attach(kept, self.skipped.get(name))
+        for name, evaluator in evaluators.items():
+            if isinstance(evaluator, ZeroShotSemSegEvaluator):
+                evaluator.attach(self.progress[name], self.skipped.get(name))
 
         # What is left
         first = next(iter(evaluators))
@@ -164,10 +167,15 @@ class _Share:
     @property
     def keepers(self) -> list[ZeroShotSemSegEvaluator]:
         """The evaluators that keep progress."""
-        return [self.evaluators[name] for name in self.progress]
+        return [evaluator for evaluator in self.evaluators.values() if isinstance(evaluator, ZeroShotSemSegEvaluator)]
 
-    def finish(self, results: Mapping | None, num_images: int) -> dict[str, dict]:
-        """Return the metrics of each dataset with its numbers of images, of which `num_images` are of this run."""
+    def finish(self, results: Any, num_images: int) -> dict[str, dict]:
+        """Return the metrics of each dataset with its numbers of images.
+
+        Args:
+            results: of the turn's evaluator.
+            num_images: of this run.
+        """
         results = results if len(self.evaluators) > 1 else {next(iter(self.evaluators)): results}
         total = len(self.done) + num_images
         return {name: _with_counts(results[name], total, self.skipped.get(name)) for name in self.evaluators}
@@ -200,7 +208,7 @@ def _with_counts(metrics: Mapping | None, num_images: int, skipped: SkippedImage
     return {**(metrics or {}), "images": num_images - num_skipped, "skipped": num_skipped}
 
 
-def _set_classes(cfg: CfgNode, model: nn.Module, evaluators: Evaluators) -> None:
+def _set_classes(cfg: CfgNode, model: Any, evaluators: Evaluators) -> None:
     """Set the classes of the datasets and their settings, and give evaluators the similarity of classes."""
     if cfg.TEST.ZERO_SHOT.BY_DATASET:
         model.set_protocol(**model.protocol_from_config(cfg))
@@ -253,7 +261,7 @@ class RemainingImages:
         counts: for each share, the images that this process has given or skipped.
     """
 
-    def __init__(self, loader: Iterable[list[dict]], shares: Sequence[_Share]):
+    def __init__(self, loader: DataLoader, shares: Sequence[_Share]):
         """Choose from a loader's images what any of the shares has left.
 
         With one share, the inputs have its request; several models make their own.
@@ -278,7 +286,7 @@ class RemainingImages:
                 if catcher.number:
                     self._stop(catcher.number)
 
-    def _drop_broken(self, rows: Sequence[dict]) -> list[dict]:
+    def _drop_broken(self, rows: list[dict]) -> list[dict]:
         skipped = [skipped for share in self.shares for skipped in share.skipped.values()]
         if not skipped:
             return rows

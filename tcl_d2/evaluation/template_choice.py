@@ -50,7 +50,7 @@ def measure_entropies(
     model: ZeroShotSegmentor,
     class_words: Sequence[Sequence[str]],
     templates: Sequence[str],
-    rows: Sequence[Mapping],
+    rows: Sequence[dict],
     folder: Path,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure how sure a model is of each class's pixels under each template alone.

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -62,7 +63,7 @@ def _read_file(path: Path, folder: Path) -> tuple[dict, list[dict]]:
     if not isinstance(content.get("imagePath"), str):
         raise ValueError("has no 'imagePath'")
 
-    size = content.get("imageHeight"), content.get("imageWidth")
+    size: Any = content.get("imageHeight"), content.get("imageWidth")
     if not all(type(side) is int and side > 0 for side in size) or size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"has the imageHeight and imageWidth {size}; expected those of its picture, in pixels")
     picture = path.with_name(PureWindowsPath(content["imagePath"]).name)
@@ -78,7 +79,7 @@ def _read_shape(shape: object, number: int, size: tuple[int, int]) -> dict:
     try:
         points = np.array(shape.get("points"), float)
     except (TypeError, ValueError):
-        points = np.zeros(0)
+        points = np.array([])
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise ValueError(f"{place}whose 'points' are no pairs x, y")
 

@@ -52,7 +52,7 @@ def _describe_objects(label: np.ndarray, image_id: int) -> list[dict]:
     annotations = []
     for k in _visible_classes(label):
         if k < len(OBJECTS):
-            rle = encode_rle(label == k)
+            rle: Any = encode_rle(label == k)
             annotation: dict[str, Any] = {"image_id": image_id, "category_id": k + 1, "iscrowd": 0}
             annotation["bbox"] = pycocotools.mask.toBbox(rle).tolist()
             annotation["area"] = int(pycocotools.mask.area(rle))

@@ -30,7 +30,7 @@ class ProxyCLIPHead(DenseHead):
     """
 
     keeps_grid = False
-    pad_to = 56  # as the release, for patches of 8 and 14 pixels; where others are no part of it, to whole patches
+    pad_to: int = 56  # as the release, for patches of 8 and 14 pixels; where others are no part of it, to whole patches
 
     def __init__(self, vision: nn.Module, beta: float = 1.2, gamma: float = 3.0):
         """Set the vision model, and how its similarities become attention.

@@ -1,10 +1,10 @@
 """The last block of timm's VisionTransformer and Eva, for methods that look into it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import apply_rot_embed_cat
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -12,11 +12,12 @@ class LastBlock(NamedTuple):
     """The last block of a vision model, and what it is given for some images.
 
     Attributes:
+        model: a VisionTransformer or Eva.
         tokens: before the block, the p prefix tokens first, [B, p + h*w, C].
         rope: sines, then cosines of the patches' places, [h*w, 2 d]; None for a model without RoPE.
     """
 
-    model: nn.Module
+    model: Any
     tokens: Tensor
     rope: Tensor | None
 

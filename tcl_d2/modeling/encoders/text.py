@@ -95,9 +95,9 @@ class WordReader:
             text, own = split_templates(word)
             prefix, longest = _frame(own) if own else frame
             prompts[word] = (prefix + text, longest.replace("{}", text), own)
-        readings = {key: self._readings.get(key) for key in prompts.values()}
+        readings = {key: self._readings[key] for key in prompts.values() if key in self._readings}
 
-        new = [key for key, reading in readings.items() if reading is None]
+        new = [key for key in dict.fromkeys(prompts.values()) if key not in readings]
         if new:
             starts, wholes, _ = zip(*new)
             *tokens, blank = self.tokenizer([*starts, *wholes, ""])

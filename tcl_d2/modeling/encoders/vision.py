@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, cast
 
 import timm
 import torch
@@ -25,6 +26,7 @@ from .positions import RESIZED_TO_GRID, KeptPositions, PositionRule
 from .weights import load_weights, read_weights
 
 logger = logging.getLogger(__name__)
+VisionModel = VisionTransformer | Eva  # of timm
 DINO_POSITIONS = PositionRule(offset=0.1)  # as DINO's release resizes them
 DINOV2_POSITIONS = PositionRule(antialias="bicubic")  # as DINOv2's release does for models with registers
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -34,9 +36,12 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class VisionEncoder(nn.Module):
     """Features of an image's patches by a frozen vision model, for images of any size and normalization."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
-        model: nn.Module,
+        model: VisionModel,
         position: PositionRule = RESIZED_TO_GRID,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
@@ -62,7 +67,7 @@ class VisionEncoder(nn.Module):
         self.register_buffer("shift", (mean - its_mean) / its_std, persistent=False)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         return self._model[0]
 
     @property
@@ -92,8 +97,8 @@ class VisionEncoder(nn.Module):
     def last_block(self, images: Tensor) -> LastBlock:
         """Return the model's last block, with what it is given for images as `forward` takes them."""
         tokens = self._run(images, _BeforeLastBlock(self.model))
-        rope = self.model.rope.get_embed(shape=self.grid(images)) if isinstance(self.model, Eva) else None
-        return LastBlock(self.model, tokens, rope)
+        rope: Any = self.model.rope if isinstance(self.model, Eva) else None
+        return LastBlock(self.model, tokens, rope and rope.get_embed(shape=self.grid(images)))
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Return how many rows and columns of patches images [B, 3, H, W] have."""
@@ -123,6 +128,8 @@ class VisionEncoder(nn.Module):
 
 class _Tokens(nn.Module):
     """All tokens [B, p + h*w, C] of a model's images, after the final norm."""
+
+    model: Any
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -160,7 +167,7 @@ def load_vision_encoder(
     return VisionEncoder(build_vision_model(key, name, pretrained), position, pixel_mean, pixel_std)
 
 
-def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransformer | Eva:
+def build_vision_model(key: str, name: str, pretrained: str) -> VisionModel:
     """Build a vision model that returns all its tokens.
 
     Args:
@@ -181,7 +188,7 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0)
+            model = cast(VisionModel, timm.create_model(name, pretrained=pretrained == "timm", num_classes=0))
     except OSError as error:
         raise OSError(
             f"{key}: the weights of '{name}' are neither in the local cache nor could they be downloaded "
@@ -196,11 +203,11 @@ def build_vision_model(key: str, name: str, pretrained: str) -> VisionTransforme
     return _return_tokens(model)
 
 
-def _read_state(model: VisionTransformer | Eva, key: str, path: str) -> dict[str, Tensor]:
+def _read_state(model: VisionModel, key: str, path: str) -> dict[str, Tensor]:
     """Read a file of weights without a classifier, in timm's names or those of DINOv2, DINOv3 and OpenAI's CLIP."""
     state = read_weights(key, path)
     if "mask_token" in state or "visual.class_embedding" in state:
-        state = (read_dinov3_layout if isinstance(model, Eva) else read_dinov2_layout)(state, model)
+        state = read_dinov3_layout(state, model) if isinstance(model, Eva) else read_dinov2_layout(state, model)
     return {name: value for name, value in state.items() if not name.startswith(("head.", "head_dist."))}
 
 
@@ -213,7 +220,7 @@ def check_vision_model(key: str, name: str) -> int:
         )
 
     with torch.device("meta"):
-        model = timm.create_model(name)
+        model: Any = timm.create_model(name)
     if not (_has_positions_of_patches(model) or _is_dinov3(model)):
         description = type(model).__name__
         if isinstance(model, VisionTransformer) and not isinstance(model.patch_embed, PatchEmbed):
@@ -236,7 +243,7 @@ def _is_dinov3(model: nn.Module) -> bool:
     return isinstance(model, Eva) and model.pos_embed is None and isinstance(model.rope, RotaryEmbeddingDinoV3)
 
 
-def _return_tokens(model: VisionTransformer | Eva) -> VisionTransformer | Eva:
+def _return_tokens(model: VisionModel) -> VisionModel:
     """Make the model return all tokens of windows of any size, with position embeddings as they are given."""
     # After the final norm, which some models have behind their pooling
     if isinstance(model, VisionTransformerDistilled):  # it takes no other pooling
@@ -251,5 +258,5 @@ def _return_tokens(model: VisionTransformer | Eva) -> VisionTransformer | Eva:
     return model
 
 
-def _keep_tokens(tokens: Tensor) -> Tensor:
-    return tokens
+def _keep_tokens(x: Tensor, pre_logits: bool = False) -> Tensor:
+    return x

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...words.vocabulary import WordSubset
+from ..functional import map_size
 from ..refiners.base import keep_scores
-from .crops import CropMap, CropSegmentor
+from .crops import CropMap, CropPlace, CropSegmentor
 from .objects import OUTPUTS
 from .score_rules import ScoreRule, ScoreSettings, build_score_rule
 from .windows import Windows
@@ -70,12 +71,14 @@ def _prepare(model: CropSegmentor, encode: Encode, text: Tensor) -> Iterator[tup
     return ((model.prepare(features, text), place) for features, place in encode())
 
 
-def _predict(model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterable[tuple]) -> Iterator[CropMap]:
+def _predict(
+    model: CropSegmentor, predict: Callable[..., Tensor], crops: Iterable[tuple[Any, CropPlace]]
+) -> Iterator[CropMap]:
     """Yield the scores of each batch of windows, on the CPU where memory is short."""
     for features, place in crops:
         scores = predict(features)
         if model.enlarges_once:  # they are averaged as they are, over one window
-            place = tuple(scores.shape[-2:]), (slice(None), slice(None))
+            place = CropPlace(map_size(scores), (slice(None), slice(None)))
         yield CropMap(scores.cpu() if model.is_memory_short else scores, *place)
 
 

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable
 from copy import copy
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...config.ranges import check_values
@@ -19,7 +19,7 @@ from ...utils.upstream import without_parameter
 from ..encoders.base import FrozenDualEncoder
 from ..encoders.clip_loading import build_clip
 from ..encoders.vision import DINOV2_POSITIONS, VisionEncoder, build_vision_model, check_vision_model
-from ..functional import normalize, resize_scores, tokens_to_map
+from ..functional import map_size, normalize, resize_scores, tokens_to_map
 from ..segmentor.base import ZeroShotSegmentor
 from .attention import ClassAttention, Extremes
 from .loss import contrast
@@ -38,7 +38,7 @@ class TextTower(FrozenDualEncoder):
         embed_dim: of the features that are compared; patch_size is the other model's.
     """
 
-    def __init__(self, model: nn.Module, embed_dim: int, patch_size: int):
+    def __init__(self, model: Any, embed_dim: int, patch_size: int):
         """Freeze the text tower of an open_clip model."""
         width, model = model.visual.output_dim, copy(model)
         without_parameter(model, "logit_scale")
@@ -62,7 +62,7 @@ class PatchFeatures(NamedTuple):
     clip_features: Tensor  # of each patch, normalized, in the space of projected texts, [B, C, h, w]
     refine: Callable[[Tensor], Tensor]  # scores [B, K, h, w] by the crops' edges
     attention: ClassAttention | None = None  # for the background's cleaning
-    extremes: Extremes | None = None  # over all words
+    extremes: Extremes | Any = None  # over all words
 
 
 @META_ARCH_REGISTRY.register()
@@ -206,7 +206,7 @@ class Talk2DINO(ZeroShotSegmentor):
 
         # A refiner sees them at the crop's size
         if self.refines("crop"):
-            scores = resize_scores(scores, tuple(features.images.shape[-2:]), self.align_corners)
+            scores = resize_scores(scores, map_size(features.images), self.align_corners)
         return features.refine(scores)
 
     def _scores(self, features: PatchFeatures, text: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The base of TIPSv2 and dino.txt: a softmax over words of enlarged cosines, before windows are averaged."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -10,11 +10,25 @@ from torch.nn import functional as F
 
 from ...config.ranges import check_values
 from ...utils.errors import expect
-from ..functional import normalize, resize_scores
+from ...utils.tensors import weights_by_name
+from ..encoders.base import FrozenDualEncoder
+from ..functional import map_size, normalize, resize_scores
 from ..segmentor.base import ZeroShotSegmentor
 from ..segmentor.crops import CropPlace
 
 _WORDS_AT_ONCE = 64  # whose cosines are held at the windows' size
+
+
+class PatchTextEncoder(FrozenDualEncoder):
+    """The encoders of a method: an nn.ModuleDict whose text tower is "text"."""
+
+    def text_weights(self) -> dict[str, Tensor]:
+        weights = weights_by_name(self.model)
+        return {name: weights[name] for name in weights if name.startswith("text.")}
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Compute the features [B, D, h, w] of the patches of normalized images, not normalized."""
+        raise NotImplementedError
 
 
 class PatchFeatures(NamedTuple):
@@ -24,7 +38,7 @@ class PatchFeatures(NamedTuple):
     clip_features: Tensor  # of each patch, normalized, [B, D, h, w]
     refine: Callable[[Tensor], Tensor]  # scores [B, K, H, W] by the crops' edges
     size: tuple[int, int]  # of the crops before they were stretched
-    log_sum: Tensor | None = None  # of the exponentials of all words' cosines, [B, 1, H, W]
+    log_sum: Tensor | Any = None  # of the exponentials of all words' cosines, [B, 1, H, W]
 
 
 class PatchTextSegmentor(ZeroShotSegmentor):
@@ -32,6 +46,8 @@ class PatchTextSegmentor(ZeroShotSegmentor):
 
     Crops that are no whole patches are stretched, not padded.
     """
+
+    clip: PatchTextEncoder
 
     @configurable
     def __init__(self, *, scores: str = "probability", **zero_shot):
@@ -59,7 +75,7 @@ class PatchTextSegmentor(ZeroShotSegmentor):
 
     def encode_crops(self, crops: Tensor) -> tuple[PatchFeatures, CropPlace]:
         """Stretch normalized crops [B, 3, H, W] of any size to whole patches, bicubic, and encode them."""
-        size = tuple(crops.shape[-2:])
+        size = map_size(crops)
         whole = tuple(side + -side % self.clip.patch_size for side in size)
         if whole != size:
             crops = F.interpolate(crops, whole, mode="bicubic", align_corners=False)
@@ -67,7 +83,7 @@ class PatchTextSegmentor(ZeroShotSegmentor):
 
     def encode(self, images: Tensor) -> PatchFeatures:
         features = normalize(self.clip.encode_patches(images), 1)
-        return PatchFeatures(images, features, self.bind_refiner("crop", images), tuple(images.shape[-2:]))
+        return PatchFeatures(images, features, self.bind_refiner("crop", images), map_size(images))
 
     def prepare(self, features: PatchFeatures, text: Tensor) -> PatchFeatures:
         if self.scores == "cosine":

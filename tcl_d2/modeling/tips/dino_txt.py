@@ -6,6 +6,7 @@ Written from a description of the release. Nothing of it could be compared with 
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -16,11 +17,9 @@ from torch import Tensor, nn
 
 from ...config.ranges import check_values
 from ...utils.errors import expect
-from ...utils.tensors import weights_by_name
-from ..encoders.base import FrozenDualEncoder
-from ..encoders.vision import VisionEncoder, build_vision_model, check_vision_model
+from ..encoders.vision import VisionEncoder, VisionModel, build_vision_model, check_vision_model
 from ..functional import normalize, tokens_to_map
-from .base import PatchTextSegmentor
+from .base import PatchTextEncoder, PatchTextSegmentor
 
 logger = logging.getLogger(__name__)
 _KEY = "MODEL.DINO_TXT"
@@ -40,12 +39,12 @@ def build_image_head(width: int, num_heads: int) -> nn.Module:
     return nn.Sequential(*blocks, norm(width))
 
 
-class DinoTxtEncoder(FrozenDualEncoder):
+class DinoTxtEncoder(PatchTextEncoder):
     """dino.txt's image tower with its head, and its text tower."""
 
     def __init__(
         self,
-        vision: nn.Module,
+        vision: VisionModel,
         head: nn.Module,
         text: TextTransformer,
         pixel_mean: Sequence[float],
@@ -74,10 +73,6 @@ class DinoTxtEncoder(FrozenDualEncoder):
         The mean over prompts may be taken of these halves: cutting is linear.
         """
         return normalize(self.model["text"](tokens), 1)[:, self.embed_dim :]
-
-    def text_weights(self) -> dict[str, Tensor]:
-        weights = weights_by_name(self.model)
-        return {name: weights[name] for name in weights if name.startswith("text.")}
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Compute the features [B, C, h, w] of normalized images."""
@@ -116,7 +111,8 @@ class DinoTxt(PatchTextSegmentor):
             layers=dino.TEXT_DEPTH,
             output_dim=2 * width,
         )
-        head = build_image_head(width, vision.blocks[0].attn.num_heads)
+        block: Any = vision.blocks[0]
+        head = build_image_head(width, block.attn.num_heads)
         return DinoTxtEncoder(vision, head, text, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, dino.PATCHES)
 
     @classmethod

@@ -1,16 +1,16 @@
 """TIPSv2's two towers, which meet at their width without a projection."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from ...utils.tensors import weights_by_name
-from ..encoders.base import FrozenDualEncoder
 from ..encoders.positions import PositionRule
 from ..encoders.renaming import rename_weights
-from ..encoders.vision import VisionEncoder, build_vision_model
+from ..encoders.vision import VisionEncoder, VisionModel, build_vision_model
 from ..encoders.weights import load_weights, read_weights
 from ..functional import tokens_to_map
+from .base import PatchTextEncoder
 from .text import PADDING
 
 TIPS_POSITIONS = PositionRule(antialias="bilinear")  # as its release resizes them
@@ -23,10 +23,10 @@ _NAMES = (  # the release's and timm's, see rename_weights
 )
 
 
-class TIPSEncoder(FrozenDualEncoder):
+class TIPSEncoder(PatchTextEncoder):
     """TIPSv2's image tower, a VisionTransformer of timm, and its text tower on transformers."""
 
-    def __init__(self, vision: nn.Module, text: nn.Module, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
+    def __init__(self, vision: VisionModel, text: Any, pixel_mean: Sequence[float], pixel_std: Sequence[float]):
         """Freeze two towers of one width.
 
         Args:
@@ -51,17 +51,13 @@ class TIPSEncoder(FrozenDualEncoder):
         tokens = tokens[:, : max(1, int((tokens != PADDING).sum(1).max()))]  # longer padding changes nothing
         return self.model["text"](input_ids=tokens, attention_mask=(tokens != PADDING).long()).pooler_output
 
-    def text_weights(self) -> dict[str, Tensor]:
-        weights = weights_by_name(self.model)
-        return {name: weights[name] for name in weights if name.startswith("text.")}
-
     def encode_patches(self, images: Tensor) -> Tensor:
         """Compute the features [B, D, h, w] of normalized images by the values of the last block (MaskCLIP's rule)."""
         tokens = self.vision.last_block(images).finish(each_alone=True)
         return tokens_to_map(tokens, self.vision.grid(images))
 
 
-def build_image_tower(name: str, pretrained: str) -> nn.Module:
+def build_image_tower(name: str, pretrained: str) -> VisionModel:
     """Build the image tower, as build_vision_model, which also reads the release's files and the hub's."""
     if pretrained in ("", "timm"):
         return build_vision_model(_SECTION, name, pretrained)

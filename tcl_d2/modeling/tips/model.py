@@ -1,6 +1,7 @@
 """TIPSv2 (CVPR 2026) as a segmentor: its configuration and its files."""
 
 from collections.abc import Callable
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -31,7 +32,8 @@ class TIPSv2(PatchTextSegmentor):
     def build_encoder(cls, cfg: CfgNode) -> TIPSEncoder:
         tips = cfg.MODEL.TIPS
         vision = build_image_tower(tips.NAME, tips.PRETRAINED)
-        heads = tips.TEXT_HEADS or vision.blocks[0].attn.num_heads
+        block: Any = vision.blocks[0]
+        heads = tips.TEXT_HEADS or block.attn.num_heads
         if tips.TEXT:
             text = load_text_tower(read_weights("MODEL.TIPS.TEXT", tips.TEXT), heads, tips.TEXT)
         else:
