@@ -3,7 +3,6 @@
 from typing import cast
 
 import numpy as np
-from scipy import ndimage
 
 # By direction (right, down, left, up): the step of a corner (x, y), and the pixels (y, x) ahead to the left and right
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
@@ -22,12 +21,14 @@ def label_outlines(labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
     Returns:
         the class and the corners (x, y), integers [n, 2], of each region.
     """
+    import scipy  # which loads its parts when they are used
+
     outlines = []
     padded = np.pad(labels, 1, constant_values=-1)
     for label in np.unique(labels).tolist():
-        numbers, _ = cast(tuple[np.ndarray, int], ndimage.label(padded == label))
+        numbers, _ = cast(tuple[np.ndarray, int], scipy.ndimage.label(padded == label))
         at_border = np.unique(np.concatenate([numbers[1], numbers[-2], numbers[:, 1], numbers[:, -2]]))
-        for number, part in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, part in enumerate(scipy.ndimage.find_objects(numbers), start=1):
             if label or number not in at_border:
                 rows, columns = part
                 corners = _trace(np.pad(numbers[part] == number, 1)) + [columns.start - 2, rows.start - 2]

@@ -17,11 +17,7 @@ MODELS = {"torch", "torchvision", "open_clip", "timm", "detectron2.data", "detec
 EXTRA = {"app": {"gradio", "pandas"}, "compare": {"matplotlib"}}
 EXTRA |= {f"prepare.{name}": {"scipy.io", "scipy.sparse"} for name in ("context", "context459")}
 HEAVY = {"gradio", "lvis", "matplotlib", "onnxruntime", "pandas", "scipy.io", "scipy.ndimage", "scipy.sparse"}
-HEAVY |= {
-    "tensorboard",
-    "torch.utils.tensorboard",
-    "wandb.sdk",
-}  # transformers is imported by open_clip, if it is there
+HEAVY |= {"tensorboard", "torch.utils.tensorboard", "wandb.sdk"}  # open_clip imports transformers where it is
 OWN_OPTIONS = {"compare"}  # which has its options beside its work
 
 HELP = """
@@ -101,7 +97,7 @@ def test_options_are_those_of_detectron2():
     """They are written down here, because Detectron2's parser takes seconds to import."""
 
     def facts(parser) -> dict:
-        keys = ("option_strings", "type", "nargs", "default", "help", "metavar")
+        keys = ("option_strings", "type", "nargs", "default")
         return {action.dest: [getattr(action, key) for key in keys] for action in parser._actions}
 
     theirs, ours = facts(default_argument_parser()), facts(argument_parser())

@@ -11,6 +11,7 @@ from detectron2.utils.env import seed_all_rng
 
 from tcl_d2 import load_config
 from tcl_d2.commands import features as command
+from tcl_d2.commands.options.features import argument_parser
 from tcl_d2.data import feature_loader, features
 from tcl_d2.data.feature_loader import CaptionFeatures, build_feature_loader, find_features
 from tcl_d2.data.features import make_features
@@ -51,7 +52,7 @@ def run(cfg, *arguments: str) -> None:
     """Run the command as a user does, on a file of the configuration."""
     path = ROOT.joinpath(cfg.OUTPUT_DIR).with_suffix(".yaml")
     path.write_text(cfg.dump())
-    command.main(command.argument_parser().parse_args(["--config-file", str(path), *arguments]))
+    command.main(argument_parser().parse_args(["--config-file", str(path), *arguments]))
 
 
 @pytest.fixture

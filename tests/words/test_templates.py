@@ -37,7 +37,7 @@ def test_lists_are_taken_as_they_are():
 @pytest.mark.parametrize(
     "templates, message",
     [
-        ("openai", "'openai' is neither .* tcl, openai_imagenet, maskclip"),
+        ("openai", "'openai' is neither .* tcl, talk2dino, openai_imagenet, maskclip"),
         (["a {}", "a photo"], "'a photo' is neither a prompt template"),
         (["a {} {}"], "exactly once; not so: 'a {} {}'"),
         ([], "at least one text"),
