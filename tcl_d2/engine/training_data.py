@@ -8,7 +8,7 @@ from ..config.ranges import check_ranges
 from ..data.feature_loader import find_features
 from ..data.labeled import is_labeled, split_batch
 from ..data.unlabeled import check_object_masks
-from ..evaluation.dataset_settings import build_identify
+from ..evaluation.dataset_settings import build_reader, make_identify
 from ..modeling import TCL, DenseCLIP, GroupViT, Talk2DINO, build_losses
 from ..modeling.dense_clip.teachers import check_teacher
 from ..modeling.encoders.clip_loading import image_tower
@@ -63,7 +63,7 @@ def _check_sizes(cfg: CfgNode) -> None:
 
 def _check_words(cfg: CfgNode, labeled: list[str]) -> None:
     """Raise a ValueError for a labeled dataset with two classes that are one text for the model."""
-    identify = build_identify(cfg)
+    identify = make_identify(cfg, build_reader(cfg))
     for name in labeled:
         with named(f"Dataset '{name}'"):
             dataset_vocabulary(name, identify=identify)

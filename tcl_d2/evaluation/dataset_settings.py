@@ -53,21 +53,22 @@ def check_dataset_settings(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
     """Check the settings and words of each dataset; ValueError or OSError names the dataset and the problem."""
     unknown = sorted(set(cfg.TEST.ZERO_SHOT.BY_DATASET) - set(DatasetCatalog.list()))
     expect(not unknown, "TEST.ZERO_SHOT.BY_DATASET", f"for {', '.join(unknown)}", "names of registered datasets")
+    reader = build_reader(cfg)
     for name in dataset_names:
         if name not in DatasetCatalog.list():
             continue
         # Other checks name datasets that are no benchmarks
         is_known = {"stuff_classes", "thing_classes"} & MetadataCatalog.get(name).as_dict().keys()
         if has_classes(name) and is_known:
-            _check_settings(dataset_config(cfg, name), name)
+            _check_settings(dataset_config(cfg, name), name, reader)
 
 
-def _check_settings(cfg: CfgNode, dataset_name: str) -> None:
+def _check_settings(cfg: CfgNode, dataset_name: str, reader: WordReader | None) -> None:
     """Check sizes, protocol, words and measures of a dataset, whose settings are in `cfg`."""
     with named(f"Dataset '{dataset_name}'"):
         check_ranges(cfg, "INPUT.", "TEST.")
         META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).protocol_from_config(cfg)
-        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), build_identify(cfg))
+        dataset_vocabulary(dataset_name, words_from_config(cfg, dataset_name), make_identify(cfg, reader))
         if cfg.TEST.ZERO_SHOT.REGIONS.FOLDER:
             _check_regions(cfg, dataset_name)
 
@@ -87,10 +88,14 @@ def _check_regions(cfg: CfgNode, dataset_name: str) -> None:
     check_region_files(cfg.TEST.ZERO_SHOT.REGIONS.FOLDER, (row["file_name"] for row in images))
 
 
-def build_identify(cfg: CfgNode) -> Identify:
-    """Return a function that tells which words are one text for the model, without building the model."""
+def build_reader(cfg: CfgNode) -> WordReader | None:
+    """Build what reads words as the model does, without building the model; None where its files cannot be had."""
     try:
-        tokenizer = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).build_tokenizer(cfg)
+        return WordReader(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).build_tokenizer(cfg))
     except (OSError, ValueError):  # which check_encoder says
-        return tuple
-    return partial(WordReader(tokenizer).identify, templates=get_templates(cfg.TEST.ZERO_SHOT.TEMPLATES))
+        return None
+
+
+def make_identify(cfg: CfgNode, reader: WordReader | None) -> Identify:
+    """Return a function that tells which words are one text for the model, with the templates of `cfg`."""
+    return partial(reader.identify, templates=get_templates(cfg.TEST.ZERO_SHOT.TEMPLATES)) if reader else tuple
