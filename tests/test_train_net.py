@@ -66,13 +66,12 @@ def test_several_processes_give_the_same_figures_as_one(world, tmp_path):
     options += ["TEST.ZERO_SHOT.MEASURES", "['SoftIoU', 'ConfusedPairs']", "OUTPUT_DIR"]
     assert run(world, "--eval-only", *options, tmp_path / "one").returncode == 0
     expected = results(tmp_path / "one")
-    for launcher in LAUNCHERS:
-        with started(world, launcher, "--eval-only", *options, tmp_path / launcher) as script:
-            done = script.wait()
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / launcher / "log.txt.rank1").exists()
-        for key in ("datasets", "IoU of each class", "soft_IoU of each class", "most confused pairs"):
-            assert results(tmp_path / launcher)[key] == expected[key]
+    with started(world, "own", "--eval-only", *options, tmp_path / "two") as script:
+        done = script.wait()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two/log.txt.rank1").exists()
+    for key in ("datasets", "IoU of each class", "soft_IoU of each class", "most confused pairs"):
+        assert results(tmp_path / "two")[key] == expected[key]
 
 
 def read_logs(folder: Path) -> str:
