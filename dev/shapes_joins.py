@@ -8,12 +8,13 @@ and evaluated with three seeds. Votes of regions are of superpixels, by k-means 
 in the output folder: a stopped run goes on.
 
     python dev/shapes_joins.py
+    python dev/shapes_joins.py --more reco.yaml talk2dino.yaml=output/shapes/talk2dino/model_final.pth
 """
 
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -46,13 +47,15 @@ class Method(NamedTuple):
     is_random: bool
 
 
-def methods() -> Iterator[tuple[str, Method]]:
-    """Yield each method with the config below configs/shapes that it is of."""
+def methods(more: Sequence[str]) -> Iterator[tuple[str, Method]]:
+    """Yield each method with the config below configs/shapes that it is of; `more` as the option says."""
     for head in HEADS:
         yield "dense_clip.yaml", Method(head, ("MODEL.DENSE_CLIP.HEAD", head), head == RANDOM)
     for head in HEADS:
         name = "TCL" if head == "maskclip" else f"TCL, KP by {head}"
         yield "trained.yaml", Method(name, ("MODEL.TCL.KP_HEAD", head), head == RANDOM)
+    for config, _, weights in (text.partition("=") for text in more):
+        yield config, Method(Path(config).stem, ("MODEL.WEIGHTS", weights), False)
 
 
 def refiners(regions: Path) -> dict[str, tuple]:
@@ -96,6 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=0, help="validation images, spread evenly; 0 for all")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of them alone, by their names in the table")
+    more = "further configs below configs/shapes, each with the weights of a training, or without: reco.yaml"
+    parser.add_argument("--more", nargs="+", default=[], metavar="CONFIG=WEIGHTS", help=more)
     parser.add_argument("--output", type=Path, default=Path("output/shapes/joins"))
     args = parser.parse_args()
     for name in ("detectron2", "tcl_d2", "fvcore"):
@@ -103,7 +108,7 @@ def main() -> None:
     write_regions(args.output / "regions")
 
     # Evaluate
-    choices = [method for method in methods() if not args.methods or method[1].name in args.methods]
+    choices = [method for method in methods(args.more) if not args.methods or method[1].name in args.methods]
     rows = []
     for (config, method), (refiner, options) in tqdm(list(product(choices, refiners(args.output / "regions").items()))):
         results = []
