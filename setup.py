@@ -47,7 +47,7 @@ setup(
         "torch>=2.11.0",
         "torchvision>=0.26.0",
         "open_clip_torch>=3.0.0,<5",
-        "timm>=1.0.26",
+        "timm>=1.0.31",
         "webdataset>=1.0.2",
         "braceexpand>=0.1.7",
         "huggingface_hub>=2.4.0,<3",
