@@ -34,6 +34,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from kill_and_resume import read as read_losses
 from torch import Tensor
 
 from tcl_d2 import load_config
@@ -189,13 +190,6 @@ def kill_second(names: Sequence[str], launcher: str, options: Sequence[object], 
     if processes[0].wait(timeout=PATIENCE) == 0:
         raise RuntimeError("the first machine ended as if nothing had happened")
     return time.monotonic() - start
-
-
-def read_losses(folder: Path) -> list[tuple[int, float]]:
-    """Return iteration and loss of each line of losses.txt."""
-    path = folder / "losses.txt"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
 
 
 def difference(folder: Path, expected: Path) -> float:

@@ -14,6 +14,8 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from types import ModuleType
 
+from .utils.imports import find_by_others
+
 _METHODS = ("tcl", "dense_clip", "groupvit", "reco", "talk2dino", "tips")
 _SEM_SEG_EVALUATION = "detectron2.evaluation.sem_seg_evaluation"
 
@@ -74,8 +76,7 @@ class _AfterImport(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self.name:
             return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, found), None)
+        spec = find_by_others(self, name, path, target)
         if spec is not None:
             spec.loader.exec_module = partial(self._execute, spec.loader.exec_module)
         return spec

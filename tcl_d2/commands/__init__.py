@@ -43,8 +43,6 @@ FIGURES = {
     "maskclip": "MaskCLIP on OpenAI's CLIP ViT-B/16",
     "groupvit": "GroupViT (YFCC) from the Hugging Face hub",
 }
-
-
 _OWN_OPTIONS = ("compare", "prepare.", "segment_exported")  # have their options in the module of their work
 
 

@@ -52,6 +52,12 @@ def import_lazily(name: str) -> None:
         sys.meta_path.insert(0, _LazyFinder(name))
 
 
+def find_by_others(finder: MetaPathFinder, name: str, path: object, target: object) -> ModuleSpec | None:
+    """Return the spec that the finders besides this one give a module."""
+    found = (other.find_spec(name, path, target) for other in sys.meta_path if other is not finder)
+    return next(filter(None, found), None)
+
+
 class _LazyFinder(MetaPathFinder):
     def __init__(self, name: str):
         self.name = name
@@ -59,8 +65,7 @@ class _LazyFinder(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != self.name:
             return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, found), None)
+        spec = find_by_others(self, name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = LazyLoader(spec.loader)
         return spec

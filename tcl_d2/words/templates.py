@@ -7,29 +7,22 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from .parsing import split_templates
 
 _OPENAI_IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+_TCL = [
+    "itap of a {}.",
+    "a bad photo of a {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a photo of many {}.",
+    "a photo of {}s.",
+]
 TEMPLATES = {
     # The nine of the TCL paper's published results
-    "tcl": [
-        "itap of a {}.",
-        "a bad photo of a {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-        "a photo of many {}.",
-        "a photo of {}s.",
-    ],
-    # Talk2DINO's seven
-    "talk2dino": [
-        "itap of a {}.",
-        "a bad photo of a {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-    ],
+    "tcl": _TCL,
+    # Talk2DINO's seven, which are the first of them
+    "talk2dino": _TCL[:7],
     # The 80 with which OpenAI evaluated CLIP on ImageNet; SCLIP, ClearCLIP, NACLIP and ProxyCLIP use them
     "openai_imagenet": _OPENAI_IMAGENET,
     # MaskCLIP's 85

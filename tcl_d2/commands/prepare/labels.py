@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data import preparation
-from ...data.benchmarks.annotations import group_by_image, read_annotation_file
+from ...data.benchmarks.annotations import INSTANCE_KEYS, group_by_image, read_annotation_file
 from ...utils.errors import one_message
 from ...utils.files import check_shared_memory, digest_file, path_within, replacing
 from ...utils.locks import locked_folder
@@ -30,11 +30,6 @@ from ...words.parsing import BACKGROUND
 from .coco import Job, draw_label
 
 IGNORED = 255  # of a folder that is a dataset, see register_benchmark_folder
-KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "area", "segmentation"),
-}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
     """Draw the label maps that are not there yet."""
     with one_message():
         check_shared_memory(preparation.SHARED_MEMORY)
-        content = read_annotation_file(args.annotations, KEYS)
+        content = read_annotation_file(args.annotations, INSTANCE_KEYS)
         classes = class_by_category(content["categories"], not args.ignore_unlabeled, args.annotations)
         with locked_folder(args.output, "preparation of labels", "--output"):
             prepare(args, group_by_image(content), classes)

@@ -45,6 +45,12 @@ _KEYS = {
         "annotations": ("image_id", "file_name", "segments_info"),
     },
 }
+# What label maps are drawn from
+INSTANCE_KEYS = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("id", "image_id", "category_id", "area", "segmentation"),
+}
 _SEGMENT_KEYS = ("id", "category_id", "area", "iscrowd")
 _SINGULAR = {"images": "image", "categories": "category", "annotations": "annotation"}
 _EMPTY = ([], [[]])  # segmentations

@@ -20,7 +20,7 @@ from ...words.files import Source, check_class_words
 from ...words.parsing import BACKGROUND
 from ..dataset_files import check_files, find_images, glob_files, loading, subsample
 from ..labels import read_label
-from .annotations import check_content, draw_instances, group_by_image, read_annotation_file
+from .annotations import INSTANCE_KEYS, check_content, draw_instances, group_by_image, read_annotation_file
 from .labelme import read_labelme_folder
 from .register import register_benchmark_folder, register_rows
 
@@ -28,11 +28,6 @@ _BACKGROUNDS = (BACKGROUND, "_background_")  # as labelme names it, too
 _IGNORED = ("ignored", "__ignore__")
 _IGNORE_LABEL = 65535  # 255 may be a class
 _PREPARE = "correct the path, or put the files there (docs/label.md)"
-_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "area", "segmentation"),
-}
 
 
 def register_label_path(path: str) -> None:
@@ -100,7 +95,7 @@ class AnnotationReader:
 
 def _register_coco(path: str) -> None:
     source = Path(path).resolve()
-    content = read_annotation_file(source, _KEYS)
+    content = read_annotation_file(source, INSTANCE_KEYS)
     folder = _find_image_root(source, content["images"][0]["file_name"])
     jobs = {f"{source}#{image['id']}": (image, entries) for image, entries in group_by_image(content)}
     _register_annotations(path, source, content["categories"], folder, jobs)
@@ -119,7 +114,7 @@ def _find_image_root(source: Path, file_name: str) -> Path:
 
 def _register_labelme(path: str) -> None:
     source = Path(path).resolve()
-    content = check_content(read_labelme_folder(source), _KEYS, source)
+    content = check_content(read_labelme_folder(source), INSTANCE_KEYS, source)
     jobs = {image["id"]: (image, entries) for image, entries in group_by_image(content)}
     _register_annotations(path, source, content["categories"], source, jobs)
 
