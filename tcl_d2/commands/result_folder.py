@@ -80,19 +80,10 @@ class ResultFolder:
         """
         # Resume with the same settings only
         path = self.folder / SETTINGS
-        text = json.dumps(settings, indent=1, default=str)
-        settings, recorded = json.loads(text), _read_json(path)
-        if path.exists() and not recorded:
-            raise ValueError(f"{path} has no settings of results: remove it, or give another folder")
-        differing = [key for key in {**settings, **recorded} if settings.get(key) != recorded.get(key)]
-        if resume and recorded and differing:
-            raise ValueError(
-                f"--resume: the results in {self.folder} were made with other settings ({', '.join(differing)}): give "
-                "another folder, or go without --resume to make them again"
-            )
+        text = check_settings(path, settings, resume)
 
         # A result of an earlier run must not be taken for that of an image that is not done yet
-        digest = {"settings": hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}
+        digest = {"settings": digest_settings(text)}
         sources = [source._replace(state=source.state | digest) for source in self.sources]
         left = [source for source in sources if not (resume and self._is_done(source))]
         for source in left:
@@ -133,6 +124,26 @@ class ResultFolder:
             is_ours = path in listed or (has_results if path.suffix == ".json" else is_result_picture(path))
             (ours if is_ours else others).append(path)
         return ours, others
+
+
+def check_settings(path: Path, settings: Mapping[str, object], resume: bool) -> str:
+    """Return the text of a run's settings for their file; ValueError to resume one of others."""
+    text = json.dumps(settings, indent=1, default=str)
+    settings, recorded = json.loads(text), _read_json(path)
+    if path.exists() and not recorded:
+        raise ValueError(f"{path} has no settings of results: remove it, or give another folder")
+    differing = [key for key in {**settings, **recorded} if settings.get(key) != recorded.get(key)]
+    if resume and recorded and differing:
+        raise ValueError(
+            f"--resume: the results in {path.parent} were made with other settings ({', '.join(differing)}): give "
+            "another folder, or go without --resume to make them again"
+        )
+    return text
+
+
+def digest_settings(text: str) -> str:
+    """Return the digest of settings that each result records."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def result_names(files: Mapping[Path, str], heat_maps: Sequence[str] = ()) -> dict[Path, str]:

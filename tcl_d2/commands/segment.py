@@ -148,6 +148,10 @@ def main(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         # Check what the user gave before the model is built
         stack.enter_context(one_message())
+        if args.ray:
+            from .segment_ray import segment_on_ray  # and with it pyarrow, which others do without
+
+            segment_on_ray(args)
         inputs = args.inputs or args.input
         files = find_inputs(inputs, args.output) if inputs else {}
         check_options(args)
@@ -185,6 +189,8 @@ def read_request(args: argparse.Namespace) -> tuple[Callable[[], TCLPredictor], 
 def check_options(args: argparse.Namespace) -> None:
     """Check that the options go together, and that GPUs and packages are there."""
     is_video = args.webcam or args.video_input
+    if args.format or args.shard_size or args.columns:
+        raise ValueError("--format, --shard-size and --columns are of --ray")
     if args.save and is_video:
         raise ValueError("--save is for image files, not for the frames of a video")
     args.boxes |= "coco" in args.save

@@ -74,7 +74,7 @@ class OnnxSegmentor:
         """Segment an image.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array.
+            image: path, bytes, PIL image, or array, see utils.images.as_array.
             classes: None, or those that the file is for; so that a TCLPredictor can be replaced.
             background: likewise.
             labels_only: whether to go without the scores, which take 4 bytes for each class at each pixel.

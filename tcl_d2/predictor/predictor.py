@@ -187,7 +187,7 @@ class TCLPredictor:
         """Segment an image, or each of a list of images; ValueError names an image or words that cannot be used.
 
         Args:
-            image: path, PIL image, or array, see utils.images.as_array; a list of them; or one that is encoded.
+            image: path, bytes, PIL image, or array, see utils.images.as_array; a list of them; or one that is encoded.
             classes: a word or a list of words for each class, named by its first word; or one text, see split_words.
                 Entries such as "not: shadow" are negative words.
             background: whether pixels that no word fits well (TEST.ZERO_SHOT.BACKGROUND_SCORE) are background; or words
@@ -208,7 +208,7 @@ class TCLPredictor:
 
     def stream(
         self,
-        images: Iterable[ImageLike | EncodedImage],
+        images: Iterable[ImageLike | EncodedImage | OSError | ValueError],
         classes: ClassesLike,
         background: BackgroundLike = False,
         *,
@@ -225,7 +225,7 @@ class TCLPredictor:
         Labels are those of one image at a time; scores differ in the last bit. Other arguments are as for a call.
 
         Args:
-            images: may be a generator; few are held at once.
+            images: may be a generator; few are held at once. An error in place of an image is its result.
             batch_size: most images in a batch, with fewer large ones; None for TEST.ZERO_SHOT.IMS_PER_BATCH.
             num_workers: number of threads that read; None for DATALOADER.NUM_WORKERS; 0 for the calling one.
             return_exceptions: whether to yield, in place of raising it, the error of an image that cannot be read or
@@ -294,8 +294,10 @@ class TCLPredictor:
     # ------------------------------------------------------------------------------------------------- reading
 
     def _read_or_error(
-        self, image: ImageLike | EncodedImage, longest_side: int | None
+        self, image: ImageLike | EncodedImage | OSError | ValueError, longest_side: int | None
     ) -> Reading | OSError | ValueError:
+        if isinstance(image, (OSError, ValueError)):
+            return image
         try:
             return self._read(image, longest_side)
         except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """A segmentation: the predictor's result, an image's labels and scores, with their pictures and files."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,12 +225,22 @@ class Segmentation:
                 else:
                     content.save(file, "PNG", pnginfo=_MARK)
 
-            height, width = self.labels.shape
-            areas = {word: round(area, 6) for word, area in self.areas().items()}
             sizes = {path.name: file.stat().st_size for path, file in zip(paths[:-1], files)}
-            content = {"height": height, "width": width, "areas": areas, **(state or {}), "files": sizes}
+            content = {**self.describe(), **(state or {}), "files": sizes}
             files[-1].write_text(json.dumps(content, indent=1))
         return paths
+
+    def describe(self) -> dict[str, object]:
+        """Return what the JSON of a result says of the image: "height", "width", and the "areas" of the classes."""
+        height, width = self.labels.shape
+        areas = {word: round(area, 6) for word, area in self.areas().items()}
+        return {"height": height, "width": width, "areas": areas}
+
+    def encode_labels(self) -> bytes:
+        """Return the content of NAME_labels.png."""
+        file = io.BytesIO()
+        drawing.draw_palette(self.labels, self.colors()).save(file, "PNG", pnginfo=_MARK)
+        return file.getvalue()
 
     def _contents(self, name: str, heat_maps: bool, boxes: bool, overlay: bool) -> Iterator[Image.Image | str]:
         """Yield the contents of the files of `result_paths`, but for the areas."""

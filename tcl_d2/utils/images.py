@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from .files import open_path
 logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
-ImageLike = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
 _LEFTOVERS = {"__MACOSX", ".AppleDouble", "@eaDir", ".ipynb_checkpoints"}  # folders of macOS, Synology and Jupyter
 _WHITES = {8: 255, 12: 4095, 16: 65535}  # the brightest value of so many bits
 _TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that exchange height and width; a TIFF's size has them already
@@ -62,7 +63,8 @@ def read_image(source: str | bytes, name: str) -> Image.Image:
     except BrokenSample:
         raise
     except Exception as error:  # PIL and its decoders raise many types
-        raise BrokenSample("unreadable image", name, error) from None
+        detail = re.sub(r"<_io\.BytesIO .*?>", repr(name), str(error))  # which has an address in memory
+        raise BrokenSample("unreadable image", name, detail) from None
 
 
 def image_size(path: str) -> tuple[int, int] | None:
@@ -138,14 +140,16 @@ def as_array(image: ImageLike) -> np.ndarray:
     """Return any picture as an RGB array uint8 [H, W, 3].
 
     Args:
-        image: path; PIL image, turned as its EXIF says; RGB array uint8 [H, W, 3]; or gray array [H, W], uint8 or
-            uint16 (0..65535, scaled to 8 bits as 16-bit files are).
+        image: path; bytes of a file; PIL image, turned as its EXIF says; RGB array uint8 [H, W, 3]; or gray array
+            [H, W], uint8 or uint16 (0..65535, scaled to 8 bits as 16-bit files are).
 
     Raises:
         ValueError: the file is no image, or the object is no picture; says what it is.
     """
     if isinstance(image, (str, Path)):
         return np.asarray(read_image(str(image), str(image)))
+    if isinstance(image, bytes):
+        return np.asarray(read_image(image, "a picture"))
 
     # An RGB array stays as it is; a gray one is treated as a gray file
     given = type(image).__name__
@@ -161,6 +165,6 @@ def as_array(image: ImageLike) -> np.ndarray:
         given = f"an image of {image.width} x {image.height} pixels"
 
     raise ValueError(
-        "An image is a path, a PIL image, an RGB array uint8 [H, W, 3] or a gray array uint8 or uint16 [H, W], "
-        f"with at least one pixel, not {given}."
+        "An image is a path, a file's bytes, a PIL image, an RGB array uint8 [H, W, 3] or a gray array uint8 or uint16 "
+        f"[H, W], with at least one pixel, not {given}."
     )

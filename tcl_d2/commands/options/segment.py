@@ -10,6 +10,7 @@ tcl-d2 segment photos --classes "dog, cat" --model official --regions sam  # sam
 find photos -name '*.png' | tcl-d2 segment - --classes zeroshot_voc_val --model official
 tcl-d2 segment photos --onnx model.onnx        # an exported model; with --help, its own options
 tcl-d2 segment photos --classes words.txt --model official --no-overlay --num-gpus 8 --resume   # skips what is done
+tcl-d2 segment 'shards/{00000..00331}.tar' --classes words.txt --model official --ray 10.0.0.1:6379 --ray-gpus 0.5
 """
 
 import argparse
@@ -21,6 +22,7 @@ from ...words.parsing import split_background_words
 from ...words.specificity import SPECIFICITIES
 from ..inputs import SUFFIXES
 from .model import add_model_options
+from .ray import add_ray_options
 
 FORMATS = ("coco", "cvat", "labelme")  # of annotation tools
 
@@ -107,6 +109,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-gpus", type=int, default=1, help="number of GPUs, each with a share of the images")
     parser.add_argument("--num-processes", type=int, default=1, help="number of processes on the CPU, likewise")
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+    add_ray_options(parser)
+    parser.add_argument("--format", choices=("png", "parquet"), help="with --ray: labels as PNG (default), or RLE")
+    parser.add_argument("--shard-size", type=int, metavar="N", help="with --ray: images of a shard; default: 1000")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="with --ray: a parquet file's column of images (bytes or addresses; default: image), and of their names",
+    )
     add_model_options(parser)
     return parser
 

@@ -40,14 +40,18 @@ class ShardSample:
         """Return whether a file has the name of an image."""
         return any(f".{rest}".endswith(IMAGE_SUFFIXES) for rest in self.files)
 
-    def to_pair(self) -> dict:
-        """Convert to a mapper's input; BrokenSample unless there is exactly one image and one caption."""
+    def image(self) -> bytes:
+        """Return the file of the image; BrokenSample unless there is exactly one."""
         if self.repeated:
             raise BrokenSample("a file name twice", self.name, ", ".join(sorted(self.repeated)))
         image = self._only_file(IMAGE_SUFFIXES, "image")
         if not image:
             raise BrokenSample("no image", self.name, "the file is empty")
-        caption = self._only_file((".txt",), "caption")
+        return image
+
+    def to_pair(self) -> dict:
+        """Convert to a mapper's input; BrokenSample unless there is exactly one image and one caption."""
+        image, caption = self.image(), self._only_file((".txt",), "caption")
         return {"image_bytes": image, "captions": [caption], "key": self.name}
 
     def _only_file(self, suffixes: tuple[str, ...], content: str) -> bytes:
