@@ -13,10 +13,10 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from ..predictor import TCLPredictor
-from ..ray.cluster import cluster, map_on_actors, read_share
 from ..ray.results import Result, ShardResults
 from ..ray.segmenter import segment_images
 from ..ray.shards import Shard, group_files, is_shard, list_shards, read_shard
+from ..runs.ray_cluster import cluster, map_on_actors, read_share
 from ..utils.errors import list_problems
 from ..utils.files import replacing
 from ..utils.http_stream import UnreadableAddress
