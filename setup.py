@@ -70,6 +70,7 @@ setup(
     extras_require={
         "demo": ["gradio>=6.31.0,<7"],
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
+        "ray": ["ray[data]>=2.60.0,<3", "pyarrow>=17.0.0"],
         "supervision": ["supervision>=0.25.0"],
         "wandb": ["wandb>=0.31.0"],
         "groupvit": ["transformers>=5.24.0,<6"],
@@ -88,6 +89,8 @@ setup(
             "selenium",
             "opencv-python>=4.9.0.80",
             "setuptools>=70.1,<82",
+            "ray[data]>=2.60.0,<3",
+            "pyarrow>=17.0.0",
             "supervision>=0.25.0",
             "transformers>=5.24.0,<6",
             "wandb>=0.31.0",

@@ -20,6 +20,7 @@ LAYERS = (  # from the bottom; each may import what stands before it
     "model_zoo",
     "evaluation",
     "predictor",
+    "ray",
     "export",
     "engine",
     "commands",

@@ -146,10 +146,12 @@ IMPORT_NAMES = {
     "Pillow": "PIL",
     "pydensecrf2": "pydensecrf",
     "PyYAML": "yaml",
+    "ray[data]": "ray",
 }
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
-# Of videos, the page, exported models, DenseCRF, GroupViT and Weights & Biases, which say what is missing
-OPTIONAL = {"cv2", "gradio", "onnx", "onnx_ir", "onnxruntime", "pydensecrf", "supervision", "transformers", "wandb"}
+# Of videos, the page, exported models, DenseCRF, Ray, GroupViT and Weights & Biases, which say what is missing
+OPTIONAL = {"cv2", "gradio", "onnx", "onnx_ir", "onnxruntime", "pyarrow", "pydensecrf", "ray", "supervision"}
+OPTIONAL |= {"transformers", "wandb"}
 INDIRECT = {"fvcore", "lvis", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 

@@ -1,6 +1,10 @@
 """Make the features on which Talk2DINO's projection is trained."""
 
 import argparse
+import os
+import pickle
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -11,10 +15,11 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import TCLCheckpointer
 from ..config import load_config
 from ..data import check_datasets
-from ..data.features import make_features
+from ..data.features import digest_models, make_features, make_part
 from ..modeling import Talk2DINO
 from ..modeling.checks import check_device, check_meta_architecture
 from ..runs.output_folder import output_folder
+from ..runs.ray_cluster import cluster, map_on_actors, read_share
 from ..utils.errors import expect, one_message
 from ..utils.imports import import_code
 
@@ -31,21 +36,57 @@ def check(cfg: CfgNode) -> None:
     META_ARCH_REGISTRY.get(name).check_encoder(cfg)
 
 
+class FeatureMaker:
+    """Makes features of parts: what each actor of --ray makes once, and calls."""
+
+    def __init__(self, args: argparse.Namespace, folder: str):
+        """Build the model; `folder` is where the command was given, for relative paths."""
+        os.chdir(folder)
+        self.model = build(read_config(args))
+        self.threads = args.threads
+        self.weights = digest_models(self.model)
+
+    def __call__(self, batch: dict) -> dict[str, list]:
+        """Make the features of a part, unless another worker that was lost then has made them."""
+        path, rows, facts = pickle.loads(batch["item"][0])
+        expect(self.weights == facts["weights"], "the model on this node", "another", "that of the command")
+        if not path.exists():
+            make_part(path, rows, facts, self.model, self.threads)
+        return {"made": [path.name]}
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Import the user's code, and return the configuration."""
+    for name in args.imports:
+        import_code(name)
+    return load_config(args.config_file or None, args.opts)
+
+
+def build(cfg: CfgNode) -> Talk2DINO:
+    """Build the model of a configuration, with its weights."""
+    model = build_model(cfg).eval()
+    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model
+
+
 def main(args: argparse.Namespace) -> None:
     """Make the features, or the rest of them."""
-    with one_message():
-        for name in args.imports:
-            import_code(name)
+    with one_message(), ExitStack() as stack:
         expect(args.threads >= 0, "--threads", args.threads, "0 (none) or more")
-        cfg = load_config(args.config_file or None, args.opts)
+        expect(
+            not args.ray or comm.get_world_size() == 1, "--ray", "given to several processes", "one, of no --num-gpus"
+        )
+        cfg = read_config(args)
         check(cfg)
 
-        folder = Path(cfg.MODEL.TALK2DINO.FEATURES).expanduser()
-        with output_folder(str(folder), "features"):
-            setup_logger(distributed_rank=comm.get_rank(), name="tcl_d2")
-            model = build_model(cfg).eval()
-            TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-            counts = make_features(model, cfg, folder, args.half, args.threads)
+        folder = Path(cfg.MODEL.TALK2DINO.FEATURES).expanduser().absolute()
+        stack.enter_context(output_folder(str(folder), "features"))
+        setup_logger(distributed_rank=comm.get_rank(), name="tcl_d2")
+        model, spread = build(cfg), None
+        if args.ray:
+            stack.enter_context(cluster(args.ray, str(folder)))
+            spread = partial(map_on_actors, FeatureMaker, (args, os.getcwd()), share=read_share(args))
+        counts = make_features(model, cfg, folder, args.half, args.threads, spread)
         if comm.is_main_process():
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
             print(

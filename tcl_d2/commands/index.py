@@ -1,40 +1,79 @@
 """Index an image archive."""
 
 import argparse
+import os
+import pickle
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import TCLCheckpointer
 from ..config import load_config
-from ..data.archive import index_archive, list_archive
+from ..data.archive import index_archive, index_part, list_archive
 from ..modeling.checks import check_device, check_meta_architecture
 from ..modeling.reco.index import ImageEmbedder
+from ..runs.ray_cluster import cluster, map_on_actors, read_share
 from ..utils.errors import expect, one_message
 from ..utils.imports import import_code
 from ..utils.locks import locked_folder
+from ..utils.tensors import read_metadata
+
+
+class PartIndexer:
+    """Indexes parts of an archive: what each actor of --ray makes once, and calls."""
+
+    def __init__(self, args: argparse.Namespace, folder: str):
+        """Build the model; `folder` is where the command was given, for relative paths."""
+        os.chdir(folder)
+        self.embed = build_embedder(read_config(args))
+
+    def __call__(self, batch: dict) -> dict[str, list]:
+        """Index a part, unless another worker that was lost then has done it; return its counts."""
+        path, files, facts = pickle.loads(batch["item"][0])
+        expect(self.embed.digest() == facts["clip"], "the CLIP on this node", "another", "that of the command")
+        counts = read_metadata(path) if path.exists() else index_part(path, files, facts, self.embed)
+        return {name: [counts[name]] for name in ("images", "broken")}
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Import the user's code, and return the checked configuration."""
+    for name in args.imports:
+        import_code(name)
+    cfg = load_config(args.config_file, args.opts)
+    check_meta_architecture(cfg)
+    check_device(cfg.MODEL.DEVICE)
+    return cfg
+
+
+def build_embedder(cfg: CfgNode) -> ImageEmbedder:
+    """Build the configuration's CLIP, without the index that its ReCo would need."""
+    cfg = cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE = "MaskCLIP"
+    model = build_model(cfg).eval()
+    TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return ImageEmbedder(model)
 
 
 def main(args: argparse.Namespace) -> None:
     """Make the index, or the rest of it."""
-    with one_message():
+    with one_message(), ExitStack() as stack:
         # Check all before the model is built
-        for name in args.imports:
-            import_code(name)
         expect(args.workers >= 0, "--workers", args.workers, "0 (none) or more")
-        cfg = load_config(args.config_file, args.opts)
-        check_meta_architecture(cfg)
-        check_device(cfg.MODEL.DEVICE)
+        cfg = read_config(args)
         parts = list_archive(args.archive)
-        folder = args.output or Path(cfg.MODEL.RECO.INDEX).expanduser()
+        folder = (args.output or Path(cfg.MODEL.RECO.INDEX).expanduser()).absolute()
 
-        with locked_folder(folder, "index", "--output"):
-            setup_logger(name="tcl_d2")
-            cfg.MODEL.META_ARCHITECTURE = "MaskCLIP"  # CLIP alone is needed, and ReCo needs the index itself
-            model = build_model(cfg).eval()
-            TCLCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-            counts = index_archive(parts, folder, ImageEmbedder(model), args.workers)
+        stack.enter_context(locked_folder(folder, "index", "--output"))
+        setup_logger(name="tcl_d2")
+        embed, spread = build_embedder(cfg), None
+        if args.ray:
+            stack.enter_context(cluster(args.ray, str(folder)))
+            spread = partial(map_on_actors, PartIndexer, (args, os.getcwd()), share=read_share(args))
+        counts = index_archive(parts, folder, embed, args.workers, spread)
 
         if not counts["images"]:
             print(f"warning: '{args.archive}' has no image that can be read: ReCo has nothing to retrieve")

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -95,13 +95,20 @@ def list_records(files: Sequence[str]) -> tuple[list[ImageRecord], list[str]]:
 # --------------------------------------------------------------------------------------------- its index
 
 
-def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbedder, num_workers: int = 0) -> dict:
+def index_archive(
+    parts: Sequence[Sequence[str]],
+    folder: Path,
+    embed: ImageEmbedder,
+    num_workers: int = 0,
+    spread: Callable[[list[tuple]], Iterable[dict]] | None = None,
+) -> dict:
     """Make the index of an archive, or the rest of it; return the counts of "images" and "broken", which are left out.
 
     Args:
         parts: the files of each part, see list_archive.
         folder: for the index, see modeling/reco/index.py.
         num_workers: processes that read images; 0 for none.
+        spread: calls `index_part` elsewhere, with the path, files and facts of each part, and yields what it returns.
 
     Raises:
         ValueError: the folder has the index of another CLIP or another archive.
@@ -110,16 +117,14 @@ def index_archive(parts: Sequence[Sequence[str]], folder: Path, embed: ImageEmbe
     facts = {"clip": embed.digest(), "archive": _digest_files(parts)}
     done = read_parts(folder, **facts)
 
-    counts = {"images": 0, "broken": 0}
-    for number, files in enumerate(tqdm(parts, desc="indexing", unit="part")):
-        path = part_path(folder, number, len(parts))
-        metadata = done.get(path) or _index_part(path, files, embed, num_workers, facts)
-        for key in counts:
-            counts[key] += int(metadata[key])
-    return counts
+    paths = [part_path(folder, number, len(parts)) for number in range(len(parts))]
+    left = [(path, files, facts) for path, files in zip(paths, parts) if path not in done]
+    made = spread(left) if spread else (index_part(*part, embed, num_workers) for part in left)
+    metadata = [*done.values(), *tqdm(made, "indexing", len(parts), initial=len(done), unit="part")]
+    return {key: sum(int(part[key]) for part in metadata) for key in ("images", "broken")}
 
 
-def _index_part(path: Path, files: Sequence[str], embed: ImageEmbedder, num_workers: int, facts: dict) -> dict:
+def index_part(path: Path, files: Sequence[str], facts: dict, embed: ImageEmbedder, num_workers: int = 0) -> dict:
     """Make one file of an index; return its counts."""
     records, problems = list_records(files)
     squares = ArchiveImages(records, embed.size, InterpolationMode.BICUBIC)

@@ -10,7 +10,7 @@ They are a folder of files 00000-of-00021.safetensors, one for each shard, or fo
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -95,13 +95,19 @@ def check_part(path: Path, facts: dict[str, str]) -> dict[str, str]:
 
 
 def make_features(
-    model: Talk2DINO, cfg: CfgNode, folder: Path, half: bool = False, num_threads: int = 0
+    model: Talk2DINO,
+    cfg: CfgNode,
+    folder: Path,
+    half: bool = False,
+    num_threads: int = 0,
+    spread: Callable[[list[tuple]], Iterable] | None = None,
 ) -> dict[str, int]:
     """Make the features of DATASETS.TRAIN, or the rest of them; each process makes a share of the files.
 
     Args:
         half: whether they are written as fp16, half as large.
         num_threads: threads that read images; 0 for none.
+        spread: calls `make_part` elsewhere, with the path, rows and facts of each part, and yields when one is made.
 
     Returns:
         the numbers of images, captions and broken samples, which are left out, of all files.
@@ -109,7 +115,7 @@ def make_features(
     Raises:
         ValueError: the folder has features of another model or of other data; or there are no captions.
     """
-    facts = {**feature_facts(cfg), "weights": _digest_models(model), "precision": "fp16" if half else "fp32"}
+    facts = {**feature_facts(cfg), "weights": digest_models(model), "precision": "fp16" if half else "fp32"}
     parts = list_parts(cfg.DATASETS.TRAIN)
     paths = [part_path(folder, number, len(parts)) for number in range(len(parts))]
     others = set(folder.glob("*.safetensors")) - set(paths)
@@ -119,22 +125,24 @@ def make_features(
         check_part(path, facts)
 
     # Each process makes every N-th
-    mine = list(zip(paths, parts))[comm.get_rank() :: comm.get_world_size()]
-    for path, rows in tqdm(mine, desc="features", unit="part", disable=not comm.is_main_process()):
-        if not path.exists():
-            _make_part(path, rows, model, facts, num_threads)
+    mine = [(path, rows, facts) for path, rows in zip(paths, parts)][comm.get_rank() :: comm.get_world_size()]
+    left = [part for part in mine if not part[0].exists()]
+    made = spread(left) if spread else (make_part(*part, model, num_threads) for part in left)
+    for _ in tqdm(made, "features", len(left), unit="part", disable=not comm.is_main_process()):
+        pass
     comm.synchronize()
 
     metadata = [check_part(path, facts) for path in paths]
     return {name: sum(int(part[name]) for part in metadata) for name in COUNTS}
 
 
-def _digest_models(model: Talk2DINO) -> str:
+def digest_models(model: Talk2DINO) -> str:
+    """Return a digest of the weights that features depend on."""
     weights = f"{model.vision.digest()} {digest_weights(model.clip.model, model.clip.text_weights())}"
     return hashlib.blake2b(weights.encode(), digest_size=16).hexdigest()
 
 
-def _make_part(path: Path, rows: list[dict], model: Talk2DINO, facts: dict[str, str], num_threads: int) -> None:
+def make_part(path: Path, rows: list[dict], facts: dict[str, str], model: Talk2DINO, num_threads: int = 0) -> None:
     """Make one of the files."""
     counts, heads, captions, image_of_caption = Counter(), [], [], []
     pairs = _read_pairs(rows, model.image_size, counts, num_threads)
