@@ -28,6 +28,7 @@ from tcl_d2.ray.results import ShardResults
 from tcl_d2.ray.shards import group_files, list_shards, read_shard
 from tcl_d2.runs import ray_cluster
 from tcl_d2.utils.http_stream import UnreadableAddress
+from tests.test_docs import blocks
 
 MODEL = ["INPUT.MIN_SIZE_TEST", "0", "TEST.ZERO_SHOT.REFINE", "none", "DATALOADER.NUM_WORKERS", "1"]
 WORDS = "brick, lava"
@@ -143,31 +144,39 @@ def test_results_over_a_cluster_are_those_of_one_process(address, pictures, tmp_
         assert json.loads(files["004.json"])["areas"] == json.loads((one / "004.json").read_text())["areas"]
 
 
-def test_ray_data_calls_the_class(address, pictures):
-    """Columns of bytes and of arrays of mixed sizes; rows have the columns that are kept."""
-    import ray
+def test_snippets_of_the_page_run(address, world, tmp_path, monkeypatch, capsys):
+    """docs/scale.md: the pipeline on the cluster that is there, and reading what its first command has written."""
+    (tmp_path / "datasets").symlink_to(world)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    reading, pipeline = blocks("docs/scale.md", "python")
+    exec(pipeline, {})
+    assert "'counts'" in capsys.readouterr().out
 
-    ray.init(address, log_to_driver=False)
-    options = {"fn_constructor_kwargs": {"image": "jpg", "keep": ["key"], "options": MODEL}}
-    pool = ray.data.ActorPoolStrategy(size=1)
-    rows = ray.data.read_parquet(str(pictures["parquet"])).map_batches(
-        ImageSegmenter, fn_constructor_args=["shapes", WORDS, True], compute=pool, batch_size=3, **options
+    results = ShardResults(tmp_path / "output/rle", "parquet", "settings")
+    segmentation = TCLPredictor.from_pretrained("shapes")(
+        "datasets/shapes/val/images/00000.png", WORDS, label_scores=True
     )
-    rows = sorted(rows.take_all(), key=lambda row: row["key"])
-    assert [row["key"] for row in rows] == [f"{index:03d}" for index in range(5)]
-    assert [row["height"] for row in rows] == [40, 41, 42, None, 44] and "unreadable image" in rows[3]["error"]
-
-    # In one process, of arrays
-    segmenter = ImageSegmenter("shapes", WORDS, True, options=MODEL)
-    images = np.empty(2, object)
-    images[:] = [np.asarray(Image.open(io.BytesIO(png(index, 40 + index)))) for index in range(2)]
-    table = segmenter({"image": images, "more": np.arange(2)})
-    assert [row["segments"] for row in rows[:2]] == table["segments"].to_pylist() and "more" not in table.column_names
-    with pytest.raises(ValueError, match="There is no column 'image' in a batch, which has jpg"):
-        segmenter({"jpg": images})
+    results.write(group_files({Path("a.png"): "a"}, 1)[0], [("a", segmentation)])
+    exec(reading, found := {})
+    assert found["pixels"].shape == segmentation.labels.shape
 
 
 # ------------------------------------------------------------------------------------------- without one
+
+
+def test_the_class_takes_pictures_of_mixed_sizes():
+    """As Ray gives them, and in any form; rows have the columns that are kept."""
+    segmenter = ImageSegmenter("shapes", WORDS, True, image="jpg", keep=["key"], options=MODEL)
+    files = [png(index, 40 + index) for index in range(2)]
+    images = np.empty(3, object)
+    images[:] = [*(np.asarray(Image.open(io.BytesIO(file))) for file in files), b"no image"]
+    table = segmenter({"jpg": images, "key": np.array(["a", "b", "c"]), "more": np.arange(3)})
+    assert table.column_names == ["key", "height", "width", "segments", "error"]
+    assert table["height"].to_pylist() == [40, 41, None] and "unreadable image" in table["error"][2].as_py()
+    assert table.slice(0, 2) == segmenter({"jpg": files, "key": ["a", "b"]})
+    with pytest.raises(ValueError, match="There is no column 'jpg' in a batch, which has image"):
+        segmenter({"image": images})
 
 
 def test_rows_of_parquet_have_the_labels_areas_and_scores(in_process, pictures, tmp_path):
