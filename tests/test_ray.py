@@ -32,6 +32,7 @@ from tests.test_docs import blocks
 
 MODEL = ["INPUT.MIN_SIZE_TEST", "0", "TEST.ZERO_SHOT.REFINE", "none", "DATALOADER.NUM_WORKERS", "1"]
 WORDS = "brick, lava"
+ONE = ["--ray-workers", 1]
 
 
 def png(index: int, height: int = 40) -> bytes:
@@ -117,11 +118,11 @@ def disconnected():
 
 @pytest.fixture(scope="module")
 def address():
-    """The address of a cluster of one node, with one CPU."""
+    """The address of a cluster of one node: a CPU for an actor, and one for what Ray Data reads before it."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()
@@ -129,7 +130,7 @@ def address():
 
 def test_results_over_a_cluster_are_those_of_one_process(address, pictures, tmp_path, capsys):
     """Of a folder and a .tar, also for Ray's own columns of pictures; the broken picture is named and counted."""
-    assert segment(pictures["photos"], pictures["tar"], "--output", tmp_path / "out", "--ray", address) == 1
+    assert segment(pictures["photos"], pictures["tar"], "--output", tmp_path / "out", "--ray", address, *ONE) == 1
     printed = capsys.readouterr().out
     assert "8 images segmented, in 2 of 2 shards" in printed and "2 images left out" in printed
 
