@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from tcl_d2.commands import segment_ray
+from tcl_d2.commands import features, index, segment_ray
+from tcl_d2.commands.options.features import argument_parser as features_parser
+from tcl_d2.commands.options.index import argument_parser as index_parser
 from tcl_d2.commands.options.segment import argument_parser
 from tcl_d2.commands.segment import main
 from tcl_d2.data.shapes import draw_scene
@@ -28,6 +30,7 @@ from tcl_d2.ray.results import ShardResults
 from tcl_d2.ray.shards import group_files, list_shards, read_shard
 from tcl_d2.runs import ray_cluster
 from tcl_d2.utils.http_stream import UnreadableAddress
+from tcl_d2.utils.tensors import read_metadata, read_tensors
 from tests.test_docs import blocks
 
 MODEL = ["INPUT.MIN_SIZE_TEST", "0", "TEST.ZERO_SHOT.REFINE", "none", "DATALOADER.NUM_WORKERS", "1"]
@@ -71,15 +74,16 @@ def in_process(monkeypatch):
     def map_here(worker, arguments, items, share):
         call = worker(*pickle.loads(pickle.dumps(arguments)))
         for item in items:
-            given.append(item.name)
+            given.append(getattr(item, "name", item))
             yield {key: value for key, (value,) in call({"item": [pickle.dumps(item)]}).items()}
 
     @ray_cluster.contextmanager
     def no_cluster(address, folder):
         yield
 
-    monkeypatch.setattr(segment_ray, "map_on_actors", map_here)
-    monkeypatch.setattr(segment_ray, "cluster", no_cluster)
+    for command in (segment_ray, index, features):
+        monkeypatch.setattr(command, "map_on_actors", map_here)
+        monkeypatch.setattr(command, "cluster", no_cluster)
     return given
 
 
@@ -155,9 +159,9 @@ def test_snippets_of_the_page_run(address, world, tmp_path, monkeypatch, capsys)
     assert "'counts'" in capsys.readouterr().out
 
     results = ShardResults(tmp_path / "output/rle", "parquet", "settings")
-    segmentation = TCLPredictor.from_pretrained("shapes")(
-        "datasets/shapes/val/images/00000.png", WORDS, label_scores=True
-    )
+    predictor = TCLPredictor.from_pretrained("shapes")
+    picture = "datasets/shapes/val/images/00000.png"
+    segmentation = predictor(picture, WORDS, labels_only=True, label_scores=True)
     results.write(group_files({Path("a.png"): "a"}, 1)[0], [("a", segmentation)])
     exec(reading, found := {})
     assert found["pixels"].shape == segmentation.labels.shape
@@ -188,10 +192,10 @@ def test_rows_of_parquet_have_the_labels_areas_and_scores(in_process, pictures, 
     assert rows[3]["segments"] is None and rows[3]["error"].startswith("unreadable image")
 
     predictor = TCLPredictor.from_pretrained("shapes", *MODEL)
-    for index in (0, 4):
-        whole = predictor(png(index, 40 + index), WORDS, True)
-        assert np.array_equal(labels_of(rows[index], whole.classes), whole.labels)
-        for part in rows[index]["segments"]:
+    for number in (0, 4):
+        whole = predictor(png(number, 40 + number), WORDS, True)
+        assert np.array_equal(labels_of(rows[number], whole.classes), whole.labels)
+        for part in rows[number]["segments"]:
             mask = whole.mask(part["word"])
             assert part["area"] == mask.mean()
             assert part["score"] == pytest.approx(whole.class_scores(part["word"])[mask].mean().item(), rel=1e-5)
@@ -293,6 +297,31 @@ def test_files_are_grouped_in_order():
     assert [shard.names for shard in shards] == [["0", "1"], ["2", "3"], ["4"]]
     assert [shard.name for shard in shards] == [f"{number:05d}-of-00003" for number in range(3)]
     assert shards[0].source != group_files(dict(reversed(files.items())), 2)[0].source
+
+
+def test_indexes_and_features_are_those_of_one_process(in_process, pictures, tmp_path, capsys, monkeypatch):
+    """Each part is a task; a part that is there is not made again."""
+    monkeypatch.setattr(features, "setup_logger", lambda **options: None)
+    monkeypatch.setattr(index, "setup_logger", lambda **options: None)
+    for command, parser, words, option in (
+        (index, index_parser, [pictures["tar"], "--workers", 0], "--output"),
+        (
+            features,
+            features_parser,
+            ["--config-file", "shapes/talk2dino.yaml", "--threads", 0],
+            "MODEL.TALK2DINO.FEATURES",
+        ),
+    ):
+        files = []
+        for name, more in (("one", []), ("ray", ["--ray"]), ("ray", ["--ray"])):
+            data = [] if command is index else ["DATASETS.TRAIN", f"('{pictures['tar']}',)"]
+            folder = tmp_path / command.__name__ / name
+            command.main(parser().parse_args([*map(str, [*words, *more, *data, option, folder])]))
+            [path] = folder.glob("*.safetensors")
+            files.append((read_metadata(path), {key: value.tolist() for key, value in read_tensors(path).items()}))
+        assert files[0] == files[1] == files[2]
+        assert "1 broken" in capsys.readouterr().out.splitlines()[-1] and len(in_process) == 1
+        in_process.clear()
 
 
 # ------------------------------------------------------------------------------------------- bad input

@@ -18,7 +18,7 @@ from ..ray.segmenter import segment_images
 from ..ray.shards import Shard, group_files, is_shard, list_shards, read_shard
 from ..runs.ray_cluster import cluster, map_on_actors, read_share
 from ..utils.errors import list_problems
-from ..utils.files import replacing
+from ..utils.files import remove_unfinished, replacing
 from ..utils.http_stream import UnreadableAddress
 from ..utils.locks import locked_folder
 from ..words.words import Words
@@ -106,6 +106,7 @@ def segment_on_ray(args: argparse.Namespace) -> NoReturn:
         results = ShardResults(args.output, args.format, digest_settings(settings))
         left = _begin(args, shards, results, settings)
         undone = _segment(args, left, digest_settings(settings)) if left else []
+        remove_unfinished(args.output)  # of workers that were lost
         records = [results.read(shard) for shard in shards]
 
     # Say what there is
