@@ -313,7 +313,7 @@ def test_indexes_and_features_are_those_of_one_process(in_process, pictures, tmp
         ),
     ):
         files = []
-        for name, more in (("one", []), ("ray", ["--ray"]), ("ray", ["--ray"])):
+        for name, more in (("one", []), ("ray", ["--ray", "local"]), ("ray", ["--ray", "local"])):
             data = [] if command is index else ["DATASETS.TRAIN", f"('{pictures['tar']}',)"]
             folder = tmp_path / command.__name__ / name
             command.main(parser().parse_args([*map(str, [*words, *more, *data, option, folder])]))

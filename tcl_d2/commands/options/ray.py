@@ -19,7 +19,7 @@ def add_ray_options(parser: argparse.ArgumentParser) -> None:
         type=read_address,
         metavar="ADDRESS",
         help="share the work over the cluster at HOST:PORT, or 'auto' for one that runs on this machine; without an "
-        "address one is started here and ended afterwards",
+        "address, or 'local', one is started here and ended afterwards",
     )
     group.add_argument("--ray-workers", type=_count, metavar="N", help="workers, a model each; default: all that fit")
     group.add_argument("--ray-cpus", type=float, default=1, metavar="N", help="CPUs of a worker; default: 1")
