@@ -101,9 +101,7 @@ def _fetch(image: ImageLike | OSError | ValueError) -> ImageLike | OSError | Val
                 if len(content) > _MAX_BYTES:
                     raise ValueError(f"{image} has more than {_MAX_BYTES >> 20} MB")
             return bytes(content)
-    except OSError as error:
-        return error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return error
 
 
@@ -117,11 +115,12 @@ def to_table(columns: Mapping[str, pa.Array], results: Sequence[Segmentation | O
 def _describe(result: Segmentation | OSError | ValueError) -> dict[str, Any]:
     if not isinstance(result, Segmentation):
         return {"error": str(result)}
-    areas, segments = result.areas(), []
+    scores, areas, segments = result.label_scores, result.areas(), []
+    assert scores is not None  # segment_images was asked for them
     for word in result.things():
         if areas[word]:
             mask = result.mask(word)
-            score = float(np.mean(result.label_scores[mask]))
+            score = float(np.mean(scores[mask]))
             segments.append({"word": word, "area": areas[word], "score": score, "counts": encode_rle(mask)["counts"]})
     height, width = result.labels.shape
     return {"height": height, "width": width, "segments": segments}
