@@ -56,7 +56,7 @@ def cluster(address: str, folder: str) -> Iterator[None]:
     if ":" in address:
         _knock(address)
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError) as error:  # of a cluster that has ended, or of other versions
         raise type(error)(f"--ray {address}: {error}") from None
     try:
@@ -139,7 +139,7 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # half an hour by default, which a large shard may take
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints the stack of an error that is raised here
 
     # A block for each item, so that each result comes when it is there
     rows = [{"item": pickle.dumps(item)} for item in items]
