@@ -75,7 +75,7 @@ def in_process(monkeypatch):
         call = worker(*pickle.loads(pickle.dumps(arguments)))
         for item in items:
             given.append(getattr(item, "name", item))
-            yield {key: value for key, (value,) in call({"item": [pickle.dumps(item)]}).items()}
+            yield call(item)
 
     @ray_cluster.contextmanager
     def no_cluster(address, folder):
@@ -351,6 +351,19 @@ def test_other_versions_are_named(address, monkeypatch, tmp_path):
         ray_cluster.cluster(address, str(tmp_path)),
     ):
         pass
+
+
+class FullDisk:
+    def __call__(self, item):
+        raise OSError(28, "No space left on device", item)
+
+
+@pytest.mark.fault("a worker meets a full disk, or other weights on its node", "one message, without Ray's pages of it")
+def test_an_error_of_a_worker_is_one_text():
+    actor = ray_cluster._Actor(FullDisk, ())
+    assert actor({"item": [pickle.dumps("/a")]})["error"] == ["[Errno 28] No space left on device: '/a'"]
+    actor = ray_cluster._Actor(segment_ray.ShardSegmenter, (None, "/no/folder", ""))
+    assert "/no/folder" in actor({"item": [b""]})["error"][0]
 
 
 BAD = {

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -46,13 +45,12 @@ class FeatureMaker:
         self.threads = args.threads
         self.weights = digest_models(self.model)
 
-    def __call__(self, batch: dict) -> dict[str, list]:
+    def __call__(self, part: tuple[Path, list[dict], dict]) -> None:
         """Make the features of a part, unless another worker that was lost then has made them."""
-        path, rows, facts = pickle.loads(batch["item"][0])
+        path, rows, facts = part
         expect(self.weights == facts["weights"], "the model on this node", "another", "that of the command")
         if not path.exists():
             make_part(path, rows, facts, self.model, self.threads)
-        return {"made": [path.name]}
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,12 +30,11 @@ class PartIndexer:
         os.chdir(folder)
         self.embed = build_embedder(read_config(args))
 
-    def __call__(self, batch: dict) -> dict[str, list]:
+    def __call__(self, part: tuple[Path, list[str], dict]) -> dict:
         """Index a part, unless another worker that was lost then has done it; return its counts."""
-        path, files, facts = pickle.loads(batch["item"][0])
+        path, files, facts = part
         expect(self.embed.digest() == facts["clip"], "the CLIP on this node", "another", "that of the command")
-        counts = read_metadata(path) if path.exists() else index_part(path, files, facts, self.embed)
-        return {name: [counts[name]] for name in ("images", "broken")}
+        return read_metadata(path) if path.exists() else index_part(path, files, facts, self.embed)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import pickle
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -53,9 +52,8 @@ class ShardSegmenter:
             )
         self.results = ShardResults(args.output, args.format, settings)
 
-    def __call__(self, batch: dict) -> dict[str, list]:
+    def __call__(self, shard: Shard) -> dict:
         """Segment a shard, unless another worker that was lost then has done it."""
-        shard = pickle.loads(batch["item"][0])
         results = segment_shard(self.predictor, shard, self.words, self.args.columns, self.args.format == "parquet")
         if self.results.count_lost(shard) >= _MAX_LOST:
             return _undone(f"{shard.name}: {_MAX_LOST} workers were lost at it, as where memory runs out")
@@ -63,11 +61,11 @@ class ShardSegmenter:
             record = self.results.read(shard) or self.results.write(shard, results)
         except UnreadableAddress as error:
             return _undone(str(error))
-        return {"images": [record["images"]], "broken": [len(record["broken"])], "undone": [""]}
+        return {"images": record["images"], "broken": len(record["broken"]), "undone": ""}
 
 
-def _undone(problem: str) -> dict[str, list]:
-    return {"images": [0], "broken": [0], "undone": [problem]}
+def _undone(problem: str) -> dict:
+    return {"images": 0, "broken": 0, "undone": problem}
 
 
 def build_model(args: argparse.Namespace) -> tuple[TCLPredictor, Words, str]:

@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..utils.files import remove_unfinished
@@ -128,8 +129,7 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
     found there by whoever comes second. No bookkeeping of the cluster's is needed, which would be lost with its driver.
 
     Args:
-        worker: a class; each actor makes one of `arguments`, and calls it with {"item": [pickled item]} for a dict of
-            lists of one value.
+        worker: a class; each actor makes one of `arguments`, and calls it with an item.
 
     Raises:
         RuntimeError: a worker raised an error.
@@ -146,17 +146,35 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
     count = share.workers or _count_room(ray.cluster_resources(), share)
     pool = ray.data.ActorPoolStrategy(size=min(count, len(rows)), max_tasks_in_flight_per_actor=1)
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        worker,
-        fn_constructor_args=arguments,
+        _Actor,
+        fn_constructor_args=(worker, arguments),
         batch_size=1,
         compute=pool,
         num_cpus=share.cpus,
         num_gpus=share.gpus,
     )
     try:
-        yield from results.iter_rows()
+        for row in results.iter_rows():
+            if row["error"]:
+                raise RuntimeError(row["error"])
+            yield pickle.loads(row["result"])
     except ray.exceptions.RayError as error:
         raise RuntimeError(reason(error)) from None
+
+
+class _Actor:
+    """Makes a worker and calls it; hands on an error as a text, of which Ray would make pages."""
+
+    def __init__(self, worker: type, arguments: Sequence[object]):
+        self._make = partial(worker, *arguments)
+        self._worker = None
+
+    def __call__(self, batch: dict) -> dict[str, list]:
+        try:
+            self._worker = self._worker or self._make()
+            return {"result": [pickle.dumps(self._worker(pickle.loads(batch["item"][0])))], "error": [""]}
+        except Exception as error:
+            return {"result": [b""], "error": [str(error) or type(error).__name__]}
 
 
 def _count_room(resources: dict[str, float], share: Share) -> int:
