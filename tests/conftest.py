@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch  # noqa: E402
 
 from tcl_d2 import load_config  # noqa: E402
+from tcl_d2.commands.options.prepare import shapes as shapes_options  # noqa: E402
 from tcl_d2.commands.prepare import shapes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +142,7 @@ def world(shared_folder) -> Path:
     """A folder of datasets with a small world of 300 training pairs and 12 validation images, one for all workers."""
     with shared_folder("datasets") as root:
         numbers = ["--train", "300", "--labeled", "12", "--val", "12"]
-        shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
+        shapes.main(shapes_options.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
     return root
 
 

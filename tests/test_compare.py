@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.commands.compare import argument_parser, main
+from tcl_d2.commands.compare import main
+from tcl_d2.commands.options.compare import argument_parser
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
 from tcl_d2.evaluation.cost import COST, CostMeter, read_cost
 from tcl_d2.evaluation.published import find_published
