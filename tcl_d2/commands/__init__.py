@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from ..data.releases import RELEASES
 from ..utils.errors import one_message
 from ..utils.imports import import_lazily
 from ..utils.installation import require_detectron2
 from ..version import __version__
+from .options.prepare.releases import RELEASES
 
 COMMANDS = {
     "segment": "segment pictures, a video or a webcam's frames into words of yours",

@@ -4,7 +4,8 @@ import argparse
 
 from ...data import preparation
 from ...data.dataset_files import datasets_root
-from ...data.releases import ADE20K
+from ..options.prepare.releases import ADE20K
+from .preparation import Preparation
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -13,4 +14,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, pattern, datasets_root() / "ADEChallengeData2016")
 
 
-PREPARATION = preparation.Preparation(ADE20K, prepare)
+PREPARATION = Preparation(ADE20K, prepare)

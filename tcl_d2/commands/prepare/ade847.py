@@ -12,10 +12,11 @@ from PIL import Image
 from ...assets import FOLDER as ASSETS
 from ...data import preparation
 from ...data.dataset_files import datasets_root, glob_files
-from ...data.releases import ADE847
 from ...utils.files import replacing
 from ...utils.images import as_array
 from ...utils.resize import resize_bilinear
+from ..options.prepare.releases import ADE847
+from .preparation import Preparation
 
 RELEASE = "ADE20K_2021_17_01"
 IGNORED = 65535
@@ -92,4 +93,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(convert_label, sources, args.processes, "converting")
 
 
-PREPARATION = preparation.Preparation(ADE847, prepare)
+PREPARATION = Preparation(ADE847, prepare)

@@ -12,8 +12,9 @@ from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from ...data import preparation
 from ...data.benchmarks.annotations import check_picture
 from ...data.dataset_files import datasets_root, glob_files
-from ...data.releases import CITYSCAPES
 from ...utils.files import replacing
+from ..options.prepare.releases import CITYSCAPES
+from .preparation import Preparation
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 
@@ -55,4 +56,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(draw, polygons, args.processes, "drawing labels")
 
 
-PREPARATION = preparation.Preparation(CITYSCAPES, prepare)
+PREPARATION = Preparation(CITYSCAPES, prepare)

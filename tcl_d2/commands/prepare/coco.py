@@ -17,8 +17,9 @@ from ...data.benchmarks.annotations import (
 )
 from ...data.dataset_files import datasets_root, glob_files
 from ...data.labels import LabelMapper
-from ...data.releases import COCO
 from ...utils.files import path_within
+from ..options.prepare.releases import COCO
+from .preparation import Preparation
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
 INSTANCES = "annotations/instances_val2017.json"
@@ -107,4 +108,4 @@ def prepare(args: argparse.Namespace) -> None:
             print_difference(folder, args.processes)
 
 
-PREPARATION = preparation.Preparation(COCO, prepare)
+PREPARATION = Preparation(COCO, prepare)

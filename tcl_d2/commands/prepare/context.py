@@ -12,8 +12,9 @@ from scipy.io import loadmat
 
 from ...data import preparation
 from ...data.dataset_files import datasets_root, read_ids
-from ...data.releases import CONTEXT
 from ...utils.files import replacing
+from ..options.prepare.releases import CONTEXT
+from .preparation import Preparation
 
 NUM_VALUES = 459  # classes of the release
 
@@ -90,4 +91,4 @@ def prepare(args: argparse.Namespace) -> None:
         convert_all(folder, args.processes)
 
 
-PREPARATION = preparation.Preparation(CONTEXT, prepare)
+PREPARATION = Preparation(CONTEXT, prepare)

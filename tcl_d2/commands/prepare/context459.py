@@ -10,9 +10,10 @@ import numpy as np
 
 from ...data import preparation
 from ...data.dataset_files import datasets_root, read_ids
-from ...data.releases import CONTEXT459
 from ...utils.files import replacing
+from ..options.prepare.releases import CONTEXT459
 from .context import bring_release, read_label_map
+from .preparation import Preparation
 
 IGNORED = 65535
 
@@ -67,4 +68,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(partial(convert, release=release, target=target), keys, args.processes, "converting val")
 
 
-PREPARATION = preparation.Preparation(CONTEXT459, prepare)
+PREPARATION = Preparation(CONTEXT459, prepare)

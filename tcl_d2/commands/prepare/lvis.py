@@ -10,9 +10,10 @@ from detectron2.data import MetadataCatalog
 from ...data import preparation
 from ...data.benchmarks.annotations import check_categories, group_by_image, read_annotation_file
 from ...data.dataset_files import datasets_root
-from ...data.releases import LVIS
 from ...utils.files import path_within, replacing
+from ..options.prepare.releases import LVIS
 from .coco import Job, draw_label
+from .preparation import Preparation
 
 NAME = "zeroshot_lvis_val"
 ANNOTATIONS = "lvis_v1_val.json"
@@ -56,4 +57,4 @@ def prepare(args: argparse.Namespace) -> None:
         unfinished.write_text("".join(f"{key}\n" for key in keys))
 
 
-PREPARATION = preparation.Preparation(LVIS, prepare)
+PREPARATION = Preparation(LVIS, prepare)

@@ -4,7 +4,8 @@ import argparse
 
 from ...data import preparation
 from ...data.dataset_files import datasets_root, glob_files, read_ids
-from ...data.releases import VOC
+from ..options.prepare.releases import VOC
+from .preparation import Preparation
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -17,4 +18,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, r"VOC2012/(?P<path>JPEGImages/[^/]+\.jpg)", folder, keys)
 
 
-PREPARATION = preparation.Preparation(VOC, prepare)
+PREPARATION = Preparation(VOC, prepare)

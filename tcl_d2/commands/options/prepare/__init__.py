@@ -1,1 +1,1 @@
-"""The options of `tcl-d2 prepare` for what no release has; those of releases are in `data.releases`."""
+"""The options of `tcl-d2 prepare`."""
