@@ -15,7 +15,7 @@ from tcl_d2.utils.files import digest_file
 
 def prepare(folder, *options: object, annotations=None, images=None) -> None:
     command = [annotations, "--images", images, "--output", folder, "--processes", 1, *options]
-    labels.main(options.argument_parser().parse_args(list(map(str, command))))
+    labels.main(labels_options.argument_parser().parse_args(list(map(str, command))))
 
 
 @pytest.fixture

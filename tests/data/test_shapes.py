@@ -47,7 +47,7 @@ def test_plain_grounds_are_unlabeled():
 
 
 def prepare(root, *options):
-    shapes.main(options.argument_parser().parse_args(["--root", str(root), *options]))
+    shapes.main(shapes_options.argument_parser().parse_args(["--root", str(root), *options]))
 
 
 def test_preparing_is_whole_repeatable_and_follows_its_numbers(tmp_path, capsys):
