@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from tcl_d2.commands.options.prepare import labels as labels_options
 from tcl_d2.commands.prepare import labels
 from tcl_d2.data import LabeledDatasets, check_datasets, register_benchmark_folder
 from tcl_d2.data.labels import LabelMapper, read_label

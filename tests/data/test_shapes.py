@@ -12,6 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from tcl_d2.commands.options.prepare import shapes as shapes_options
 from tcl_d2.commands.prepare import shapes
 from tcl_d2.data.labels import read_label
 from tcl_d2.data.shapes import GROUNDS, HELD_OUT, MIN_VISIBLE, OBJECTS, draw_scene
