@@ -36,6 +36,7 @@ from neighbours import neighbours
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
+from whole_benchmark import evaluation
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
@@ -622,6 +623,7 @@ BENCHMARKS = {
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
+    "evaluation": evaluation,
     "methods": methods,
     "sweep": sweep,
     "throughput": throughput,
