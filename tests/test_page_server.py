@@ -73,6 +73,22 @@ def test_options_that_cannot_be_used_are_named(option, value):
         main(argument_parser().parse_args(list(map(str, args))))
 
 
+@pytest.mark.fault("web page: another user's page on the same machine", "each has a folder of its own for uploads")
+def test_uploads_have_a_folder_of_their_own(monkeypatch):
+    """Gradio's own is the first user's alone, and everybody may read in it."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "to be restored")
+    monkeypatch.delenv("GRADIO_TEMP_DIR")
+    folders = []
+
+    def look(blocks, *_args, **_options):
+        folders.append(Path(blocks.GRADIO_CACHE))
+        assert folders[0].stat().st_mode & 0o777 == 0o700
+
+    monkeypatch.setattr("tcl_d2.commands.app.serve", look)
+    main(argument_parser().parse_args(["--port", str(free_port())]))
+    assert not folders[0].exists()
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]

@@ -1,6 +1,7 @@
 """Serve the web page: the model, its page, and scenes to begin with."""
 
 import argparse
+import os
 import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,8 @@ def main(args: argparse.Namespace) -> None:
             users = read_users(Path(args.auth)) if args.auth else None
         page = Page(read_model(args)(), args.max_size)
         page.predictor(args.method)  # raises at once for one that cannot be built
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, TemporaryDirectory() as uploads:
+        os.environ.setdefault("GRADIO_TEMP_DIR", uploads)  # else one for all users of this machine, /tmp/gradio
         blocks = build_page(page, example_scenes(Path(folder)), args.method)
         server = {"server_name": args.host, "server_port": args.port, "auth": users, "allowed_paths": [folder]}
         with one_message():
