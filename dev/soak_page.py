@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 USER = ("soak", "a pass:word")
 PATIENCE = 30  # seconds until a client must know that it waits; it shares the machine with the server
 LONGEST = 120  # seconds that it waits
-GROWTH = 0.05  # of the server's memory, from the first fifth of the run to the last
+GROWTH = 0.05  # of the server's memory, from the second fifth of the run to the last
 
 
 @contextmanager
@@ -147,8 +147,7 @@ def soak(num_clients: int, seconds: float, queue_size: int) -> bool:
     # Print the report
     waits = [wait for visitor in visitors for wait in visitor.waits]
     told = [wait for visitor in visitors for wait in visitor.told]
-    fifth = len(megabytes) // 5
-    first, last = np.mean(megabytes[fifth : 2 * fifth]), np.mean(megabytes[-fifth:])
+    fifths = [part.mean() for part in np.array_split(megabytes, 5)]
     problems = Counter(problem for visitor in visitors for problem in visitor.problems)
     silent = sum(not visitor.waits for visitor in visitors)
     table = sorted(sum((visitor.outcomes for visitor in visitors), Counter()).items())
@@ -157,9 +156,9 @@ def soak(num_clients: int, seconds: float, queue_size: int) -> bool:
     table += [("longest", max(waits)), ("until it knew that it waits, 95th percentile (s)", np.quantile(told, 0.95))]
     table += [("longest", max(told)), ("health address, 95th percentile (s)", np.quantile(healths, 0.95))]
     table += [("longest", max(healths))]
-    table += [("memory, second fifth (MB)", first), ("last fifth", last), ("most", max(megabytes))]
+    table += [(f"memory, fifth {number} of the run (MB)", mean) for number, mean in enumerate(fifths, start=1)]
     print(tabulate(table, ("what", f"{num_clients} clients, {seconds:.0f} s"), "pipe", floatfmt=".2f"))
-    return not problems and not silent and max(told) < PATIENCE and last < (1 + GROWTH) * first
+    return not problems and not silent and max(told) < PATIENCE and fifths[-1] < (1 + GROWTH) * fifths[1]
 
 
 def main() -> None:
