@@ -16,7 +16,7 @@ RUN make setup && rm -rf /root/.cache
 RUN useradd --uid 1000 --create-home tcl_d2
 USER tcl_d2
 
-ENV PATH=/tcl_d2/.venv/bin:$PATH
+ENV PATH=/tcl_d2/.venv/bin:$PATH MALLOC_ARENA_MAX=2
 EXPOSE 7860
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/health')"]
 CMD ["tcl-d2", "app", "--server-name", "0.0.0.0"]
