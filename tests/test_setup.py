@@ -149,7 +149,8 @@ IMPORT_NAMES = {
 }
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
 # Of videos, the page, exported models, DenseCRF, GroupViT and Weights & Biases, which say what is missing
-OPTIONAL = {"cv2", "gradio", "onnx", "onnx_ir", "onnxruntime", "pydensecrf", "supervision", "transformers", "wandb"}
+OPTIONAL = {"cv2", "fastapi", "gradio", "onnx", "onnx_ir", "onnxruntime", "pydensecrf", "supervision", "transformers"}
+OPTIONAL |= {"wandb"}
 INDIRECT = {"fvcore", "lvis", "tensorboard", "torchvision"}  # Detectron2 imports them
 
 
