@@ -163,7 +163,7 @@ def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path, capfd):
 
 
 @pytest.mark.fault("a process of a comparison is killed", "an error names the config and the signal")
-def test_comparison_names_a_killed_evaluation(in_world, tmp_path):
+def test_comparison_names_a_killed_evaluation(in_world, tmp_path, forked):
     lock = tmp_path / "maskclip/.evaluation.lock"
 
     def kill() -> None:
