@@ -68,7 +68,7 @@ setup(
         "matplotlib>=3.8.4",
     ],
     extras_require={
-        "demo": ["gradio>=6.31.0,<7"],
+        "demo": ["gradio>=6.31.0,<7", "fastapi>=0.164.0"],  # fastapi, on which gradio is built: limits of requests
         "densecrf": ["pydensecrf2"],  # compiled when it is installed, so not in "dev"
         "ray": ["ray[data]>=2.60.0,<3", "pyarrow>=17.0.0"],
         "supervision": ["supervision>=0.25.0"],

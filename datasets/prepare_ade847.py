@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Bring the full ADE20K into place: `tcl-d2 prepare ade847`."""
 
-from tcl_d2.commands.prepare.ade847 import PREPARATION
+import sys
+
+from tcl_d2.commands import main
 
 if __name__ == "__main__":
-    PREPARATION.main(PREPARATION.argument_parser().parse_args())
+    main(["prepare", "ade847", *sys.argv[1:]])

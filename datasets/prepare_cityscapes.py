@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Bring Cityscapes' validation set into place: `tcl-d2 prepare cityscapes`."""
 
-from tcl_d2.commands.prepare.cityscapes import PREPARATION
+import sys
+
+from tcl_d2.commands import main
 
 if __name__ == "__main__":
-    PREPARATION.main(PREPARATION.argument_parser().parse_args())
+    main(["prepare", "cityscapes", *sys.argv[1:]])

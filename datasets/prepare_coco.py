@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Bring COCO's validation images and COCO-Stuff's maps into place: `tcl-d2 prepare coco`."""
 
-from tcl_d2.commands.prepare.coco import PREPARATION
+import sys
+
+from tcl_d2.commands import main
 
 if __name__ == "__main__":
-    PREPARATION.main(PREPARATION.argument_parser().parse_args())
+    main(["prepare", "coco", *sys.argv[1:]])

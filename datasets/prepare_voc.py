@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Bring PASCAL VOC 2012 into place: `tcl-d2 prepare voc`."""
 
-from tcl_d2.commands.prepare.voc import PREPARATION
+import sys
+
+from tcl_d2.commands import main
 
 if __name__ == "__main__":
-    PREPARATION.main(PREPARATION.argument_parser().parse_args())
+    main(["prepare", "voc", *sys.argv[1:]])

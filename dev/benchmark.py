@@ -32,12 +32,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
 from measure import DEVICE, cpu_time_call, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
+from neighbours import neighbours
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
+from whole_benchmark import evaluation
 
 from tcl_d2 import load_config
 from tcl_d2.checkpoint import TCLCheckpointer, to_official
+from tcl_d2.commands.options.prepare import shapes as shapes_options
 from tcl_d2.commands.options.segment import argument_parser
 from tcl_d2.commands.prepare import shapes
 from tcl_d2.commands.result_folder import Source
@@ -364,7 +367,7 @@ def one_pass(repeat: int) -> list[dict]:
     with TemporaryDirectory() as folder, patch.dict(os.environ, DETECTRON2_DATASETS=folder):
         # Draw 30 images
         numbers = ["--train", "1", "--labeled", "1", "--val", "30"]
-        shapes.main(shapes.argument_parser().parse_args(["--root", f"{folder}/shapes", *numbers]))
+        shapes.main(shapes_options.argument_parser().parse_args(["--root", f"{folder}/shapes", *numbers]))
 
         # Evaluate them
         cfg = _small_world("OUTPUT_DIR", folder, "DATALOADER.NUM_WORKERS", 0)
@@ -620,6 +623,7 @@ BENCHMARKS = {
     "pairs": pairs,
     "micro_batches": micro_batches,
     "one_pass": one_pass,
+    "evaluation": evaluation,
     "methods": methods,
     "sweep": sweep,
     "throughput": throughput,
@@ -629,6 +633,7 @@ BENCHMARKS = {
     "loading": loading,
     "retrieval": retrieval,
     "start": start,
+    "neighbours": neighbours,
 }
 
 

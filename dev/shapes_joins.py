@@ -5,13 +5,16 @@ The methods are the dense heads, TCL, and TCL with each head for knowledge prese
 refiner. All else is as the configs have it, also the background's score, which counts for shapes_val alone. The vision
 model of ProxyCLIP and LPOSS is untrained, for there is none for such scenes; CLIP-DINOiser's convolutions are random,
 and evaluated with three seeds. Votes of regions are of superpixels, by k-means over place and color. Results are kept
-in the output folder: a stopped run goes on.
+in the output folder by a digest of their settings: a stopped run goes on.
 
     python dev/shapes_joins.py
     python dev/shapes_joins.py --more reco.yaml talk2dino.yaml=output/shapes/talk2dino/model_final.pth
+    python dev/shapes_joins.py --methods clip sclip --refiners none --backgrounds 0.7 0.8 0.9
+    python dev/shapes_joins.py --methods TCL --refiners pamr --weights first/model_final.pth second/model_final.pth
 """
 
 import argparse
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -32,6 +35,7 @@ from tcl_d2.utils.files import replacing
 
 HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip", "proxyclip", "clip_dinoiser")
 RANDOM = "clip_dinoiser"
+REFINERS = ("none", "pamr", "densecrf", "lposs_pixels", "lposs", "lposs_plus", "regions")
 SUPERPIXELS = 24  # of an image
 UNTRAINED = ["MODEL.DENSE_CLIP.PROXY.NAME", "vit_small_patch8_224.dino", "MODEL.DENSE_CLIP.PROXY.PRETRAINED", ""]
 UNTRAINED += ["MODEL.DENSE_CLIP.DINOISER.WEIGHTS", "", "TEST.ZERO_SHOT.LPOSS.NAME", "vit_small_patch8_224.dino"]
@@ -40,28 +44,29 @@ UNTRAINED += ["TEST.ZERO_SHOT.LPOSS.SIGMA", 8.0]
 
 
 class Method(NamedTuple):
-    """A method: its name, KEY, VALUE pairs, and whether it has random weights."""
+    """A method: its name, its config below configs/shapes, and KEY, VALUE pairs of each of its runs."""
 
     name: str
-    options: tuple
-    is_random: bool
+    config: str
+    runs: list[tuple]
 
 
-def methods(more: Sequence[str]) -> Iterator[tuple[str, Method]]:
-    """Yield each method with the config below configs/shapes that it is of; `more` as the option says."""
+def methods(weights: Sequence[str], more: Sequence[str]) -> Iterator[Method]:
+    """Yield all methods; `weights` and `more` as the options of these names say."""
     for head in HEADS:
-        yield "dense_clip.yaml", Method(head, ("MODEL.DENSE_CLIP.HEAD", head), head == RANDOM)
+        yield Method(head, "dense_clip.yaml", [("MODEL.DENSE_CLIP.HEAD", head)] * (3 if head == RANDOM else 1))
     for head in HEADS:
         name = "TCL" if head == "maskclip" else f"TCL, KP by {head}"
-        yield "trained.yaml", Method(name, ("MODEL.TCL.KP_HEAD", head), head == RANDOM)
-    for config, _, weights in (text.partition("=") for text in more):
-        yield config, Method(Path(config).stem, ("MODEL.WEIGHTS", weights), False)
+        trainings = [*weights] * (3 if head == RANDOM and len(weights) == 1 else 1)
+        runs = [("MODEL.TCL.KP_HEAD", head, "MODEL.WEIGHTS", path) for path in trainings]
+        yield Method(name, "trained.yaml", runs)
+    for config, _, path in (text.partition("=") for text in more):
+        yield Method(Path(config).stem, config, [("MODEL.WEIGHTS", path)])
 
 
 def refiners(regions: Path) -> dict[str, tuple]:
     """Return KEY, VALUE pairs by name of a refiner, and of votes of regions."""
-    names = ("none", "pamr", "densecrf", "lposs_pixels", "lposs", "lposs_plus")
-    choices = {name: ("TEST.ZERO_SHOT.REFINE", name) for name in names}
+    choices = {name: ("TEST.ZERO_SHOT.REFINE", name) for name in REFINERS[:-1]}
     return {**choices, "regions": (*choices["none"], "TEST.ZERO_SHOT.REGIONS.FOLDER", regions)}
 
 
@@ -83,22 +88,39 @@ def write_regions(folder: Path) -> None:
             Image.fromarray((1 + labels).reshape(image.shape[:2]).astype(np.uint8)).save(unfinished, "PNG")
 
 
-def run(config: str, options: list, seed: int, path: Path, args: argparse.Namespace) -> dict[str, float]:
+def run(config: str, options: Sequence, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Return the mIoU (%) on each benchmark; it is kept in a file."""
+    options = ["TEST.ZERO_SHOT.MAX_IMAGES", args.images, *options]
+    digest = hashlib.blake2b(repr((config, options, seed)).encode(), digest_size=8).hexdigest()
+    path = args.output / f"{digest}.json"
     if path.exists():
         return json.loads(path.read_text())
 
-    few = ["TEST.ZERO_SHOT.MAX_IMAGES", args.images, "OUTPUT_DIR", args.output / "evaluation"]
-    results = evaluate(load_config(ROOT / "configs/shapes" / config, [*UNTRAINED, *options, *few]), seed)
+    options = [*UNTRAINED, *options, "OUTPUT_DIR", args.output / "evaluation"]
+    results = evaluate(load_config(ROOT / "configs/shapes" / config, options), seed)
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(results))
     return results
+
+
+def choose_background(config: str, options: Sequence, args: argparse.Namespace) -> tuple:
+    """Return the background's score that is best for shapes_val, as KEY, VALUE; nothing if there is no choice."""
+    results = {}
+    for score in args.backgrounds:
+        choice = "TEST.ZERO_SHOT.BACKGROUND_SCORE", score
+        results[choice] = run(config, [*options, *choice, "DATASETS.TEST", "('shapes_val',)"], 0, args)["shapes_val"]
+    return max(results, key=results.get, default=())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=0, help="validation images, spread evenly; 0 for all")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="some of them alone, by their names in the table")
+    parser.add_argument("--refiners", nargs="+", choices=REFINERS, default=REFINERS, help="some of them alone")
+    backgrounds = "the background's score of each row is the best of these on the validation images themselves"
+    parser.add_argument("--backgrounds", nargs="+", type=float, default=[], metavar="SCORE", help=backgrounds)
+    shipped = ["tcl_d2://shapes_tcl/weights.safetensors"]
+    parser.add_argument("--weights", nargs="+", default=shipped, help="checkpoints of TCL, such as of several seeds")
     more = "further configs below configs/shapes, each with the weights of a training, or without: reco.yaml"
     parser.add_argument("--more", nargs="+", default=[], metavar="CONFIG=WEIGHTS", help=more)
     parser.add_argument("--output", type=Path, default=Path("output/shapes/joins"))
@@ -107,16 +129,21 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     write_regions(args.output / "regions")
 
+    # Choose
+    chosen = [method for method in methods(args.weights, args.more) if not args.methods or method.name in args.methods]
+    choices = refiners(args.output / "regions")
+    choices = {name: choices[name] for name in args.refiners}
+
     # Evaluate
-    choices = [method for method in methods(args.more) if not args.methods or method[1].name in args.methods]
+    titles = ("method", "refiner", *DATA, *(["background"] if args.backgrounds else []))
     rows = []
-    for (config, method), (refiner, options) in tqdm(list(product(choices, refiners(args.output / "regions").items()))):
-        results = []
-        for seed in range(3 if method.is_random else 1):
-            path = args.output / f"{method.name}, {refiner}, {seed}, {args.images} images.json"
-            results.append(run(config, [*method.options, *options], seed, path, args))
-        rows.append((method.name, refiner, *(cell([result[data] for result in results]) for data in DATA)))
-    print(tabulate(rows, ("method", "refiner", *DATA), "pipe"))
+    for method, (refiner, options) in tqdm(list(product(chosen, choices.items()))):
+        background = choose_background(method.config, [*method.runs[0], *options], args)
+        runs = [[*own, *options, *background] for own in method.runs]
+        results = [run(method.config, options, seed, args) for seed, options in enumerate(runs)]
+        row = (method.name, refiner, *(cell([result[data] for result in results]) for data in DATA))
+        rows.append((*row, *background[1:]))
+    print(tabulate(rows, titles, "pipe"))
 
 
 if __name__ == "__main__":

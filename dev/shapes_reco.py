@@ -13,8 +13,8 @@ import random
 from pathlib import Path
 
 from detectron2.modeling import build_model
-from shapes_ablations import ROOT, evaluate
-from shapes_heads import print_table
+from shapes_ablations import DATA, ROOT, cell, evaluate
+from tabulate import tabulate
 
 from tcl_d2 import load_config
 from tcl_d2.data.archive import index_archive, list_archive
@@ -69,7 +69,9 @@ def main() -> None:
         changes = [*options, *changes, "TEST.ZERO_SHOT.BACKGROUND_SCORE", score]
         cfgs = [load_config(CONFIG, [*changes, "MODEL.RECO.INDEX", index]) for index in indices]
         results[f"{name} (background {score})"] = [evaluate(cfg, 0) for cfg in cfgs]
-    print_table(f"mIoU (%), {args.seeds} samples of {1000 * args.shards} scenes:", results)
+    print(f"\nmIoU (%), {args.seeds} samples of {1000 * args.shards} scenes:\n")
+    rows = [(name, *(cell([run[data] for run in runs]) for data in DATA)) for name, runs in results.items()]
+    print(tabulate(rows, ("", *DATA), "pipe"))
 
 
 if __name__ == "__main__":

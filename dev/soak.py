@@ -8,7 +8,6 @@ finite losses.
     python datasets/prepare_shapes.py
     python dev/soak.py                       # 5,000 iterations in 2 processes, a quarter of an hour on 2 cores
     python dev/soak.py --loader 20000        # the loader alone: memory after every 2,000 batches
-    python dev/soak.py --page 150            # the web page: 20 clients at once, its memory after every 15 requests
 """
 
 import argparse
@@ -17,22 +16,17 @@ import math
 import os
 import random
 import re
-import resource
 import shutil
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from soak_folder import resident_memory
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -210,67 +204,11 @@ def watch_loader(batches: int) -> None:
     for tenth in range(1, 11):
         for _ in islice(loader, batches // 10):
             pass
-        megabytes.append(resident_megabytes("self"))
+        megabytes.append(resident_memory(os.getpid()))
         print(f"{tenth * (batches // 10)} batches: {megabytes[-1]:.0f} MB", flush=True)
 
     growth = megabytes[-1] / megabytes[0] - 1
     print(f"growth from the first tenth to the last: {100 * growth:.1f} %")
-
-
-@contextmanager
-def served_page(folder: str) -> Iterator[tuple[int, str]]:
-    """Serve the web page, and give its process and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-    command = [sys.executable, "-m", "tcl_d2", "app", "--port", str(port)]
-    page = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
-    try:
-        next(line for line in page.stdout if str(port) in line)  # it is served now
-        yield page.pid, f"http://127.0.0.1:{port}"
-    finally:
-        page.terminate()
-        page.wait()
-
-
-def watch_page(num_requests: int, num_clients: int = 20) -> bool:
-    """Ask the page by many clients at once, and return whether each got the result of its own words."""
-    from gradio_client import Client, handle_file
-
-    from tcl_d2.data.shapes import GROUNDS, OBJECTS
-
-    def ask(number: int) -> tuple[float, str]:
-        start, client = time.monotonic(), number % num_clients
-        words = [*OBJECTS, *GROUNDS][client : client + 2]
-        try:
-            result, areas, *_ = clients[client].predict(picture, words, api_name="/run")
-            shown = {part["label"] for part in result["value"]["annotations"]}
-            problem = "" if areas and shown <= set(words) else f"{shown} in place of {words}"
-        except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
-        return time.monotonic() - start, problem
-
-    seconds, problems, megabytes = [], [], []
-    with TemporaryDirectory() as folder, served_page(folder) as (process, address):
-        clients = [Client(address, verbose=False, download_files=False) for _ in range(num_clients)]
-        picture = handle_file(ROOT / "docs/page.png")
-        with ThreadPoolExecutor(num_clients) as pool:
-            list(pool.map(ask, range(num_clients)))  # the first requests load what all of them share
-            for number, (time_of_one, problem) in enumerate(pool.map(ask, range(num_requests)), start=1):
-                seconds.append(time_of_one)
-                problems += [problem] if problem else []
-                if number % max(1, num_requests // 10) == 0:
-                    megabytes.append(resident_megabytes(process))
-                    print(f"{number} requests: {megabytes[-1]:.0f} MB", flush=True)
-
-    print(f"{num_clients} clients: {len(problems)} of {num_requests} requests failed", *problems[:5])
-    print(f"median {statistics.median(seconds):.1f} s, growth {100 * (megabytes[-1] / megabytes[0] - 1):.1f} %")
-    return not problems
-
-
-def resident_megabytes(process: int | str) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 def main() -> None:
@@ -280,11 +218,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=30, help="mean time between faults")
     parser.add_argument("--loader", type=int, metavar="BATCHES", help="watch the memory of the loader alone")
-    parser.add_argument("--page", type=int, metavar="REQUESTS", help="ask the web page so often, by 20 clients at once")
     args = parser.parse_args()
 
-    if args.page:
-        sys.exit(0 if watch_page(args.page) else "error: the page did not answer all as it should")
     if args.loader:
         watch_loader(args.loader)
     elif not soak(args.iterations, args.processes, args.seed, args.seconds):

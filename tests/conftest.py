@@ -6,7 +6,9 @@ import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -17,7 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch  # noqa: E402
 
 from tcl_d2 import load_config  # noqa: E402
+from tcl_d2.commands.options.prepare import shapes as shapes_options  # noqa: E402
 from tcl_d2.commands.prepare import shapes  # noqa: E402
+from tests import quick_yaml  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers beside each other share the cores
@@ -136,12 +140,18 @@ def shared_folder(tmp_path_factory) -> Callable[[str], AbstractContextManager[Pa
     return shared
 
 
+def draw_world(root: Path, train: int, labeled: int, val: int) -> None:
+    """Draw a small world into a folder of datasets, unless it is there."""
+    numbers = f"--train {train} --labeled {labeled} --val {val} --processes 1".split()
+    with patch.object(shapes, "Pool", ThreadPool):  # a fork may hang where libraries have started threads
+        shapes.main(shapes_options.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
+
+
 @pytest.fixture(scope="session")
 def world(shared_folder) -> Path:
     """A folder of datasets with a small world of 300 training pairs and 12 validation images, one for all workers."""
     with shared_folder("datasets") as root:
-        numbers = ["--train", "300", "--labeled", "12", "--val", "12"]
-        shapes.main(shapes.argument_parser().parse_args(["--root", f"{root}/shapes", *numbers]))
+        draw_world(root, train=300, labeled=12, val=12)
     return root
 
 

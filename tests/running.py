@@ -1,5 +1,6 @@
 """Runs the project's scripts as a user does, without the seconds of importing torch and Detectron2 each time."""
 
+import gc
 import os
 import runpy
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -19,20 +20,21 @@ from tcl_d2.utils.locks import locked_folder
 from tests.conftest import ROOT
 
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["detectron2.engine", "tcl_d2.engine", "tcl_d2.predictor", "timm.data"])
+_MODULES = ["tests.running", "detectron2.engine", "tcl_d2.engine", "tcl_d2.predictor", "timm.data"]
+_CONTEXT.set_forkserver_preload([*_MODULES, "torch.utils.cpp_extension"])  # the last by default_setup
 
 
 def _script(command: list[str], folder: Path, env: dict[str, str], files: list[str], spawn: bool) -> None:
     """Be a process that runs python COMMAND, with standard input, output and error in files."""
     os.setsid()  # signals reach it and its children alone
+    gc.freeze()  # collections then pass over what the server has imported
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in enumerate(files):
         os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)  # multiprocessing has closed it
     set_start_method("fork", force=True)  # of loader workers, as in a process that a shell starts
-    if not spawn:
-        start_processes = torch.multiprocessing.start_processes
-        torch.multiprocessing.start_processes = partial(_fork_processes, start_processes)
+    start = partial(_start_like_new if spawn else _fork_processes, torch.multiprocessing.start_processes)
+    torch.multiprocessing.start_processes = start
 
     # Run
     os.chdir(folder)
@@ -56,6 +58,16 @@ def _fork_processes(start_processes: Callable, fn: Callable, *args: object, **op
 def _forked(function: Callable, *args: object) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a spawned process has it
     function(*args)
+
+
+def _start_like_new(start_processes: Callable, fn: Callable, *args: object, **options: object) -> object:
+    """Start the processes of a launcher from the server: as spawned ones, they know nothing of the first's work."""
+    return start_processes(partial(_like_new, fn, dict(os.environ)), *args, **{**options, "start_method": "forkserver"})
+
+
+def _like_new(function: Callable, env: dict[str, str], *args: object) -> None:
+    os.environ.update(env)
+    _forked(function, *args)
 
 
 class Script:
@@ -83,8 +95,8 @@ def started(
 ) -> Iterator[Script]:
     """Start python COMMAND in `folder`, with the datasets in `world`; kill it and its children at the end.
 
-    With `spawn`, the processes that its launcher starts are new ones, as a user's are. Else they are forked, which
-    saves the seconds of their imports; they then know what the first has imported and registered.
+    With `spawn`, the processes that its launcher starts are as new ones, which a user's are. Else they are forked from
+    the first, and know what it has imported and registered.
     """
     command = [str(part) for part in command]
     env = {"DETECTRON2_DATASETS": str(world)}
@@ -94,7 +106,8 @@ def started(
             file.write_text(stdin if file.name == "in" else "")
 
         process = _CONTEXT.Process(target=_script, args=(command, folder, env, [str(file) for file in files], spawn))
-        process.start()
+        with chdir(ROOT):  # where the server finds this file
+            process.start()
         try:
             yield Script(process, command, files[1:])
         finally:

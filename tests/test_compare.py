@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from tcl_d2.commands.compare import argument_parser, main
+from tcl_d2.commands.compare import main
+from tcl_d2.commands.options.compare import argument_parser
 from tcl_d2.evaluation.comparison import Comparand, write_comparison
 from tcl_d2.evaluation.cost import COST, CostMeter, read_cost
 from tcl_d2.evaluation.published import find_published
@@ -162,7 +163,7 @@ def test_comparison_ends_where_an_evaluation_fails(in_world, tmp_path, capfd):
 
 
 @pytest.mark.fault("a process of a comparison is killed", "an error names the config and the signal")
-def test_comparison_names_a_killed_evaluation(in_world, tmp_path):
+def test_comparison_names_a_killed_evaluation(in_world, tmp_path, forked):
     lock = tmp_path / "maskclip/.evaluation.lock"
 
     def kill() -> None:

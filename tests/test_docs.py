@@ -12,7 +12,7 @@ from PIL import Image
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
 from tests import running
-from tests.conftest import ROOT
+from tests.conftest import ROOT, draw_world
 
 PAGES = (
     "README.md",
@@ -54,9 +54,9 @@ QUICK = {  # options that make a command short
     "train_net.py": FEW,
     "tcl-d2 train": FEW,
     "tcl-d2 evaluate": FEW,
-    "tcl-d2 prepare shapes": "--train 300 --labeled 12 --val 12",  # the world that is there
-    "prepare_shapes.py": "--train 300 --labeled 12 --val 12",
-    "tools/analyze.py": "--count 4",
+    "tcl-d2 prepare shapes": "--train 100 --labeled 6 --val 4",  # the world that is there
+    "prepare_shapes.py": "--train 100 --labeled 6 --val 4",
+    "tools/analyze.py": "--count 2",
 }
 
 
@@ -70,15 +70,15 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(world, tmp_path_factory):
-    """A copy of the project (links to its parts), with the small world and a photo."""
+def folder(tmp_path_factory):
+    """A copy of the project (links to its parts), with a small world and a photo."""
     folder = tmp_path_factory.mktemp("project")
     for part in ("configs", "demo", "dev", "docs", "tcl_d2", "tools", "train_net.py"):
         (folder / part).symlink_to(ROOT / part)
     (folder / "datasets").mkdir()
     for script in (ROOT / "datasets").glob("*.py"):
         shutil.copy(script, folder / "datasets")
-    shutil.copytree(world / "shapes", folder / "datasets/shapes")
+    draw_world(folder / "datasets", train=100, labeled=6, val=4)
     Image.fromarray(draw_scene(7, 0).image).save(folder / "photo.jpg")
     return folder
 

@@ -1,11 +1,13 @@
 """Installed from a wheel, away from the clone: commands, configs and the small model work from an empty folder."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -14,20 +16,41 @@ from PIL import Image
 from tcl_d2 import __version__
 from tcl_d2.assets import list_configs
 from tcl_d2.data.shapes import draw_scene
-from tests.conftest import ROOT
+from tests.conftest import ROOT, draw_world
 from tests.test_docs import blocks
 
 SOURCES = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 BUILD = "from setuptools import build_meta as b; print(b.build_{}({!r}))"
+# Runs scripts, each in a process that has imported the other packages alone
+SERVER = """
+import json, os, runpy, sys
+import detectron2.engine, open_clip, timm
+
+for line in sys.stdin:
+    command, folder, output = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        for number in (1, 2):
+            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        sys.stdin = open(os.devnull)
+        sys.argv, sys.path[0] = command, os.path.dirname(command[0])
+        runpy.run_path(command[0], run_name="__main__")
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def python(*arguments: object, folder, path="") -> subprocess.CompletedProcess:
-    """Run Python in a folder, with `path` alone in PYTHONPATH."""
-    env = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+def python(*arguments: object, folder) -> None:
+    """Run Python in a folder, with nothing in PYTHONPATH."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=folder, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    return done
+
+
+def environment(path="") -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +83,24 @@ def installed(wheel, tmp_path_factory):
     yield folder
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
+
+
+@pytest.fixture(scope="module")
+def run(installed, tmp_path_factory):
+    """Runs a script in a folder, with what is installed alone in PYTHONPATH; returns what it prints."""
+    folder = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-W", "ignore", "-c", SERVER]
+    with subprocess.Popen(
+        command, cwd=folder, env=environment(installed), stdin=PIPE, stdout=PIPE, text=True
+    ) as server:
+
+        def run_script(*script: object, folder) -> str:
+            output = tmp_path_factory.mktemp("output") / "output.txt"
+            print(json.dumps([[*map(str, script)], str(folder), str(output)]), file=server.stdin, flush=True)
+            assert server.stdout.readline() == "0\n", output.read_text()[-4000:]
+            return output.read_text()
+
+        yield run_script
 
 
 @pytest.fixture
@@ -95,32 +136,31 @@ def test_metadata_is_complete(wheel):
     assert "tcl-d2 = tcl_d2.commands:main" in points and f"{info}/licenses/LICENSE" in archive.namelist()
 
 
-def test_command_segments_a_photo(installed, empty):
+def test_command_segments_a_photo(installed, run, empty):
     before = files_of(installed)
-    script = next(installed.glob("bin/tcl-d2"))
-    python(script, "segment", "photo.jpg", "--classes", "brick, grass", folder=empty, path=installed)
+    run(next(installed.glob("bin/tcl-d2")), "segment", "photo.jpg", "--classes", "brick, grass", folder=empty)
     results = {"photo.png", "photo.json", "photo_labels.png", "result_settings.json"}
     assert results == {name for name in os.listdir(empty / "output/demo") if not name.startswith(".")}
     assert files_of(installed) == before
 
 
-def test_snippets_of_the_readme_work(installed, empty):
+def test_snippets_of_the_readme_work(installed, run, empty):
     """And every config by its name; none of it comes from the clone."""
     code = ["import tcl_d2.model_zoo", "from tcl_d2.assets import list_configs", *blocks("README.md", "python")]
     code += ["for name in list_configs(): tcl_d2.model_zoo.get_config(name)"]
     code += ["print(tcl_d2.__file__, tcl_d2.model_zoo.get_config_file('tcl.yaml'), len(list_configs()))"]
-    done = python("-c", "\n".join(code), folder=empty, path=installed)
-    package, config, count = done.stdout.split()[-3:]
+    (empty / "readme.py").write_text("\n".join(code))
+    package, config, count = run(empty / "readme.py", folder=empty).split()[-3:]
     assert package == f"{installed}/tcl_d2/__init__.py" and config.startswith(f"{installed}/tcl_d2/")
     assert int(count) == len(list_configs())
 
 
-def test_snippets_for_other_projects_work(installed, world, tmp_path):
+def test_snippets_for_other_projects_work(installed, run, tmp_path):
     """All of docs/reuse.md in one go, in a folder that has nothing but the small world."""
     before = files_of(installed)
-    (tmp_path / "datasets").symlink_to(world)
+    draw_world(tmp_path / "datasets", train=50, labeled=1, val=4)
     (tmp_path / "reuse.py").write_text("\n".join(blocks("docs/reuse.md", "python")))
-    python("reuse.py", folder=tmp_path, path=installed)
+    run(tmp_path / "reuse.py", folder=tmp_path)
     assert files_of(installed) == before
 
     # The plain DefaultTrainer resumed with the optimizer's state, and the second stage

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +50,12 @@ in_browser = pytest.mark.skipif(
     webdriver is None or not shutil.which("chromedriver"),
     reason="needs Chromium and its driver: Debian's packages chromium and chromium-driver",
 )
+SERVER = """
+import os, runpy, sys
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+sys.argv = ["demo/app.py", "--port", "{}"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 SETTINGS = {"background": True, "background_words": "", "method": "tcl", "threshold": 0.4, "kp": 0.3, "refine": "pamr"}
 
 
@@ -452,30 +457,36 @@ def test_what_is_kept_goes_after_a_while(page):
 
 
 @pytest.fixture(scope="module")
-def address():
-    env = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "demo/app.py", "--port", "7871"]
-    page = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in page.stdout:
-        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
-            yield match[0]
-            break
-    else:
-        pytest.fail("the page did not start")
-    page.terminate()
-    page.wait()
+def address(world):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with running.started(world, "-c", SERVER.format(port)) as script:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            assert script.poll() is None and time.monotonic() < deadline, "the page did not start"
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture
-def browser(address):
+@pytest.fixture(scope="module")
+def driver():
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,1000"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.get(address)
-    WebDriverWait(driver, 60).until(lambda d: d.find_elements(By.ID, "segment"))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(driver, address):
+    """A browser with the page as a visitor first sees it."""
+    driver.get("about:blank")
+    driver.get(address)
+    WebDriverWait(driver, 60).until(lambda d: d.find_elements(By.ID, "segment"))
+    return driver
 
 
 def wait_for(driver, look, seconds: float = 60):

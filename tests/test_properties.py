@@ -1,5 +1,6 @@
 """Properties that hold for any input, tried on many: windows, padding, words, label rules, settings."""
 
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests import golden
 settings.register_profile("fast", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("fast")
 side = st.integers(1, 60)
+build_clip = cache(golden.build_clip)  # one for all examples
 
 
 def random_image(height: int, width: int) -> torch.Tensor:
@@ -77,8 +79,7 @@ words = st.lists(st.text(max_size=12), max_size=6)
 @given(names=words)
 def test_any_words_are_embedded_or_refused(names):
     """Any Unicode: as many embeddings as words, of length 1, each as if it were alone; or a clear ValueError."""
-    clip = golden.build_clip()
-    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    clip, tokenizer = build_clip(), open_clip.get_tokenizer("ViT-B-16")
 
     # The golden CLIP has few tokens: those of CLIP's tokenizer are folded into them, all but the one that ends a text.
     last = clip.model.vocab_size - 1
@@ -164,7 +165,7 @@ def test_schedules_out_of_range_are_refused(warmup, iterations):
 def test_windows_out_of_range_are_refused(crop_size, stride):
     def build() -> MaskCLIP:
         return MaskCLIP(
-            clip=golden.build_clip(),
+            clip=build_clip(),
             tokenizer=None,
             pixel_mean=(0.0, 0.0, 0.0),
             pixel_std=(1.0, 1.0, 1.0),

@@ -1,6 +1,7 @@
 """Importing the plugin registers it, in any order, and imports no more than is used."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -12,46 +13,52 @@ REGISTERED = "from detectron2.modeling import META_ARCH_REGISTRY as R; assert {'
 HEAVY = {"torch", "lvis", "open_clip", "timm", "transformers", "scipy", "matplotlib"}
 HEAVY |= {"detectron2.data", "detectron2.modeling", "detectron2.engine"}
 HAS_DATASETS = "from detectron2.data import DatasetCatalog as D; assert 'zeroshot_voc_val' in D.list()"
+EVALUATOR = "from tcl_d2.evaluation import ZeroShotSemSegEvaluator"
+CONFIG = "from tcl_d2 import load_config; load_config('shapes/tcl.yaml')"
 REFINE = "import torch; PAMR()(torch.rand(1, 3, 8, 8), torch.rand(1, 2, 4, 4))"
-
-
-def imported(code: str) -> set[str]:
-    """Run code in a new process without a network, and return the names of HEAVY that it has imported."""
-    code = f"import socket, sys; socket.socket.connect = None; {code}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not done.stderr or "import detectron2" in code  # which warns of torch.jit.script
-    return HEAVY & set(done.stdout.split())
-
-
-def test_everything_is_registered_after_detectron2s_models():
-    """The other order is that of all other tests."""
-    code = f"import detectron2.engine; from tcl_d2.modeling import GroupViT; {REGISTERED}; {HAS_DATASETS}"
-    assert "lvis" not in imported(code)
-
-
-def test_no_more_is_imported_than_is_used():
-    evaluator = "from tcl_d2.evaluation import ZeroShotSemSegEvaluator"
-    config = "from tcl_d2 import load_config; load_config('shapes/tcl.yaml')"
-    code = f"from tcl_d2.modeling import PAMR; {REFINE}; {evaluator}; {config}"
-    assert imported(code) == {"torch", "detectron2.data"}
-    assert imported("import tcl_d2; tcl_d2.__version__") == set()
-
-
-FIRST = """
-import os, torch, tcl_d2
-for name in {}:
+QUIET = "import warnings; warnings.simplefilter('ignore')"  # Detectron2 warns of torch.jit.script
+CODES = {
+    "what is used": f"from tcl_d2.modeling import PAMR; {REFINE}; {EVALUATOR}; {CONFIG}",
+    # The other order is that of all other tests
+    "after Detectron2": f"{QUIET}; import detectron2.engine; from tcl_d2.modeling import GroupViT; {REGISTERED}",
+    # It imports the part of Detectron2 with which others of this project are registered, before it is whole
+    "any first": f"{QUIET}; import tcl_d2.data.shapes",
+}
+# Each code in a process that has imported torch alone
+IN_FORKS = """
+import json, os, socket, sys, torch
+socket.socket.connect = None
+for name, code in json.loads(sys.argv[1]).items():
     if os.fork() == 0:
-        __import__(name)
-        from detectron2.data import DatasetCatalog as D
-        os._exit('zeroshot_voc_val' not in D.list())
+        exec(code)
+        print(json.dumps([name, list(sys.modules)]), flush=True)
+        os._exit(0)
     assert os.wait()[1] == 0, name
 """
 
 
-def test_any_module_may_be_imported_first():
-    """Though it imports the part of Detectron2 with which others of this project are registered, before it is whole."""
-    names = ["tcl_d2.data.shapes"]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FIRST.format(names)], check=True)
+@pytest.fixture(scope="module")
+def imported():
+    """The names of HEAVY that each of CODES imports, without a network."""
+    codes = {name: f"{code}; {HAS_DATASETS}" for name, code in CODES.items()}
+    done = subprocess.run([sys.executable, "-c", IN_FORKS, json.dumps(codes)], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    return {name: HEAVY & set(modules) for name, modules in map(json.loads, lines)}
+
+
+def test_everything_is_registered_in_any_order(imported):
+    assert imported.keys() == CODES.keys() and "lvis" not in imported["after Detectron2"]
+
+
+def test_no_more_is_imported_than_is_used(imported):
+    assert imported["what is used"] == {"torch", "detectron2.data"}
+
+
+def test_the_version_needs_nothing():
+    code = "import sys, tcl_d2; tcl_d2.__version__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split()) and not done.stderr
 
 
 def test_a_module_that_was_only_looked_for_is_registered_when_it_is_imported(tmp_path, monkeypatch):

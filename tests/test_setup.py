@@ -150,7 +150,7 @@ IMPORT_NAMES = {
 }
 DETECTRON2 = {"detectron2", "omegaconf"}  # with what it brings for its LazyConfig
 # Of videos, the page, exported models, DenseCRF, Ray, GroupViT and Weights & Biases, which say what is missing
-OPTIONAL = {"cv2", "gradio", "onnx", "onnx_ir", "onnxruntime", "pyarrow", "pydensecrf", "ray", "supervision"}
+OPTIONAL = {"cv2", "fastapi", "gradio", "onnx", "onnx_ir", "onnxruntime", "pyarrow", "pydensecrf", "ray", "supervision"}
 OPTIONAL |= {"transformers", "wandb"}
 INDIRECT = {"fvcore", "lvis", "tensorboard", "torchvision"}  # Detectron2 imports them
 

@@ -312,6 +312,7 @@ def test_gradios_events():
     gradio = pytest.importorskip("gradio")
     assert upstream.clicked(gradio.EventData(None, {"index": [1, 2]})) == {"index": [1, 2]}
     assert upstream.clicked(gradio.EventData(None, None)) == {}
+    assert upstream.num_waiting(gradio.Blocks()) == 0  # else the page's health address would fail
 
 
 def test_the_hubs_cache_is_asked_without_a_network(tmp_path):

@@ -1,6 +1,7 @@
 """The command line: `tcl-d2 COMMAND`, a module each, with `main(args)`; its `argument_parser()` is in `options`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from ..utils.errors import one_message
 from ..utils.imports import import_lazily
 from ..utils.installation import require_detectron2
 from ..version import __version__
+from .options.prepare.releases import RELEASES
 
 COMMANDS = {
     "segment": "segment pictures, a video or a webcam's frames into words of yours",
@@ -43,7 +45,11 @@ FIGURES = {
     "maskclip": "MaskCLIP on OpenAI's CLIP ViT-B/16",
     "groupvit": "GroupViT (YFCC) from the Hugging Face hub",
 }
-_OWN_OPTIONS = ("compare", "prepare.", "segment_exported")  # have their options in the module of their work
+# How often a thread of torch's OpenMP (libgomp, read when torch is loaded) looks for work before it sleeps. By its own
+# 300,000 a thread that waits for another keeps a core busy, which another program may need: docs/performance.md.
+SPINS = "10000"
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _argument_parser(module: str) -> argparse.ArgumentParser:
     """Return the parser of a command's options, without the imports of its work."""
-    folder = "" if module.startswith(_OWN_OPTIONS) else ".options"
-    command = import_module(f"{folder}.{module}", __name__)
-    return getattr(command, "PREPARATION", command).argument_parser()
+    name = module.removeprefix("prepare.")
+    if name in RELEASES:
+        return RELEASES[name].argument_parser()
+    if module == "segment_exported":  # which has its options beside its work
+        return import_module(f".{module}", __name__).argument_parser()
+    return import_module(f".options.{module}", __name__).argument_parser()
 
 
 def _choose(prog: str, summaries: Mapping[str, str], words: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Serve the web page: the model, its page, and scenes to begin with."""
 
 import argparse
+import os
 import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,23 +11,29 @@ from PIL import Image
 
 from ..data.shapes import GROUNDS, OBJECTS, draw_scene
 from ..segmentation import drawing
-from ..utils.errors import one_message
+from ..utils.errors import expect, named, one_message
 from .model_options import read_model
 from .page import Page
 from .page_layout import build_page
+from .page_server import read_users, serve
 
 
 def main(args: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
     with one_message():
         check_address(args.host, args.port)
-        page = Page(read_model(args)())
+        expect(1 <= args.max_size <= 100, "--max-size", args.max_size, "1 to 100 megapixels")
+        expect(args.queue_size >= 1, "--queue-size", args.queue_size, "at least 1")
+        with named("--auth"):
+            users = read_users(Path(args.auth)) if args.auth else None
+        page = Page(read_model(args)(), args.max_size)
         page.predictor(args.method)  # raises at once for one that cannot be built
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, TemporaryDirectory() as uploads:
+        os.environ.setdefault("GRADIO_TEMP_DIR", uploads)  # else one for all users of this machine, /tmp/gradio
         blocks = build_page(page, example_scenes(Path(folder)), args.method)
-        server = {"server_name": args.host, "server_port": args.port, "allowed_paths": [folder]}
+        server = {"server_name": args.host, "server_port": args.port, "auth": users, "allowed_paths": [folder]}
         with one_message():
-            blocks.launch(**server, max_file_size="10mb", show_error=True)
+            serve(blocks, page, args.queue_size, args.max_size, **server)
 
 
 def check_address(host: str, port: int) -> None:

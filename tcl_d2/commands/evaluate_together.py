@@ -17,7 +17,8 @@ from ..evaluation.evaluation_pass import evaluation_settings
 from ..modeling import ZeroShotSegmentor
 from ..runs.output_folder import output_folder
 from ..utils.errors import named, one_message
-from .compare import argument_parser, read_config
+from .compare import read_config
+from .options.compare import argument_parser
 from .train import prepare
 
 _LOGGERS = ("detectron2", "fvcore", "tcl_d2")

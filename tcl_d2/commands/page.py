@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ except ImportError:
     sys.exit("error: the page needs gradio: pip install 'gradio>=6'")
 
 logger = logging.getLogger(__name__)
-MAX_PIXELS = 16_000_000
+MAX_MEGAPIXELS = 16
 MAX_WORDS = 50
 MAX_RANKED_WORDS = 200  # in a vocabulary to rank
 LONGEST_SIDE = 1024  # pixels of the result that is shown
@@ -90,8 +91,25 @@ def _require_one_of(names: list[str], label: str, value: object) -> None:
 
 
 @contextmanager
+def _request(name: str) -> Iterator[dict[str, object]]:
+    """Answer a request: errors of the input are shown as they are, any other as one sentence; the log has all.
+
+    Yields:
+        the line of the log, for what else is to be in it.
+    """
+    line, start = {"request": name, "outcome": "answered"}, time.monotonic()
+    try:
+        with _plain_errors():
+            yield line
+    except gr.Error as error:
+        line["outcome"] = error.message
+        raise
+    finally:
+        logger.info({**line, "seconds": round(time.monotonic() - start, 3)})
+
+
+@contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Show errors of the input as they are, and any other as one sentence, with the rest in the log."""
     try:
         yield
     except gr.Error:
@@ -139,10 +157,12 @@ class Page:
     Attributes:
         methods: (label, name) of each method, see method_names.
         refiners: values of TEST.ZERO_SHOT.REFINE that can be used here.
+        stopping: whether requests that still wait for the model are refused.
     """
 
-    def __init__(self, predictor: TCLPredictor):
+    def __init__(self, predictor: TCLPredictor, max_megapixels: int = MAX_MEGAPIXELS):
         """Begin with the model of the configuration; those of other methods share its CLIP."""
+        self.stopping = False
         self.refiners = [name for name in refiner_names() if _has_refiner(predictor.cfg, name)]
         labels = {TCL: predictor.cfg.MODEL.META_ARCHITECTURE}
         names = method_names() if isinstance(predictor.model.clip, FrozenCLIP) else [TCL]  # the others need a CLIP
@@ -150,6 +170,7 @@ class Page:
         self._predictors = {TCL: predictor}
         self._images: OrderedDict[tuple, EncodedImage] = OrderedDict()  # the last one that was used at the end
         self._lock, self._building = Lock(), Lock()
+        self._max_megapixels = max_megapixels
 
     def predictor(self, method: str) -> TCLPredictor:
         """Return the predictor of a method, which is built once; see TCLPredictor.with_dense_head for errors."""
@@ -159,7 +180,7 @@ class Page:
                 self._predictors[method] = with_method(self._predictors[TCL], method)
             return self._predictors[method]
 
-    @_plain_errors()
+    @_request("settings")
     def settings(self, method: str) -> tuple[gr.Slider, gr.Slider, gr.Dropdown]:
         """Return the fields threshold, kp and refine of the form, see `segment`, with the values of a method."""
         predictor = self.predictor(method)
@@ -170,7 +191,6 @@ class Page:
             gr.Dropdown(self.refiners, value=test.REFINE, label=REFINE),
         )
 
-    @_plain_errors()
     def segment(
         self,
         path: str | None,
@@ -189,21 +209,24 @@ class Page:
             words, background, background_words, specificity: see read_words.
             method, threshold, kp, refine: see ModelSettings.
         """
-        # Check the input
-        if not path:
-            raise gr.Error("Give a picture first.")
-        settings = ModelSettings(method, THRESHOLD.check(threshold), KP.check(kp), refine)
-        _require_one_of(self.refiners, REFINE, refine)
-        request = read_words(words, background, background_words, SPECIFICITY.check(specificity))
+        with _request("segment") as line:
+            # Check the input
+            if not path:
+                raise gr.Error("Give a picture first.")
+            settings = ModelSettings(method, THRESHOLD.check(threshold), KP.check(kp), refine)
+            _require_one_of(self.refiners, REFINE, refine)
+            request = read_words(words, background, background_words, SPECIFICITY.check(specificity))
+            line["words"] = request.count
 
-        # Segment with the visitor's settings
-        with self._lend(path, settings) as (predictor, encoded):
-            segmentation = predictor(encoded, request)
-            _show_warnings(predictor, request)
-        segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
-        return Result(segmentation, path, request, settings)
+            # Segment with the visitor's settings
+            with self._lend(path, settings) as (predictor, encoded):
+                segmentation = predictor(encoded, request)
+                line["size"] = segmentation.labels.shape[::-1]
+                _show_warnings(predictor, request)
+            segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
+            return Result(segmentation, path, request, settings)
 
-    @_plain_errors()
+    @_request("heat_map")
     def heat_map(self, result: Result | None, event: gr.EventData) -> gr.Image:
         """Draw the heat map of the word that was clicked."""
         segmentation, word = _check_result(result).segmentation, clicked(event).get("value")
@@ -211,7 +234,6 @@ class Page:
         picture = drawing.enlarge(segmentation.draw_heat_map(word))
         return gr.Image(picture, label=f"Score of '{word}': blue 0, red 1", visible=True)
 
-    @_plain_errors()
     def rank(self, result: Result | None, words: str | None, event: gr.EventData) -> tuple[np.ndarray, gr.Label]:
         """Rank words for the region that was clicked, see Segmentation.region and TCLPredictor.rank_words.
 
@@ -221,25 +243,27 @@ class Page:
         Returns:
             the picture of the regions, dark but for this one; and the words with their scores, the best first.
         """
-        # Check the input
-        segmentation = _check_result(result).segmentation
-        x, y = _clicked_pixel(event, segmentation)
-        region = segmentation.region(x, y)
-        _require(isinstance(words or "", str), "Words to compare there", words, "a text, with commas between words")
-        words = words_to_rank(result.words if words == TYPED_WORDS else words or "")
-        if not 1 <= words.count <= MAX_RANKED_WORDS:
-            raise gr.Error(
-                f"Give 1 to {MAX_RANKED_WORDS} words to compare, or a benchmark of so many; not {words.count}."
-            )
+        with _request("rank") as line:
+            # Check the input
+            segmentation = _check_result(result).segmentation
+            x, y = _clicked_pixel(event, segmentation)
+            region = segmentation.region(x, y)
+            _require(isinstance(words or "", str), "Words to compare there", words, "a text, with commas between words")
+            words = words_to_rank(result.words if words == TYPED_WORDS else words or "")
+            line["words"], line["size"] = words.count, segmentation.labels.shape[::-1]
+            if not 1 <= words.count <= MAX_RANKED_WORDS:
+                raise gr.Error(
+                    f"Give 1 to {MAX_RANKED_WORDS} words to compare, or a benchmark of so many; not {words.count}."
+                )
 
-        # Rank them
-        with self._lend(result.path, result.settings) as (predictor, encoded):
-            ranking = predictor.rank_words(encoded, region, words)
-            _show_warnings(predictor, words)
-        name = segmentation.classes[segmentation.labels[y, x]]
-        place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
-        picture = drawing.darken_around(segmentation.draw_classes(), drawing.enlarge(grow_mask(region)))
-        return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
+            # Rank them
+            with self._lend(result.path, result.settings) as (predictor, encoded):
+                ranking = predictor.rank_words(encoded, region, words)
+                _show_warnings(predictor, words)
+            name = segmentation.classes[segmentation.labels[y, x]]
+            place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
+            picture = drawing.darken_around(segmentation.draw_classes(), drawing.enlarge(grow_mask(region)))
+            return picture, gr.Label(ranking, label=f"Scores in {place}", visible=True)
 
     # --------------------------------------------------------------------------------------------- models
 
@@ -248,6 +272,8 @@ class Page:
         """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time."""
         predictor = self.predictor(settings.method)
         with self._lock:
+            if self.stopping:
+                raise gr.Error("The page's server is being stopped: ask again in a few minutes.")
             model = predictor.model
             model.background_score = settings.threshold
             model.refiner = _build_refiner(predictor.cfg, settings.refine)
@@ -264,9 +290,9 @@ class Page:
         if key not in self._images:
             try:
                 with Image.open(path) as image:
-                    if image.width * image.height > MAX_PIXELS:
+                    if image.width * image.height > 1_000_000 * self._max_megapixels:
                         size = f"{image.width} x {image.height}"
-                        raise ValueError(f"The picture has {size} pixels; at most 16 million work.")
+                        raise ValueError(f"The picture has {size} pixels; at most {self._max_megapixels} million work.")
                 self._images[key] = self._predictors[settings.method].encode(path, LONGEST_SIDE)
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise ValueError(str(error).replace(path, "the file")) from None

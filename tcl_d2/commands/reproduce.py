@@ -41,5 +41,5 @@ def bring_voc() -> None:
     if num_images in MetadataCatalog.get(name).num_images:
         return
 
-    is_right = voc.PREPARATION.run(voc.PREPARATION.argument_parser().parse_args(["--download"]))
+    is_right = voc.PREPARATION.run(voc.PREPARATION.release.argument_parser().parse_args(["--download"]))
     expect(is_right, "PASCAL VOC 2012", "not as its owners distribute it", "none of the problems above")

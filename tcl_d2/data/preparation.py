@@ -1,16 +1,13 @@
 """The shared parts of `tcl-d2 prepare`: bringing files into place, converting labels, checking the result."""
 
-import argparse
 import io
 import os
 import re
-import sys
 import tarfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -21,88 +18,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
-from ..utils.downloads import PathManager
-from ..utils.errors import list_problems, named, one_message
-from ..utils.files import check_shared_memory, path_within, replacing
+from ..utils.errors import list_problems
+from ..utils.files import path_within, replacing
 from ..utils.images import BrokenSample, as_array, is_leftover, read_image
-from ..utils.locks import locked_folder
-from .dataset_files import datasets_root, walk_files
+from .dataset_files import walk_files
 from .labels import LabelMapper, read_label
 
 SHARED_MEMORY = 1 << 20  # bytes for the locks of a pool of processes
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 _CHUNK = 1 << 20  # bytes
 _ADVICE = "if the labels were renumbered, bring the release's own files"
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """A command `tcl-d2 prepare NAME`: brings a release into place, and checks the result.
-
-    Attributes:
-        downloads: archives or folders as their owners name them; looked for in DETECTRON2_DATASETS.
-        page: where to get them, for errors.
-        address: of the archive that has all, for --download; "" where there is none.
-        benchmarks: registered datasets to check; an option of `add_options` may set others.
-    """
-
-    description: str
-    prepare: Callable[[argparse.Namespace], None]
-    benchmarks: Sequence[str]
-    downloads: Sequence[str]
-    page: str
-    add_options: Callable[[argparse.ArgumentParser], None] | None = None
-    address: str = ""
-
-    def argument_parser(self) -> argparse.ArgumentParser:
-        """Return the parser of the command's options."""
-        style = argparse.RawDescriptionHelpFormatter
-        parser = argparse.ArgumentParser(description=self.description, formatter_class=style)
-        names = ", ".join(self.downloads)
-        sources = f"archives or folders as distributed; else, those in $DETECTRON2_DATASETS of: {names}"
-        parser.add_argument("--source", type=Path, nargs="+", metavar="PATH", help=sources)
-        parser.add_argument("--processes", type=int, default=os.cpu_count())
-        parser.add_argument("--check", action="store_true", help="change nothing, only check what is there")
-        parser.set_defaults(benchmarks=self.benchmarks, download=False)
-        if self.address:
-            parser.add_argument(
-                "--download", action="store_true", help=f"download {self.address} where there is no source"
-            )
-        if self.add_options:
-            self.add_options(parser)
-        return parser
-
-    def main(self, args: argparse.Namespace) -> None:
-        """Prepare and check the data as `run` does, and exit with 1 if any are wrong."""
-        with one_message(OSError, ValueError):
-            sys.exit(0 if self.run(args) else 1)
-
-    def run(self, args: argparse.Namespace) -> bool:
-        """Prepare the data, unless --check is given, check them, and return whether they are right.
-
-        Raises:
-            OSError, ValueError: files are missing or broken; says what to do.
-        """
-        root = datasets_root()
-        args.source = args.source or [root / name for name in self.downloads if (root / name).exists()]
-
-        try:
-            check_shared_memory(SHARED_MEMORY)
-            if not args.check:
-                with locked_folder(root, f"preparation of {args.benchmarks[0]}", "DETECTRON2_DATASETS"):
-                    if args.download and not args.source:
-                        args.source = [self._download()]
-                    self.prepare(args)
-            return check(args.benchmarks, args.processes)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{error}\nPut {' and '.join(self.downloads)} into {root} (DETECTRON2_DATASETS), or name them "
-                f"with --source. They are to be had at {self.page}"
-            ) from None
-
-    def _download(self) -> Path:
-        with named("--source"):
-            return Path(PathManager.get_local_path(self.address))
 
 
 # -------------------------------------------------------------------------------------- bringing files into place

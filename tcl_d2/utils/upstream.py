@@ -22,6 +22,7 @@ __all__ = [
     "flop_registry",
     "joined_evaluators",
     "mask_to_boundary",
+    "num_waiting",
     "own_weights",
     "stored_pictures",
     "without_parameter",
@@ -78,3 +79,8 @@ def clicked(event: "gradio.EventData") -> dict:
     Asked for an attribute, an event without data raises TypeError.
     """
     return event._data if isinstance(event._data, dict) else {}
+
+
+def num_waiting(blocks: "gradio.Blocks") -> int:
+    """Return how many requests to a page wait for their turn, which gradio's own address tells those who are let in."""
+    return len(blocks._queue)

@@ -39,7 +39,8 @@ constants.ENDPOINT = {site!r}
 constants.HUGGINGFACE_CO_URL_TEMPLATE = {site!r} + "/{{repo_id}}/resolve/{{revision}}/{{filename}}"
 for name, count in (("voc_val", 3), ("voc20_val", 3), ("voc20_train", 1)):
     MetadataCatalog.get(f"zeroshot_{{name}}").__dict__["num_images"] = (count,)
-voc.PREPARATION = replace(voc.PREPARATION, address={site!r} + "/voc.tar")
+release = replace(voc.VOC, address={site!r} + "/voc.tar")
+voc.PREPARATION = replace(voc.PREPARATION, release=release)
 commands.main({words!r})
 """
 SMALL = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 48, "TEST.ZERO_SHOT.CROP_SIZE", 48, "TEST.ZERO_SHOT.STRIDE", 24]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
-from tcl_d2.commands import COMMANDS
+from tcl_d2.commands import COMMANDS, DATASETS
 from tcl_d2.commands.options.model import DENSE_HEADS
 from tcl_d2.runs.options import argument_parser
 
@@ -17,7 +17,6 @@ MODELS = {"torch", "torchvision", "open_clip", "timm", "detectron2.data", "detec
 EXTRA = {"app": {"gradio", "pandas"}, "compare": {"matplotlib"}, "prepare.context": {"scipy.io", "scipy.sparse"}}
 HEAVY = {"gradio", "lvis", "matplotlib", "onnxruntime", "pandas", "scipy.io", "scipy.ndimage", "scipy.sparse"}
 HEAVY |= {"tensorboard", "torch.utils.tensorboard", "wandb.sdk"}  # open_clip imports transformers where it is
-OWN_OPTIONS = {"compare"}  # which has its options beside its work
 
 HELP = """
 import sys
@@ -62,8 +61,9 @@ for name in names:
 
 
 def test_help_and_mistyped_options_need_no_torch():
-    names = [name for name in COMMANDS if name not in {"reproduce", *OWN_OPTIONS}]
-    commands = [[name, "--help"] for name in names] + [[name, "--mistyped"] for name in names]
+    names = [[name] for name in COMMANDS if name not in ("reproduce", "prepare")]
+    names += [["prepare", name] for name in DATASETS]
+    commands = [[*name, option] for name in names for option in ("--help", "--mistyped")]
     commands += [["reproduce", "tcl", "--help"], ["segment", "--onnx", "model.onnx", "--help"]]
     code = HELP.format(commands)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from tcl_d2.commands.options.prepare import labels as labels_options
 from tcl_d2.commands.prepare import labels
 from tcl_d2.data import LabeledDatasets, check_datasets, register_benchmark_folder
 from tcl_d2.data.labels import LabelMapper, read_label
@@ -15,7 +16,7 @@ from tcl_d2.utils.files import digest_file
 
 def prepare(folder, *options: object, annotations=None, images=None) -> None:
     command = [annotations, "--images", images, "--output", folder, "--processes", 1, *options]
-    labels.main(labels.argument_parser().parse_args(list(map(str, command))))
+    labels.main(labels_options.argument_parser().parse_args(list(map(str, command))))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from tcl_d2.commands.options.prepare import shapes as shapes_options
 from tcl_d2.commands.prepare import shapes
 from tcl_d2.data.labels import read_label
 from tcl_d2.data.shapes import GROUNDS, HELD_OUT, MIN_VISIBLE, OBJECTS, draw_scene
@@ -47,7 +48,7 @@ def test_plain_grounds_are_unlabeled():
 
 
 def prepare(root, *options):
-    shapes.main(shapes.argument_parser().parse_args(["--root", str(root), *options]))
+    shapes.main(shapes_options.argument_parser().parse_args(["--root", str(root), *options]))
 
 
 def test_preparing_is_whole_repeatable_and_follows_its_numbers(tmp_path, capsys):

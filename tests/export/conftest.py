@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ if find_spec("onnxruntime") is None or find_spec("onnxscript") is None:
 CLIP = {
     "embed_dim": 16,
     "quick_gelu": True,
-    "vision_cfg": {"image_size": 24, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "vision_cfg": {"image_size": 24, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 2514,
@@ -38,21 +39,26 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="package")
-def clip_config(tmp_path_factory):
+def clip_of(tmp_path_factory):
+    """Write the model config of a CLIP of so many blocks: most graphs need no more than one, and take less time."""
     folder = tmp_path_factory.mktemp("clip")
     shutil.copy(FOLDER / "shapes_clip/bpe.txt.gz", folder)
-    path = folder / "model.json"
-    path.write_text(json.dumps(CLIP))
-    return path
+
+    def write(layers: int) -> Path:
+        path = folder / f"{layers}_blocks.json"
+        path.write_text(json.dumps({**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": layers}}))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="package")
-def build(clip_config):
+def build(clip_of):
     """Build the predictor of a small random model, in float32."""
 
-    def build_predictor(*options: object) -> TCLPredictor:
+    def build_predictor(*options: object, layers: int = 1) -> TCLPredictor:
         torch.manual_seed(0)
-        clip = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "")
+        clip = ("MODEL.CLIP.NAME", clip_of(layers), "MODEL.CLIP.PRETRAINED", "")
         windows = ("TEST.ZERO_SHOT.CROP_SIZE", 40, "TEST.ZERO_SHOT.STRIDE", 24, "INPUT.MIN_SIZE_TEST", 52)
         return TCLPredictor("shapes/tcl.yaml", *clip, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", *windows, *options)
 
@@ -64,7 +70,7 @@ def tcl(build):
     """A TCL with all that a graph may have: gates that are open, PAMR, and several words of a class."""
     pamr = ("TEST.ZERO_SHOT.PAMR.ITERS", 2, "TEST.ZERO_SHOT.PAMR.DILATIONS", "(1, 3)")
     words = ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
-    predictor = build("MODEL.TCL.FREEZE", 1, "MODEL.TCL.DECODER_BLOCKS", 1, *pamr, *words)
+    predictor = build("MODEL.TCL.FREEZE", 1, "MODEL.TCL.DECODER_BLOCKS", 1, *pamr, *words, layers=2)
     with torch.no_grad():
         for block in predictor.model.grounder.decoder:
             block.conv1.gate.fill_(0.7)

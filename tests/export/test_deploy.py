@@ -107,8 +107,13 @@ def test_rules_of_labels_are_those_of_the_model(background, settings, words, tcl
 
 @pytest.fixture(scope="module")
 def open_model(build, tmp_path_factory):
-    """A dense CLIP whose text embeddings are an input and whose weights lie beside the graph, and its predictor."""
-    predictor = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none")
+    """A dense CLIP whose text embeddings are an input and whose weights lie beside the graph, and its predictor.
+
+    With MaskCLIP's refinements, which compare all words.
+    """
+    refined = ("MODEL.DENSE_CLIP.PROMPT_DENOISING", 0.3, "MODEL.DENSE_CLIP.KEY_SMOOTHING", 0.9)
+    predictor = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none", *refined)
+    assert predictor.cfg.MODEL.DENSE_CLIP.HEAD == "maskclip"
     path = tmp_path_factory.mktemp("open") / "model.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_LARGEST", 0)
@@ -377,10 +382,10 @@ def test_exported_words_are_those_of_the_segment_command(world, tmp_path):
             assert json.loads(str(archive["card"]))["vocabulary"]["background"] == expected
 
 
-def test_export_writes_what_the_predictor_does(world, build, clip_config, tmp_path):
+def test_export_writes_what_the_predictor_does(world, clip_of, tmp_path):
     """In 8 bits; the labels of most pixels are the same."""
     classes = ("--classes", "brick, grass", "--background")
-    settings = ("MODEL.CLIP.NAME", clip_config, "MODEL.CLIP.PRETRAINED", "", "SEED", 0, "INPUT.MIN_SIZE_TEST", 40)
+    settings = ("MODEL.CLIP.NAME", clip_of(1), "MODEL.CLIP.PRETRAINED", "", "SEED", 0, "INPUT.MIN_SIZE_TEST", 40)
     config = ("--config-file", "shapes/maskclip.yaml", "--opts", *settings, "TEST.ZERO_SHOT.REFINE", "none")
     done = run(world, *EXPORT, tmp_path / "model.onnx", "--int8", *classes, *config)
     assert done.returncode == 0 and "model.onnx: " in done.stdout, done.stderr

@@ -21,13 +21,14 @@ from tcl_d2.export import (
     save_onnx,
     save_program,
 )
+from tcl_d2.modeling.dense_clip import DenseHead, build_dense_head
 from tcl_d2.modeling.encoders.positions import PositionRule
 from tcl_d2.modeling.resize_matrices import antialias_matrix, cubic_matrix, linear_matrix
 from tcl_d2.modeling.segmentor.score_rules import ScoreSettings
 from tests.export.conftest import BACKGROUND, CLASSES, picture
 
 SIZES = ((1, 16, 16), (3, 24, 24), (1, 8, 40), (2, 56, 16), (1, 8, 8))  # crops, height and width
-HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")
+HEADS = ("clip", "maskclip", "sclip", "clearclip", "naclip")  # all that can be exported but CLIP-DINOiser's
 
 
 def crops(count: int, height: int, width: int) -> torch.Tensor:
@@ -90,12 +91,14 @@ def test_a_graph_has_no_text_encoder(tcl):
     assert [name for name in tcl.model.state_dict() if "token_embedding" in name]
 
 
-def test_program_and_labels_equal_those_of_the_module(tcl, tmp_path):
-    """By torch.export, as labels; the file carries the card."""
-    vocabulary = embed_vocabulary(tcl.model, CLASSES, BACKGROUND)
-    settings = ScoreSettings(tcl.model.background_score)
-    module = CropLabels(CropScores(tcl.model, vocabulary.text), vocabulary.subset, settings)
-    save_program(module, tmp_path / "model.pt2", make_card(tcl.model, tcl.cfg, "labels", vocabulary.card))
+def test_program_and_labels_equal_those_of_the_module(build, tmp_path):
+    """By torch.export, as labels; the file carries the card. ONNX files are made of the same programs."""
+    background = ("TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.2)
+    dense = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none", *background)
+    vocabulary = embed_vocabulary(dense.model, CLASSES, BACKGROUND)
+    settings = ScoreSettings(dense.model.background_score)
+    module = CropLabels(CropScores(dense.model, vocabulary.text), vocabulary.subset, settings)
+    save_program(module, tmp_path / "model.pt2", make_card(dense.model, dense.cfg, "labels", vocabulary.card))
 
     files = {KEY: ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
@@ -105,37 +108,34 @@ def test_program_and_labels_equal_those_of_the_module(tcl, tmp_path):
         labels = program(images)
         assert torch.equal(labels, module(images)) and len(labels.unique()) > 1
         inputs = [{"image": image, "vocabulary": CLASSES, "background": BACKGROUND} for image in images]
-        expected = torch.stack([output["sem_seg"].argmax(0) for output in tcl.model(inputs)])
+        expected = torch.stack([output["sem_seg"].argmax(0) for output in dense.model(inputs)])
         assert torch.equal(labels, expected)
 
 
-class AllHeads(nn.Module):
-    """Several methods as one graph, which is quicker to make than one of each."""
+class EachHead(DenseHead):
+    """The features of several heads, one after the other in the batch: one graph is quicker to make than one of each.
 
-    def __init__(self, modules):
-        super().__init__()
-        self.heads = nn.ModuleList(modules)
-
-    def forward(self, images, text):
-        return torch.cat([head(images, text) for head in self.heads], 1)
-
-
-def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
-    """As ONNX, with text embeddings as an input; with MaskCLIP's refinements. Heads differ in the last block alone.
-
-    Without onnxscript's passes over the graph, which take most of the time; the other tests' graphs have them.
+    What is before the last block is in it once.
     """
-    clip = json.loads(clip_config.read_text())
-    clip["vision_cfg"]["layers"] = 1
-    one_block = clip_config.with_name("one_block.json")
-    one_block.write_text(json.dumps(clip))
-    dense = ("MODEL.CLIP.NAME", one_block, "MODEL.META_ARCHITECTURE", "DenseCLIP")
-    dense += ("TEST.ZERO_SHOT.REFINE", "none", "MODEL.DENSE_CLIP.HEAD")
-    refined = ("MODEL.DENSE_CLIP.PROMPT_DENOISING", 0.3, "MODEL.DENSE_CLIP.KEY_SMOOTHING", 0.9)
-    predictors = [build(*dense, head, *(refined if head == "maskclip" else ())) for head in HEADS]
-    module = AllHeads([CropScores(predictor.model) for predictor in predictors])
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, clip, tokens, images):
+        return torch.cat([head(clip, tokens, images) for head in self.heads])
+
+
+def test_each_dense_head_equals_its_module(build, tmp_path):
+    """As ONNX, with text embeddings as an input. MaskCLIP's refinements are in test_deploy.py.
+
+    Without onnxscript's passes over the graph, which take time; the other tests' graphs have them.
+    """
+    predictor = build("MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none")
+    predictor.model.head = EachHead([build_dense_head(name, predictor.cfg) for name in HEADS])
+    module = CropScores(predictor.model)
     path = tmp_path / "heads.onnx"
-    program = make_program(module, make_card(predictors[0].model, predictors[0].cfg))
+    program = make_program(module, make_card(predictor.model, predictor.cfg))
     names = {"input_names": ["images", "text"], "output_names": ["scores"]}
     torch.onnx.export(program, f=path, **names, dynamo=True, verbose=False, optimize=False)
     session = onnxruntime.InferenceSession(path)
@@ -143,16 +143,12 @@ def test_each_dense_head_equals_its_module(build, clip_config, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def dinoiser(build, clip_config):
+def dinoiser(build):
     """A CLIP-DINOiser with three blocks, whose threshold and objects divide the patches."""
-    clip = json.loads(clip_config.read_text())
-    clip["vision_cfg"]["layers"] = 3
-    three_blocks = clip_config.with_name("three_blocks.json")
-    three_blocks.write_text(json.dumps(clip))
-    options = ["MODEL.CLIP.NAME", three_blocks, "MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none"]
+    options = ["MODEL.META_ARCHITECTURE", "DenseCLIP", "TEST.ZERO_SHOT.REFINE", "none"]
     options += ["MODEL.DENSE_CLIP.HEAD", "clip_dinoiser", "MODEL.DENSE_CLIP.DINOISER.WEIGHTS", ""]
     options += ["MODEL.DENSE_CLIP.SCORES", "probability", "TEST.ZERO_SHOT.BACKGROUND_SCORE", 0.5]
-    return build(*options)
+    return build(*options, layers=3)
 
 
 def test_clip_dinoiser_with_its_background_and_padding(dinoiser, tmp_path):
@@ -196,7 +192,7 @@ def test_clip_dinoiser_without_classes_cannot_be_exported(dinoiser):
     "export of a whole-image refiner, or of rules that need whole images", "one error says which setting to change"
 )
 def test_what_cannot_be_exported_is_said(tcl, build):
-    tcl = build("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True, "MODEL.TCL.FREEZE", 1)
+    tcl = build("TEST.ZERO_SHOT.PAMR.WHOLE_IMAGE", True, "MODEL.TCL.FREEZE", 1, layers=2)
     with pytest.raises(ValueError, match="PAMR.*WHOLE_IMAGE"):
         check_exportable(tcl.model)
     tcl.model.join_words_first = True

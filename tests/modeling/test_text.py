@@ -51,12 +51,12 @@ def test_vocabulary_travels_with_the_input(model):
 
 
 def test_large_vocabulary_of_any_unicode(model):
-    """5,000 words, embedded in parts; braces, emoji and other scripts are words too."""
-    names = ["{x}", "🦓 斑馬", "größer"] + [f"thing {i}" for i in range(4997)]
+    """1,000 words, embedded in parts; braces, emoji and other scripts are words too."""
+    names = ["{x}", "🦓 斑馬", "größer"] + [f"thing {i}" for i in range(997)]
     model.set_vocabulary(names, templates=("{}",))
     single = model.embed_vocabulary(["🦓 斑馬"], ("{}",))
     torch.testing.assert_close(model._classes({})[0][1:2], single, rtol=0, atol=1e-5)
-    assert model([{"image": torch.zeros(3, 48, 48)}])[0]["sem_seg"].shape == (5000, 48, 48)
+    assert model([{"image": torch.zeros(3, 48, 48)}])[0]["sem_seg"].shape == (1000, 48, 48)
 
 
 def test_text_embeddings_of_another_size_are_refused(model):

@@ -1,15 +1,11 @@
-"""Bring ADE20K's 150-class validation set into $DETECTRON2_DATASETS/ADEChallengeData2016, for zeroshot_ade20k_val.
-
-Can be repeated and interrupted.
-
-    tcl-d2 prepare ade20k --source ~/ADEChallengeData2016.zip
-    tcl-d2 prepare ade20k --check
-"""
+"""Bring ADE20K's 150-class validation set into $DETECTRON2_DATASETS/ADEChallengeData2016, for zeroshot_ade20k_val."""
 
 import argparse
 
 from ...data import preparation
 from ...data.dataset_files import datasets_root
+from ..options.prepare.releases import ADE20K
+from .preparation import Preparation
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -18,10 +14,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.bring(args.source, pattern, datasets_root() / "ADEChallengeData2016")
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=("zeroshot_ade20k_val",),
-    downloads=("ADEChallengeData2016.zip",),
-    page="http://sceneparsing.csail.mit.edu",
-)
+PREPARATION = Preparation(ADE20K, prepare)

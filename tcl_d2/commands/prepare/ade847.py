@@ -1,13 +1,4 @@
-"""Bring the full ADE20K's validation set into $DETECTRON2_DATASETS/ADE20K_2021_17_01, for zeroshot_ade847_val.
-
-The release's colored label images become 16-bit class indices: 0..846, and 65535 for pixels of no class. Where both
-sides of an image are longer than 512 pixels, image and label are shrunk until the short side is 512, as is common.
-Files that other projects prepared in images_detectron2 and annotations_detectron2 are used as they are. Can be repeated
-and interrupted.
-
-    tcl-d2 prepare ade847 --source ~/ADE20K_2021_17_01.zip
-    tcl-d2 prepare ade847 --check
-"""
+"""Bring the full ADE20K's validation set into $DETECTRON2_DATASETS/ADE20K_2021_17_01, for zeroshot_ade847_val."""
 
 import argparse
 import json
@@ -24,6 +15,8 @@ from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
 from ...utils.images import as_array
 from ...utils.resize import resize_bilinear
+from ..options.prepare.releases import ADE847
+from .preparation import Preparation
 
 RELEASE = "ADE20K_2021_17_01"
 IGNORED = 65535
@@ -100,10 +93,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(convert_label, sources, args.processes, "converting")
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=("zeroshot_ade847_val",),
-    downloads=(f"{RELEASE}.zip",),
-    page="https://groups.csail.mit.edu/vision/datasets/ADE20K, after registration",
-)
+PREPARATION = Preparation(ADE847, prepare)

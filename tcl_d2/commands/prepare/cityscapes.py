@@ -1,10 +1,4 @@
-"""Bring Cityscapes' validation set into $DETECTRON2_DATASETS/cityscapes, for zeroshot_cityscapes_val.
-
-Polygons become *_labelTrainIds.png with cityscapesscripts. Can be repeated and interrupted.
-
-    tcl-d2 prepare cityscapes --source ~/leftImg8bit_trainvaltest.zip ~/gtFine_trainvaltest.zip
-    tcl-d2 prepare cityscapes --check
-"""
+"""Bring Cityscapes' validation set into $DETECTRON2_DATASETS/cityscapes, for zeroshot_cityscapes_val."""
 
 import argparse
 from contextlib import redirect_stdout
@@ -19,6 +13,8 @@ from ...data import preparation
 from ...data.benchmarks.annotations import check_picture
 from ...data.dataset_files import datasets_root, glob_files
 from ...utils.files import replacing
+from ..options.prepare.releases import CITYSCAPES
+from .preparation import Preparation
 
 POLYGONS, LABELS = "_polygons.json", "_labelTrainIds.png"
 
@@ -60,10 +56,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(draw, polygons, args.processes, "drawing labels")
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=("zeroshot_cityscapes_val",),
-    downloads=("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
-    page="https://www.cityscapes-dataset.com/downloads, after registration",
-)
+PREPARATION = Preparation(CITYSCAPES, prepare)

@@ -1,15 +1,4 @@
-"""Bring COCO's validation images and COCO-Stuff's maps into $DETECTRON2_DATASETS/coco.
-
-For zeroshot_coco_object_val and zeroshot_coco_stuff_val, which read the same maps. Can be repeated and interrupted.
-
-    tcl-d2 prepare coco --source ~/val2017.zip ~/stuffthingmaps_trainval2017.zip
-    tcl-d2 prepare coco --check
-
-COCO-Object can also be drawn from instances_val2017.json, where COCO-Stuff's maps are not at hand. If they are, the
-benchmark reads the maps, and this command says how much the two differ:
-
-    tcl-d2 prepare coco --from-instances --source ~/val2017.zip ~/annotations_trainval2017.zip
-"""
+"""Bring COCO's validation images and COCO-Stuff's maps into $DETECTRON2_DATASETS/coco."""
 
 import argparse
 from functools import partial
@@ -29,6 +18,8 @@ from ...data.benchmarks.annotations import (
 from ...data.dataset_files import datasets_root, glob_files
 from ...data.labels import LabelMapper
 from ...utils.files import path_within
+from ..options.prepare.releases import COCO
+from .preparation import Preparation
 
 OBJECT, STUFF = "zeroshot_coco_object_val", "zeroshot_coco_stuff_val"
 INSTANCES = "annotations/instances_val2017.json"
@@ -117,22 +108,4 @@ def prepare(args: argparse.Namespace) -> None:
             print_difference(folder, args.processes)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --from-instances, which leaves COCO-Object alone to be checked."""
-    parser.add_argument(
-        "--from-instances",
-        dest="benchmarks",
-        action="store_const",
-        const=(OBJECT,),
-        help="draw COCO-Object from instances_val2017.json",
-    )
-
-
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=(OBJECT, STUFF),
-    downloads=("val2017.zip", "stuffthingmaps_trainval2017.zip", "annotations_trainval2017.zip"),
-    page="https://cocodataset.org/#download and https://github.com/nightrome/cocostuff",
-    add_options=add_options,
-)
+PREPARATION = Preparation(COCO, prepare)

@@ -1,12 +1,4 @@
-"""Bring PASCAL Context into $DETECTRON2_DATASETS/VOC2010, for zeroshot_context_val, zeroshot_context59_val and _train.
-
-The release's MATLAB files (459 classes) become PNGs of 60: 0 for the background, then the 59 classes of the benchmark.
-Ready PNGs in VOC2010/SegmentationClassContext with ImageSets/SegmentationContext/{train,val}.txt are used as they are.
-Can be repeated and interrupted.
-
-    tcl-d2 prepare context --source ~/VOCtrainval_03-May-2010.tar ~/trainval.tar.gz ~/labels.txt
-    tcl-d2 prepare context --check
-"""
+"""Bring PASCAL Context into $DETECTRON2_DATASETS/VOC2010."""
 
 import argparse
 import re
@@ -21,8 +13,9 @@ from scipy.io import loadmat
 from ...data import preparation
 from ...data.dataset_files import datasets_root, read_ids
 from ...utils.files import replacing
+from ..options.prepare.releases import CONTEXT
+from .preparation import Preparation
 
-PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 and https://cs.stanford.edu/~roozbeh/pascal-context"
 NUM_VALUES = 459  # classes of the release
 
 
@@ -98,10 +91,4 @@ def prepare(args: argparse.Namespace) -> None:
         convert_all(folder, args.processes)
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=("zeroshot_context_val", "zeroshot_context59_val", "zeroshot_context59_train"),
-    downloads=("VOCtrainval_03-May-2010.tar", "trainval.tar.gz", "labels.txt"),
-    page=PAGE,
-)
+PREPARATION = Preparation(CONTEXT, prepare)

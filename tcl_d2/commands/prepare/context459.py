@@ -1,12 +1,4 @@
-"""Bring PASCAL Context's validation set with all 459 classes into $DETECTRON2_DATASETS/pcontext_full.
-
-For zeroshot_context459_val. The release's MATLAB files become class indices of 16 bits, 0..458; 65535 is ignored.
-Images are VOC 2010's, as for zeroshot_context59_val, and are linked. A folder pcontext_full as other projects prepare
-it is used as it is. Can be repeated and interrupted.
-
-    tcl-d2 prepare context459 --source ~/VOCtrainval_03-May-2010.tar ~/trainval.tar.gz
-    tcl-d2 prepare context459 --check
-"""
+"""Bring PASCAL Context's validation set with all 459 classes into $DETECTRON2_DATASETS/pcontext_full."""
 
 import argparse
 import json
@@ -19,7 +11,9 @@ import numpy as np
 from ...data import preparation
 from ...data.dataset_files import datasets_root, read_ids
 from ...utils.files import replacing
-from .context import PAGE, bring_release, read_label_map
+from ..options.prepare.releases import CONTEXT459
+from .context import bring_release, read_label_map
+from .preparation import Preparation
 
 IGNORED = 65535
 
@@ -74,10 +68,4 @@ def prepare(args: argparse.Namespace) -> None:
     preparation.convert(partial(convert, release=release, target=target), keys, args.processes, "converting val")
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=("zeroshot_context459_val",),
-    downloads=("VOCtrainval_03-May-2010.tar", "trainval.tar.gz"),
-    page=PAGE,
-)
+PREPARATION = Preparation(CONTEXT459, prepare)

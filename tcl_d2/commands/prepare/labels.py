@@ -1,18 +1,6 @@
-"""Draw COCO's instance annotations as label maps to train on: a folder that DATASETS.TRAIN takes.
-
-The folder gets links to the images, the label maps, and classes.txt, to whose lines further words may be added after
-commas. Can be repeated and interrupted.
-
-    tcl-d2 prepare labels instances_train.json --images train --output my/labeled
-    tcl-d2 train ... DATASETS.TRAIN '("my/labeled",)'
-
-Pixels of no instance are the background, which is no word. Where only some of the objects were annotated, ignore them:
-
-    tcl-d2 prepare labels instances_train.json --images train --output my/labeled --ignore-unlabeled
-"""
+"""Draw COCO's instance annotations as label maps to train on: a folder that DATASETS.TRAIN takes."""
 
 import argparse
-import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -30,17 +18,6 @@ from ...words.parsing import BACKGROUND
 from .coco import Job, draw_label
 
 IGNORED = 255  # of a folder that is a dataset, see register_benchmark_folder
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("annotations", type=Path, help="a JSON file in COCO's format of instances")
-    parser.add_argument("--images", type=Path, required=True, help="the folder of its images")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--ignore-unlabeled", action="store_true", help="ignore the pixels of no instance")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,12 +1,4 @@
-"""Draw LVIS v1's validation annotations as label maps into $DETECTRON2_DATASETS/lvis, for zeroshot_lvis_val.
-
-Instances are painted large before small, as category IDs in 16-bit PNGs. Pixels that nobody annotated are 0, and are
-ignored. Images are COCO's (of train2017 and val2017), brought into $DETECTRON2_DATASETS/coco. Can be repeated and
-interrupted.
-
-    tcl-d2 prepare lvis --source ~/lvis_v1_val.json.zip ~/train2017.zip ~/val2017.zip
-    tcl-d2 prepare lvis --check
-"""
+"""Draw LVIS v1's validation annotations as label maps into $DETECTRON2_DATASETS/lvis, for zeroshot_lvis_val."""
 
 import argparse
 from functools import partial
@@ -19,7 +11,9 @@ from ...data import preparation
 from ...data.benchmarks.annotations import check_categories, group_by_image, read_annotation_file
 from ...data.dataset_files import datasets_root
 from ...utils.files import path_within, replacing
+from ..options.prepare.releases import LVIS
 from .coco import Job, draw_label
+from .preparation import Preparation
 
 NAME = "zeroshot_lvis_val"
 ANNOTATIONS = "lvis_v1_val.json"
@@ -63,10 +57,4 @@ def prepare(args: argparse.Namespace) -> None:
         unfinished.write_text("".join(f"{key}\n" for key in keys))
 
 
-PREPARATION = preparation.Preparation(
-    __doc__,
-    prepare,
-    benchmarks=(NAME,),
-    downloads=("lvis_v1_val.json.zip", "train2017.zip", "val2017.zip"),
-    page="https://www.lvisdataset.org/dataset and https://cocodataset.org/#download",
-)
+PREPARATION = Preparation(LVIS, prepare)

@@ -1,15 +1,4 @@
-"""Draw the small world into $DETECTRON2_DATASETS/shapes, in the formats of the real datasets.
-
-    train/00000.tar ...   webdataset shards of image (jpg) + caption (txt), with img2dataset's *_stats.json
-    labeled/images, labeled/labels   the first of these scenes (png) and their label maps, to learn from a few masks
-    val/images, val/labels   larger scenes (png) and their label maps, for the three benchmarks
-    val/instances.json, val/panoptic, val/panoptic.json   their objects, in COCO's formats
-    world.json   what it was drawn with; written last, so that it stands for a whole world
-
-Can be repeated and interrupted: what is there is kept, unless it was drawn with other numbers.
-
-    tcl-d2 prepare shapes
-"""
+"""Draw the small world into $DETECTRON2_DATASETS/shapes, in the formats of the real datasets."""
 
 import argparse
 import io
@@ -99,22 +88,11 @@ def start_world(root: Path, world: dict) -> bool:
     return True
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=datasets_root() / "shapes")
-    parser.add_argument("--train", type=int, default=20_000, help="image-caption pairs")
-    parser.add_argument("--labeled", type=int, default=512, help="training scenes with labels")
-    parser.add_argument("--val", type=int, default=100, help="images with labels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    return parser
-
-
 def main(args: argparse.Namespace) -> None:
     """Draw the requested world, unless it is there."""
     if min(args.train, args.labeled, args.val, args.processes) < 1 or args.seed < 0:
         sys.exit("error: --train, --labeled, --val and --processes are at least 1, --seed is at least 0")
+    args.root = args.root or datasets_root() / "shapes"
     with one_message(), locked_folder(args.root, "preparation", "--root"):
         draw_world(args)
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import timm
@@ -211,6 +211,7 @@ def _read_state(model: VisionModel, key: str, path: str) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith(("head.", "head_dist."))}
 
 
+@cache
 def check_vision_model(key: str, name: str) -> int:
     """Return the side of a model's patches, before its weights are downloaded; ValueError as above."""
     if not timm.is_model(name):

@@ -1,0 +1,1 @@
+"""The options of `tcl-d2 prepare`."""
