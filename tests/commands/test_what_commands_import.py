@@ -1,14 +1,16 @@
 """No command imports more than it uses; help and errors of options come without torch."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
+import pytest
 from detectron2.engine import default_argument_parser
 from PIL import Image
 
-from tcl_d2.commands import COMMANDS, DATASETS
+from tcl_d2.commands import COMMANDS, DATASETS, SPINS
 from tcl_d2.commands.options.model import DENSE_HEADS
 from tcl_d2.runs.options import argument_parser
 
@@ -103,3 +105,16 @@ def test_options_are_those_of_detectron2():
     assert ours.keys() - theirs.keys() == {"imports", "num_processes"}
     different = {name for name, fact in theirs.items() if ours[name] != fact}
     assert different == {"dist_url"} and ours["dist_url"][3] == "auto"  # a free port
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, SPINS), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_sleep_soon_unless_the_user_says_otherwise(given, spins):
+    """It is said before torch is loaded, which reads it then alone."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP_", "OMP_"))}
+    code = "import os, sys, tcl_d2.commands; print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, **given}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", str(spins)]
