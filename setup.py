@@ -59,7 +59,7 @@ setup(
         "cityscapesscripts>=2.2.4",
         "numpy>=1.26.4",
         "scipy>=1.12.0",
-        "Pillow>=10.3.0",
+        "Pillow>=11.0.0",
         "safetensors>=0.8.0",
         "PyYAML>=6.0.1",
         "tabulate>=0.9.0",

@@ -171,6 +171,8 @@ def wait_for(address: str) -> None:
 
 def check_refusals(address: str) -> None:
     """Ask without a login, then for too much."""
+    while not logging.getLogger("uvicorn.access").filters:  # the log begins a moment after the page answers
+        time.sleep(0.1)
     health = httpx.get(f"{address}/health").json()
     assert health["waiting"] == 0 and health["model"] == "TCL" and re.match(r"\d+\.\d+", health["version"])
     assert httpx.get(f"{address}/config").status_code == 401
