@@ -6,6 +6,7 @@ One cluster serves all tests that need one; the others call the workers as Ray d
 import io
 import json
 import pickle
+import signal
 import socket
 import sys
 import tarfile
@@ -114,10 +115,12 @@ def labels_of(row: dict, words: list[str]) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def disconnected():
-    """No test leaves a connection."""
+    """No test leaves a connection, nor the way in which Ray ends a process that gets SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +129,19 @@ def address():
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    handler = signal.getsignal(signal.SIGTERM)
     node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     yield cluster.address
     cluster.shutdown()
+    signal.signal(signal.SIGTERM, handler)
 
 
 def test_results_over_a_cluster_are_those_of_one_process(address, pictures, tmp_path, capsys):
     """Of a folder and a .tar, also for Ray's own columns of pictures; the broken picture is named and counted."""
+    handler = signal.getsignal(signal.SIGTERM)
     assert segment(pictures["photos"], pictures["tar"], "--output", tmp_path / "out", "--ray", address, *ONE) == 1
+    assert signal.getsignal(signal.SIGTERM) == handler
     printed = capsys.readouterr().out
     assert "8 images segmented, in 2 of 2 shards" in printed and "2 images left out" in printed
 

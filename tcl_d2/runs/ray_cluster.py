@@ -6,6 +6,7 @@ import os
 import pickle
 import platform
 import re
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ def cluster(address: str, folder: str) -> Iterator[None]:
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     if ":" in address:
         _knock(address)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError) as error:  # of a cluster that has ended, or of other versions
@@ -65,6 +67,7 @@ def cluster(address: str, folder: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # which Ray has replaced by its own, for good
 
 
 def _knock(address: str) -> None:
