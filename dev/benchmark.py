@@ -31,7 +31,17 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.modeling import build_model
-from measure import DEVICE, cpu_time_call, in_new_process, low_precisions, machine, peak_memory, seconds, vit_b16
+from measure import (
+    DEVICE,
+    cpu_time_call,
+    in_new_process,
+    low_precisions,
+    machine,
+    peak_memory,
+    seconds,
+    trained_like,
+    vit_b16,
+)
 from neighbours import neighbours
 from PIL import Image
 from tabulate import tabulate
@@ -51,7 +61,7 @@ from tcl_d2.engine import Trainer
 from tcl_d2.engine.optimizer import FullModelClippedAdamW
 from tcl_d2.evaluation import ZeroShotSemSegEvaluator
 from tcl_d2.evaluation.together import ModelsInTurn, Turn
-from tcl_d2.modeling import PAMR, TCL, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
+from tcl_d2.modeling import PAMR, DenseHead, Sim2Mask, ZeroShotSegmentor, build_dense_head
 from tcl_d2.modeling.reco.index import ImageIndex, ImageRecord, part_path, save_part
 from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
@@ -170,19 +180,11 @@ def refinement(repeat: int) -> list[dict]:
     return [compare("PAMR, 171 masks of 112 x 112", "s", *calls, min(repeat, 3), difference)]
 
 
-def _trained_like(model: TCL) -> TCL:
-    """Open the gates as in a trained model: at 0 the decoder's convolutions would not count."""
-    for block in model.grounder.decoder:
-        for conv in (block.conv1, block.conv2):
-            conv.gate.data.fill_(0.5)
-    return model
-
-
 @torch.no_grad()
 def masks(repeat: int) -> list[dict]:
     """Measure the masks of a 448 x 448 crop, ViT-B/16: 171 classes with KP and PAMR, and 21 classes with KP alone."""
     torch.manual_seed(0)
-    model = _trained_like(build_model(vit_b16()).eval())
+    model = trained_like(build_model(vit_b16()).eval())
     image = torch.randn(1, 3, 448, 448, device=DEVICE)
     rows = []
     for num_classes in (171, 21):
@@ -245,7 +247,7 @@ def training(repeat: int) -> list[dict]:
 def _time_steps(num_pairs: int, repeat: int) -> list[dict]:
     """Measure a training step in each precision."""
     torch.manual_seed(0)
-    model = _trained_like(build_model(vit_b16()).train())
+    model = trained_like(build_model(vit_b16()).train())
     images = torch.randn(num_pairs, 3, 224, 224, device=DEVICE)
     tokens = torch.randint(1, 49000, (num_pairs, 77), device=DEVICE)
     noise = torch.rand(num_pairs, 1, 56, 56, device=DEVICE).clamp(1e-6, 1 - 1e-6)
@@ -276,7 +278,7 @@ def settings(repeat: int) -> list[dict]:
     torch.manual_seed(0)
     crop, text = torch.randn(1, 3, 448, 448, device=DEVICE), torch.randn(21, 512, device=DEVICE)
     precision = low_precisions()[0] if low_precisions() else torch.float32
-    plain_model = _trained_like(build_model(vit_b16()).eval())
+    plain_model = trained_like(build_model(vit_b16()).eval())
     channels_last = copy.deepcopy(plain_model).to(memory_format=torch.channels_last)
     compiled = copy.deepcopy(plain_model)
     compiled.clip.forward_blocks = torch.compile(compiled.clip.forward_blocks)
@@ -403,7 +405,7 @@ def _methods(names: Sequence[str]) -> list[ZeroShotSegmentor]:
         for other in models:
             model.share_weights(other)
         model.set_vocabulary([f"class {k}" for k in range(21)])
-        models.append(_trained_like(model) if name == "tcl" else model)
+        models.append(trained_like(model) if name == "tcl" else model)
     return models
 
 
@@ -455,7 +457,7 @@ def sweep(repeat: int) -> list[dict]:
     from analyze import build_refiners, labels_by_threshold
 
     cfg = vit_b16("TEST.ZERO_SHOT.TEXT_CACHE", "", "TEST.ZERO_SHOT.TEMPLATES", ["{}"])
-    model, refiners = _trained_like(build_model(cfg).eval()), build_refiners(cfg, ["none", "pamr"])
+    model, refiners = trained_like(build_model(cfg).eval()), build_refiners(cfg, ["none", "pamr"])
     model.set_vocabulary([f"class {k}" for k in range(21)], background=True)
     inputs = {"image": torch.randint(0, 256, (3, 448, 448), dtype=torch.uint8)}
 

@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 
 from tcl_d2 import load_config
+from tcl_d2.modeling import TCL
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
@@ -22,6 +23,14 @@ def vit_b16(*options: object) -> CfgNode:
     """Return the paper's configuration with random weights, on DEVICE, under KEY, VALUE pairs."""
     model = ["MODEL.META_ARCHITECTURE", "TCL", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", DEVICE]
     return load_config(None, [*model, *options])
+
+
+def trained_like(model: TCL) -> TCL:
+    """Open the gates as in a trained model: at 0 the decoder's convolutions would not count."""
+    for block in model.grounder.decoder:
+        for conv in (block.conv1, block.conv2):
+            conv.gate.data.fill_(0.5)
+    return model
 
 
 def low_precisions() -> list[torch.dtype]:

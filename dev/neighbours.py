@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from measure import DEVICE, time_call, vit_b16
+from measure import DEVICE, time_call, trained_like, vit_b16
 
 from tcl_d2 import load_config
 from tcl_d2.commands import SPINS
@@ -32,7 +32,7 @@ _calls: dict[str, Callable[[], object]] = {}
 def prepare(folder: str) -> None:
     """Build in this process what is timed: a step of 8 pairs, a crop, and trainings of the small world by workers."""
     torch.manual_seed(0)
-    model = build_model(vit_b16("TEST.ZERO_SHOT.TEXT_CACHE", ""))
+    model = trained_like(build_model(vit_b16("TEST.ZERO_SHOT.TEXT_CACHE", "")))
     images, tokens = torch.randn(8, 3, 224, 224, device=DEVICE), torch.randint(1, 49000, (8, 77), device=DEVICE)
     inputs = [{"image": torch.zeros(3, 448, 448), "labels_only": True}]
     model.set_text_embeddings(torch.randn(21, model.clip.embed_dim))

@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
-from measure import DEVICE, in_new_process, low_precisions, peak_memory, time_call, vit_b16
+from measure import DEVICE, in_new_process, low_precisions, peak_memory, time_call, trained_like, vit_b16
 from PIL import Image
 from torch.nn import functional as F
 
@@ -49,11 +49,7 @@ def build(folder: str, precision: str) -> tuple[CfgNode, TCL]:
     options = ["DATASETS.TEST", BENCHMARKS, "OUTPUT_DIR", f"{folder}/{time.time_ns()}", "DATALOADER.NUM_WORKERS", 0]
     cfg = vit_b16(*options, "TEST.ZERO_SHOT.TEXT_CACHE", f"{folder}/texts", "TEST.ZERO_SHOT.PRECISION", precision)
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    for block in model.grounder.decoder:  # as in a trained model; at 0 its convolutions would not count
-        for conv in (block.conv1, block.conv2):
-            conv.gate.data.fill_(0.5)
-    return cfg, model
+    return cfg, trained_like(build_model(cfg).eval())
 
 
 @torch.no_grad()
@@ -127,7 +123,7 @@ class Remembering(torch.nn.Module):
 
 
 def measure(folder: str, precision: str, is_plain: bool, count: int) -> tuple[dict[str, float], float, float, float]:
-    """Evaluate in a process of its own: mIoU, images a second, the same without the model, and the peak in MB."""
+    """Evaluate in a process of its own: mIoU, the seconds, those without the model, and the peak in MB."""
     for name in BENCHMARKS:
         MetadataCatalog.get(name).__dict__["num_images"] = (count,)
     cfg, model = build(folder, precision)

@@ -4,9 +4,8 @@ import argparse
 import os
 import re
 
+from ...runs.ray_cluster import LOCAL
 from ..inputs import SUFFIXES
-
-LOCAL = "local"  # in place of an address
 
 
 def add_ray_options(parser: argparse.ArgumentParser) -> None:
