@@ -9,7 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier, BrokenBarrierError, Thread, get_ident
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -22,6 +22,7 @@ from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.modeling.refiners import dense_crf
 from tcl_d2.predictor import TCLPredictor
+from tcl_d2.segmentation import Segmentation
 from tests import running
 from tests.conftest import ROOT
 from tests.golden import groupvit
@@ -258,6 +259,27 @@ def test_visitors_at_once_do_not_mix(page, tmp_path):
         together = list(pool.map(visit, visits * 4))
     assert all(np.array_equal(scores, alone[index % 6]) for index, scores in enumerate(together))
     assert len({scores.tobytes() for scores in alone}) == 6
+
+
+def test_all_requests_are_computed_in_one_thread(page, tmp_path, monkeypatch):
+    """Each thread that has run the model keeps memory that it has freed: with gradio's, a served page grew."""
+    threads, segment = [], TCLPredictor.__call__
+
+    def watched(predictor: TCLPredictor, *inputs: object) -> Segmentation:
+        threads.append(get_ident())
+        return segment(predictor, *inputs)
+
+    monkeypatch.setattr(TCLPredictor, "__call__", watched)
+    Image.fromarray(draw_scene(seed=7, index=2, size=48).image).save(tmp_path / "scene.png")
+    visitors = [
+        Thread(target=page.segment, args=(str(tmp_path / "scene.png"), ["wood"]), kwargs=SETTINGS) for _ in "ab"
+    ]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert len(threads) == 2 and len(set(threads)) == 1
+    assert not {visitor.ident for visitor in visitors} & set(threads)
 
 
 def test_a_method_that_two_visitors_choose_at_once_is_built_once(page, tmp_path, monkeypatch):

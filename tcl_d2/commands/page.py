@@ -4,12 +4,13 @@ import logging
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from numbers import Real
 from reprlib import repr as brief
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -44,6 +45,7 @@ KEPT_SECONDS = 1800  # time that the results and files of an idle visitor are ke
 KEPT_IMAGES = 4  # whose features are kept, of all visitors together
 KEPT_BYTES = 160_000_000  # of these features, which a long picture has many of
 TYPED_WORDS = "the words above"  # to rank for a region
+Question = Callable[[TCLPredictor, EncodedImage, Words], Any]
 
 # ------------------------------------------------------------------------------------------------- values
 
@@ -152,7 +154,7 @@ class Result(NamedTuple):
 
 
 class Page:
-    """Answers requests, with models that all visitors share; their requests wait for each other.
+    """Answers requests, with models that all visitors share; their requests are computed one after another.
 
     Attributes:
         methods: (label, name) of each method, see method_names.
@@ -169,7 +171,8 @@ class Page:
         self.methods = [(labels.get(name, name), name) for name in names]
         self._predictors = {TCL: predictor}
         self._images: OrderedDict[tuple, EncodedImage] = OrderedDict()  # the last one that was used at the end
-        self._lock, self._building = Lock(), Lock()
+        self._building = Lock()
+        self._thread = ThreadPoolExecutor(1, "model")  # each thread would keep memory of its own that it has freed
         self._max_megapixels = max_megapixels
 
     def predictor(self, method: str) -> TCLPredictor:
@@ -219,10 +222,8 @@ class Page:
             line["words"] = request.count
 
             # Segment with the visitor's settings
-            with self._lend(path, settings) as (predictor, encoded):
-                segmentation = predictor(encoded, request)
-                line["size"] = segmentation.labels.shape[::-1]
-                _show_warnings(predictor, request)
+            segmentation = self._ask_model(path, settings, request, TCLPredictor.__call__)
+            line["size"] = segmentation.labels.shape[::-1]
             segmentation.scores = segmentation.scores.mul_(255).round_().byte()  # a quarter of the memory
             return Result(segmentation, path, request, settings)
 
@@ -257,9 +258,12 @@ class Page:
                 )
 
             # Rank them
-            with self._lend(result.path, result.settings) as (predictor, encoded):
-                ranking = predictor.rank_words(encoded, region, words)
-                _show_warnings(predictor, words)
+            ranking = self._ask_model(
+                result.path,
+                result.settings,
+                words,
+                lambda predictor, encoded, words: predictor.rank_words(encoded, region, words),
+            )
             name = segmentation.classes[segmentation.labels[y, x]]
             place = f"the point ({x}, {y})" if region.sum() == 1 else f"this region of '{name}'"
             picture = drawing.darken_around(segmentation.draw_classes(), drawing.enlarge(grow_mask(region)))
@@ -267,22 +271,26 @@ class Page:
 
     # --------------------------------------------------------------------------------------------- models
 
-    @contextmanager
-    def _lend(self, path: str, settings: ModelSettings) -> Iterator[tuple[TCLPredictor, EncodedImage]]:
-        """Lend the predictor with a visitor's settings, and the picture encoded by it, to one visitor at a time."""
+    def _ask_model(self, path: str, settings: ModelSettings, words: Words, question: Question) -> Any:
+        """Return what a predictor with a visitor's settings answers, and show what it warns of about the words."""
+        answer, warnings = self._thread.submit(self._answer, path, settings, words, question).result()
+        for message in warnings:
+            gr.Warning(message)
+        return answer
+
+    def _answer(self, path: str, settings: ModelSettings, words: Words, question: Question) -> tuple[Any, list[str]]:
+        if self.stopping:
+            raise gr.Error("The page's server is being stopped: ask again in a few minutes.")
         predictor = self.predictor(settings.method)
-        with self._lock:
-            if self.stopping:
-                raise gr.Error("The page's server is being stopped: ask again in a few minutes.")
-            model = predictor.model
-            model.background_score = settings.threshold
-            model.refiner = _build_refiner(predictor.cfg, settings.refine)
-            if hasattr(model, "kp_weight"):
-                model.kp_weight = settings.kp
-            try:
-                yield predictor, self._encode(path, settings)
-            finally:
-                self._drop_images()
+        model = predictor.model
+        model.background_score = settings.threshold
+        model.refiner = _build_refiner(predictor.cfg, settings.refine)
+        if hasattr(model, "kp_weight"):
+            model.kp_weight = settings.kp
+        try:
+            return question(predictor, self._encode(path, settings), words), predictor.warnings(words)
+        finally:
+            self._drop_images()
 
     def _encode(self, path: str, settings: ModelSettings) -> EncodedImage:
         """Return the picture encoded by a method; the features of the last few are kept."""
@@ -358,11 +366,6 @@ def read_words(words: list[str] | None, background: bool, background_words: str,
     if request.count > MAX_WORDS:
         raise gr.Error(f"At most {MAX_WORDS} words at once, not {request.count}.")
     return request
-
-
-def _show_warnings(predictor: TCLPredictor, words: Words) -> None:
-    for message in predictor.warnings(words):
-        gr.Warning(message)
 
 
 def _clicked_pixel(event: gr.EventData, segmentation: Segmentation) -> tuple[int, int]:

@@ -19,7 +19,6 @@ from .page import Page
 
 HEALTH = "/health"
 KEPT_VISITORS = 50  # whose last results are kept, of up to 65 MB each
-THREADS = 4  # that compute and draw; each keeps memory of its own that it has freed
 PATIENCE = 60  # seconds that the requests that are computed have when the server is stopped
 
 
@@ -43,7 +42,6 @@ def serve(blocks: gr.Blocks, page: Page, queue_size: int, max_megabytes: int, **
         blocks.launch(
             max_file_size=max_bytes,
             state_session_capacity=KEPT_VISITORS,
-            max_threads=THREADS,
             app_kwargs=app,
             show_error=True,
             prevent_thread_lock=True,
