@@ -101,12 +101,14 @@ def neighbours(repeat: int) -> list[dict]:
             pools = ours, reference
             rows = []
             for name in ours.submit(names).result():
-                # By turns: alone and beside the loop, and both processes
+                # By turns: alone and beside the loop, and both processes, each of which begins every other round
                 rounds = []
-                for _ in range(min(repeat, 5)):
-                    alone = [pool.submit(time_of, name).result() for pool in pools]
+                for number in range(min(repeat, 5)):
+                    order = pools[:: -1 if number % 2 else 1]
+                    alone = {pool: pool.submit(time_of, name).result() for pool in order}
                     with _busy_loop():
-                        rounds.append(alone + [pool.submit(time_of, name).result() for pool in pools])
+                        beside = {pool: pool.submit(time_of, name).result() for pool in order}
+                    rounds.append([*map(alone.get, pools), *map(beside.get, pools)])
 
                 times = [median(column) for column in zip(*rounds)]
                 for part, (mine, other) in ((name, times[:2]), ("  beside a busy loop", times[2:])):

@@ -82,9 +82,8 @@ def in_process(monkeypatch):
     def no_cluster(address, folder):
         yield
 
-    for command in (segment_ray, index, features):
-        monkeypatch.setattr(command, "map_on_actors", map_here)
-        monkeypatch.setattr(command, "cluster", no_cluster)
+    monkeypatch.setattr(ray_cluster, "map_on_actors", map_here)
+    monkeypatch.setattr(ray_cluster, "cluster", no_cluster)
     return given
 
 
@@ -367,9 +366,9 @@ class FullDisk:
 
 @pytest.mark.fault("a worker meets a full disk, or other weights on its node", "one message, without Ray's pages of it")
 def test_an_error_of_a_worker_is_one_text():
-    actor = ray_cluster._Actor(FullDisk, ())
+    actor = ray_cluster._Actor(".", FullDisk, ())
     assert actor({"item": [pickle.dumps("/a")]})["error"] == ["[Errno 28] No space left on device: '/a'"]
-    actor = ray_cluster._Actor(segment_ray.ShardSegmenter, (None, "/no/folder", ""))
+    actor = ray_cluster._Actor("/no/folder", FullDisk, ())
     assert "/no/folder" in actor({"item": [b""]})["error"][0]
 
 

@@ -1,9 +1,7 @@
 """Make the features on which Talk2DINO's projection is trained."""
 
 import argparse
-import os
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -18,9 +16,8 @@ from ..data.features import digest_models, make_features, make_part
 from ..modeling import Talk2DINO
 from ..modeling.checks import check_device, check_meta_architecture
 from ..runs.output_folder import output_folder
-from ..runs.ray_cluster import cluster, map_on_actors, read_share
+from ..runs.ray_cluster import joined_actors
 from ..utils.errors import expect, one_message
-from ..utils.imports import import_code
 
 
 def check(cfg: CfgNode) -> None:
@@ -38,10 +35,9 @@ def check(cfg: CfgNode) -> None:
 class FeatureMaker:
     """Makes features of parts: what each actor of --ray makes once, and calls."""
 
-    def __init__(self, args: argparse.Namespace, folder: str):
-        """Build the model; `folder` is where the command was given, for relative paths."""
-        os.chdir(folder)
-        self.model = build(read_config(args))
+    def __init__(self, args: argparse.Namespace):
+        """Build the model."""
+        self.model = build(load_config(args.config_file or None, args.opts, args.imports))
         self.threads = args.threads
         self.weights = digest_models(self.model)
 
@@ -51,13 +47,6 @@ class FeatureMaker:
         expect(self.weights == facts["weights"], "the model on this node", "another", "that of the command")
         if not path.exists():
             make_part(path, rows, facts, self.model, self.threads)
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Import the user's code, and return the configuration."""
-    for name in args.imports:
-        import_code(name)
-    return load_config(args.config_file or None, args.opts)
 
 
 def build(cfg: CfgNode) -> Talk2DINO:
@@ -74,16 +63,14 @@ def main(args: argparse.Namespace) -> None:
         expect(
             not args.ray or comm.get_world_size() == 1, "--ray", "given to several processes", "one, of no --num-gpus"
         )
-        cfg = read_config(args)
+        cfg = load_config(args.config_file or None, args.opts, args.imports)
         check(cfg)
 
         folder = Path(cfg.MODEL.TALK2DINO.FEATURES).expanduser().absolute()
         stack.enter_context(output_folder(str(folder), "features"))
         setup_logger(distributed_rank=comm.get_rank(), name="tcl_d2")
-        model, spread = build(cfg), None
-        if args.ray:
-            stack.enter_context(cluster(args.ray, str(folder)))
-            spread = partial(map_on_actors, FeatureMaker, (args, os.getcwd()), share=read_share(args))
+        model = build(cfg)
+        spread = stack.enter_context(joined_actors(args, folder, FeatureMaker, args)) if args.ray else None
         counts = make_features(model, cfg, folder, args.half, args.threads, spread)
         if comm.is_main_process():
             size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6

@@ -1,9 +1,7 @@
 """Index an image archive."""
 
 import argparse
-import os
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -15,9 +13,8 @@ from ..config import load_config
 from ..data.archive import index_archive, index_part, list_archive
 from ..modeling.checks import check_device, check_meta_architecture
 from ..modeling.reco.index import ImageEmbedder
-from ..runs.ray_cluster import cluster, map_on_actors, read_share
+from ..runs.ray_cluster import joined_actors
 from ..utils.errors import expect, one_message
-from ..utils.imports import import_code
 from ..utils.locks import locked_folder
 from ..utils.tensors import read_metadata
 
@@ -25,26 +22,15 @@ from ..utils.tensors import read_metadata
 class PartIndexer:
     """Indexes parts of an archive: what each actor of --ray makes once, and calls."""
 
-    def __init__(self, args: argparse.Namespace, folder: str):
-        """Build the model; `folder` is where the command was given, for relative paths."""
-        os.chdir(folder)
-        self.embed = build_embedder(read_config(args))
+    def __init__(self, args: argparse.Namespace):
+        """Build the model."""
+        self.embed = build_embedder(load_config(args.config_file, args.opts, args.imports))
 
     def __call__(self, part: tuple[Path, list[str], dict]) -> dict:
         """Index a part, unless another worker that was lost then has done it; return its counts."""
         path, files, facts = part
         expect(self.embed.digest() == facts["clip"], "the CLIP on this node", "another", "that of the command")
         return read_metadata(path) if path.exists() else index_part(path, files, facts, self.embed)
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Import the user's code, and return the checked configuration."""
-    for name in args.imports:
-        import_code(name)
-    cfg = load_config(args.config_file, args.opts)
-    check_meta_architecture(cfg)
-    check_device(cfg.MODEL.DEVICE)
-    return cfg
 
 
 def build_embedder(cfg: CfgNode) -> ImageEmbedder:
@@ -61,16 +47,16 @@ def main(args: argparse.Namespace) -> None:
     with one_message(), ExitStack() as stack:
         # Check all before the model is built
         expect(args.workers >= 0, "--workers", args.workers, "0 (none) or more")
-        cfg = read_config(args)
+        cfg = load_config(args.config_file, args.opts, args.imports)
+        check_meta_architecture(cfg)
+        check_device(cfg.MODEL.DEVICE)
         parts = list_archive(args.archive)
         folder = (args.output or Path(cfg.MODEL.RECO.INDEX).expanduser()).absolute()
 
         stack.enter_context(locked_folder(folder, "index", "--output"))
         setup_logger(name="tcl_d2")
-        embed, spread = build_embedder(cfg), None
-        if args.ray:
-            stack.enter_context(cluster(args.ray, str(folder)))
-            spread = partial(map_on_actors, PartIndexer, (args, os.getcwd()), share=read_share(args))
+        embed = build_embedder(cfg)
+        spread = stack.enter_context(joined_actors(args, folder, PartIndexer, args)) if args.ray else None
         counts = index_archive(parts, folder, embed, args.workers, spread)
 
         if not counts["images"]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from ..predictor import TCLPredictor
 from ..ray.results import Result, ShardResults
 from ..ray.segmenter import segment_images
 from ..ray.shards import Shard, group_files, is_shard, list_shards, read_shard
-from ..runs.ray_cluster import cluster, map_on_actors, read_share
+from ..runs.ray_cluster import joined_actors
 from ..utils.errors import list_problems
 from ..utils.files import remove_unfinished, replacing
 from ..utils.http_stream import UnreadableAddress
@@ -36,14 +35,12 @@ _ALONE = ("video_input", "webcam", "heat_maps", "boxes", "save", "regions")  # o
 class ShardSegmenter:
     """Segments shards: what each actor makes once, and calls."""
 
-    def __init__(self, args: argparse.Namespace, folder: str, settings: str):
+    def __init__(self, args: argparse.Namespace, settings: str):
         """Build the model.
 
         Args:
-            folder: where the command was given, for relative paths in options.
             settings: the digest of what results depend on; ValueError where it is another, as with other weights.
         """
-        os.chdir(folder)
         self.args = args
         self.predictor, self.words, text = build_model(args)
         if digest_settings(text) != settings:
@@ -165,8 +162,11 @@ def _begin(args: argparse.Namespace, shards: list[Shard], results: ShardResults,
 def _segment(args: argparse.Namespace, shards: list[Shard], settings: str) -> list[str]:
     """Segment shards over the cluster; return what is said of those that could not be done."""
     undone, counts = [], {"images": 0, "broken": 0}
-    with cluster(args.ray, str(args.output)), tqdm(total=len(shards), unit="shard", smoothing=0) as bar:
-        for row in map_on_actors(ShardSegmenter, (args, os.getcwd(), settings), shards, read_share(args)):
+    with (
+        joined_actors(args, args.output, ShardSegmenter, args, settings) as segment,
+        tqdm(total=len(shards), unit="shard", smoothing=0) as bar,
+    ):
+        for row in segment(shards):
             undone += filter(None, [row["undone"]])
             counts = {name: count + row[name] for name, count in counts.items()}
             bar.set_postfix(counts, refresh=False)

@@ -28,7 +28,6 @@ from ..evaluation.report import check_expected_results, verify_results
 from ..modeling.checks import check_device, check_meta_architecture
 from ..runs.output_folder import output_folder
 from ..utils.errors import one_message
-from ..utils.imports import import_code
 
 _EXPECTED = (OSError, FloatingPointError)  # that end a training, such as a full disk; other errors are bugs
 
@@ -70,10 +69,7 @@ def check(cfg: CfgNode, eval_only: bool, weights: str) -> None:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Return the configuration, checked: defaults, then the file, then KEY VALUE pairs of the command line."""
-    for name in args.imports:
-        import_code(name)
-    cfg = load_config(args.config_file or None, args.opts)
-    cfg.IMPORTS = [*cfg.IMPORTS, *args.imports]  # OUTPUT_DIR/config.yaml then works without --import
+    cfg = load_config(args.config_file or None, args.opts, args.imports)
     cfg.freeze()
     if args.config_file:
         args.config_file = find_config_file(args.config_file)  # Detectron2's default_setup logs what is in it

@@ -27,7 +27,7 @@ _KEYS_OF_ALL_DATASETS = tuple(
 )
 
 
-def load_config(path: str | Path | None = None, options: Sequence[object] = ()) -> CN:
+def load_config(path: str | Path | None = None, options: Sequence[object] = (), imports: Sequence[str] = ()) -> CN:
     """Return the defaults, under the values of a file, under KEY, VALUE pairs.
 
     The code that IMPORTS names is imported first: it may add keys (see add_key).
@@ -38,6 +38,7 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         path: a YAML file, an address, or a config that comes with the project ("shapes/tcl.yaml"). IMPORTS in a file
             from an address is refused.
         options: KEY, VALUE, KEY, VALUE ...
+        imports: what the user asks to import beside; it comes to IMPORTS, so that the configuration works without.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -51,10 +52,11 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
         )
 
     # Import the user's code
-    imports = CN({"IMPORTS": []})
-    _merge(imports, {key: value for key, value in values.items() if key == "IMPORTS"})
-    merge_options(imports, [part for pair in zip(options[::2], options[1::2]) if pair[0] == "IMPORTS" for part in pair])
-    for name in imports.IMPORTS:
+    code = CN({"IMPORTS": []})
+    _merge(code, {key: value for key, value in values.items() if key == "IMPORTS"})
+    merge_options(code, [part for pair in zip(options[::2], options[1::2]) if pair[0] == "IMPORTS" for part in pair])
+    code.IMPORTS = [*imports, *code.IMPORTS]
+    for name in code.IMPORTS:
         import_code(str(name))
 
     # Merge the file and the options into the defaults
@@ -63,6 +65,7 @@ def load_config(path: str | Path | None = None, options: Sequence[object] = ()) 
     _merge(cfg, _read_yaml(get_config_file("defaults.yaml")))
     _merge(cfg, values)
     merge_options(cfg, options)
+    cfg.IMPORTS = code.IMPORTS
     return cfg
 
 

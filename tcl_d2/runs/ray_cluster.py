@@ -8,9 +8,10 @@ import platform
 import re
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.files import remove_unfinished
@@ -34,9 +35,14 @@ class Share(NamedTuple):
     gpus: float = 0
 
 
-def read_share(args: argparse.Namespace) -> Share:
-    """Return what the options of commands/options/ray.py ask for."""
-    return Share(args.ray_workers, args.ray_cpus, args.ray_gpus)
+@contextmanager
+def joined_actors(
+    args: argparse.Namespace, folder: Path, worker: type, *arguments: object
+) -> Iterator[Callable[[Sequence[object]], Iterator[dict]]]:
+    """Join the cluster that the options of commands/options/ray.py name; yield map_on_actors with their workers."""
+    with cluster(args.ray, str(folder)):
+        share = Share(args.ray_workers, args.ray_cpus, args.ray_gpus)
+        yield partial(map_on_actors, worker, arguments, share=share)
 
 
 @contextmanager
@@ -132,7 +138,8 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
     found there by whoever comes second. No bookkeeping of the cluster's is needed, which would be lost with its driver.
 
     Args:
-        worker: a class; each actor makes one of `arguments`, and calls it with an item.
+        worker: a class; each actor makes one of `arguments`, and calls it with an item. It works in this process's
+            folder, for relative paths.
 
     Raises:
         RuntimeError: a worker raised an error.
@@ -150,7 +157,7 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
     pool = ray.data.ActorPoolStrategy(size=min(count, len(rows)), max_tasks_in_flight_per_actor=1)
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Actor,
-        fn_constructor_args=(worker, arguments),
+        fn_constructor_args=(os.getcwd(), worker, arguments),
         batch_size=1,
         compute=pool,
         num_cpus=share.cpus,
@@ -168,12 +175,14 @@ def map_on_actors(worker: type, arguments: Sequence[object], items: Sequence[obj
 class _Actor:
     """Makes a worker and calls it; hands on an error as a text, of which Ray would make pages."""
 
-    def __init__(self, worker: type, arguments: Sequence[object]):
+    def __init__(self, folder: str, worker: type, arguments: Sequence[object]):
+        self._folder = folder
         self._make = partial(worker, *arguments)
         self._worker = None
 
     def __call__(self, batch: dict) -> dict[str, list]:
         try:
+            os.chdir(self._folder)
             self._worker = self._worker or self._make()
             return {"result": [pickle.dumps(self._worker(pickle.loads(batch["item"][0])))], "error": [""]}
         except Exception as error:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..utils.files import open_path, replacing
+from ..utils.files import replacing
 from ..utils.imports import import_optional
 from ..words.parsing import NO_CLASS
 from . import drawing
@@ -277,8 +277,10 @@ def result_paths(
 
 def is_result_picture(path: Path) -> bool:
     """Return whether `Segmentation.save` wrote a file."""
+    if not path.is_file():  # a named pipe may have no end
+        return False
     try:
-        with open_path(str(path)) as file, Image.open(file) as picture:
+        with Image.open(path) as picture:
             return picture.info.get("Software") == _SOFTWARE
     except Exception:  # PIL raises many types
         return False

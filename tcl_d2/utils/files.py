@@ -24,9 +24,10 @@ def open_path(path: str) -> BinaryIO:
     Raises:
         OSError: there is no such file, or it is a named pipe, a socket or a device, which may have no end.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
+    is_file = os.path.isfile(path)
+    if os.path.exists(path) and not is_file:
         raise OSError(f"'{path}' is no file, but a folder, a named pipe, a socket or a device")
-    if find_spec("detectron2") is None:
+    if is_file or find_spec("detectron2") is None:  # a local file needs no import of Detectron2, and with it torch
         return open(path, "rb")
     from .downloads import PathManager
 

@@ -331,6 +331,14 @@ def test_command_needs_neither_torch_nor_detectron2(tcl_onnx, segmentor, tmp_pat
         np.testing.assert_array_equal(np.array(labels), segmentor(picture(60, 70)).labels)
 
 
+def test_command_imports_no_torch_where_it_is_installed(tcl_onnx, tmp_path):
+    Image.fromarray(picture(20, 20)).save(tmp_path / "photo.png")
+    code = "import sys, tcl_d2.commands as c\ntry: c.main()\nfinally: print({'torch', 'detectron2'} & set(sys.modules))"
+    command = [sys.executable, "-c", code, "segment", "photo.png", "--onnx", str(tcl_onnx)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("set()\n"), done
+
+
 def test_command_goes_past_a_broken_file_and_says_a_missing_model(world, tcl_onnx, tmp_path):
     (tmp_path / "in").mkdir()
     Image.fromarray(picture(20, 20)).save(tmp_path / "in/a.png")
