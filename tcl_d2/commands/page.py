@@ -5,8 +5,8 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from numbers import Real
 from reprlib import repr as brief
 from threading import Lock
@@ -172,7 +172,8 @@ class Page:
         self._predictors = {TCL: predictor}
         self._images: OrderedDict[tuple, EncodedImage] = OrderedDict()  # the last one that was used at the end
         self._building = Lock()
-        self._thread = ThreadPoolExecutor(1, "model")  # each thread would keep memory of its own that it has freed
+        # Each thread would keep memory of its own that it has freed; one of ThreadPool's holds up no process that ends
+        self._thread = ThreadPool(1)
         self._max_megapixels = max_megapixels
 
     def predictor(self, method: str) -> TCLPredictor:
@@ -273,7 +274,7 @@ class Page:
 
     def _ask_model(self, path: str, settings: ModelSettings, words: Words, question: Question) -> Any:
         """Return what a predictor with a visitor's settings answers, and show what it warns of about the words."""
-        answer, warnings = self._thread.submit(self._answer, path, settings, words, question).result()
+        answer, warnings = self._thread.apply(self._answer, (path, settings, words, question))
         for message in warnings:
             gr.Warning(message)
         return answer
