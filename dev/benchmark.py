@@ -67,6 +67,7 @@ from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
+from tcl_d2.utils.memory import peak_memory as process_peak
 from tcl_d2.words.words import Words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,16 +142,19 @@ def large_vocabulary(repeat: int) -> list[dict]:
     return [{"part": part, "unit": "MB", "ours": peak, "reference": peak_of_scores, "difference": difference}]
 
 
+_OFFICIAL = ("MODEL.CLIP.NAME", "ViT-B-16-quickgelu")  # the CLIP of official checkpoints
+
+
 def _peak_of_loading(path: str) -> float:
     """Return the peak of memory, in MB beyond the model, of loading a checkpoint into it."""
-    model = build_model(vit_b16())
+    model = build_model(vit_b16(*_OFFICIAL))
     return peak_memory(lambda: TCLCheckpointer(model).load(path))
 
 
 def loading(repeat: int) -> list[dict]:
     """Measure the loading of an official checkpoint of ViT-B/16 size, against torch.load of the file alone."""
     logging.getLogger().setLevel(logging.WARNING)
-    model = build_model(vit_b16())
+    model = build_model(vit_b16(*_OFFICIAL))
     size = sum(value.nbytes for value in model.state_dict().values()) / 2**20
 
     with TemporaryDirectory() as folder:
@@ -424,7 +428,7 @@ def _segment_in_turn(models: Sequence[ZeroShotSegmentor], share: bool) -> list[n
 def _peak_of_methods(names: Sequence[str]) -> float:
     """Return the peak of memory in MB of a process that builds methods and segments an image in one pass."""
     _segment_in_turn(_methods(names), True)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return process_peak()
 
 
 def methods(repeat: int) -> list[dict]:

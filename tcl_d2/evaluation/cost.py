@@ -1,7 +1,6 @@
 """The cost of an evaluation: seconds per image, and the peak of memory."""
 
 import json
-import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from ..modeling import FrozenCLIP
 from ..modeling.encoders.shared_results import SharedResults, synchronized_time
 from ..utils.files import replacing
+from ..utils.memory import peak_memory
 from .progress import fingerprint
 
 COST = "cost.json"  # in OUTPUT_DIR
@@ -51,7 +51,7 @@ class CostMeter:
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device) / 2**20
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # kB on Linux
+            peak = peak_memory()
         if not images and self._first:
             seconds, images = self._first
         peak, together = max(peak, self.peak_memory), max(together, self._together)
