@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -652,21 +653,25 @@ def main() -> None:
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
 
-    # Measure
-    rows = []
+    # Measure; a part that fails takes no other with it, and what is measured is saved at once
+    rows, failed = [], []
     for name in args.names or BENCHMARKS:
         print(f"{time.strftime('%X')} {name}: {BENCHMARKS[name].__doc__.splitlines()[0]}", flush=True)
-        for row in BENCHMARKS[name](args.repeat):
+        try:
+            rows += BENCHMARKS[name](args.repeat)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+        for row in rows:
             if "reference" in row:
                 row["ratio"] = row["reference"] / row["ours"]
-            rows.append(row)
-
-        # What is measured is saved at once: the rest may be stopped
         with replacing(args.output) as unfinished:
             unfinished.write_text(json.dumps({"torch": torch.__version__, "machine": machine(), "rows": rows}))
 
     header = ("part", "unit", "ours", "reference", "ratio", "difference")
     print(tabulate([[row.get(key) for key in header] for row in rows], header, "pipe", floatfmt=".3g"))
+    if failed:
+        sys.exit(f"error: {', '.join(failed)} failed")
 
 
 if __name__ == "__main__":

@@ -48,10 +48,8 @@ class CostMeter:
         seconds, images, together = self.seconds, self.images, self.together
         if images and self._first is None:  # there was no other image
             return {"seconds": seconds, "images": images, "peak_memory": self.peak_memory, "together": together}
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device) / 2**20
-        else:
-            peak = peak_memory()
+        on_gpu = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) / 2**20 if on_gpu else peak_memory()
         if not images and self._first:
             seconds, images = self._first
         peak, together = max(peak, self.peak_memory), max(together, self._together)
