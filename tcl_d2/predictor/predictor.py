@@ -142,8 +142,7 @@ class TCLPredictor:
         The options that this predictor was built with stand over the method's settings.
 
         Args:
-            name: clip, maskclip, sclip, clearclip, naclip, proxyclip, clip_dinoiser, or a name of your own in
-                DENSE_HEAD_REGISTRY.
+            name: in DENSE_HEAD_REGISTRY, see MODEL.DENSE_CLIP.HEAD.
 
         Raises:
             OSError, ValueError: there is no such method, this model has no CLIP, or weights are missing.

@@ -6,7 +6,8 @@ from ...utils.imports import add_import_argument
 
 SMALL_WORLD = "shapes/trained.yaml"  # the config of the model that comes with the project
 TCL = "tcl"  # the method that is the model of the configuration
-DENSE_HEADS = ("clearclip", "clip", "clip_dinoiser", "maskclip", "naclip", "proxyclip", "sclip")  # of the project
+# The dense heads of the project, which --help lists without importing them
+DENSE_HEADS = ("clearclip", "clip", "clip_dinoiser", "maskclip", "naclip", "proxyclip", "sclip")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
