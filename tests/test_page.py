@@ -20,6 +20,7 @@ from PIL import Image
 
 from tcl_d2 import load_config
 from tcl_d2.data.shapes import draw_scene
+from tcl_d2.modeling import REFINER_REGISTRY
 from tcl_d2.modeling.refiners import dense_crf
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.segmentation import Segmentation
@@ -215,6 +216,15 @@ def test_refiners_that_can_be_built_are_offered(page, monkeypatch):
     assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", *LPOSS}
     monkeypatch.setattr(dense_crf, "_import_pydensecrf", lambda: None)
     assert set(Page(page.predictor("tcl")).refiners) == {"none", "pamr", "densecrf", *LPOSS}
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError])
+def test_a_refiner_of_ones_own_that_needs_settings_is_not_offered(page, monkeypatch, error):
+    def needs_a_folder(cfg):
+        raise error("give a folder")
+
+    monkeypatch.setitem(REFINER_REGISTRY._obj_map, "needs_a_folder", needs_a_folder)
+    assert "needs_a_folder" not in Page(page.predictor("tcl")).refiners
 
 
 def test_form_has_the_settings_of_the_method(page):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -45,6 +46,7 @@ FIGURES = {
     "maskclip": "MaskCLIP on OpenAI's CLIP ViT-B/16",
     "groupvit": "GroupViT (YFCC) from the Hugging Face hub",
 }
+_KEY = re.compile(r"[A-Z][A-Z_]*(\.[A-Z0-9_]+)*$")  # a config key's name
 # How often a thread of torch's OpenMP (libgomp, read when torch is loaded) looks for work before it sleeps. By its own
 # 300,000 a thread that waits for another keeps a core busy, which another program may need: docs/performance.md.
 SPINS = "10000"
@@ -77,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     module = name.replace("-", "_")
     parser = _argument_parser(module)
     parser.prog = prog
-    args = parser.parse_args(words)
+    args, others = parser.parse_known_args(words)
+    if others:
+        hint = "; KEY VALUE pairs come last, behind --opts" if _KEY.match(others[0]) and hasattr(args, "opts") else ""
+        parser.error(f"unrecognized arguments: {' '.join(others)}{hint}")
 
     # Run it; only its own module is imported
     import_lazily("wandb")  # by timm, for a function that is not called here

@@ -327,10 +327,10 @@ def _build_refiner(cfg: CfgNode, name: str) -> Refiner | None:
 
 
 def _has_refiner(cfg: CfgNode, name: str) -> bool:
-    """Return whether a refiner can be built: DenseCRF needs a package that is optional."""
+    """Return whether a refiner can be built here: some need an optional package, or a file of the configuration's."""
     try:
         _build_refiner(cfg, name)
-    except RuntimeError:
+    except (OSError, RuntimeError, ValueError):
         return False
     return True
 

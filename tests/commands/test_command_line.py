@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tcl_d2 import __version__
-from tcl_d2.commands import COMMANDS, DATASETS, FIGURES
+from tcl_d2.commands import COMMANDS, DATASETS, FIGURES, main
 from tcl_d2.commands.model_options import method_names
 from tcl_d2.data.shapes import draw_scene
 from tcl_d2.predictor import TCLPredictor
@@ -159,6 +159,14 @@ def test_background_of_words(picture):
     (picture.parent / "my_set.py").write_text(code)
     options = ["--classes", "my_set", "--import", "my_set.py", "--background"]
     assert areas(picture, *options) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("words", "hint"), [(["TEST.ZERO_SHOT.REFINE", "none"], True), (["--refin", "none"], False)])
+def test_config_keys_without_opts_are_told_where_they_go(capsys, words, hint):
+    with pytest.raises(SystemExit, match="2"):
+        main(["app", *words])
+    error = capsys.readouterr().err
+    assert f"unrecognized arguments: {' '.join(words)}" in error and ("--opts" in error.splitlines()[-1]) == hint
 
 
 @pytest.mark.fault("the mistyped name of a benchmark in place of class words", "an error names the nearest")
