@@ -21,7 +21,7 @@ from ..utils.errors import one_message
 from ..utils.files import check_output
 from .model_options import read_model, with_method
 from .options.export import SUFFIXES
-from .segment import read_words
+from .segment_request import read_words
 
 
 def check_arguments(args: argparse.Namespace) -> None:

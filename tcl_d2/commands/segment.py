@@ -1,21 +1,16 @@
 """Segment pictures in batches, over one process or several, or a video's frames."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..data.benchmarks import benchmark_classes
-from ..evaluation.evaluation_pass import evaluation_settings
 from ..predictor import TCLPredictor
 from ..runs.processes import is_first_process, launch
 from ..segmentation import Segmentation
@@ -23,64 +18,14 @@ from ..segmentation.objects import check_opencv
 from ..segmentation.region_files import check_region_files
 from ..utils.errors import one_message
 from ..utils.locks import locked_folder
-from ..utils.tensors import digest_weights
 from ..utils.threads import map_ahead
-from ..words.files import read_class_words
-from ..words.parsing import BACKGROUND, as_vocabulary, class_names, split_words
-from ..words.specificity import at_specificity
 from ..words.words import Words
 from .inputs import find_inputs
-from .model_options import read_model, with_method
+from .model_options import with_method
 from .result_folder import PURPOSE, ResultFolder, Source, check_apart
+from .segment_request import read_request, result_settings
 from .tool_folders import ToolFolders
 from .video import segment_video
-
-TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".names")
-
-# ------------------------------------------------------------------------------------------- words
-
-
-def read_words(text: str, background: bool | list[str] = False, specificity: str = "synonyms") -> Words:
-    """Read the words of --classes, --background and --specificity.
-
-    Args:
-        text: words such as "a, b" (see split_words), a file with a class a line, or the name of a benchmark. A first
-            line "background, sky, wall" of a file is the background, with its words if it has any.
-        background: its words stand over those of a file.
-
-    Raises:
-        FileNotFoundError: a word looks like the name of a file, or of a benchmark, and there is none.
-        ValueError: a dataset without class words, or a file that cannot be used.
-    """
-    classes, background_of_text = _read_classes(text)
-    if not isinstance(background, list):
-        background = background_of_text or background
-    return Words.read(at_specificity(classes, specificity), background)
-
-
-def _read_classes(text: str) -> tuple[list[str | list[str]], bool | list[str]]:
-    if os.path.isfile(text):  # unlike Path's is_file, it accepts a text that is too long for a name
-        class_words = read_class_words(text)
-        if class_words[0][0] != BACKGROUND:
-            return as_vocabulary(class_words), False
-        return as_vocabulary(class_words[1:]), class_words[0][1:] or True
-
-    if text in DatasetCatalog.list():
-        return benchmark_classes(text)
-
-    similar = get_close_matches(text, DatasetCatalog.list(), n=1, cutoff=0.8) if "_" in text else []
-    if similar:
-        raise FileNotFoundError(
-            f"--classes: no benchmark '{text}'; did you mean '{similar[0]}'? A class word is written with spaces"
-        )
-    words = split_words(text)
-    for word in class_names(words):
-        if "/" in word or word.lower().endswith(TEXT_SUFFIXES):
-            raise FileNotFoundError(
-                f"--classes: no file '{word}'. If it is a class word, give the words in a file, a class a line"
-            )
-    return words, False
-
 
 # ------------------------------------------------------------------------------------------- files
 
@@ -100,18 +45,6 @@ def segment_share(args: argparse.Namespace, folder: ResultFolder) -> None:
                 print(f"{len(folder.sources) - len(sources)} of {len(folder.sources)} images were done before")
         sources = comm.all_gather(sources)[0]
         segment_files(predictor, args, sources[comm.get_rank() :: comm.get_world_size()], words)
-
-
-def result_settings(predictor: TCLPredictor, args: argparse.Namespace, words: Words) -> dict:
-    """Return the settings that results depend on, by name: of the model, the words, and the files to write."""
-    settings = evaluation_settings(predictor.cfg.clone())
-    # Results do not depend on these, but on the weights themselves
-    for key, name in (("MODEL", "DEVICE"), ("MODEL", "WEIGHTS"), ("TEST.ZERO_SHOT", "IMS_PER_BATCH")):
-        settings[key].pop(name)
-    request = {"weights": digest_weights(predictor.model), **vars(words)}
-    if args.boxes:
-        request["--boxes"] = predictor.model.components._asdict()
-    return {**settings, **request, "--heat-maps": args.heat_maps, "--no-overlay": args.no_overlay}
 
 
 def segment_files(predictor: TCLPredictor, args: argparse.Namespace, sources: Sequence[Source], words: Words) -> None:
@@ -175,15 +108,6 @@ def main(args: argparse.Namespace) -> None:
                 tool_folders.write(folder.done())
             folder.finish()
         segment_video(with_method(build_predictor(), args.method), args, words)
-
-
-def read_request(args: argparse.Namespace) -> tuple[Callable[[], TCLPredictor], Words]:
-    """Return a function that builds the model (see read_model), and the words."""
-    options = ["TEST.ZERO_SHOT.REFINE", args.refine] if args.refine else []
-    if args.regions:
-        options += ["TEST.ZERO_SHOT.REGIONS.FOLDER", str(args.regions)]
-    build_predictor = read_model(args, *options)  # which registers the user's benchmarks
-    return build_predictor, read_words(args.classes, args.background, args.specificity)
 
 
 def check_options(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from ..words.words import Words
 from .inputs import find_inputs
 from .model_options import with_method
 from .result_folder import PURPOSE, SETTINGS, check_apart, check_settings, digest_settings, result_names
-from .segment import read_request, result_settings
+from .segment_request import read_request, result_settings
 
 _MAX_LOST = 5  # workers that a shard may cost, for Ray gives it to the next one without end
 _ALONE = ("video_input", "webcam", "heat_maps", "boxes", "save", "regions")  # options that are not of --ray
