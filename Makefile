@@ -12,7 +12,7 @@ help:
 	@echo "make demo   set up, train TCL on the small world, compare with dense CLIPs (table and pictures)"
 	@echo "make test   set up, run the tests; EVERY=1 brings DenseCRF, the site and label tools too, and fails if a check is skipped but for a GPU"
 	@echo "make lint   set up, check the style, and the types of all public packages"
-	@echo "make bench  set up, measure speed and memory against plain references (an hour or two)"
+	@echo "make bench  set up, measure speed and memory against plain references (an hour)"
 	@echo "make gpu    set up, check and measure everything on a GPU, write output/gpu.md; says so where there is none"
 	@echo "make docs   set up, build the documentation as a site, output/site/index.html"
 	@echo "PYTHON=...  use that interpreter's environment in place of .venv"
