@@ -68,7 +68,7 @@ from tcl_d2.modeling.tcl.mask_statistics import pair_statistics
 from tcl_d2.predictor import TCLPredictor
 from tcl_d2.utils.files import replacing
 from tcl_d2.utils.images import read_image
-from tcl_d2.utils.memory import peak_memory as process_peak
+from tcl_d2.utils.memory import process_peak
 from tcl_d2.words.words import Words
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 
 from tcl_d2 import load_config
 from tcl_d2.modeling import TCL
+from tcl_d2.utils.memory import process_peak
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # glibc keeps freed memory for later calls. Processes that measure a peak give it back, so that only used memory counts.
@@ -80,16 +81,10 @@ def peak_memory(function: Callable[[], object]) -> float:
         function()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _process_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far: it is what the process holds now
+    before = process_peak()
     function()
-    return _process_memory("VmHWM") - before
-
-
-def _process_memory(key: str) -> float:
-    """Return a figure of this process in MB: VmRSS, the memory it holds, or VmHWM, the peak of it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+    return process_peak() - before
 
 
 def machine() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from ..modeling import FrozenCLIP
 from ..modeling.encoders.shared_results import SharedResults, synchronized_time
 from ..utils.files import replacing
-from ..utils.memory import peak_memory
+from ..utils.memory import process_peak
 from .progress import fingerprint
 
 COST = "cost.json"  # in OUTPUT_DIR
@@ -49,7 +49,7 @@ class CostMeter:
         if images and self._first is None:  # there was no other image
             return {"seconds": seconds, "images": images, "peak_memory": self.peak_memory, "together": together}
         on_gpu = self._device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self._device) / 2**20 if on_gpu else peak_memory()
+        peak = torch.cuda.max_memory_allocated(self._device) / 2**20 if on_gpu else process_peak()
         if not images and self._first:
             seconds, images = self._first
         peak, together = max(peak, self.peak_memory), max(together, self._together)

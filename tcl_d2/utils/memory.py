@@ -4,7 +4,7 @@ import resource
 from pathlib import Path
 
 
-def peak_memory() -> float:
+def process_peak() -> float:
     """Return the peak of this process's memory in MB.
 
     Linux's ru_maxrss will not do: it is at least the peak of the process that started this one.
